@@ -1,0 +1,66 @@
+"""The IDR-estimator, the projector above it and the IDR-converter (Figure 2).
+
+The implicit degradation representation (IDR) is the estimator's map [B, h/4, w/4, 128].
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+from jax import Array
+
+from lightbsr_jax.networks.layers import (
+    BatchNorm,
+    Conv,
+    Dense,
+    gelu,
+    global_mean,
+    leaky_relu,
+    pixel_shuffle,
+)
+
+
+class Estimator(nn.Module):
+    """Six convolutions that read the degradation off an image.
+
+    The student's sees the LR image, the teacher's the degradation prior beside it: the
+    number of input channels is the only difference.
+    """
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, visits: Sequence[int] | None = None) -> Array:
+        """[B, h, w, 3 + P] to [B, ceil(h/4), ceil(w/4), 128].
+
+        With `visits` in training mode, over crops [D, B, h, w, 3 + P]: see `BatchNorm`.
+        """
+        plan = [(32, 1), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1)]
+        crops = x.shape[:-3]  # (B,), or (D, B) in training mode
+        for index, (features, stride) in enumerate(plan):
+            x = x.reshape(-1, *x.shape[-3:])
+            x = Conv(features, stride=stride, name=f"conv_{index}")(x)
+            x = x.reshape(*crops, *x.shape[-3:])
+            x = BatchNorm(self.axis_name, name=f"norm_{index}")(x, visits)
+            x = leaky_relu(x)
+        return x
+
+
+class Projector(nn.Module):
+    """Map to embedding, for the contrastive loss: [B, h/4, w/4, 128] to [B, 128]."""
+
+    @nn.compact
+    def __call__(self, idr: Array) -> Array:
+        x = leaky_relu(Dense(128, name="hidden")(global_mean(idr)))
+        return Dense(128, name="output")(x)
+
+
+class Converter(nn.Module):
+    """The IDR as a channel vector R_c and a spatial map R_s (section 3.2)."""
+
+    @nn.compact
+    def __call__(self, idr: Array, size: tuple[int, int]) -> tuple[Array, Array]:
+        """[B, ceil(h/4), ceil(w/4), 128] to R_c [B, 48] and R_s [B, h, w, 8]."""
+        channel = gelu(Dense(48, use_bias=False, name="channel")(global_mean(idr)))
+        # The estimator rounds up sizes that 4 does not divide.
+        spatial = pixel_shuffle(idr, 4)[:, : size[0], : size[1]]
+        return channel, gelu(Conv(8, name="spatial")(spatial))

@@ -1,0 +1,273 @@
+"""Layers with torch's parameters, initialisation and semantics.
+
+Feature maps are NHWC float32. Kernels are HWIO, matrices [in, out]. Weights start as
+torch's do: U(-b, b) with b = 1 / sqrt(fan_in), biases with the same b.
+
+XLA on a CPU is slow at grouped convolutions and at the gradients of convolutions in
+the body of a scan; `depthwise_conv` and `conv` are formulated by backend for that
+reason, here and nowhere else. Both formulations agree to float rounding.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from math import prod, sqrt
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.experimental.xla_metadata import set_xla_metadata
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def gelu(x: Array) -> Array:
+    """Exact GELU. (`jax.nn.gelu` goes through erfc, twice as slow on a CPU.)"""
+    return 0.5 * x * (1 + lax.erf(x * sqrt(0.5)))
+
+
+def leaky_relu(x: Array) -> Array:
+    """LeakyReLU with the slope 0.1 that the method uses throughout."""
+    return nn.leaky_relu(x, 0.1)
+
+
+def global_mean(x: Array) -> Array:
+    """Mean over rows and columns: [B, h, w, C] to [B, C]."""
+    return x.mean((1, 2))
+
+
+def pixel_shuffle(x: Array, factor: int) -> Array:
+    """Depth to space, [B, h, w, C f^2] to [B, h f, w f, C], in torch's channel order.
+
+    Input channel `c f^2 + i f + j` becomes output channel c at row i, column j.
+    """
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, c // factor**2, factor, factor)
+    return x.transpose(0, 1, 4, 2, 5, 3).reshape(b, h * factor, w * factor, -1)
+
+
+def _uses_cpu_formulations() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+def _pad(x: Array, kernel: Array) -> Array:
+    rows, columns = kernel.shape[0] // 2, kernel.shape[1] // 2
+    return jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+
+
+def _taps(x: Array, kernel: Array) -> list[Array]:
+    """The shifted copies of `x` that the kernel's taps see, row by row."""
+    h, w = x.shape[1:3]
+    padded = _pad(x, kernel)
+    return [
+        padded[:, i : i + h, j : j + w]
+        for i in range(kernel.shape[0])
+        for j in range(kernel.shape[1])
+    ]
+
+
+def plain_conv(x: Array, kernel: Array, stride: int = 1) -> Array:
+    """Convolution that pads k // 2 on each side: [B, h, w, I] to [B, h', w', O].
+
+    A stride of 2 gives ceil(n / 2) rows, as torch's padding=1 does ('SAME' differs).
+    """
+    padding = [(k // 2, k // 2) for k in kernel.shape[:2]]
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=NHWC
+    )
+
+
+@jax.custom_vjp
+def _cpu_conv(x: Array, kernel: Array) -> Array:
+    return plain_conv(x, kernel)
+
+
+def _cpu_conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return plain_conv(x, kernel), (x, kernel)
+
+
+def _cpu_conv_backward(
+    residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    x, kernel = residuals
+    dx = plain_conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
+    taps = [jnp.einsum("bhwi,bhwo->io", tap, gradient) for tap in _taps(x, kernel)]
+    return dx, jnp.stack(taps).reshape(kernel.shape)
+
+
+_cpu_conv.defvjp(_cpu_conv_forward, _cpu_conv_backward)
+
+
+def conv(x: Array, kernel: Array, stride: int = 1) -> Array:
+    """`plain_conv`, formulated for the backend (see the module's head)."""
+    if stride == 1 and _uses_cpu_formulations():
+        return _cpu_conv(x, kernel)
+    return plain_conv(x, kernel, stride)
+
+
+def plain_depthwise_conv(x: Array, kernel: Array) -> Array:
+    """One kernel a channel: x [B, h, w, C], kernel [k, k, 1, C], zero padding k // 2."""
+    padding = [(k // 2, k // 2) for k in kernel.shape[:2]]
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 1),
+        padding,
+        dimension_numbers=NHWC,
+        feature_group_count=x.shape[-1],
+    )
+
+
+@partial(jax.jit, inline=False)
+def _shifted_sum(x: Array, kernel: Array) -> Array:
+    taps = kernel.reshape(-1, x.shape[-1])
+    return sum(
+        weight * shifted for weight, shifted in zip(taps, _taps(x, kernel), strict=True)
+    )
+
+
+@jax.custom_vjp
+def _cpu_depthwise_conv(x: Array, kernel: Array) -> Array:
+    # Not inlined: its consumers would each compute it again.
+    with set_xla_metadata(inlineable="false"):
+        return _shifted_sum(x, kernel)
+
+
+def _cpu_depthwise_forward(
+    x: Array, kernel: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    return _cpu_depthwise_conv(x, kernel), (x, kernel)
+
+
+def _cpu_depthwise_backward(
+    residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    x, kernel = residuals
+    dx = _cpu_depthwise_conv(gradient, kernel[::-1, ::-1])
+    h, w = x.shape[1:3]
+    padded = _pad(x, kernel)
+
+    # Summed over batch and rows first: those sums vectorise over columns and channels.
+    def kernel_row(_: None, row: Array) -> tuple[None, Array]:
+        rows = lax.dynamic_slice_in_dim(padded, row, h, axis=1)
+        taps = [rows[:, :, j : j + w] * gradient for j in range(kernel.shape[1])]
+        return None, jnp.stack([tap.sum((0, 1)) for tap in taps])
+
+    _, sums = lax.scan(kernel_row, None, jnp.arange(kernel.shape[0]))  # [k, k, w, C]
+    return dx, sums.sum(2).reshape(kernel.shape)
+
+
+_cpu_depthwise_conv.defvjp(_cpu_depthwise_forward, _cpu_depthwise_backward)
+
+
+def depthwise_conv(x: Array, kernel: Array) -> Array:
+    """`plain_depthwise_conv`, formulated for the backend (see the module's head)."""
+    if _uses_cpu_formulations():
+        return _cpu_depthwise_conv(x, kernel)
+    return plain_depthwise_conv(x, kernel)
+
+
+def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
+    """U(-b, b) with b = 1 / sqrt(fan_in), torch's default for weights and biases."""
+
+    def initialise(
+        key: Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32
+    ) -> Array:
+        bound = 1 / sqrt(fan_in)
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return initialise
+
+
+class _Linear(nn.Module):
+    """The parameters that dense layers and convolutions share."""
+
+    features: int
+    use_bias: bool = True
+
+    def parameters(self, kernel_shape: tuple[int, ...]) -> tuple[Array, Array | float]:
+        """The kernel, inputs on its last axis but one, and the bias (or zero)."""
+        start = torch_uniform(prod(kernel_shape[:-1]))
+        kernel = self.param("kernel", start, kernel_shape)
+        bias = self.param("bias", start, (self.features,)) if self.use_bias else 0.0
+        return kernel, bias
+
+
+class Dense(_Linear):
+    """Linear layer over the last axis."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel, bias = self.parameters((x.shape[-1], self.features))
+        return x @ kernel + bias
+
+
+class Conv(_Linear):
+    """k x k convolution with k // 2 rows of zeros on each side."""
+
+    size: int = 3
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel, bias = self.parameters(shape)
+        return conv(x, kernel, self.stride) + bias
+
+
+class DepthwiseConv(_Linear):
+    """7 x 7 depthwise convolution; `features` is the number of channels."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel, bias = self.parameters((7, 7, 1, self.features))
+        return depthwise_conv(x, kernel) + bias
+
+
+class BatchNorm(nn.Module):
+    """torch's BatchNorm2d, with global statistics over the devices of `axis_name`.
+
+    eps 1e-5. Running statistics are 0.9 running + 0.1 batch and take the unbiased
+    variance, while the batch itself is normalised with the biased one.
+    """
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, visits: Sequence[int] | None = None) -> Array:
+        """Normalise x.
+
+        Evaluation (`visits` None): x is [B, h, w, C], running statistics are used.
+        Training: x is [D, B, h, w, C]; each crop index has statistics of its own, over
+        B, h, w and all devices, which enter the running ones in the order of `visits`.
+        """
+        channels = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
+        if visits is None:
+            mean, var = running_mean.value, running_var.value
+        else:
+            mean = self._global_mean(x.mean((1, 2, 3), keepdims=True))
+            var = self._global_mean(
+                jnp.square(x - mean).mean((1, 2, 3), keepdims=True)
+            )
+            if not self.is_initializing():
+                n = prod(x.shape[1:4]) * self._devices()
+                for crop in visits:
+                    running_mean.value = _fold(running_mean.value, mean[crop])
+                    running_var.value = _fold(
+                        running_var.value, var[crop] * (n / (n - 1))
+                    )
+        return (x - mean) * (lax.rsqrt(var + 1e-5) * scale) + bias
+
+    def _global_mean(self, x: Array) -> Array:
+        return x if self.axis_name is None else lax.pmean(x, self.axis_name)
+
+    def _devices(self) -> int:
+        return 1 if self.axis_name is None else lax.axis_size(self.axis_name)
+
+
+def _fold(running: Array, batch: Array) -> Array:
+    return 0.9 * running + 0.1 * lax.stop_gradient(batch.reshape(running.shape))

@@ -1,0 +1,1 @@
+"""Training of teacher and student, in two stages each."""

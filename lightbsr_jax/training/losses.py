@@ -1,0 +1,28 @@
+"""What training minimises, but for the contrastive loss. All are means over the batch."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def reconstruction(sr: Array, hr: Array) -> Array:
+    """L_SR: mean absolute error on the 0..255 scale; sr is in [0, 1], hr in 0..255."""
+    return jnp.abs(255 * sr - hr).mean()
+
+
+def spatial_distillation(teacher: Array, student: Array) -> Array:
+    """Mean squared difference of the maps R_s [B, h, w, 8]."""
+    return jnp.square(teacher - student).mean()
+
+
+def channel_distillation(
+    teacher: Array, student: Array, *, temperature: float, l1_weight: float
+) -> Array:
+    """KL(teacher || student) of softmaxed R_c [B, 48], plus their weighted L1 distance.
+
+    The paper has no temperature; the reference divides by 0.15 before the softmax.
+    """
+    log_p = jax.nn.log_softmax(teacher / temperature)
+    log_q = jax.nn.log_softmax(student / temperature)
+    divergence = (jnp.exp(log_p) * (log_p - log_q)).sum(-1).mean()
+    return divergence + l1_weight * jnp.abs(teacher - student).mean()
