@@ -1,6 +1,6 @@
 """The IDR-guided adaptation module: groups of blocks that the IDR modulates (Figure 3).
 
-`features` is [B, h, w, 64], `channel` (R_c) is [B, 48], `spatial` (R_s) is [B, h, w, 8].
+`features` is [B, h, w, 64], `channel` (R_c) [B, 48], `spatial` (R_s) [B, h, w, 8].
 Blocks are scanned: parameters carry a leading axis for the blocks of a group, under one
 for the groups, and one block is compiled however many there are.
 """
@@ -53,7 +53,7 @@ class SpatialModulation(nn.Module):
 
 
 class ChannelModulation(nn.Module):
-    """The other 48 features, each times a weight made of R_c and the features' means."""
+    """The other 48 features, times weights made of R_c and the features' means."""
 
     @nn.compact
     def __call__(self, features: Array, channel: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What training minimises, but for the contrastive loss. All are means over the batch."""
+"""What training minimises beside the contrastive loss: means over the batch."""
 
 import jax
 import jax.numpy as jnp

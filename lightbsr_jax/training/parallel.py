@@ -4,8 +4,11 @@ The only file that maps. The state has no device axis: it goes in and comes out 
 the same on every device.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lightbsr_jax.training.steps import AXIS, Step
 
@@ -20,3 +23,17 @@ def over_devices(step: Step) -> Step:
 def split(crops: np.ndarray) -> np.ndarray:
     """The batch [B, ...] by devices: [N, B / N, ...]."""
     return crops.reshape(jax.local_device_count(), -1, *crops.shape[1:])
+
+
+def replicate(tree: Any) -> Any:
+    """`tree` on every device, as a mapped step returns its state.
+
+    A copy: the step may be given it to overwrite.
+    """
+    sharding = NamedSharding(Mesh(np.array(jax.devices()), AXIS), PartitionSpec())
+    return jax.tree.map(lambda x: jax.device_put(x, sharding, may_alias=False), tree)
+
+
+def on_first_device(tree: Any) -> Any:
+    """The first device's copy of a replicated `tree`."""
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)

@@ -1,0 +1,35 @@
+# make demo: train a small network on bundled photographs, measure it, draw it.
+# make test: lint and tests.
+# Both make a virtual environment in .venv first; PYTHON names the interpreter.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := runs/demo
+PHOTOGRAPHS := scikit-image:test
+
+.PHONY: demo test format clean
+
+demo: .venv/requirements
+	$(BIN)/python train.py --config=configs/teacher.py:demo --workdir=$(DEMO)/teacher
+	$(BIN)/python train.py --config=configs/student.py:demo --workdir=$(DEMO)/student \
+	    --config.distillation.teacher=$(DEMO)/teacher
+	$(BIN)/python eval.py --workdir=$(DEMO)/student --benchmarks=$(PHOTOGRAPHS) \
+	    --output=$(DEMO)/evaluation
+
+test: .venv/requirements-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+format: .venv/requirements-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs/demo
+
+.venv/%: %.txt requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement $<
+	@touch $@

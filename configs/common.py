@@ -1,0 +1,80 @@
+"""What the teacher's and the student's configs share: the paper's values."""
+
+from ml_collections import ConfigDict
+
+
+def base(role: str, setting: int) -> ConfigDict:
+    """The paper's training of section 4.1, setting 1 or 2, unlocked."""
+    config = ConfigDict()
+    config.role = role
+    # 1: isotropic blur, no noise. 2: anisotropic blur and noise up to 25. The kernels,
+    # the noise and the prior's length follow.
+    config.setting = setting
+    config.scale = 4  # 2, 3 or 4
+    config.seed = 1  # of initial weights, crops, degradations, prior basis
+
+    config.network = ConfigDict()
+    config.network.groups = 8
+    config.network.blocks = 8  # a group
+
+    config.degradation = ConfigDict()
+    # Largest width of a blur kernel, in HR pixels: 4, 3, 2 at scale 4, 3, 2.
+    config.degradation.width_max = config.get_ref("scale").to_float()
+
+    config.data = ConfigDict()
+    # HR images: folders, searched recursively and separated by commas, or scikit-image
+    # for the photographs inside that package.
+    config.data.hr = ""
+    config.data.batch_size = 64  # images a step, over all devices
+    config.data.lr_crop = 64  # side of a crop in LR pixels
+    config.data.threads = 8  # that read images
+
+    config.schedule = ConfigDict()
+    config.schedule.steps_per_epoch = 970
+    config.schedule.stage1_epochs = 100
+    config.schedule.stage1_learning_rate = 2e-4
+    config.schedule.stage2_epochs = 600
+    config.schedule.warmup_epochs = 5
+    config.schedule.learning_rate = 2e-4
+    config.schedule.final_learning_rate = 1e-6
+
+    config.adam = ConfigDict()
+    config.adam.b1 = 0.9
+    config.adam.b2 = 0.99
+    config.adam.eps = 1e-8
+
+    # The fields below do not change what is learnt; a run may go on with others.
+    config.validation = ConfigDict()
+    config.validation.hr = ""  # folders, as data.hr; empty for no validation
+    config.validation.every_steps = 9700
+    config.validation.images = 10  # the first so many
+    config.validation.pictures = 2  # of them, saved as pictures
+
+    config.log = ConfigDict()
+    config.log.every_steps = 100
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_steps = 970
+    config.checkpoint.keep = 3  # the newest so many
+    return config
+
+
+def shrink(config: ConfigDict) -> None:
+    """A small network and a schedule of minutes on two CPU cores (`make demo`)."""
+    config.network.groups = 2
+    config.network.blocks = 2
+    config.data.hr = "scikit-image"
+    config.data.batch_size = 8
+    config.data.lr_crop = 24
+    config.data.threads = 2
+    config.schedule.steps_per_epoch = 50
+    config.schedule.stage1_epochs = 2
+    config.schedule.stage1_learning_rate = 1e-3
+    config.schedule.stage2_epochs = 12
+    config.schedule.warmup_epochs = 1
+    config.schedule.learning_rate = 2e-3
+    config.schedule.final_learning_rate = 1e-5
+    config.validation.hr = "scikit-image:test"
+    config.validation.every_steps = 200
+    config.log.every_steps = 25
+    config.checkpoint.every_steps = 200

@@ -1,0 +1,86 @@
+"""Command lines whose mistakes read as one line: `error: ...`, exit status 2.
+
+That goes for UserError and what the operating system raises (a missing file, a full
+disk); anything else is a bug and keeps its traceback.
+"""
+
+import argparse
+import difflib
+import re
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from lightbsr_jax.errors import UserError
+
+
+def define_config(default: str) -> flags.FlagHolder:
+    """Defines --config=FILE.py[:PRESET], whose fields --config.FIELD=VALUE override.
+
+    A field that the config does not have ends the program with the nearest one's name;
+    config_flags by itself would end it with a traceback while modules are imported.
+    """
+    try:
+        _check_fields(sys.argv[1:], default)
+    except (ValueError, OSError) as error:
+        _fail(error)
+    return config_flags.DEFINE_config_file(
+        "config", default, "Config file, with a preset after a colon if it takes one."
+    )
+
+
+def run(main: Callable[[], Any]) -> None:
+    """Parses the flags, calls main, and turns mistakes of the user into one line."""
+
+    def checked_main(argv: Sequence[str]) -> None:
+        if len(argv) > 1:
+            _fail(f"{argv[1]!r} is not a flag: values are given as --flag=value")
+        try:
+            main()
+        except (UserError, OSError) as error:
+            _fail(error)
+
+    # The libraries tell much of themselves at the level "info".
+    flags.FLAGS.set_default("verbosity", logging.WARNING)
+    app.run(checked_main, flags_parser=_parse_flags)
+
+
+def _fail(error: Exception | str) -> NoReturn:
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(f"{error} (--help lists the flags)")
+
+
+def _check_fields(arguments: Sequence[str], default: str) -> None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", "-config", default=default)
+    path, *preset = parser.parse_known_args(arguments)[0].config.split(":", 1)
+    config = runpy.run_path(path)["get_config"](*preset)
+    fields = _field_names(config.to_dict())
+    for argument in arguments:
+        match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
+        if match and match[1] not in fields:
+            nearest = difflib.get_close_matches(match[1], fields, n=1, cutoff=0)[0]
+            raise UserError(
+                f"the config has no field {match[1]!r}: did you mean "
+                f"--config.{nearest}? (all: {', '.join(fields)})"
+            )
+
+
+def _field_names(fields: dict[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for name, value in fields.items():
+        names.append(prefix + name)
+        if isinstance(value, dict):
+            names += _field_names(value, f"{prefix}{name}.")
+    return names

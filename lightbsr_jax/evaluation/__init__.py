@@ -1,0 +1,1 @@
+"""Benchmarks: measure a restorer by the paper's protocol and report the result."""

@@ -1,0 +1,123 @@
+"""What a run tells: a progress bar or lines, metrics.jsonl, TensorBoard, pictures."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from tensorboardX import SummaryWriter
+
+from lightbsr_jax.imaging import files
+
+
+class Log:
+    """Metrics of one run, from step `start` to `total`.
+
+    Records of later steps than `start`, which an interrupted run left behind, are
+    dropped: the steps are about to be done again.
+    """
+
+    def __init__(self, workdir: Path, *, start: int, total: int) -> None:
+        self._workdir = workdir
+        self._total = total
+        self._last = (start, time.monotonic())
+        self._console = Console(soft_wrap=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=self._console,
+            speed_estimate_period=600,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=total, completed=start)
+        self._bar.start()
+        self._records = workdir / "metrics.jsonl"
+        if self._records.exists():
+            lines = self._records.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if _is_whole(line, start)]
+            self._records.write_text("".join(kept))
+        self._tensorboard = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=start + 1
+        )
+
+    def advance(self, step: int) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=step)
+
+    def metrics(self, step: int, values: dict[str, float], *, stage: int) -> None:
+        """Training metrics, averaged over the steps since the last call."""
+        then, since = self._last
+        now = time.monotonic()
+        self._last = (step, now)
+        rate = (step - then) / (now - since)
+        self._record(step, {"stage": stage, **values, "steps_per_second": rate})
+        told = "  ".join(
+            f"{name} {value:.4g}"
+            for name, value in values.items()
+            if name != "learning_rate"
+        )
+        self._bar.update(self._task, description=f"stage {stage}  {told}")
+        if not self._console.is_terminal:
+            left = (self._total - step) / rate
+            eta = time.strftime("%H:%M:%S", time.gmtime(left % 86400))
+            days = f"{int(left // 86400)}d " if left >= 86400 else ""
+            self.say(
+                f"step {step}/{self._total}  stage {stage}  {told}  "
+                f"{rate:.2f} steps/s  ETA {days}{eta}"
+            )
+
+    def validation(self, step: int, values: dict[str, float]) -> None:
+        """Validation metrics; the time that they took is not the training's."""
+        self._record(step, values)
+        self.say(
+            f"step {step}  "
+            + "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        )
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """A uint8 [H, W, 3] picture, as a file in validation/ and for TensorBoard."""
+        folder = self._workdir / "validation"
+        folder.mkdir(exist_ok=True)
+        files.write_png(folder / f"{name}_{step:07d}.png", image)
+        self._tensorboard.add_image(name, image, step, dataformats="HWC")
+
+    def pause(self, seconds: float) -> None:
+        """Leave so much time out of the steps per second."""
+        step, since = self._last
+        self._last = (step, since + seconds)
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._console.print(text, highlight=False, markup=False)
+
+    def close(self) -> None:
+        self._bar.stop()
+        self._tensorboard.close()
+
+    def _record(self, step: int, values: dict[str, float]) -> None:
+        with self._records.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, step)
+
+
+def _is_whole(line: str, last_step: int) -> bool:
+    """Whether a line is a record of a step up to `last_step`."""
+    try:
+        return json.loads(line)["step"] <= last_step
+    except (json.JSONDecodeError, KeyError):
+        return False  # cut off in the middle of a write

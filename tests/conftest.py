@@ -1,0 +1,39 @@
+"""Figures and images that are not part of the repository, for the tests that use them.
+
+They lie in `shared`, beside the repository; a test that needs them is skipped where
+they are absent.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def goldens() -> np.lib.npyio.NpzFile:
+    """Figures of the PyTorch reference at scale 4; images are [..., C, H, W]."""
+    path = SHARED / "goldens" / "reference_x4.npz"
+    if not path.exists():
+        pytest.skip("needs the reference's figures (../shared/goldens)")
+    return np.load(path)
+
+
+@pytest.fixture(scope="session")
+def benchmark_folder() -> Path:
+    """The folder that holds Set5, Set14 and B100, each with its images in HR."""
+    path = SHARED / "data" / "benchmark"
+    if not path.exists():
+        pytest.skip("needs the benchmark images (../shared/data/benchmark)")
+    return path
+
+
+@pytest.fixture(scope="module")
+def highest_precision() -> Iterator[None]:
+    """Products in float32 where a GPU would compute in TF32, a TPU in bfloat16."""
+    with jax.default_matmul_precision("highest"):
+        yield

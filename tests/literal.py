@@ -1,0 +1,241 @@
+"""Literal, slow versions of what the package computes: float64 and plain loops."""
+
+import math
+
+import numpy as np
+
+# Imaging: images are [H, W, C]
+
+
+def kernel(l1: float, l2: float, theta: float) -> np.ndarray:
+    """The anisotropic kernel [21, 21] from its covariance matrix."""
+    rotation = np.array(
+        [[math.cos(theta), -math.sin(theta)], [math.sin(theta), math.cos(theta)]]
+    )
+    inverse = np.linalg.inv(rotation @ np.diag([l1**2, l2**2]) @ rotation.T)
+    values = np.zeros((21, 21))
+    for row in range(21):
+        for column in range(21):
+            point = np.array([column - 10, row - 10])
+            values[row, column] = math.exp(-0.5 * point @ inverse @ point)
+    return values / values.sum()
+
+
+def reflect(index: int, size: int) -> int:
+    """The pixel inside 0..size-1 that stands in for `index`, mirrored at the border."""
+    if index < 0:
+        return -index
+    return index if index < size else 2 * (size - 1) - index
+
+
+def blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Correlation of an image with a kernel, reflected border."""
+    height, width, _ = image.shape
+    radius = len(kernel) // 2
+    blurred = np.zeros(image.shape)
+    for y in range(height):
+        for x in range(width):
+            for i in range(len(kernel)):
+                for j in range(len(kernel)):
+                    row = reflect(y + i - radius, height)
+                    column = reflect(x + j - radius, width)
+                    blurred[y, x] += kernel[i, j] * image[row, column]
+    return blurred
+
+
+def cubic(x: float) -> float:
+    """Keys' cubic with a = -0.5, in the form of the general a."""
+    a, x = -0.5, abs(x)
+    if x < 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    if x < 2:
+        return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+    return 0.0
+
+
+def bicubic_line(line: np.ndarray, size: int) -> np.ndarray:
+    """The first axis of `line` interpolated to `size`, clamped border."""
+    step = len(line) / size
+    stretch = max(step, 1)
+    result = np.zeros((size, *line.shape[1:]))
+    for i in range(size):
+        centre = (i + 0.5) * step - 0.5
+        total = 0.0
+        reach = range(int(centre - 2 * stretch) - 2, int(centre + 2 * stretch) + 3)
+        for position in reach:
+            weight = cubic((position - centre) / stretch)
+            result[i] += weight * line[min(max(position, 0), len(line) - 1)]
+            total += weight
+        result[i] /= total
+    return result
+
+
+def bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The image interpolated to `size` (h, w)."""
+    rows = bicubic_line(image, size[0])
+    return bicubic_line(rows.swapaxes(0, 1), size[1]).swapaxes(0, 1)
+
+
+def degrade(
+    hr: np.ndarray, kernel: np.ndarray, noise: np.ndarray | float, scale: int
+) -> np.ndarray:
+    """Low-resolution image in [0, 1], not rounded; `noise` is on the 0..255 scale."""
+    size = (hr.shape[0] // scale, hr.shape[1] // scale)
+    return np.clip(bicubic(blur(hr, kernel), size) + noise, 0, 255) / 255
+
+
+def luma(image: np.ndarray, divisor: float) -> np.ndarray:
+    """The weighted sum of red, green and blue, without an offset."""
+    red, green, blue = image.astype(float).transpose(2, 0, 1)
+    return (65.738 * red + 129.057 * green + 25.064 * blue) / divisor
+
+
+def psnr_y(a: np.ndarray, b: np.ndarray, border: int) -> float:
+    """PSNR on luma, `border` pixels cut."""
+    difference = luma(a, 256) - luma(b, 256)
+    inside = difference[border : len(a) - border, border : a.shape[1] - border]
+    return 20 * math.log10(255 / math.sqrt((inside**2).mean()))
+
+
+def ssim_y(a: np.ndarray, b: np.ndarray, border: int) -> float:
+    """SSIM on luma, `border` pixels cut, by weighted moments window by window."""
+    a, b = (luma(image, 255) + 16 for image in (a, b))
+    window = np.zeros((11, 11))
+    for i in range(11):
+        for j in range(11):
+            window[i, j] = math.exp(-((i - 5) ** 2 + (j - 5) ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    values = []
+    for y in range(border, a.shape[0] - border - 10):
+        for x in range(border, a.shape[1] - border - 10):
+            u, v = a[y : y + 11, x : x + 11], b[y : y + 11, x : x + 11]
+            mu, mv = (window * u).sum(), (window * v).sum()
+            var_u = (window * (u - mu) ** 2).sum()
+            var_v = (window * (v - mv) ** 2).sum()
+            covariance = (window * (u - mu) * (v - mv)).sum()
+            luminance = (2 * mu * mv + c1) / (mu**2 + mv**2 + c1)
+            contrast = (2 * covariance + c2) / (var_u + var_v + c2)
+            values.append(luminance * contrast)
+    return sum(values) / len(values)
+
+
+# Training
+
+
+def contrastive_loss(
+    queries: np.ndarray, keys: np.ndarray, queue: np.ndarray, temperature: float
+) -> float:
+    """Eqs. 1 and 2 term by term; queries, keys [D, B, C], queue [Q, C]."""
+    total, count = 0.0, 0
+    for i, query_of_images in enumerate(queries):
+        for j, key_of_images in enumerate(keys):
+            if i == j:
+                continue
+            for query, key in zip(query_of_images, key_of_images, strict=True):
+                positive = np.exp(query @ key / temperature)
+                negatives = sum(np.exp(query @ row / temperature) for row in queue)
+                total -= np.log(positive / (positive + negatives))
+                count += 1
+    return total / count
+
+
+def channel_distillation(
+    teacher: np.ndarray, student: np.ndarray, temperature: float, l1_weight: float
+) -> float:
+    """KL of softmaxes, averaged over the batch, plus the mean absolute difference."""
+    total = 0.0
+    for t, s in zip(teacher, student, strict=True):
+        p = np.exp(t / temperature) / np.exp(t / temperature).sum()
+        q = np.exp(s / temperature) / np.exp(s / temperature).sum()
+        total += (p * np.log(p / q)).sum()
+    return total / len(teacher) + l1_weight * np.abs(teacher - student).mean()
+
+
+def learning_rate(epoch: int) -> float:
+    """The paper's rate in epoch 1..700."""
+    if epoch <= 100:
+        return 2e-4
+    e = epoch - 100
+    if e <= 5:
+        return 2e-4 * e / 5
+    return 1e-6 + (2e-4 - 1e-6) * (1 + math.cos(math.pi * (e - 5) / (600 - 5))) / 2
+
+
+# Networks: feature maps are [h, w, C], kernels [k, k, I, O]
+
+
+def conv(x: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
+    """Convolution with k // 2 rows of zeros on each side."""
+    height, width, _ = x.shape
+    radius = len(kernel) // 2
+    rows, columns = range(0, height, stride), range(0, width, stride)
+    result = np.zeros((len(rows), len(columns), kernel.shape[3]))
+    for y, centre_row in enumerate(rows):
+        for z, centre_column in enumerate(columns):
+            for i in range(len(kernel)):
+                for j in range(len(kernel)):
+                    row, column = centre_row + i - radius, centre_column + j - radius
+                    if 0 <= row < height and 0 <= column < width:
+                        result[y, z] += x[row, column] @ kernel[i, j]
+    return result
+
+
+def depthwise_conv(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Each channel with the kernel [k, k, 1, C] of its own."""
+    channels = [
+        conv(x[..., c : c + 1], kernel[..., c : c + 1]) for c in range(x.shape[-1])
+    ]
+    return np.concatenate(channels, -1)
+
+
+def pixel_shuffle(x: np.ndarray, factor: int) -> np.ndarray:
+    """Input channel c f^2 + i f + j becomes channel c at row i, column j."""
+    height, width, channels = x.shape
+    result = np.zeros((height * factor, width * factor, channels // factor**2))
+    for y in range(height):
+        for z in range(width):
+            for c in range(result.shape[2]):
+                for i in range(factor):
+                    for j in range(factor):
+                        source = c * factor**2 + i * factor + j
+                        result[y * factor + i, z * factor + j, c] = x[y, z, source]
+    return result
+
+
+def batch_norm_evaluation(
+    x: np.ndarray,
+    scale: np.ndarray,
+    bias: np.ndarray,
+    mean: np.ndarray,
+    var: np.ndarray,
+) -> np.ndarray:
+    """x [..., C] by the given statistics."""
+    return (x - mean) / np.sqrt(var + 1e-5) * scale + bias
+
+
+def batch_norm_training(
+    x: np.ndarray,
+    scale: np.ndarray,
+    bias: np.ndarray,
+    mean: np.ndarray,
+    var: np.ndarray,
+    visits: tuple[int, ...],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Crops [D, B, h, w, C], each by its own statistics; new running mean and var."""
+    y, mean, var = np.zeros(x.shape), mean.astype(float), var.astype(float)
+    for crop in range(len(x)):
+        for c in range(x.shape[-1]):
+            values = x[crop, ..., c].astype(float)
+            biased = ((values - values.mean()) ** 2).sum() / values.size
+            y[crop, ..., c] = batch_norm_evaluation(
+                values, scale[c], bias[c], values.mean(), biased
+            )
+    for crop in visits:
+        for c in range(x.shape[-1]):
+            values = x[crop, ..., c].astype(float)
+            unbiased = ((values - values.mean()) ** 2).sum() / (values.size - 1)
+            mean[c] = 0.9 * mean[c] + 0.1 * values.mean()
+            var[c] = 0.9 * var[c] + 0.1 * unbiased
+    return y, mean, var

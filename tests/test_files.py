@@ -1,0 +1,470 @@
+"""Reading image files of every kind, against arrays made by hand."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import ExifTags, Image
+
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging import files
+from lightbsr_jax.imaging.files import ImageError
+
+HEIGHT, WIDTH = 13, 22
+
+
+def random_array(*channels: int, bits: int = 8, seed: int = 0) -> np.ndarray:
+    dtype = np.uint8 if bits == 8 else np.uint16
+    shape = (HEIGHT, WIDTH, *channels)
+    return np.random.default_rng(seed).integers(2**bits, size=shape, dtype=dtype)
+
+
+def smooth_array() -> np.ndarray:
+    """A colour gradient, which JPEG keeps to within a few levels."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    return np.stack([5 * y + 60, 6 * x + 50, 3 * (x + y) + 40], -1).astype(np.uint8)
+
+
+def on_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colour [H, W, C] and alpha [H, W] of 0..255 on white, in float64."""
+    opacity = alpha[..., None] / 255
+    return np.round(colour * opacity + 255 * (1 - opacity))
+
+
+def encode(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def tiff(array: np.ndarray, **options) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, array, **options)
+    return buffer.getvalue()
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    checksum = zlib.crc32(kind + body)
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
+
+
+def png(samples: np.ndarray, extra: bytes = b"") -> bytes:
+    """A PNG of uint16 samples [H, W, C], which Pillow cannot write."""
+    height, width, channels = samples.shape
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + extra
+        + png_chunk(b"IDAT", zlib.compress(rows))
+        + png_chunk(b"IEND", b"")
+    )
+
+
+def read(folder: Path, data: bytes, name: str = "image.png") -> np.ndarray:
+    path = folder / name
+    path.write_bytes(data)
+    image = files.read_rgb(path)
+    assert image.dtype == np.uint8
+    assert image.flags.writeable
+    assert files.image_size(path) == image.shape[:2]
+    return image
+
+
+# Eight bits
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("PNG", {}),
+        ("BMP", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "tiff_deflate"}),
+    ],
+)
+def test_lossless_colour(tmp_path, kind, options):
+    expected = random_array(3)
+    data = encode(Image.fromarray(expected), kind, **options)
+    np.testing.assert_array_equal(read(tmp_path, data), expected)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_lossy_colour(tmp_path, kind):
+    expected = smooth_array()
+    data = encode(Image.fromarray(expected), kind, quality=95)
+    difference = read(tmp_path, data).astype(int) - expected
+    assert 0 < np.abs(difference).max() <= 12
+    assert np.abs(difference).mean() < 2
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_grey_is_repeated(tmp_path, kind):
+    grey = random_array()
+    image = read(tmp_path, encode(Image.fromarray(grey), kind))
+    np.testing.assert_array_equal(image, np.stack([grey] * 3, -1))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_one_bit(tmp_path, kind):
+    black_or_white = random_array() > 127
+    image = read(tmp_path, encode(Image.fromarray(black_or_white), kind))
+    np.testing.assert_array_equal(image, np.stack([255 * black_or_white] * 3, -1))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_alpha_is_composited_on_white(tmp_path, kind):
+    array = random_array(4)
+    array[0, 0] = 10, 20, 30, 0
+    array[0, 1] = 10, 20, 30, 255
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    image = read(tmp_path, encode(Image.fromarray(array), kind, **options))
+    np.testing.assert_array_equal(image[0, :2], [[255, 255, 255], [10, 20, 30]])
+    np.testing.assert_array_equal(image, on_white(array[..., :3], array[..., 3]))
+
+
+def test_grey_with_alpha(tmp_path):
+    array = random_array(2)
+    image = read(tmp_path, encode(Image.fromarray(array), "PNG"))
+    expected = on_white(array[..., [0, 0, 0]], array[..., 1])
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_palette(tmp_path):
+    indices = random_array() % 7
+    colours = np.random.default_rng(1).integers(256, size=(7, 3), dtype=np.uint8)
+    image = Image.fromarray(indices, "P")
+    image.putpalette(colours.tobytes())
+    for kind in ("PNG", "BMP", "TIFF"):
+        expected = colours[indices]
+        np.testing.assert_array_equal(read(tmp_path, encode(image, kind)), expected)
+
+    alpha = np.array([255, 0, 128, 7, 255, 200, 99], np.uint8)
+    data = encode(image, "PNG", transparency=alpha.tobytes())
+    expected = on_white(colours[indices], alpha[indices])
+    np.testing.assert_array_equal(read(tmp_path, data), expected)
+
+
+def test_colour_key_is_white(tmp_path):
+    array = random_array(3)
+    array[3:5, 2:9] = 10, 20, 30
+    data = encode(Image.fromarray(array), "PNG", transparency=(10, 20, 30))
+    expected = array.copy()
+    expected[3:5, 2:9] = 255
+    np.testing.assert_array_equal(read(tmp_path, data), expected)
+
+
+def test_cmyk_jpeg(tmp_path):
+    ink = np.array([40, 80, 120, 60])
+    array = np.broadcast_to(ink, (HEIGHT, WIDTH, 4)).astype(np.uint8)
+    image = Image.frombytes("CMYK", (WIDTH, HEIGHT), array.tobytes())
+    expected = (255 - ink[:3]) * (255 - ink[3]) / 255
+    for data in (encode(image, "JPEG", quality=98), encode(image, "TIFF")):
+        difference = read(tmp_path, data) - expected
+        assert np.abs(difference).max() < 4
+
+
+# Sixteen bits
+
+
+def test_every_grey_of_16_bits(tmp_path):
+    values = np.arange(65536).reshape(256, 256)
+    expected = np.stack([np.round(values / 257)] * 3, -1)
+    for data in (
+        png(values.astype(np.uint16)[..., None]),
+        tiff(values.astype("<u2"), byteorder="<"),
+        tiff(values.astype(">u2"), byteorder=">", compression="deflate"),
+        tiff(65535 - values.astype(np.uint16), photometric="miniswhite"),
+        encode(Image.fromarray(values.astype(np.uint16)), "PNG"),
+    ):
+        np.testing.assert_array_equal(read(tmp_path, data), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_png_of_16_bits(tmp_path, channels):
+    samples = random_array(channels, bits=16)
+    rounded = np.round(samples / 257)
+    expected = rounded[..., :3] if channels >= 3 else rounded[..., [0, 0, 0]]
+    if channels in (2, 4):
+        expected = on_white(expected, rounded[..., -1])
+    np.testing.assert_array_equal(read(tmp_path, png(samples)), expected)
+
+
+def test_colour_key_of_16_bits(tmp_path):
+    samples = random_array(3, bits=16)
+    key = samples[4, 5]
+    samples[6, 7] = key ^ [0, 0, 1]  # not the key, but the same after rounding
+    data = png(samples, png_chunk(b"tRNS", key.astype(">u2").tobytes()))
+    expected = np.round(samples / 257)
+    expected[4, 5] = 255
+    np.testing.assert_array_equal(read(tmp_path, data), expected)
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "deflate"])
+@pytest.mark.parametrize("layout", [{}, {"rowsperstrip": 5}, {"tile": (16, 16)}])
+def test_tiff_of_16_bits(tmp_path, byteorder, compression, layout):
+    samples = random_array(4, bits=16)
+    options = dict(byteorder=byteorder, compression=compression, **layout)
+    options["photometric"] = "rgb"
+    colour = read(tmp_path, tiff(samples[..., :3], **options))
+    np.testing.assert_array_equal(colour, np.round(samples[..., :3] / 257))
+
+    composited = read(tmp_path, tiff(samples, extrasamples=["unassalpha"], **options))
+    rounded = np.round(samples / 257)
+    expected = on_white(rounded[..., :3], rounded[..., 3])
+    np.testing.assert_array_equal(composited, expected)
+
+
+def test_cmyk_of_16_bits(tmp_path):
+    ink = np.round(random_array(4, bits=16) / 257)
+    data = tiff(random_array(4, bits=16), photometric="separated")
+    expected = (255 - ink[..., :3]) * (255 - ink[..., 3:]) / 255
+    difference = read(tmp_path, data) - expected
+    assert np.abs(difference).max() < 2
+
+
+# Orientation
+
+UPRIGHT = {  # EXIF orientation -> what to do with the stored array
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a[::-1].swapaxes(0, 1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "TIFF16", "PNG16"])
+def test_orientation(tmp_path, kind, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    if kind.endswith("16"):
+        stored = random_array(3, bits=16)
+        expected = np.round(UPRIGHT[orientation](stored) / 257)
+        if kind == "PNG16":
+            data = png(stored, png_chunk(b"eXIf", exif.tobytes()[6:]))
+        else:
+            tag = (274, "H", 1, orientation, True)
+            data = tiff(stored, photometric="rgb", extratags=[tag])
+    else:
+        options = {"lossless": True} if kind == "WEBP" else {}
+        array = smooth_array() if kind == "JPEG" else random_array(3)
+        plain = encode(Image.fromarray(array), kind, **options)
+        expected = UPRIGHT[orientation](np.asarray(Image.open(io.BytesIO(plain))))
+        data = encode(Image.fromarray(array), kind, exif=exif, **options)
+    np.testing.assert_array_equal(read(tmp_path, data), expected)
+
+
+def test_broken_exif_does_not_spoil_the_picture(tmp_path):
+    array = random_array(3)
+    data = encode(Image.fromarray(array), "PNG", exif=b"Exif\0\0not a note")
+    np.testing.assert_array_equal(read(tmp_path, data), array)
+
+
+# What cannot be used
+
+
+def truncatable() -> dict[str, bytes]:
+    colour = Image.fromarray(np.tile(smooth_array(), (5, 4, 1)))
+    samples = np.tile(random_array(3, bits=16), (5, 4, 1))
+    return {
+        "png": encode(colour, "PNG"),
+        "png of 16 bits": png(samples),
+        "jpeg": encode(colour, "JPEG", quality=95),
+        "progressive jpeg": encode(colour, "JPEG", progressive=True),
+        "webp": encode(colour, "WEBP"),
+        "lossless webp": encode(colour, "WEBP", lossless=True),
+        "bmp": encode(colour, "BMP"),
+        "palette bmp": encode(colour.quantize(50), "BMP"),
+        "tiff": tiff(np.asarray(colour), photometric="rgb", rowsperstrip=8),
+        "packed tiff": tiff(
+            samples, photometric="rgb", compression="deflate", rowsperstrip=8
+        ),
+        "pillow tiff": encode(colour, "TIFF", compression="tiff_lzw"),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Truncated File Read", "ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("kind", truncatable())
+def test_truncated_file_is_an_error_and_never_half_an_image(tmp_path, kind):
+    data = truncatable()[kind]
+    whole = read(tmp_path, data)
+    path = tmp_path / "cut.png"
+    cuts = sorted(
+        {*range(1, len(data), len(data) // 60), *range(len(data) - 20, len(data))}
+    )
+    errors = 0
+    for cut in cuts:
+        path.write_bytes(data[:cut])
+        try:
+            image = files.read_rgb(path)
+        except ImageError as error:
+            errors += 1
+            assert str(path) in str(error)
+        else:  # what was cut off came after the pixels
+            np.testing.assert_array_equal(image, whole)
+    assert errors >= len(cuts) - 4
+
+
+def test_flipped_bit_in_a_png(tmp_path):
+    data = bytearray(encode(Image.fromarray(random_array(3)), "PNG"))
+    data[len(data) // 2] ^= 4
+    with pytest.raises(ImageError, match="corrupt or truncated"):
+        read(tmp_path, bytes(data))
+
+
+def test_decompression_bomb(tmp_path):
+    header = struct.pack(">IIBBBBB", 40000, 40000, 8, 0, 0, 0, 0)
+    path = tmp_path / "bomb.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + png_chunk(b"IEND", b"")
+    )
+    for function in (files.read_rgb, files.image_size):
+        with pytest.raises(ImageError, match=r"bomb\.png: too large"):
+            function(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not a readable PNG"),
+        (b"hello", "not a readable PNG"),
+        (encode(Image.fromarray(random_array()), "GIF"), "not a readable PNG"),
+        (tiff(random_array().astype(np.float32)), "not supported"),
+        (tiff(random_array().astype(np.int16)), "not supported"),
+        (tiff(random_array().astype(np.uint32)), "not supported"),
+        (
+            tiff(random_array(bits=16), byteorder="<").replace(
+                struct.pack("<HHII", 258, 3, 1, 16), struct.pack("<HHII", 258, 3, 1, 12)
+            ),
+            "with 12 bits",
+        ),
+        # Pillow would read the next ones, wrongly.
+        *(
+            (
+                tiff(
+                    random_array(3, bits=16).transpose(2, 0, 1),
+                    photometric="rgb",
+                    planarconfig="separate",
+                    compression=compression,
+                ),
+                "in planes",
+            )
+            for compression in (None, "deflate")
+        ),
+        (
+            tiff(
+                random_array(4, bits=16),
+                photometric="rgb",
+                extrasamples=["assocalpha"],
+            ),
+            "not supported",
+        ),
+    ],
+)
+def test_unsupported(tmp_path, data, message):
+    path = tmp_path / "odd.png"
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=message) as caught:
+        files.read_rgb(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_file(tmp_path):
+    for function in (files.read_rgb, files.image_size):
+        with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+            function(tmp_path / "gone.png")
+
+
+# Finding and writing
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_find_images(tmp_path):
+    touch(tmp_path, "b/2.PNG", "b/deep/er/1.jpg", "b/1.tiff", "a/x.webp", "one.bmp")
+    touch(tmp_path, "b/notes.txt", "b/._2.png", "b/.trash/3.png", "empty/notes.txt")
+    (tmp_path / "b" / "deep" / "up").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "link").symlink_to(tmp_path / "a")
+    names = ["1.tiff", "2.PNG", "deep/er/1.jpg", "link/x.webp"]
+    expected = [(name, tmp_path / "b" / name) for name in names]
+    assert files.find_images(tmp_path / "b") == expected
+    one = tmp_path / "one.bmp"
+    assert files.find_images(str(one)) == [("one.bmp", one)]
+    with pytest.raises(FileNotFoundError, match="no such folder or image: .*nowhere"):
+        files.find_images(tmp_path / "nowhere")
+    for nothing in ("empty", "b/notes.txt"):
+        with pytest.raises(UserError, match=f"{nothing} holds no image: .*png .jpg"):
+            files.find_images(tmp_path / nothing)
+
+
+def test_bundled_photographs(tmp_path, monkeypatch):
+    train = files.find_images("scikit-image")
+    test = files.find_images("scikit-image:test")
+    assert len(train) == 9
+    assert [name for name, _ in test] == ["chelsea.png", "coffee.png", "rocket.jpg"]
+    assert not {name for name, _ in train} & {name for name, _ in test}
+    assert all(min(files.image_size(path)) >= 300 for _, path in train + test)
+    with pytest.raises(UserError, match="no split 'validation': expected train or"):
+        files.find_images("scikit-image:validation")
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(UserError, match="pip install scikit-image"):
+            files.find_images("scikit-image")
+    monkeypatch.chdir(tmp_path)  # a folder of that name comes first
+    touch(tmp_path, "scikit-image/own.png")
+    assert [name for name, _ in files.find_images("scikit-image")] == ["own.png"]
+
+
+def test_split_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("A, the first").mkdir()
+    Path("x,y,z").mkdir()
+    assert files.split_folders("A,B") == ["A", "B"]
+    assert files.split_folders("A, B,") == ["A", "B"]
+    assert files.split_folders("A, the first") == ["A, the first"]
+    assert files.split_folders("B,x,y,z,C") == ["B", "x,y,z", "C"]
+    with pytest.raises(ValueError, match="no folder named"):
+        files.split_folders(",")
+
+
+def test_write_png(tmp_path, monkeypatch):
+    path = tmp_path / "out.png"
+    for array in (random_array(3), random_array()):
+        files.write_png(path, array)
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), array)
+    before = path.read_bytes()
+
+    with pytest.raises(ValueError, match="uint8"):
+        files.write_png(path, random_array(3) / 255)
+
+    def fail(image, target, kind):
+        Path(target).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        files.write_png(path, random_array(3))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

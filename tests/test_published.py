@@ -1,0 +1,96 @@
+"""The published figures against the paper's tables, typed once more in Markdown."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lightbsr_jax.evaluation import published
+
+METHOD = Path(__file__).parents[2] / "shared" / "spec" / "method.md"
+
+
+@pytest.fixture(scope="module")
+def method_text() -> str:
+    if not METHOD.exists():
+        pytest.skip("needs the paper's tables in Markdown (../shared/spec/method.md)")
+    return METHOD.read_text()
+
+
+def table_rows(text: str, heading: str) -> list[list[str]]:
+    """The cells of the Markdown table that follows a heading."""
+    lines = text[text.index(heading) :].splitlines()
+    table = []
+    for line in lines[1:]:
+        if line.startswith("|"):
+            table.append([cell.strip() for cell in line.strip("|").split("|")])
+        elif table:
+            break
+    return table[2:]
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in re.findall(r"\d+(?:\.\d+)?", text))
+
+
+def millions(text: str) -> float | None:
+    units = {"K": 1e-3, "M": 1.0}
+    parts = [float(part[:-1]) * units[part[-1]] for part in text.split("+") if part]
+    return sum(parts) if parts else None
+
+
+def test_table_3(method_text):
+    rows = table_rows(method_text, "Published PSNR, x4 (Table 3")
+    assert len(rows) == len(published.TABLE_3) == 11
+    for cells, row in zip(rows, published.TABLE_3, strict=True):
+        assert cells[0] == row.method
+        assert millions(cells[1]) == row.parameters
+        assert (float(cells[2]) if cells[2] else None) == row.gflops
+        psnr = (row.set5, row.set14, row.b100, row.urban100)
+        assert tuple(numbers(cell) for cell in cells[3:]) == psnr
+
+
+def test_table_4(method_text):
+    rows = table_rows(method_text, "Published PSNR on B100, setting 2 (Table 4")
+    assert len(rows) == len(published.TABLE_4) == 16
+    for cells, row in zip(rows, published.TABLE_4, strict=True):
+        assert (float(cells[0]), cells[1]) == (row.noise, row.method)
+        assert millions(cells[2]) == pytest.approx(row.parameters, abs=1e-9)
+        assert numbers(cells[3]) == row.b100
+
+
+def test_ablations(method_text):
+    text = " ".join(method_text[method_text.index("Ablations (average") :].split())
+    for table in (published.TABLE_1, published.TABLE_2):
+        for row in table:
+            # The four figures are the first decimals after the row's name.
+            after = text[text.index(f"{row.name} ") :]
+            four = tuple(float(n) for n in re.findall(r"\d\d\.\d\d", after)[:4])
+            assert four == row[2:], row.name
+
+
+def test_cases_of_the_protocol(method_text):
+    protocol = " ".join(method_text[method_text.index("- Setting 1: sigma") :].split())
+    kernels = re.findall(r"\((\d[^()]*, [^()]*, [^()]*)\)", protocol)[:9]
+    assert tuple(numbers(kernel) for kernel in kernels) == published.KERNELS
+    sigmas = re.search(r"sigma in \{([^}]*)\}", protocol).group(1)
+    assert numbers(sigmas) == published.SIGMAS
+    noise = re.search(r"noise (\d+) and (\d+)", protocol).groups()
+    assert tuple(float(level) for level in noise) == published.NOISE_LEVELS
+
+
+@pytest.mark.parametrize(
+    ("method", "benchmark", "label", "expected"),
+    [
+        ("Bicubic", "Set14", "sigma 2.4", 24.39),
+        ("LightBSR", "Urban100", "sigma 3.6", 25.31),
+        ("LightBSR", "B100", "(2, 0.5, 0) noise 5", 26.82),
+        ("LightBSR", "B100", "(4, 4, 180) noise 10", 24.53),
+        ("LightBSR", "Set5", "(4, 4, 180) noise 10", None),
+        ("Bicubic", "B100", "(4, 4, 180) noise 10", None),
+        ("LightBSR", "Set5", "sigma 1.3", None),
+        ("LightBSR", "Manga109", "sigma 1.2", None),
+    ],
+)
+def test_lookup(method, benchmark, label, expected):
+    assert published.psnr(method, benchmark, label) == expected

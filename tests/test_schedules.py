@@ -1,0 +1,34 @@
+import literal
+import pytest
+
+from configs import student, teacher
+from lightbsr_jax.training import schedules
+
+
+@pytest.mark.parametrize("config", [teacher, student])
+def test_rate_of_every_epoch_of_the_paper(config) -> None:
+    schedule = config.get_config("setting1").schedule
+    rate = schedules.learning_rate(**schedule)
+    for epoch in [1, 2, 99, 100, 101, 102, 104, 105, 106, 107, 400, 699, 700]:
+        first = (epoch - 1) * schedule.steps_per_epoch
+        last = epoch * schedule.steps_per_epoch - 1
+        expected = pytest.approx(literal.learning_rate(epoch), rel=1e-4)
+        assert (float(rate(first)), float(rate(last))) == (expected, expected)
+
+
+def test_presets_differ_in_the_setting_alone() -> None:
+    first, second = teacher.get_config("setting1"), teacher.get_config("setting2")
+    assert (first.setting, second.setting) == (1, 2)
+    assert {**first.to_dict(), "setting": 2} == second.to_dict()
+
+
+def test_kernel_width_follows_the_scale() -> None:
+    config = teacher.get_config()
+    assert config.degradation.width_max == 4.0
+    config.scale = 2
+    assert config.degradation.width_max == 2.0
+
+
+def test_unknown_preset_is_named() -> None:
+    with pytest.raises(ValueError, match="no preset 'setting3': take one of setting1"):
+        teacher.get_config("setting3")

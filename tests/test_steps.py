@@ -1,0 +1,186 @@
+"""Training steps: what learns when, and N devices against one."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lightbsr_jax.imaging import prior
+from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.training import state as states
+from lightbsr_jax.training import steps
+
+# A larger eps than the paper's: the gradient of a bias before BatchNorm is zero but for
+# rounding, and Adam would turn that rounding into full-size steps.
+ADAM = optax.scale_by_adam(b1=0.9, b2=0.99, eps=1e-3)
+NETWORK = LightBSR(groups=1, blocks=2, axis_name=steps.AXIS)
+RATE = optax.constant_schedule(1e-3)
+BASIS = prior.make_basis(0)
+RUN_KEY = jax.random.key(3)
+
+
+def mapped(function: Any, devices: int) -> Any:
+    return jax.pmap(
+        function,
+        steps.AXIS,
+        in_axes=(None, 0, None),
+        out_axes=None,
+        devices=jax.devices()[:devices],
+    )
+
+
+def teacher_updates(network: LightBSR, rate: optax.Schedule) -> list[steps.Update]:
+    make = partial(steps.teacher_update, momentum=0.999, temperature=0.07)
+    return [make(network, ADAM, rate, stage=stage) for stage in (1, 2)]
+
+
+def student_updates(network: LightBSR, rate: optax.Schedule) -> list[steps.Update]:
+    make = partial(steps.student_update, temperature=0.15, l1_weight=0.1)
+    return [make(network, ADAM, rate, stage=stage) for stage in (1, 2)]
+
+
+def fresh_teacher() -> states.TeacherState:
+    return states.fresh_teacher(
+        NETWORK, ADAM, jax.random.key(0), prior_channels=18, queue_size=16
+    )
+
+
+def fresh_student() -> tuple[states.StudentState, dict[str, Any]]:
+    teacher = fresh_teacher()
+    variables = {"params": teacher.params, "batch_stats": teacher.batch_stats}
+    key = jax.random.key(1)
+    return states.student_of_teacher(NETWORK, ADAM, key, variables), variables
+
+
+def run(role: str, devices: int) -> tuple[list[dict[str, float]], list[Any]]:
+    """Metrics and states of six steps, the first three in stage 1, batch 4."""
+    if role == "teacher":
+        updates, state, teacher = teacher_updates(NETWORK, RATE), fresh_teacher(), {}
+    else:
+        updates = student_updates(NETWORK, RATE)
+        state, teacher = fresh_student()
+    stages = [
+        mapped(steps.degrading_step(update, setting=2, scale=4, width_max=4.0), devices)
+        for update in updates
+    ]
+    fixed = steps.Fixed(RUN_KEY, BASIS, teacher)
+    crops = np.random.default_rng(0).integers(
+        256, size=(6, 4, 2 if role == "teacher" else 1, 32, 32, 3), dtype=np.uint8
+    )
+    metrics, history = [], [state]
+    for step in range(6):
+        shares = crops[step].reshape(devices, -1, *crops.shape[2:])
+        state, values = stages[step // 3](state, shares, fixed)
+        metrics.append({name: float(value) for name, value in values.items()})
+        history.append(state)
+    return metrics, history
+
+
+@pytest.fixture(scope="module")
+def teacher_run() -> tuple[list[dict[str, float]], list[Any]]:
+    return run("teacher", 1)
+
+
+@pytest.fixture(scope="module")
+def student_run() -> tuple[list[dict[str, float]], list[Any]]:
+    return run("student", 1)
+
+
+def changed(before: Any, after: Any) -> bool:
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    return any(bool(jnp.any(a != b)) for a, b in pairs)
+
+
+def learning(before: Any, after: Any) -> set[str]:
+    """The modules whose parameters, moments or Adam count changed."""
+    return {
+        name
+        for name in before.params
+        if changed(before.params[name], after.params[name])
+        or changed(before.opt_state[name], after.opt_state[name])
+    }
+
+
+def test_teacher_learns_by_stage(teacher_run) -> None:
+    _, history = teacher_run
+    assert learning(history[2], history[3]) == {"estimator", "projector"}
+    everything = {"estimator", "projector", "converter", "restorer"}
+    assert learning(history[3], history[4]) == everything
+
+
+def test_student_learns_by_stage(student_run) -> None:
+    _, history = student_run
+    assert learning(history[2], history[3]) == {"estimator", "converter"}
+    assert learning(history[3], history[4]) == {"estimator", "converter", "restorer"}
+
+
+def test_adam_counts_from_a_modules_first_gradient(teacher_run, student_run) -> None:
+    counts = {k: int(v.count) for k, v in teacher_run[1][-1].opt_state.items()}
+    assert counts == {"estimator": 6, "projector": 6, "converter": 3, "restorer": 3}
+    counts = {k: int(v.count) for k, v in student_run[1][-1].opt_state.items()}
+    assert counts == {"estimator": 6, "converter": 6, "restorer": 3}
+
+
+def test_momentum_branch_follows_slowly(teacher_run) -> None:
+    """theta_M <- 0.999 theta_M + 0.001 theta_P, with theta_P from before the step."""
+    _, history = teacher_run
+    before, after = history[4], history[5]
+
+    def expected(momentum: jax.Array, principal: jax.Array) -> np.ndarray:
+        return 0.999 * np.float64(momentum) + 0.001 * np.float64(principal)
+
+    principal = {name: before.params[name] for name in ("estimator", "projector")}
+    wanted = jax.tree.map(expected, before.momentum_params, principal)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-8),
+        after.momentum_params,
+        wanted,
+    )
+    assert changed(after.momentum_batch_stats, after.batch_stats)
+
+
+def test_queue_takes_one_crops_keys(teacher_run) -> None:
+    _, history = teacher_run
+    rows = np.any(np.asarray(history[0].queue != history[1].queue), axis=1)
+    assert rows.tolist() == [True] * 4 + [False] * 12
+    assert [int(s.queue_pointer) for s in history] == [0, 4, 8, 12, 0, 4, 8]
+    np.testing.assert_allclose(np.linalg.norm(history[6].queue, axis=1), 1, rtol=1e-5)
+
+
+def test_student_starts_as_its_teacher_but_for_the_first_convolution() -> None:
+    student, teacher = fresh_student()
+    for name in ("converter", "restorer"):
+        assert not changed(student.params[name], teacher["params"][name])
+    ours, theirs = student.params["estimator"], teacher["params"]["estimator"]
+    assert ours["conv_0"]["kernel"].shape == (3, 3, 3, 32)
+    assert theirs["conv_0"]["kernel"].shape == (3, 3, 21, 32)
+    assert changed(ours["conv_0"]["bias"], theirs["conv_0"]["bias"])
+    assert all(
+        not changed(ours[name], theirs[name]) for name in ours if name != "conv_0"
+    )
+    assert not changed(student.batch_stats, teacher["batch_stats"])
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_devices_give_the_numbers_of_one(
+    role: str, devices: int, request: pytest.FixtureRequest
+) -> None:
+    one_metrics, one_history = request.getfixturevalue(f"{role}_run")
+    metrics, history = run(role, devices)
+    for one, several in zip(one_metrics, metrics, strict=True):
+        assert several == pytest.approx(one, rel=1e-5)
+
+    def same(one: jax.Array, several: jax.Array) -> None:
+        np.testing.assert_allclose(several, one, rtol=1e-5, atol=1e-6)
+
+    one, several = one_history[-1], history[-1]
+    jax.tree.map(same, one.batch_stats, several.batch_stats)
+    if role == "teacher":
+        same(one.queue, several.queue)
+        same(one.queue_pointer, several.queue_pointer)
+        jax.tree.map(same, one.momentum_batch_stats, several.momentum_batch_stats)
