@@ -37,6 +37,8 @@ def run(main: Callable[[], Any]) -> None:
     """Parses the flags, calls main, and turns mistakes of the user into one line."""
 
     def checked_main(argv: Sequence[str]) -> None:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # "info" is the libraries' chatter
         if len(argv) > 1:
             _fail(f"{argv[1]!r} is not a flag: values are given as --flag=value")
         try:
@@ -44,8 +46,6 @@ def run(main: Callable[[], Any]) -> None:
         except (UserError, OSError) as error:
             _fail(error)
 
-    # The libraries tell much of themselves at the level "info".
-    flags.FLAGS.set_default("verbosity", logging.WARNING)
     app.run(checked_main, flags_parser=_parse_flags)
 
 
