@@ -27,7 +27,7 @@ def define_config(default: str) -> flags.FlagHolder:
     try:
         _check_fields(sys.argv[1:], default)
     except (ValueError, OSError) as error:
-        _fail(error)
+        fail(error)
     return config_flags.DEFINE_config_file(
         "config", default, "Config file, with a preset after a colon if it takes one."
     )
@@ -40,16 +40,16 @@ def run(main: Callable[[], Any]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # "info" is the libraries' chatter
         if len(argv) > 1:
-            _fail(f"{argv[1]!r} is not a flag: values are given as --flag=value")
+            fail(f"{argv[1]!r} is not a flag: values are given as --flag=value")
         try:
             main()
         except (UserError, OSError) as error:
-            _fail(error)
+            fail(error)
 
     app.run(checked_main, flags_parser=_parse_flags)
 
 
-def _fail(error: Exception | str) -> NoReturn:
+def fail(error: Exception | str) -> NoReturn:
     print("error:", " ".join(str(error).split()), file=sys.stderr)
     sys.exit(2)
 
@@ -58,7 +58,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        _fail(f"{error} (--help lists the flags)")
+        fail(f"{error} (--help lists the flags)")
 
 
 def _check_fields(arguments: Sequence[str], default: str) -> None:

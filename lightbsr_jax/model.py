@@ -30,7 +30,7 @@ class Model:
     setting: int  # 1 or 2, the kind of degradation that it was trained for
     network: LightBSR
     variables: dict[str, Any]  # {"params", "batch_stats"}
-    basis: Array  # [441, 15]
+    basis: Array  # [441, 15]; zeros where a converted student came without
     step: int = 0  # updates that it was trained for
 
     @property
@@ -46,7 +46,7 @@ class Model:
         if not (Path(workdir) / "checkpoints").is_dir():
             raise FileNotFoundError(
                 f"{workdir} holds no checkpoints: expected the --workdir of a train.py "
-                "run"
+                "run, or what lightbsr convert made"
             )
         checkpoints = Checkpoints(workdir)
         try:

@@ -4,8 +4,14 @@ They lie in `shared`, beside the repository; a test that needs them is skipped w
 they are absent.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+# Before jax starts: the tests of several devices need some.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
 
 import jax
 import numpy as np

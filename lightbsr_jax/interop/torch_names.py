@@ -5,6 +5,7 @@ matrices [out, in] where ours are [in, out]. Torch numbers groups and blocks in 
 names; ours are stacked on leading axes.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
@@ -12,12 +13,16 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from lightbsr_jax.networks.adaptation import FEATURES
 from lightbsr_jax.networks.lightbsr import RGB_MEAN, LightBSR
 
 # How the reference calls the estimator of a student, and a teacher's two branches.
 STUDENT = "E."
 PRINCIPAL = "E.encoder_q."
 MOMENTUM = "E.encoder_k."
+# A teacher's keys [128, Q], and [1] the place of the oldest one.
+QUEUE = "E.queue"
+QUEUE_POINTER = "E.queue_ptr"
 
 # Layer names; {E} is the estimator's prefix, {g} counts groups and {b} blocks.
 _GROUP = "G.body.{g}"
@@ -147,3 +152,37 @@ def mean_shift() -> dict[str, np.ndarray]:
         "G.add_mean.weight": identity,
         "G.add_mean.bias": mean,
     }
+
+
+def counters(estimator: str) -> list[str]:
+    """Names of the counts of updates that torch's BatchNorm keeps and never reads."""
+    return [
+        f"{theirs.format(E=estimator)}.num_batches_tracked"
+        for ours, theirs in _LAYERS.items()
+        if ours.startswith("estimator/norm_")
+    ]
+
+
+def infer(shapes: Mapping[str, tuple[int, ...]]) -> tuple[LightBSR, int | None]:
+    """The network with tensors of these names and shapes, and its prior's channels.
+
+    The channels are None for a student. Where tensors are missing or misshapen it is
+    the likeliest network; ValueError where none has such names.
+    """
+
+    def sizes(name: str) -> tuple[int, ...]:
+        return (*shapes.get(name, ()), 0, 0)[:2]  # out and in channels
+
+    block = re.compile(r"G\.body\.(\d+)\.body\.(\d+)\.spatial_mixing\.")
+    found = [match for match in map(block.match, shapes) if match]
+    if not found or not any(name.startswith(STUDENT) for name in shapes):
+        raise ValueError("no names like G.body.0.body.0.spatial_mixing... and E....")
+    groups, blocks = (1 + max(int(match[i]) for match in found) for i in (1, 2))
+
+    scale = 4 if "G.tail.0.2.weight" in shapes else 2
+    if sizes("G.tail.0.0.weight")[0] == 9 * FEATURES:
+        scale = 3
+    channels = None
+    if any(name.startswith((PRINCIPAL, MOMENTUM)) for name in shapes):
+        channels = sizes(f"{PRINCIPAL}E.0.weight")[1] - 3
+    return LightBSR(scale, groups, blocks), channels

@@ -36,6 +36,9 @@ FREE = (
 )
 
 
+SMALLEST_CROP = 8  # in LR pixels
+
+
 def train(config: ConfigDict, workdir: str | Path) -> None:
     """Train the teacher or student of `config`, or go on where `workdir` left off.
 
@@ -88,9 +91,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         )
         for stage, update in role.updates.items()
     }
-    fixed = parallel.replicate(
-        Fixed(jax.random.key(config.seed), role.basis, role.teacher)
-    )
+    fixed = parallel.replicate(Fixed(config.seed, role.basis, role.teacher))
     boundary = config.schedule.stage1_epochs * config.schedule.steps_per_epoch
     total = boundary + config.schedule.stage2_epochs * config.schedule.steps_per_epoch
 
@@ -128,8 +129,10 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     finally:
         checkpoints.close()
         log.close()
-        for name, reason in source.skipped.items():
-            log.say(f"not used: {name}: {reason}")
+        if source.skipped:
+            log.say(f"{len(source.skipped)} not used of the images in {config.data.hr}")
+        for reason in source.skipped.values():
+            log.say(f"not used: {reason}")
 
 
 def check(config: ConfigDict) -> None:
@@ -142,13 +145,13 @@ def check(config: ConfigDict) -> None:
     if not config.data.hr:
         problems.append("data.hr names no HR images: --config.data.hr=FOLDER[,FOLDER]")
     batch, devices = config.data.batch_size, jax.device_count()
-    if batch % devices:
+    if batch > 0 and batch % devices:
         problems.append(
             f"data.batch_size {batch} is not a multiple of the {devices} devices"
         )
     if config.role == "teacher":
         queue = config.contrast.queue_size
-        if queue % batch:
+        if batch > 0 and queue % batch:
             problems.append(
                 f"contrast.queue_size {queue} is not a multiple of the global batch "
                 f"size {batch}: take {max(queue // batch, 1) * batch}"
@@ -162,6 +165,23 @@ def check(config: ConfigDict) -> None:
             "distillation.teacher names no teacher: "
             "--config.distillation.teacher=WORKDIR of a trained one"
         )
+    if config.data.lr_crop < SMALLEST_CROP:
+        problems.append(
+            f"data.lr_crop {config.data.lr_crop}: at least {SMALLEST_CROP}, so that "
+            "blur kernels fit into the HR crop"
+        )
+    positive = {
+        "network": ("groups", "blocks"),
+        "data": ("batch_size",),
+        "schedule": ("steps_per_epoch",),
+        "validation": ("every_steps",),
+        "log": ("every_steps",),
+        "checkpoint": ("every_steps", "keep"),
+    }
+    for group, fields in positive.items():
+        for field in fields:
+            if config[group][field] < 1:
+                problems.append(f"{group}.{field} {config[group][field]}: at least 1")
     schedule = config.schedule
     if not 0 <= schedule.warmup_epochs < schedule.stage2_epochs:
         problems.append(

@@ -4,9 +4,11 @@ The only file that maps. The state has no device axis: it goes in and comes out 
 the same on every device.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -28,10 +30,12 @@ def split(crops: np.ndarray) -> np.ndarray:
 def replicate(tree: Any) -> Any:
     """`tree` on every device, as a mapped step returns its state.
 
-    A copy: the step may be given it to overwrite.
+    A copy: the step may be given it to overwrite. (`device_put` may share memory with
+    its argument, even when told not to.)
     """
     sharding = NamedSharding(Mesh(np.array(jax.devices()), AXIS), PartitionSpec())
-    return jax.tree.map(lambda x: jax.device_put(x, sharding, may_alias=False), tree)
+    copy = jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=sharding)
+    return copy(jax.device_get(tree))
 
 
 def on_first_device(tree: Any) -> Any:

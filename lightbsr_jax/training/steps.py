@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 class Fixed(NamedTuple):
     """What a step needs beside state and data, the same at every step."""
 
-    run_key: Array
+    seed: Array  # of the degradations
     basis: Array  # [441, 15] of the prior
     teacher: Tree  # the student's teacher, {"params", "batch_stats"}; {} for a teacher
 
@@ -55,13 +55,13 @@ def degrading_step(
 ) -> Step:
     """step(state, crops [B, D, H, W, 3] uint8, fixed): degrade the crops, then update.
 
-    An image's randomness follows from the run's key, the step and the image's place in
+    An image's randomness follows from the run's seed, the step and the image's place in
     the global batch.
     """
 
     def step(state: Any, crops: Array, fixed: Fixed) -> tuple[Any, Metrics]:
         place = lax.axis_index(AXIS) * len(crops) + jnp.arange(len(crops))
-        step_key = jax.random.fold_in(fixed.run_key, state.step)
+        step_key = jax.random.fold_in(jax.random.key(fixed.seed), state.step)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, place)
         drawn = degradation.sample(keys, setting=setting, width_max=width_max)
         batch = Batch(

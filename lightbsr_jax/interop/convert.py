@@ -1,0 +1,361 @@
+"""Weights from the PyTorch reference into a working directory, and back.
+
+A converted working directory is one that training leaves, at step 0 and with a fresh
+optimiser: the network, the basis of the prior and, of a teacher, the momentum branch
+and the queue. What the reference keeps and our training state does not, BatchNorm's
+counts of updates, lies in `about`.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+
+from lightbsr_jax.checkpoint import Checkpoints
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging import prior
+from lightbsr_jax.interop import torch_names, weights
+from lightbsr_jax.interop.torch_names import (
+    MOMENTUM,
+    PRINCIPAL,
+    QUEUE,
+    QUEUE_POINTER,
+    STUDENT,
+)
+from lightbsr_jax.model import Model
+from lightbsr_jax.networks.lightbsr import LightBSR, initialise
+from lightbsr_jax.training.state import (
+    StudentState,
+    TeacherState,
+    Tree,
+    fresh_optimizer,
+    fresh_teacher,
+)
+
+Tensors = Mapping[str, np.ndarray]
+State = TeacherState | StudentState
+
+# What the published reference builds, and so what it can load.
+PUBLISHED = {"groups": 8, "blocks": 8, "queue_size": 8192}
+
+_OPTIMIZER = optax.scale_by_adam()
+_SHOWN = 3  # names that an error lists of each kind
+
+
+def to_workdir(
+    file: str | Path,
+    workdir: str | Path,
+    *,
+    basis_file: str | Path | None = None,
+    setting: int | None = None,
+) -> str:
+    """Convert a reference's weights into a new working directory; says what they are.
+
+    `basis_file` is the PCA_matrix.mat of a teacher's training, `setting` what a
+    student was trained for. Raises UserError, and writes nothing, for files that are
+    not a whole LightBSR of the reference.
+    """
+    out = Path(workdir).resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{workdir} is not an empty folder: give a new one")
+    tensors = weights.read(file)
+    config = infer(file, tensors, setting)
+    if config["role"] == "teacher" and basis_file is None:
+        raise UserError(
+            f"{file} is a teacher, which is useless without the basis of the prior "
+            "that it was trained with, and so is any student of it: give the "
+            "reference's PCA_matrix.mat, in the teacher's folder, as --pca"
+        )
+    state = to_state(file, tensors, config)
+    basis = np.zeros(prior.BASIS_SHAPE, np.float32)
+    if basis_file is not None:
+        basis = weights.read_basis(basis_file)
+    about = {
+        "config": config,
+        "source": {str(f): _sha256(f) for f in (file, basis_file) if f is not None},
+        "counters": {name: int(tensors[name]) for name in _counters(config["role"])},
+    }
+    _write_workdir(out, state, basis, about)
+    return _describe(config)
+
+
+def to_file(
+    workdir: str | Path,
+    file: str | Path,
+    *,
+    basis_file: str | Path | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Write a working directory's newest weights for the reference; says what they are.
+
+    `basis_file` is where its PCA_matrix.mat goes. Raises UserError for files that are
+    there already, unless `overwrite`.
+    """
+    weights.check_suffix(file)
+    for path in (file, basis_file):
+        if path is not None and Path(path).exists() and not overwrite:
+            raise UserError(f"{path} exists: give another name, or --overwrite")
+    model = Model.load(workdir)
+    basis = np.asarray(model.basis)
+    if basis_file is not None and not basis.any():
+        raise UserError(
+            f"{workdir} holds a student that came without a basis: leave --pca out"
+        )
+    checkpoints = Checkpoints(workdir)
+    try:
+        about = checkpoints.about()
+        config = about["config"]
+        state = checkpoints.state(_shapes(config), basis)
+    finally:
+        checkpoints.close()
+    counts = about.get("counters") or _counts(config, int(state.step))
+    weights.write(file, to_tensors(state, model.network, counts))
+    if basis_file is not None:
+        weights.write_basis(basis_file, basis)
+    elif model.role == "teacher":
+        logging.warning(
+            "without --pca=FILE.mat the reference makes a basis of its own, with which "
+            "this teacher is useless"
+        )
+    _warn_of_size(config)
+    return _describe(config)
+
+
+def infer(file: str | Path, tensors: Tensors, setting: int | None = None) -> Tree:
+    """The config that tensors' names and shapes tell of.
+
+    A student's does not tell the setting. Raises UserError where it is neither told
+    nor given, or both and different.
+    """
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    try:
+        network, channels = torch_names.infer(shapes)
+    except ValueError as error:
+        raise UserError(
+            f"{file} holds no LightBSR of the reference: {error}, but {_first(tensors)}"
+        ) from None
+    told = {prior.channels(setting): setting for setting in (1, 2)}.get(channels)
+    if channels is None and setting is None:
+        raise UserError(
+            f"{file} is a student, whose weights do not tell what degradations it was "
+            "trained for: give --setting=1 (isotropic blur; the reference's folder "
+            "ends in _iso) or --setting=2 (anisotropic blur and noise; _aniso)"
+        )
+    if None not in (told, setting) and told != setting:
+        raise UserError(
+            f"{file} is a teacher of setting {told}, not {setting}: leave --setting out"
+        )
+    config = {
+        "role": "student" if channels is None else "teacher",
+        "setting": told or setting or 1,
+        "scale": network.scale,
+        "network": {"groups": network.groups, "blocks": network.blocks},
+    }
+    if channels is not None:
+        queue = shapes.get(QUEUE, ())
+        size = queue[1] if len(queue) == 2 else PUBLISHED["queue_size"]
+        config["contrast"] = {"queue_size": size}
+    return config
+
+
+def to_state(file: str | Path, tensors: Tensors, config: Tree) -> State:
+    """A training state before its first step with these weights.
+
+    Raises UserError where the tensors are not those of the config's network, with all
+    their names; warns of numbers that are not finite.
+    """
+    shapes = _shapes(config)
+    network = _network(config)
+    _check(file, tensors, config)
+    filled = [
+        torch_names.from_torch(tensors, variables, network, estimator)
+        for variables, estimator in _branches(shapes)
+    ]
+    shared = {
+        "step": jnp.int32(0),
+        "opt_state": fresh_optimizer(_OPTIMIZER, filled[0]["params"]),
+        **filled[0],
+    }
+    if config["role"] == "student":
+        return StudentState(**shared)
+    return TeacherState(
+        momentum_params=filled[1]["params"],
+        momentum_batch_stats=filled[1]["batch_stats"],
+        queue=np.ascontiguousarray(tensors[QUEUE].T),
+        queue_pointer=jnp.int32(tensors[QUEUE_POINTER][0]),
+        **shared,
+    )
+
+
+def to_tensors(
+    state: State, network: LightBSR, counts: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+    """All tensors of the reference's state dict; `counts` are BatchNorm's, by name."""
+    tensors = torch_names.mean_shift()
+    for variables, estimator in _branches(state):
+        tensors |= torch_names.to_torch(variables, network, estimator)
+    if isinstance(state, TeacherState):
+        tensors[QUEUE] = np.asarray(state.queue).T
+        tensors[QUEUE_POINTER] = np.array([state.queue_pointer], np.int64)
+    return tensors | {name: np.array(count, np.int64) for name, count in counts.items()}
+
+
+def _branches(state: State) -> list[tuple[Tree, str]]:
+    """The variables in a training state and the reference's name of their estimator."""
+    principal = {"params": state.params, "batch_stats": state.batch_stats}
+    if isinstance(state, StudentState):
+        return [(principal, STUDENT)]
+    momentum = {
+        "params": state.momentum_params,
+        "batch_stats": state.momentum_batch_stats,
+    }
+    return [(principal, PRINCIPAL), (momentum, MOMENTUM)]
+
+
+def _network(config: Tree) -> LightBSR:
+    return LightBSR(config["scale"], **config["network"])
+
+
+def _shapes(config: Tree) -> State:
+    """The shapes of the training state."""
+
+    def student(key: jax.Array) -> StudentState:
+        variables = initialise(_network(config), key)
+        opt_state = fresh_optimizer(_OPTIMIZER, variables["params"])
+        return StudentState(step=jnp.int32(0), opt_state=opt_state, **variables)
+
+    fresh = student
+    if config["role"] == "teacher":
+        fresh = partial(
+            fresh_teacher,
+            _network(config),
+            _OPTIMIZER,
+            prior_channels=prior.channels(config["setting"]),
+            queue_size=config["contrast"]["queue_size"],
+        )
+    return jax.eval_shape(fresh, jax.random.key(0))
+
+
+def _counters(role: str) -> list[str]:
+    """Names of BatchNorm's counts of updates."""
+    branches = (STUDENT,) if role == "student" else (PRINCIPAL, MOMENTUM)
+    return [name for branch in branches for name in torch_names.counters(branch)]
+
+
+def _counts(config: Tree, step: int) -> dict[str, int]:
+    """BatchNorm's counts after `step` steps of our training."""
+    if config["role"] == "student":
+        return dict.fromkeys(torch_names.counters(STUDENT), step)
+    crops = config["contrast"]["crops"]  # the principal branch sees one of them twice
+    principal = dict.fromkeys(torch_names.counters(PRINCIPAL), step * (crops + 1))
+    return principal | dict.fromkeys(torch_names.counters(MOMENTUM), step * crops)
+
+
+def _check(file: str | Path, tensors: Tensors, config: Tree) -> None:
+    """Raises UserError where the tensors are not exactly the config's."""
+    empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _shapes(config))
+    counts = dict.fromkeys(_counters(config["role"]), 0)
+    wanted = to_tensors(empty, _network(config), counts)
+    shared = sorted(wanted.keys() & tensors.keys())
+    misfits = [
+        f"{name} {_form(tensors[name])} for {_form(wanted[name])}"
+        for name in shared
+        if _form(tensors[name]) != _form(wanted[name])
+    ]
+    problems = [
+        f"{len(names)} {what} ({_first(names)})"
+        for what, names in {
+            "missing": sorted(wanted.keys() - tensors.keys()),
+            "unexpected": sorted(tensors.keys() - wanted.keys()),
+            "misshapen": misfits,
+        }.items()
+        if names
+    ]
+    if not problems:
+        problems = _wrong_values(tensors)
+    if problems:
+        raise UserError(
+            f"{file} reads like a {_describe(config)}, but is none: "
+            f"{'; '.join(problems)}. Nothing was written"
+        )
+    spoilt = [n for n in shared if not np.isfinite(tensors[n]).all()]
+    if spoilt:
+        logging.warning(
+            "%s: numbers that are not finite in %d of the tensors (%s)",
+            file,
+            len(spoilt),
+            _first(spoilt),
+        )
+
+
+def _wrong_values(tensors: Tensors) -> list[str]:
+    """What is wrong with the tensors whose values are not free."""
+    wrong = [
+        f"{name} is not the fixed {value.ravel().tolist()}"
+        for name, value in torch_names.mean_shift().items()
+        # Weights that went through float16 are good enough.
+        if not np.allclose(tensors[name], value, rtol=0, atol=1e-3)
+    ]
+    if QUEUE in tensors:
+        pointer, size = int(tensors[QUEUE_POINTER][0]), tensors[QUEUE].shape[1]
+        if not 0 <= pointer < size:
+            wrong.append(f"{QUEUE_POINTER} is {pointer}, not in 0..{size - 1}")
+    return wrong
+
+
+def _form(tensor: np.ndarray) -> str:
+    return f"{tensor.dtype} {tensor.shape}"
+
+
+def _first(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:_SHOWN] + ["..."] * (len(names) > _SHOWN))
+
+
+def _describe(config: Tree) -> str:
+    network = config["network"]
+    return (
+        f"{config['role']} of setting {config['setting']}, x{config['scale']}, "
+        f"{network['groups']} groups of {network['blocks']} blocks"
+    )
+
+
+def _warn_of_size(config: Tree) -> None:
+    sizes = {**config["network"], **config.get("contrast", {})}
+    others = [
+        f"{name} {sizes[name]} for {published}"
+        for name, published in PUBLISHED.items()
+        if sizes.get(name, published) != published
+    ]
+    if others:
+        logging.warning(
+            "the reference as published cannot load this, its sizes are fixed in the "
+            "code: %s",
+            ", ".join(others),
+        )
+
+
+def _sha256(file: str | Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _write_workdir(out: Path, state: State, basis: np.ndarray, about: Tree) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        new = Path(scratch, out.name)
+        checkpoints = Checkpoints(new)
+        checkpoints.save(state, basis, about)
+        checkpoints.close()
+        text = json.dumps(about["config"], indent=1)
+        (new / "config.json").write_text(text + "\n")
+        os.replace(new, out)

@@ -1,0 +1,156 @@
+"""Weight files of the PyTorch reference: state dicts, and the basis beside them.
+
+A state dict is a .pt or .pth file, which takes PyTorch to read and write, or a
+.safetensors file, which does not. The basis is the variable p, 441 x 15, of a
+PCA_matrix.mat; the reference applies it to the row-major kernel as it stands, as we do.
+"""
+
+import os
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import scipy.io
+
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging.prior import BASIS_SHAPE
+
+_TORCH = (".pt", ".pth")
+_SAFETENSORS = ".safetensors"
+_WRAPPERS = ("model", "state_dict", "model_state_dict")
+_PREFIX = re.compile(r"(module\.|model\.)*")  # of DataParallel, and of a wrapper
+
+
+def check_suffix(path: str | Path) -> None:
+    """Raises UserError for a name that is not a weight file's."""
+    known = (*_TORCH, _SAFETENSORS)
+    if Path(path).suffix not in known:
+        raise UserError(f"{path}: the name must end in one of {', '.join(known)}")
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a state dict by name, out of what wraps them.
+
+    Nothing in the file is executed. Raises UserError for a file that holds none.
+    """
+    path = Path(path)
+    content = path.read_bytes()
+    check_suffix(path)
+    if path.suffix == _SAFETENSORS:
+        tensors = _parsed(path, safetensors.numpy.load, content)
+    else:
+        tensors = _parsed(path, partial(_parse_torch, _torch(path)), content)
+    if not isinstance(tensors, Mapping):
+        raise UserError(f"{path} holds a {type(tensors).__name__}, not a state dict")
+    others = [
+        str(name)
+        for name, tensor in tensors.items()
+        if not (isinstance(name, str) and isinstance(tensor, np.ndarray))
+    ]
+    if others or not tensors:
+        reason = "it is empty"
+        if others:
+            names = ", ".join(others[:3])
+            reason = f"{len(others)} of {len(tensors)} are not named tensors ({names})"
+        raise UserError(
+            f"{path} holds no state dict: {reason}. Give the file with the model's "
+            "weights, not the optimiser's"
+        )
+    return {_PREFIX.sub("", name, count=1): t for name, t in tensors.items()}
+
+
+def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write a state dict, whole or not at all."""
+    path = Path(path)
+    check_suffix(path)
+    plain = {name: tensor.copy() for name, tensor in tensors.items()}  # contiguous
+    if path.suffix == _SAFETENSORS:
+        _replace(
+            path, lambda new: safetensors.numpy.save_file(plain, new, {"format": "pt"})
+        )
+    else:
+        torch = _torch(path)
+        state_dict = {name: torch.from_numpy(t) for name, t in plain.items()}
+        _replace(path, lambda new: torch.save(state_dict, new))
+
+
+def read_basis(path: str | Path) -> np.ndarray:
+    """The basis float32 [441, 15] of the prior. Raises UserError for any other file."""
+    content = Path(path).read_bytes()
+    variables = _parsed(path, lambda data: scipy.io.loadmat(BytesIO(data)), content)
+    basis = variables.get("p")
+    if basis is None:
+        names = ", ".join(name for name in variables if not name.startswith("__"))
+        raise UserError(f"{path} holds no variable p (it holds: {names or 'nothing'})")
+    if basis.shape != BASIS_SHAPE or basis.dtype.kind != "f":
+        raise UserError(
+            f"{path}: p is {basis.dtype} {basis.shape}, where the basis of the "
+            f"prior is a real matrix {BASIS_SHAPE}"
+        )
+    if not np.isfinite(basis).all():
+        raise UserError(f"{path}: p holds numbers that are not finite")
+    return basis.astype(np.float32)
+
+
+def write_basis(path: str | Path, basis: np.ndarray) -> None:
+    """Write the basis, whole or not at all."""
+    _replace(
+        Path(path), lambda new: scipy.io.savemat(new, {"p": basis}, appendmat=False)
+    )
+
+
+def _torch(path: Path) -> ModuleType:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{path}: {path.suffix} files take PyTorch, which is not installed: "
+            "pip install torch, or exchange a .safetensors file"
+        ) from error
+    return torch
+
+
+def _parse_torch(torch: ModuleType, content: bytes) -> Any:
+    state_dict = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+    for wrapper in _WRAPPERS:
+        if isinstance(state_dict, Mapping) and wrapper in state_dict:
+            state_dict = state_dict[wrapper]
+    if not isinstance(state_dict, Mapping):
+        return state_dict
+    return {
+        name: value.detach().numpy() if torch.is_tensor(value) else value
+        for name, value in state_dict.items()
+    }
+
+
+def _parsed(path: str | Path, parse: Callable[[bytes], Any], content: bytes) -> Any:
+    """The content of a file that may be damaged or another program's."""
+    try:
+        return parse(content)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is damaged, or holds more than tensors, and the safe loader runs "
+            "no code: save model.state_dict() and nothing else"
+        ) from error
+    except Exception as error:  # parsers stumble over such files in any way
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{path} cannot be read: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def _replace(path: Path, save: Callable[[Path], Any]) -> None:
+    """Let `save` write a file elsewhere, then move it to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+        new = Path(scratch, path.name)
+        save(new)
+        os.replace(new, path)

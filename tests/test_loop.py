@@ -1,0 +1,265 @@
+"""Training end to end on small images: runs, resumption, and what a user gets wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from configs import student, teacher
+from lightbsr_jax.checkpoint import Checkpoints, differences
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging import degradation, kernels
+from lightbsr_jax.imaging.files import write_png
+from lightbsr_jax.model import Model
+from lightbsr_jax.training.loop import check, train
+
+IMAGES = 6
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for seed in range(IMAGES):
+        coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse).resize((64, 64), Image.Resampling.BICUBIC)
+        write_png(folder / f"{seed}.png", np.asarray(picture))
+    return folder
+
+
+def shrink(config: ConfigDict, images: Path) -> ConfigDict:
+    """Two steps in stage 1 and two in stage 2, batch 4, of the smallest network."""
+    config.network.groups = config.network.blocks = 1
+    config.data.hr = str(images)
+    config.data.batch_size = 4
+    config.data.lr_crop = 8
+    config.schedule.update(
+        steps_per_epoch=1, stage1_epochs=2, stage2_epochs=2, warmup_epochs=1
+    )
+    config.log.every_steps = 1
+    config.checkpoint.every_steps = 1
+    return config
+
+
+def teacher_config(images: Path) -> ConfigDict:
+    config = shrink(teacher.get_config("setting2"), images)
+    config.contrast.update(crops=2, queue_size=16)
+    return config
+
+
+def student_config(images: Path, teacher_workdir: Path) -> ConfigDict:
+    config = shrink(student.get_config("setting2"), images)
+    config.distillation.teacher = str(teacher_workdir)
+    return config
+
+
+@pytest.fixture(scope="module")
+def teacher_workdir(images, tmp_path_factory) -> Path:
+    """A finished run, with validation."""
+    workdir = tmp_path_factory.mktemp("teacher") / "new"
+    config = teacher_config(images)
+    config.validation.update(hr=str(images), every_steps=3, images=1, pictures=1)
+    train(config, workdir)
+    return workdir
+
+
+def records(workdir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+
+
+def weights(workdir: Path) -> list[np.ndarray]:
+    model = Model.load(workdir)
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(model.variables)]
+
+
+def losses(workdir: Path) -> list[dict[str, float]]:
+    ignored = ("steps_per_second", "validation_psnr", "validation_ssim")
+    return [
+        {name: value for name, value in record.items() if name not in ignored}
+        for record in records(workdir)
+        if "stage" in record
+    ]
+
+
+def cut_back(workdir: Path, step: int) -> None:
+    """As if the run had died after `step`, its later records already written."""
+    for folder in (workdir / "checkpoints").iterdir():
+        if int(folder.name) > step:
+            shutil.rmtree(folder)
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "sta')
+
+
+def test_run_leaves_metrics_pictures_and_a_model(teacher_workdir) -> None:
+    told = records(teacher_workdir)
+    stages = [record["stage"] for record in told if "stage" in record]
+    assert stages == [1, 1, 2, 2]
+    assert [record["step"] for record in told if "validation_psnr" in record] == [3, 4]
+    rates = [record["learning_rate"] for record in told if "stage" in record]
+    assert rates == pytest.approx([2e-4, 2e-4, 2e-4, 1e-6], rel=1e-4)
+    assert all(np.isfinite(list(record.values())).all() for record in told)
+
+    pictures = sorted(path.name for path in (teacher_workdir / "validation").iterdir())
+    assert pictures == ["0_0000003.png", "0_0000004.png"]
+    assert any((teacher_workdir / "tensorboard").iterdir())
+    config = json.loads((teacher_workdir / "config.json").read_text())
+    assert config["setting"] == 2
+
+    model = Model.load(teacher_workdir)
+    assert (model.role, model.setting, model.scale, model.step) == ("teacher", 2, 4, 4)
+    lr = jnp.full((1, 5, 6, 3), 0.5)
+    known = degradation.Degradation(kernels.isotropic(jnp.ones(1)), jnp.zeros(1))
+    assert model.restore(lr, known).shape == (1, 20, 24, 3)
+    with pytest.raises(UserError, match="a teacher sees the true degradation"):
+        model.restore(lr)
+
+
+def test_student_goes_on_exactly_where_it_was(
+    images, teacher_workdir, tmp_path
+) -> None:
+    """In stage 1 and in stage 2: the same weights and losses as without a break."""
+    config = student_config(images, teacher_workdir)
+    train(config, tmp_path / "whole")
+    for step in (1, 3):
+        broken = tmp_path / f"broken{step}"
+        shutil.copytree(tmp_path / "whole", broken)
+        cut_back(broken, step)
+        train(config, broken)
+        for ours, whole in zip(
+            weights(broken), weights(tmp_path / "whole"), strict=True
+        ):
+            np.testing.assert_array_equal(ours, whole)
+        assert losses(broken) == losses(tmp_path / "whole")
+    basis = Model.load(tmp_path / "whole").basis
+    np.testing.assert_array_equal(basis, Model.load(teacher_workdir).basis)
+
+
+def test_teacher_goes_on_exactly_where_it_was(
+    images, teacher_workdir, tmp_path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(teacher_workdir, broken)
+    cut_back(broken, 3)
+    train(teacher_config(images), broken)  # without validation, which may change
+    for ours, whole in zip(weights(broken), weights(teacher_workdir), strict=True):
+        np.testing.assert_array_equal(ours, whole)
+    assert losses(broken) == losses(teacher_workdir)
+
+
+def test_finished_run_is_left_alone(images, teacher_workdir, capsys) -> None:
+    before = records(teacher_workdir)
+    train(teacher_config(images), teacher_workdir)
+    assert records(teacher_workdir) == before
+    assert "finished at step 4" in capsys.readouterr().out
+
+
+def test_workdir_of_another_run_is_refused(images, teacher_workdir, tmp_path) -> None:
+    config = teacher_config(images)
+    config.seed = 7
+    config.schedule.learning_rate = 1e-3
+    with pytest.raises(
+        UserError,
+        match="schedule.learning_rate: was 0.0002, is 0.001; config.seed: was 1, is 7",
+    ):
+        train(config, teacher_workdir)
+
+    fewer = tmp_path / "fewer"
+    shutil.copytree(images, fewer)
+    (fewer / "0.png").unlink()
+    with pytest.raises(UserError, match="config.data.hr holds other images"):
+        train(teacher_config(fewer), teacher_workdir)
+
+
+def test_images_may_move(images, teacher_workdir, tmp_path) -> None:
+    moved = shutil.copytree(images, tmp_path / "moved")
+    train(teacher_config(moved), teacher_workdir)
+
+
+def test_teacher_of_another_kind_is_refused(images, teacher_workdir, tmp_path) -> None:
+    config = student_config(images, teacher_workdir)
+    config.setting, config.scale, config.network.blocks = 1, 2, 3
+    with pytest.raises(
+        UserError,
+        match="setting is 2, not 1; scale is 4, not 2; network.blocks is 1, not 3",
+    ):
+        train(config, tmp_path / "student")
+    config = student_config(images, tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="nowhere holds no checkpoints"):
+        train(config, tmp_path / "student")
+
+
+def test_unreadable_images_are_skipped_and_named(
+    images, teacher_workdir, tmp_path, capsys
+) -> None:
+    folder = shutil.copytree(images, tmp_path / "images")
+    whole = (folder / "1.png").read_bytes()
+    (folder / "1.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "2.png").write_text("not an image")
+    write_png(folder / "small.png", np.zeros((31, 40, 3), np.uint8))
+    train(student_config(folder, teacher_workdir), tmp_path / "student")
+    told = capsys.readouterr().out
+    for name in ("1.png", "2.png", "small.png"):
+        assert f"not used: {folder / name}" in told
+    assert "3 not used" in told
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"setting": 3}, "config.setting 3 is not 1 or 2"),
+        ({"scale": 5}, "config.scale 5 is not 2, 3 or 4"),
+        ({"data.hr": ""}, "config.data.hr names no HR images: --config.data.hr="),
+        ({"data.batch_size": 6}, "batch_size 6 is not a multiple of the 4 devices"),
+        (
+            {"contrast.queue_size": 18},
+            "queue_size 18 is not a multiple of the global batch size 4: take 16",
+        ),
+        ({"contrast.crops": 1}, "contrast.crops 1: a contrast takes at least 2"),
+        ({"schedule.warmup_epochs": 2}, "warmup_epochs 2 is not below"),
+        ({"schedule.stage2_epochs": 0}, "stage2_epochs 0"),
+        ({"data.lr_crop": 2}, "data.lr_crop 2"),
+        ({"network.groups": 0}, "network.groups 0: at least 1"),
+        ({"log.every_steps": 0}, "log.every_steps 0: at least 1"),
+    ],
+)
+def test_config_that_cannot_be_trained(change, message, images) -> None:
+    config = teacher_config(images)
+    config.update_from_flattened_dict(change)
+    with pytest.raises(UserError, match=message):
+        check(config)
+
+
+def test_student_without_a_teacher(images) -> None:
+    config = student_config(images, Path(""))
+    config.distillation.teacher = ""
+    with pytest.raises(UserError, match="distillation.teacher names no teacher"):
+        check(config)
+
+
+def test_folder_without_images(tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty holds no image: expected files ending"):
+        train(teacher_config(tmp_path / "empty"), tmp_path / "workdir")
+
+
+def test_differences_name_the_fields() -> None:
+    saved = {"a": {"b": 1, "c": 2}, "log": {"x": 1}, "gone": 0}
+    now = {"a": {"b": 1, "c": 3}, "log": {"x": 2}, "new": [1]}
+    assert differences(saved, now, free=("log.",)) == [
+        "a.c: was 2, is 3",
+        "gone: was 0, is None",
+        "new: was None, is [1]",
+    ]
+
+
+def test_workdir_without_a_checkpoint(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no checkpoints"):
+        Model.load(tmp_path)
+    Checkpoints(tmp_path).close()
+    with pytest.raises(FileNotFoundError, match="no finished checkpoint yet"):
+        Model.load(tmp_path)

@@ -1,0 +1,93 @@
+"""Imports between the package's rooms flow one way.
+
+A room is a subpackage or a module directly in the package.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lightbsr_jax
+
+PACKAGE = Path(lightbsr_jax.__file__).parent
+NAME = lightbsr_jax.__name__
+MODULES = {
+    ".".join([NAME, *path.relative_to(PACKAGE).with_suffix("").parts]): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+# What each room may import beside itself and `errors`.
+FOUNDATION = {"imaging", "networks"}
+ALLOWED = {
+    "errors": set(),
+    "command_line": set(),
+    "imaging": set(),
+    "networks": set(),
+    "data": {"imaging"},
+    "checkpoint": FOUNDATION,
+    "model": FOUNDATION | {"checkpoint"},
+    "evaluation": {"imaging", "model"},
+    "training": FOUNDATION | {"data", "checkpoint", "model", "evaluation"},
+    "interop": {"networks"},
+}
+
+
+def room(module: str) -> str:
+    """lightbsr_jax.imaging.files is in imaging; "" is the package itself."""
+    name = module.removeprefix(NAME).split(".")[1:2]
+    return name[0] if name and name != ["__init__"] else ""
+
+
+def imported_rooms(source: str) -> Iterator[str]:
+    """The rooms that a file imports from, wherever in it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports within the package are absolute"
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for module in modules:
+            if module.split(".")[0] == NAME and room(module) != "":
+                yield room(module)
+
+
+def test_imports_are_found() -> None:
+    source = """
+import numpy, lightbsr_jax.data.sources
+from lightbsr_jax import model, imaging
+import lightbsr_jax
+from lightbsr_jax_extras import other
+def f():
+    from lightbsr_jax.training.steps import AXIS
+"""
+    found = {"data", "model", "imaging", "training"}
+    assert set(imported_rooms(source)) == found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_flow_one_way(module: str) -> None:
+    own = room(module)
+    imported = set(imported_rooms(MODULES[module].read_text()))
+    if own == "":
+        assert not imported  # importing the package imports nothing else
+    else:
+        allowed = ALLOWED[own] | {own, "errors"}
+        assert imported <= allowed, f"{module} may not import {imported - allowed}"
+
+
+def test_no_room_imports_in_a_circle() -> None:
+    """`ALLOWED` has an order in which every room stands on earlier ones."""
+    order: list[str] = []
+    while len(order) < len(ALLOWED):
+        ready = [r for r in ALLOWED if r not in order and ALLOWED[r] <= set(order)]
+        assert ready, f"a circle among {set(ALLOWED) - set(order)}"
+        order += ready
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_says_what_it_is(module: str) -> None:
+    assert ast.get_docstring(ast.parse(MODULES[module].read_text()))
