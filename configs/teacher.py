@@ -28,5 +28,6 @@ def get_config(preset: str = "setting1") -> ConfigDict:
 
     if preset == "demo":
         common.shrink(config)
+        config.contrast.crops = 2
         config.contrast.queue_size = 1024
     return config.lock()

@@ -423,7 +423,7 @@ def test_bundled_photographs(tmp_path, monkeypatch):
     train = files.find_images("scikit-image")
     test = files.find_images("scikit-image:test")
     assert len(train) == 9
-    assert [name for name, _ in test] == ["chelsea.png", "coffee.png", "rocket.jpg"]
+    assert [name for name, _ in test] == ["astronaut.png", "chelsea.png", "coffee.png"]
     assert not {name for name, _ in train} & {name for name, _ in test}
     assert all(min(files.image_size(path)) >= 300 for _, path in train + test)
     with pytest.raises(UserError, match="no split 'validation': expected train or"):

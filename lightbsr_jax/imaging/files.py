@@ -25,7 +25,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 BUNDLED = "scikit-image"
 _BUNDLED_PHOTOGRAPHS = {
     "train": (
-        "astronaut.png",
         "brick.png",
         "camera.png",
         "coins.png",
@@ -34,8 +33,9 @@ _BUNDLED_PHOTOGRAPHS = {
         "hubble_deep_field.jpg",
         "ihc.png",
         "motorcycle_left.png",
+        "rocket.jpg",
     ),
-    "test": ("chelsea.png", "coffee.png", "rocket.jpg"),
+    "test": ("astronaut.png", "chelsea.png", "coffee.png"),
 }
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")

@@ -95,6 +95,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     boundary = config.schedule.stage1_epochs * config.schedule.steps_per_epoch
     total = boundary + config.schedule.stage2_epochs * config.schedule.steps_per_epoch
 
+    validate = validation(config, network, role.basis)
     log = Log(workdir, start=start, total=total)
     log.say(
         f"{config.role}, setting {config.setting}, x{config.scale}: steps {start} to "
@@ -102,7 +103,6 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         f"{jax.devices()[0].device_kind} device(s), {len(source)} images from "
         f"{config.data.hr}, into {workdir}"
     )
-    validate = validation(config, network, role.basis, log)
     collected = []
     try:
         for step in range(start + 1, total + 1):
@@ -120,13 +120,14 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
                 log.metrics(step, values, stage=stage)
             if step % config.validation.every_steps == 0 or step == total:
                 began = time.monotonic()
-                validate(step, state)
+                validate(step, state, log)
                 log.pause(time.monotonic() - began)
             if step % config.checkpoint.every_steps == 0 or step == total:
                 about = {**identity, "batches": batches.get_state()}
                 checkpoints.save(state, role.basis, about)
         log.say(f"finished at step {total}: {workdir}")
     finally:
+        batches.close()
         checkpoints.close()
         log.close()
         if source.skipped:
@@ -210,41 +211,52 @@ def check_resumable(saved: dict[str, Any], now: dict[str, Any], workdir: Path) -
 
 
 def validation(
-    config: ConfigDict, network: LightBSR, basis: np.ndarray, log: Log
-) -> Callable[[int, Any], None]:
-    """validate(step, state): PSNR and SSIM of the state's network, and pictures."""
+    config: ConfigDict, network: LightBSR, basis: np.ndarray
+) -> Callable[[int, Any, Log], None]:
+    """validate(step, state, log): PSNR and SSIM of a state's network, and pictures."""
     if not config.validation.hr:
-        return lambda step, state: None
+        return lambda step, state, log: None
     folders = files.split_folders(config.validation.hr)
     found = [image for folder in folders for image in files.find_images(folder)]
-    images = [
-        (name, files.read_rgb(path)) for name, path in found[: config.validation.images]
-    ]
+    found = found[: config.validation.images]
+    images = [(name, files.read_rgb(path)) for name, path in found]
     cases = benchmark.cases(config.setting)
+    pictured = cases[len(cases) // 2].label
 
-    def validate(step: int, state: Any) -> None:
+    def measure(
+        restore: benchmark.Restore,
+        on_restored: Callable[[benchmark.Restored], None] | None = None,
+    ) -> tuple[float, float]:
+        scores = benchmark.evaluate(
+            restore, images, cases, scale=config.scale, on_restored=on_restored
+        )
+        psnr = fmean(score.psnr for score in scores)
+        return psnr, fmean(score.ssim for score in scores)
+
+    # Before training: images that cannot be scored are an error now, not later.
+    bicubic_psnr, _ = measure(benchmark.bicubic(config.scale))
+
+    def validate(step: int, state: Any, log: Log) -> None:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         variables = parallel.on_first_device(variables)
         model = Model(config.role, config.setting, network, variables, basis, step)
 
         def picture(restored: benchmark.Restored) -> None:
             score = restored.score
-            if score.case == middle and restored.position < config.validation.pictures:
-                log.picture(
-                    step,
-                    Path(score.image).stem,
-                    pictures.panel(restored, config.role),
-                )
+            if (
+                score.case == pictured
+                and restored.position < config.validation.pictures
+            ):
+                panel = pictures.panel(restored, config.role)
+                log.picture(step, Path(score.image).stem, panel)
 
-        middle = cases[len(cases) // 2].label
-        scores = benchmark.evaluate(
-            model.restore, images, cases, scale=config.scale, on_restored=picture
-        )
+        psnr, ssim = measure(model.restore, picture)
         log.validation(
             step,
             {
-                "validation_psnr": fmean(score.psnr for score in scores),
-                "validation_ssim": fmean(score.ssim for score in scores),
+                "validation_psnr": psnr,
+                "validation_psnr_bicubic": bicubic_psnr,
+                "validation_ssim": ssim,
             },
         )
 

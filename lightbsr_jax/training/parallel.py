@@ -12,13 +12,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lightbsr_jax.training.steps import AXIS, Step
+from lightbsr_jax.training.steps import AXIS, Step, Update
 
 
 def over_devices(step: Step) -> Step:
     """`step` on every device with its share of the crops; the state is donated."""
     return jax.pmap(
         step, AXIS, in_axes=(None, 0, None), out_axes=None, donate_argnums=0
+    )
+
+
+def on_one_device(update: Update) -> Update:
+    """`update` on the first device with the whole batch, to compare its numbers."""
+    mapped = jax.pmap(
+        update,
+        AXIS,
+        in_axes=(None, 0, None),
+        out_axes=None,
+        devices=jax.local_devices()[:1],
+    )
+    return lambda state, batch, teacher: mapped(
+        state, jax.tree.map(lambda x: x[None], batch), teacher
     )
 
 
