@@ -73,7 +73,7 @@ def shrink(config: ConfigDict) -> None:
     config.schedule.steps_per_epoch = 50
     config.schedule.stage1_epochs = 2
     config.schedule.stage1_learning_rate = 1e-3
-    config.schedule.stage2_epochs = 8
+    config.schedule.stage2_epochs = 9
     config.schedule.warmup_epochs = 1
     config.schedule.learning_rate = 2e-3
     config.schedule.final_learning_rate = 1e-5

@@ -263,3 +263,13 @@ def test_workdir_without_a_checkpoint(tmp_path) -> None:
     Checkpoints(tmp_path).close()
     with pytest.raises(FileNotFoundError, match="no finished checkpoint yet"):
         Model.load(tmp_path)
+
+
+def test_converted_weights_are_not_trained_over(images, teacher_workdir, tmp_path):
+    converted = tmp_path / "converted"
+    shutil.copytree(teacher_workdir, converted)
+    cut_back(converted, 1)
+    (converted / "checkpoints" / "1").rename(converted / "checkpoints" / "0")
+    with pytest.raises(UserError, match="converted holds converted weights"):
+        train(teacher_config(images), converted)
+    assert Model.load(converted).step == 0

@@ -209,6 +209,14 @@ def to_tensors(
     return tensors | {name: np.array(count, np.int64) for name, count in counts.items()}
 
 
+def blank(config: Tree) -> dict[str, np.ndarray]:
+    """All tensors of the reference's state dict for a config, holding zeros."""
+    empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _shapes(config))
+    return to_tensors(
+        empty, _network(config), dict.fromkeys(_counters(config["role"]), 0)
+    )
+
+
 def _branches(state: State) -> list[tuple[Tree, str]]:
     """The variables in a training state and the reference's name of their estimator."""
     principal = {"params": state.params, "batch_stats": state.batch_stats}
@@ -262,9 +270,7 @@ def _counts(config: Tree, step: int) -> dict[str, int]:
 
 def _check(file: str | Path, tensors: Tensors, config: Tree) -> None:
     """Raises UserError where the tensors are not exactly the config's."""
-    empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _shapes(config))
-    counts = dict.fromkeys(_counters(config["role"]), 0)
-    wanted = to_tensors(empty, _network(config), counts)
+    wanted = blank(config)
     shared = sorted(wanted.keys() & tensors.keys())
     misfits = [
         f"{name} {_form(tensors[name])} for {_form(wanted[name])}"

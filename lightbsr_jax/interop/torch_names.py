@@ -79,26 +79,40 @@ _TENSORS = {
 }
 
 
+def layers(network: LightBSR, estimator: str) -> dict[str, np.ndarray]:
+    """The reference's names of our layers, by path, [groups, blocks] where stacked.
+
+    `estimator` is STUDENT, PRINCIPAL or MOMENTUM.
+    """
+    return {
+        path: _names(template, network, estimator) for path, template in _LAYERS.items()
+    }
+
+
+def _names(template: str, network: LightBSR, estimator: str) -> np.ndarray:
+    lead = [network.groups] * ("{g}" in template)
+    lead += [network.blocks] * ("{b}" in template)
+    names = [
+        template.format(
+            E=estimator,
+            g=index[0] if index else None,
+            b=index[-1] if index else None,
+            groups=network.groups,
+            blocks=network.blocks,
+            after_convnext=network.blocks + 1,
+        )
+        for index in product(*map(range, lead))
+    ]
+    return np.array(names).reshape(lead)
+
+
 def _leaves(
     variables: Mapping[str, Any], network: LightBSR, estimator: str
 ) -> Iterator[tuple[tuple[str, ...], Any, np.ndarray]]:
     """Path, leaf and the torch names [...] of the tensors stacked in the leaf."""
     for path, leaf in flatten_dict(dict(variables)).items():
         template = f"{_LAYERS['/'.join(path[1:-1])]}.{_TENSORS[path[-1]]}"
-        lead = [network.groups] * ("{g}" in template)
-        lead += [network.blocks] * ("{b}" in template)
-        names = [
-            template.format(
-                E=estimator,
-                g=index[0] if index else None,
-                b=index[-1] if index else None,
-                groups=network.groups,
-                blocks=network.blocks,
-                after_convnext=network.blocks + 1,
-            )
-            for index in product(*map(range, lead))
-        ]
-        yield path, leaf, np.array(names).reshape(lead)
+        yield path, leaf, _names(template, network, estimator)
 
 
 def to_torch(

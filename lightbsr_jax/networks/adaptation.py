@@ -108,7 +108,7 @@ class AdaptationGroup(nn.Module):
         # Rematerialised: a third of the memory, and on a CPU no slower.
         blocks = nn.scan(
             nn.remat(AdaptationBlock, prevent_cse=False),
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=self.blocks,
@@ -129,7 +129,7 @@ class AdaptationModule(nn.Module):
     def __call__(self, features: Array, channel: Array, spatial: Array) -> Array:
         groups = nn.scan(
             AdaptationGroup,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
             length=self.groups,
         )

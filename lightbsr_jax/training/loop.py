@@ -71,6 +71,11 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     state = parallel.replicate(role.state)
     start = checkpoints.latest_step() or 0
+    if checkpoints.latest_step() == 0:
+        raise UserError(
+            f"{workdir} holds converted weights, which a run would replace: give it "
+            "another --workdir"
+        )
     if start:
         about = checkpoints.about()
         check_resumable(about, identity, workdir)

@@ -1,0 +1,72 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.numpy
+from test_weights import reference_tensors
+
+from lightbsr_jax.cli import main
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("reference") / "model_700.safetensors"
+    safetensors.numpy.save_file(reference_tensors(scale=2), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def workdir(student: Path) -> Path:
+    main(["convert", str(student), str(student.parent / "run"), "--setting=2"])
+    return student.parent / "run"
+
+
+def test_convert_there_and_back(student, workdir, tmp_path, capsys) -> None:
+    again = tmp_path / "again"
+    main(["convert", str(student), str(again), "--setting", "2"])
+    what = "student of setting 2, x2, 1 groups of 1 blocks"
+    assert capsys.readouterr().out == f"{student} -> {again}: {what}\n"
+    back = tmp_path / "back.safetensors"
+    back.write_text("old")
+    main(["convert", str(workdir), str(back), "--overwrite"])
+    assert capsys.readouterr().out == f"{workdir} -> {back}: {what}\n"
+    ours, theirs = map(safetensors.numpy.load_file, (back, student))
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "required: COMMAND (lightbsr --help shows how)"),
+        ("convrt", "invalid choice: 'convrt'"),
+        ("convert {file}", "required: out (lightbsr convert --help shows how)"),
+        ("convert {file} {new} --setting=3", "argument --setting: invalid choice: 3"),
+        ("convert {file} {new}", "is a student, whose weights do not tell"),
+        ("convert {file} {new} --overwrite", "--overwrite replaces state dicts, not"),
+        ("convert {new} {new}", "No such file or directory"),
+        ("convert {workdir} {new}", "the name must end in one of .pt"),
+        ("convert {workdir} {new}.pt --setting=1", "--setting is for state dicts"),
+        ("convert {workdir}/.. {new}.pt", "holds no checkpoints"),
+        ("convert {file} {new} --setting=1 --pca={file}", "cannot be read"),
+    ],
+)
+def test_mistakes_read_as_one_line(
+    arguments: str, message: str, student, workdir, tmp_path, capsys
+) -> None:
+    new = tmp_path / "new"
+    line = arguments.format(file=student, workdir=workdir, new=new)
+    with pytest.raises(SystemExit) as caught:
+        main(line.split())
+    assert caught.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1
+    assert message in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "lightbsr_jax", "convert", "--help"]
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert "usage: lightbsr convert" in done.stdout

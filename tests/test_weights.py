@@ -1,0 +1,526 @@
+"""Weights of the PyTorch reference, into working directories and back.
+
+The state dicts are made here from a literal list of the reference's names and shapes,
+of networks far smaller than its own.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import safetensors.numpy
+import scipy.io
+from goldens import random_like, variable_shapes
+
+import lightbsr_jax
+from lightbsr_jax.checkpoint import Checkpoints
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.interop import convert, weights
+from lightbsr_jax.model import Model
+from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.training.state import (
+    StudentState,
+    fresh_optimizer,
+    fresh_teacher,
+)
+
+Tensors = dict[str, np.ndarray]
+QUEUE_SIZE = 24
+BASIS = np.random.default_rng(0).standard_normal((441, 15)).astype(np.float32)
+
+
+def reference_shapes(
+    groups: int, blocks: int, scale: int, channels: int | None
+) -> dict[str, tuple[int, ...]]:
+    """The reference's state dict; `channels` are the prior's, None for a student."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def layer(name: str, *weight: int, bias: bool = True) -> None:
+        shapes[f"{name}.weight"] = weight
+        if bias:
+            shapes[f"{name}.bias"] = weight[:1]
+
+    def convnext(name: str) -> None:
+        layer(f"{name}.dwconv", 64, 1, 7, 7)
+        layer(f"{name}.norm", 64)
+        layer(f"{name}.pwconv1", 128, 64)
+        layer(f"{name}.pwconv2", 64, 128)
+        shapes[f"{name}.gamma"] = (64,)
+
+    layer("G.sub_mean", 3, 3, 1, 1)
+    layer("G.add_mean", 3, 3, 1, 1)
+    layer("G.head.0", 64, 3, 3, 3)
+    layer("G.compress.0", 48, 128, bias=False)
+    layer("G.afterpixshuffle.0", 8, 8, 3, 3)
+    for g in range(groups):
+        group = f"G.body.{g}"
+        layer(f"{group}.ca_change.avgafter.0", 96, 48)
+        layer(f"{group}.ca_change.avgafter.2", 48, 96)
+        layer(f"{group}.xk_change.sig1.0", 16, 8, 3, 3)
+        layer(f"{group}.xk_change.sig1.2", 8, 16, 3, 3)
+        for b in range(blocks):
+            mixing = f"{group}.body.{b}.spatial_mixing"
+            layer(f"{mixing}.partial_conv3", 16, 16, 5, 5, bias=False)
+            layer(f"{mixing}.loc.avgafter.0", 24, 96, bias=False)
+            layer(f"{mixing}.loc.avgafter.2", 48, 24, bias=False)
+            layer(f"{mixing}.spatial_attention.0", 16, 24, 1, 1, bias=False)
+            layer(f"{mixing}.spatial_attention.2", 16, 16, 3, 3, bias=False)
+        for b in range(blocks + 1):
+            convnext(f"{group}.body.{b}")
+        layer(f"{group}.body.{blocks + 1}", 64, 64, 3, 3)
+    layer(f"G.body.{groups}", 64, 64, 3, 3)
+    layer("G.tail.0.0", {2: 256, 3: 576, 4: 256}[scale], 64, 3, 3)
+    if scale == 4:
+        layer("G.tail.0.2", 256, 64, 3, 3)
+    layer("G.tail.1", 3, 64, 3, 3)
+
+    estimators = ["E."] if channels is None else ["E.encoder_q.", "E.encoder_k."]
+    for estimator in estimators:
+        inputs = [3 + (channels or 0), 32, 32, 64, 64, 128]
+        outputs = [32, 32, 64, 64, 128, 128]
+        for i, (before, after) in enumerate(zip(inputs, outputs, strict=True)):
+            norm = f"{estimator}E.{3 * i + 1}"
+            layer(f"{estimator}E.{3 * i}", after, before, 3, 3)
+            layer(norm, after)
+            shapes[f"{norm}.running_mean"] = shapes[f"{norm}.running_var"] = (after,)
+            shapes[f"{norm}.num_batches_tracked"] = ()
+        if channels is not None:
+            layer(f"{estimator}mlp.0", 128, 128)
+            layer(f"{estimator}mlp.2", 128, 128)
+    if channels is not None:
+        shapes["E.queue"] = (128, QUEUE_SIZE)
+        shapes["E.queue_ptr"] = (1,)
+    return shapes
+
+
+def reference_tensors(
+    groups: int = 1, blocks: int = 1, scale: int = 4, channels: int | None = None
+) -> Tensors:
+    """Random tensors; every counter has a value of its own."""
+    rng = np.random.default_rng(1)
+    tensors: Tensors = {}
+    for name, shape in reference_shapes(groups, blocks, scale, channels).items():
+        if name.endswith("num_batches_tracked"):
+            tensors[name] = np.array(2**40 + len(tensors))
+        else:
+            tensors[name] = rng.standard_normal(shape, np.float32)
+    mean = np.array([0.4488, 0.4371, 0.4040], np.float32)
+    for sign, shift in ((-1, "sub_mean"), (1, "add_mean")):
+        identity = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
+        tensors |= {f"G.{shift}.weight": identity, f"G.{shift}.bias": sign * mean}
+    if channels is not None:
+        tensors["E.queue_ptr"] = np.array([16])
+    return tensors
+
+
+def save(path: Path, tensors: Tensors) -> Path:
+    safetensors.numpy.save_file(tensors, path)
+    return path
+
+
+@pytest.fixture
+def basis_file(tmp_path: Path) -> Path:
+    scipy.io.savemat(tmp_path / "PCA_matrix.mat", {"p": BASIS})
+    return tmp_path / "PCA_matrix.mat"
+
+
+def assert_same_bytes(actual: Tensors, expected: Tensors) -> None:
+    assert sorted(actual) == sorted(expected)
+    for name, tensor in expected.items():
+        assert actual[name].dtype == tensor.dtype, name
+        assert actual[name].shape == tensor.shape, name
+        assert actual[name].tobytes() == tensor.tobytes(), name
+
+
+def left_behind(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("groups", "blocks", "scale", "channels", "setting"),
+    [(2, 1, 2, None, 2), (1, 2, 3, 15, 1), (1, 1, 4, 18, 2)],
+)
+def test_round_trip_is_exact(
+    groups, blocks, scale, channels, setting, tmp_path, basis_file, caplog
+) -> None:
+    tensors = reference_tensors(groups, blocks, scale, channels)
+    head = tensors["G.head.0.bias"]
+    head[:4] = 1e-42, -0.0, np.inf, np.nan
+    head.view(np.uint32)[4] = 0x7FC12345  # a NaN with a payload
+    file = save(tmp_path / "model_700.safetensors", tensors)
+    student = channels is None
+    workdir = tmp_path / "new" / "workdir"
+    what = convert.to_workdir(
+        file, workdir, basis_file=basis_file, setting=setting if student else None
+    )
+    role = "student" if student else "teacher"
+    words = "1 groups of 2 blocks" if blocks == 2 else f"{groups} groups of 1 blocks"
+    assert what == f"{role} of setting {setting}, x{scale}, {words}"
+    assert "not finite in 1 of the tensors (G.head.0.bias)" in caplog.text
+
+    model = Model.load(workdir)
+    assert (model.role, model.setting, model.scale) == (role, setting, scale)
+    assert (model.network.groups, model.network.blocks) == (groups, blocks)
+    assert model.step == 0
+    np.testing.assert_array_equal(model.basis, BASIS)
+    assert json.loads((workdir / "config.json").read_text())["role"] == role
+
+    back = tmp_path / "back.safetensors"
+    assert convert.to_file(workdir, back, basis_file=tmp_path / "p.mat") == what
+    assert_same_bytes(safetensors.numpy.load_file(back), tensors)
+    written = scipy.io.loadmat(tmp_path / "p.mat")["p"]
+    assert (written.dtype, written.tolist()) == (np.float32, BASIS.tolist())
+
+
+def test_loaded_network_has_the_weights(tmp_path) -> None:
+    tensors = reference_tensors(blocks=2)
+    file = save(tmp_path / "s.safetensors", tensors)
+    convert.to_workdir(file, tmp_path / "workdir", setting=1)
+    model = Model.load(tmp_path / "workdir")
+    params = model.variables["params"]
+    np.testing.assert_array_equal(
+        params["estimator"]["conv_3"]["kernel"],
+        tensors["E.E.9.weight"].transpose(2, 3, 1, 0),
+    )
+    blocks = params["restorer"]["body"]["groups"]["blocks"]
+    np.testing.assert_array_equal(
+        blocks["channel"]["weight"]["kernel"][0, 1],
+        tensors["G.body.0.body.1.spatial_mixing.loc.avgafter.2.weight"].T,
+    )
+    np.testing.assert_array_equal(model.basis, np.zeros((441, 15)))
+    assert model.restore(jnp.zeros((1, 5, 6, 3))).shape == (1, 20, 24, 3)
+
+
+def test_student_without_a_basis_exports_none(tmp_path) -> None:
+    file = save(tmp_path / "s.safetensors", reference_tensors())
+    convert.to_workdir(file, tmp_path / "workdir", setting=1)
+    with pytest.raises(UserError, match="came without a basis: leave --pca out"):
+        convert.to_file(
+            tmp_path / "workdir",
+            tmp_path / "b.safetensors",
+            basis_file=tmp_path / "p.mat",
+        )
+    assert left_behind(tmp_path) == ["s.safetensors", "workdir"]
+
+
+def test_source_is_on_record(tmp_path) -> None:
+    file = save(tmp_path / "s.safetensors", reference_tensors())
+    convert.to_workdir(file, tmp_path / "workdir", setting=1)
+    checkpoints = Checkpoints(tmp_path / "workdir")
+    source = checkpoints.about()["source"]
+    checkpoints.close()
+    assert list(source) == [str(file)]
+    assert re.fullmatch("[0-9a-f]{64}", source[str(file)])
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "model.module."])
+def test_prefixes_of_wrappers_are_cut(prefix: str, tmp_path) -> None:
+    tensors = reference_tensors()
+    file = {prefix + name: tensor for name, tensor in tensors.items()}
+    read = weights.read(save(tmp_path / "wrapped.safetensors", file))
+    assert_same_bytes(read, tensors)
+
+
+def test_damaged_file_is_refused_with_its_names(tmp_path) -> None:
+    tensors = reference_tensors(groups=2)
+    del tensors["G.body.0.body.2.bias"]
+    for name in [name for name in tensors if name.startswith("G.body.1.body.0.")]:
+        if "spatial_mixing" not in name:
+            del tensors[name]
+    tensors["E.more"] = np.zeros(1, np.float32)
+    tensors["E.E.0.weight"] = np.zeros((32, 4, 3, 3), np.float32)
+    tensors["G.tail.1.bias"] = tensors["G.tail.1.bias"].astype(np.float16)
+    file = save(tmp_path / "damaged.safetensors", tensors)
+    with pytest.raises(UserError) as caught:
+        convert.to_workdir(file, tmp_path / "workdir", setting=1)
+    message = str(caught.value)
+    assert message.startswith(
+        f"{file} reads like a student of setting 1, x4, 2 groups of 1 blocks, but is "
+        "none: "
+    )
+    # The convolution of group 0, and of block 0 in group 1: depthwise, norm, both
+    # pointwise layers and the layer scale.
+    assert (
+        "10 missing (G.body.0.body.2.bias, G.body.1.body.0.dwconv.bias, "
+        "G.body.1.body.0.dwconv.weight, ...); 1 unexpected (E.more); 2 misshapen "
+        "(E.E.0.weight float32 (32, 4, 3, 3) for float32 (32, 3, 3, 3), "
+        "G.tail.1.bias float16 (3,) for float32 (3,))" in message
+    )
+    assert left_behind(tmp_path) == ["damaged.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("gone", "listed"),
+    [
+        ("E.encoder_k", "E.encoder_k.E.0.bias"),
+        ("E.queue", "2 missing (E.queue, E.queue_ptr)"),
+        ("E.encoder_q.E.0.weight", "1 missing (E.encoder_q.E.0.weight)"),
+        ("G.tail.0.0", "2 missing (G.tail.0.0.bias, G.tail.0.0.weight)"),
+    ],
+)
+def test_what_the_kind_is_read_from_may_be_missing(gone, listed) -> None:
+    tensors = {
+        name: tensor
+        for name, tensor in reference_tensors(channels=15).items()
+        if not name.startswith(gone)
+    }
+    config = convert.infer("file", tensors)
+    with pytest.raises(UserError, match=re.escape(listed)):
+        convert.to_state("file", tensors, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("E.queue_ptr", [24], "E.queue_ptr is 24, not in 0..23"),
+        ("E.queue_ptr", [-1], "E.queue_ptr is -1, not in 0..23"),
+        ("G.add_mean.bias", [0, 0, 0], "G.add_mean.bias is not the fixed [0.4"),
+        ("E.queue", [[0.0]], "E.queue float32 (1, 1) for float32 (128, 1)"),
+    ],
+)
+def test_values_that_no_such_network_has(name, value, message) -> None:
+    tensors = reference_tensors(channels=15)
+    tensors[name] = np.array(value, tensors[name].dtype)
+    with pytest.raises(UserError, match=re.escape(message)):
+        convert.to_state("file", tensors, convert.infer("file", tensors))
+
+
+def test_weights_that_went_through_float16_are_accepted() -> None:
+    tensors = reference_tensors()
+    for name in ("G.sub_mean.bias", "G.add_mean.bias"):
+        tensors[name] = tensors[name].astype(np.float16).astype(np.float32)
+    convert.to_state("file", tensors, convert.infer("file", tensors, 1))
+
+
+def test_setting_is_given_where_it_is_not_told() -> None:
+    student, teacher = reference_tensors(), reference_tensors(channels=18)
+    with pytest.raises(UserError, match="file is a student.* give --setting=1"):
+        convert.infer("file", student)
+    with pytest.raises(UserError, match="teacher of setting 2, not 1: leave --setting"):
+        convert.infer("file", teacher, 1)
+    assert convert.infer("file", teacher, 2) == convert.infer("file", teacher)
+
+
+def test_teacher_needs_its_basis(tmp_path) -> None:
+    file = save(tmp_path / "t.safetensors", reference_tensors(channels=15))
+    with pytest.raises(UserError, match="useless without the basis.* as --pca"):
+        convert.to_workdir(file, tmp_path / "workdir")
+    assert left_behind(tmp_path) == ["t.safetensors"]
+
+
+def test_another_networks_file_is_refused(tmp_path) -> None:
+    file = save(tmp_path / "o.safetensors", {"conv.weight": np.zeros(3, np.float32)})
+    with pytest.raises(UserError, match="holds no LightBSR.*, but conv.weight"):
+        convert.to_workdir(file, tmp_path / "workdir", setting=1)
+
+
+def test_nothing_is_written_over(tmp_path) -> None:
+    file = save(tmp_path / "s.safetensors", reference_tensors())
+    workdir = tmp_path / "workdir"
+    workdir.mkdir()
+    (workdir / "notes").touch()
+    for taken in (workdir, file):
+        with pytest.raises(UserError, match="is not an empty folder: give a new one"):
+            convert.to_workdir(file, taken, setting=1)
+    (workdir / "notes").unlink()
+    convert.to_workdir(file, workdir, setting=1)  # an empty folder will do
+
+    before = file.read_bytes()
+    with pytest.raises(UserError, match="s.safetensors exists: .* or --overwrite"):
+        convert.to_file(workdir, file)
+    assert file.read_bytes() == before
+    file.write_bytes(b"old")
+    convert.to_file(workdir, file, overwrite=True)
+    assert_same_bytes(weights.read(file), reference_tensors())
+    assert left_behind(tmp_path) == ["s.safetensors", "workdir"]
+
+
+def test_failure_while_writing_leaves_nothing(tmp_path, monkeypatch) -> None:
+    file = save(tmp_path / "s.safetensors", reference_tensors())
+
+    def full(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        convert.to_workdir(file, tmp_path / "workdir", setting=1)
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        weights.write(tmp_path / "out.safetensors", reference_tensors())
+    assert left_behind(tmp_path) == ["s.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.bin", b"", "the name must end in one of .pt, .pth, .safetensors"),
+        ("empty.safetensors", b"", "cannot be read: SafetensorError"),
+        ("text.safetensors", b"not tensors, but text", "cannot be read"),
+        ("none.safetensors", safetensors.numpy.save({}), "holds no state dict"),
+    ],
+)
+def test_unreadable_weights(name, content, message, tmp_path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}:? .*{message}|{message}"):
+        weights.read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"q": BASIS}, "holds no variable p \\(it holds: q\\)"),
+        ({"p": BASIS.T}, "p is float32 \\(15, 441\\), where"),
+        ({"p": BASIS.astype(np.int32)}, "p is int32 \\(441, 15\\), where"),
+        ({"p": BASIS * np.inf}, "p holds numbers that are not finite"),
+    ],
+)
+def test_wrong_basis(variables, message, tmp_path) -> None:
+    scipy.io.savemat(tmp_path / "p.mat", variables)
+    with pytest.raises(UserError, match=message):
+        weights.read_basis(tmp_path / "p.mat")
+
+
+def test_damaged_basis(basis_file) -> None:
+    basis_file.write_bytes(basis_file.read_bytes()[:2000])
+    with pytest.raises(UserError, match="PCA_matrix.mat cannot be read"):
+        weights.read_basis(basis_file)
+
+
+def test_our_own_teacher_in_the_references_names(tmp_path, caplog) -> None:
+    """Momentum branch, queue and counters out of a training state."""
+    network = LightBSR(2, groups=1, blocks=1)
+    optimizer = optax.scale_by_adam()
+
+    def fresh(key: jax.Array) -> Any:
+        return fresh_teacher(
+            network, optimizer, key, prior_channels=18, queue_size=QUEUE_SIZE
+        )
+
+    state = random_like(jax.eval_shape(fresh, jax.random.key(0)), seed=3)
+    state = state.replace(step=jnp.int32(7), queue_pointer=jnp.int32(8))
+    checkpoints = Checkpoints(tmp_path / "run")
+    config = {
+        "role": "teacher",
+        "setting": 2,
+        "scale": 2,
+        "network": {"groups": 1, "blocks": 1},
+        "contrast": {"queue_size": QUEUE_SIZE, "crops": 4},
+    }
+    checkpoints.save(state, BASIS, {"config": config})
+    checkpoints.close()
+    convert.to_file(tmp_path / "run", tmp_path / "t.safetensors")
+    assert "without --pca=FILE.mat" in caplog.text
+    assert "cannot load this" in caplog.text
+    assert "groups 1 for 8, blocks 1 for 8, queue_size 24 for 8192" in caplog.text
+
+    tensors = weights.read(tmp_path / "t.safetensors")
+    assert {name: tensor.shape for name, tensor in tensors.items()} == reference_shapes(
+        groups=1, blocks=1, scale=2, channels=18
+    )
+    np.testing.assert_array_equal(tensors["E.queue"], np.asarray(state.queue).T)
+    assert (tensors["E.queue_ptr"].tolist(), tensors["E.queue_ptr"].dtype) == ([8], int)
+    for branch, params in (("q", state.params), ("k", state.momentum_params)):
+        np.testing.assert_array_equal(
+            tensors[f"E.encoder_{branch}.mlp.2.weight"],
+            params["projector"]["output"]["kernel"].T,
+        )
+    # Four crops a step, and the principal branch sees the first one twice.
+    assert tensors["E.encoder_q.E.16.num_batches_tracked"] == 7 * 5
+    assert tensors["E.encoder_k.E.16.num_batches_tracked"] == 7 * 4
+
+
+def test_our_own_student_counts_its_steps(tmp_path) -> None:
+    network = LightBSR(3, groups=1, blocks=1)
+    variables = random_like(variable_shapes(network), seed=4)
+    state = StudentState(
+        step=jnp.int32(7),
+        opt_state=fresh_optimizer(optax.scale_by_adam(), variables["params"]),
+        **variables,
+    )
+    config = {
+        "role": "student",
+        "setting": 1,
+        "scale": 3,
+        "network": {"groups": 1, "blocks": 1},
+    }
+    checkpoints = Checkpoints(tmp_path / "run")
+    checkpoints.save(state, BASIS, {"config": config})
+    checkpoints.close()
+    convert.to_file(tmp_path / "run", tmp_path / "s.safetensors")
+    tensors = weights.read(tmp_path / "s.safetensors")
+    assert tensors.keys() == reference_shapes(1, 1, 3, None).keys()
+    assert tensors["E.E.1.num_batches_tracked"] == 7
+
+
+def test_torch_is_asked_for_where_it_is_missing(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "model.pt").touch()
+    with pytest.raises(UserError, match="take PyTorch, which is not installed: pip"):
+        weights.read(tmp_path / "model.pt")
+    with pytest.raises(UserError, match="or exchange a .safetensors file"):
+        weights.write(tmp_path / "out.pth", {})
+
+
+def test_torch_stays_optional() -> None:
+    """Only the exchange with the reference imports it, and reading files when asked."""
+    package = Path(lightbsr_jax.__file__).parent
+    torch = re.compile(r"^(\s*)(?:import|from) torch\b", re.MULTILINE)
+    importing = {
+        path.relative_to(package).as_posix(): torch.findall(path.read_text())
+        for path in package.rglob("*.py")
+        if torch.search(path.read_text())
+    }
+    assert all(path.startswith("interop/") for path in importing)
+    assert importing["interop/weights.py"] == ["        "]  # inside a function
+
+
+class TestTorchFiles:
+    """Skipped where PyTorch is not installed."""
+
+    @pytest.fixture
+    def torch(self) -> Any:
+        return pytest.importorskip("torch")
+
+    @pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
+    def test_round_trip_is_exact(self, wrapper, torch, tmp_path, basis_file) -> None:
+        tensors = reference_tensors(channels=15)
+        content: Any = {name: torch.tensor(t) for name, t in tensors.items()}
+        if wrapper:
+            content = {"epoch": 700, wrapper: content}
+        torch.save(content, tmp_path / "model_700.pt")
+        workdir = tmp_path / "workdir"
+        convert.to_workdir(tmp_path / "model_700.pt", workdir, basis_file=basis_file)
+        convert.to_file(workdir, tmp_path / "back.pth")
+        back = torch.load(tmp_path / "back.pth", weights_only=True)
+        assert_same_bytes({name: t.numpy() for name, t in back.items()}, tensors)
+
+    def test_code_is_not_run(self, torch, tmp_path) -> None:
+        class Harm:
+            def __reduce__(self) -> Any:
+                return Path.touch, (tmp_path / "harm",)
+
+        torch.save({"G.head.0.weight": Harm()}, tmp_path / "model.pt")
+        with pytest.raises(UserError, match="the safe loader runs no code"):
+            weights.read(tmp_path / "model.pt")
+        assert left_behind(tmp_path) == ["model.pt"]
+
+    def test_other_files(self, torch, tmp_path) -> None:
+        file = tmp_path / "other.pt"
+        optimizer = torch.optim.Adam([torch.zeros(3, requires_grad=True)])
+        torch.save(optimizer.state_dict(), file)
+        with pytest.raises(UserError, match="2 of 2 are not named .* the optimiser's"):
+            weights.read(file)
+        torch.save([1, 2], file)
+        with pytest.raises(UserError, match="holds a list, not a state dict"):
+            weights.read(file)
+        torch.save({"a": torch.zeros(1000)}, file)
+        file.write_bytes(file.read_bytes()[:2000])
+        with pytest.raises(UserError, match="other.pt cannot be read: RuntimeError"):
+            weights.read(file)
