@@ -42,7 +42,7 @@ def shrink(config: ConfigDict, images: Path) -> ConfigDict:
         steps_per_epoch=1, stage1_epochs=2, stage2_epochs=2, warmup_epochs=1
     )
     config.log.every_steps = 1
-    config.checkpoint.every_steps = 1
+    config.checkpoint.update(every_steps=1, keep=4)
     return config
 
 
@@ -88,7 +88,9 @@ def losses(workdir: Path) -> list[dict[str, float]]:
 
 def cut_back(workdir: Path, step: int) -> None:
     """As if the run had died after `step`, its later records already written."""
-    for folder in (workdir / "checkpoints").iterdir():
+    folders = list((workdir / "checkpoints").iterdir())
+    assert str(step) in [folder.name for folder in folders]
+    for folder in folders:
         if int(folder.name) > step:
             shutil.rmtree(folder)
     with (workdir / "metrics.jsonl").open("a") as file:

@@ -30,7 +30,9 @@ ALLOWED = {
     "model": FOUNDATION | {"checkpoint"},
     "evaluation": {"imaging", "model"},
     "training": FOUNDATION | {"data", "checkpoint", "model", "evaluation"},
-    "interop": {"networks"},
+    "interop": FOUNDATION | {"checkpoint", "model", "training", "evaluation"},
+    "cli": {"command_line", "interop"},
+    "__main__": {"cli"},
 }
 
 
