@@ -73,11 +73,11 @@ def shrink(config: ConfigDict) -> None:
     config.schedule.steps_per_epoch = 50
     config.schedule.stage1_epochs = 2
     config.schedule.stage1_learning_rate = 1e-3
-    config.schedule.stage2_epochs = 9
+    config.schedule.stage2_epochs = 8
     config.schedule.warmup_epochs = 1
     config.schedule.learning_rate = 2e-3
     config.schedule.final_learning_rate = 1e-5
     config.validation.hr = "scikit-image:test"
-    config.validation.every_steps = 200
+    config.validation.every_steps = 1000
     config.log.every_steps = 25
     config.checkpoint.every_steps = 200

@@ -32,5 +32,5 @@ def get_config(preset: str = "setting1") -> ConfigDict:
         # The teacher's network is its start: gently from there.
         config.schedule.learning_rate = 1e-3
         config.schedule.warmup_epochs = 2
-        config.schedule.stage2_epochs = 8
+        config.schedule.stage2_epochs = 6
     return config.lock()
