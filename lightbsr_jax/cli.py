@@ -4,6 +4,7 @@ Mistakes read as one line, `error: ...`, with exit status 2.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _Parser(prog="lightbsr", description="LightBSR in JAX.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_convert(commands)
+    _add_compare(commands)
     parsed = parser.parse_args(arguments)
     try:
         parsed.run(parsed)
@@ -76,3 +78,82 @@ def _convert(arguments: argparse.Namespace) -> None:
             source, out, basis_file=arguments.pca, setting=arguments.setting
         )
     print(f"{source} -> {out}: {what}")
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="run the PyTorch reference beside this program",
+        description="Run the PyTorch reference and this program on the same weights "
+        "and inputs and show where they agree and by how much: degradations, metrics, "
+        "losses, every module, gradients, BatchNorm, the queue and six steps of "
+        "training. Exit status 1 where they differ by more than the tolerance.",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--reference",
+        metavar="DIR",
+        help="your checkout of github.com/MJ-NCEPU/LightBSR: nothing is written to it, "
+        "and it runs with or without CUDA (takes PyTorch, and OpenCV for SSIM)",
+    )
+    source.add_argument(
+        "--replay", metavar="FILE", help="compare with a recording, without PyTorch"
+    )
+    parser.add_argument(
+        "--record",
+        metavar="FILE.npz",
+        help="only run the reference, and save its side with the inputs (300 MB)",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="a state dict of the reference's; else seeded random weights in which "
+        "every block matters",
+    )
+    parser.add_argument("--scale", type=int, choices=(2, 3, 4), help="default 4")
+    parser.add_argument("--setting", type=int, choices=(1, 2), help="default 1")
+    parser.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="photographs to degrade, restore and score through both programs",
+    )
+    parser.add_argument("--json", metavar="FILE", help="every array's difference")
+    parser.add_argument(
+        "--precision",
+        action="store_true",
+        help="also show what float32, JAX's default (TF32 on recent GPUs, bfloat16 "
+        "products on TPUs) and bfloat16 cost",
+    )
+    parser.set_defaults(run=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from lightbsr_jax.interop import case as cases
+    from lightbsr_jax.interop import compare
+
+    for path in filter(None, (arguments.record, arguments.json)):
+        if not Path(path).resolve().parent.is_dir():
+            raise UserError(f"{path}: there is no such folder")
+    if arguments.replay is not None:
+        for name in ("record", "weights", "scale", "setting", "images"):
+            if getattr(arguments, name) is not None:
+                raise UserError(f"--{name} is for --reference: a recording has its own")
+        case, theirs = cases.load(arguments.replay)
+    else:
+        scale, setting = arguments.scale, arguments.setting
+        if arguments.weights is not None:
+            case = cases.of_file(arguments.weights, scale=scale, setting=setting)
+        else:
+            case = cases.make(scale=scale or 4, setting=setting or 1)
+        if arguments.images is not None:
+            case = cases.with_images(case, arguments.images)
+        theirs = compare.run_reference(arguments.reference, case)
+    if arguments.record is not None:
+        cases.save(arguments.record, case, theirs)
+        print(f"{arguments.reference} -> {arguments.record}")
+        return
+    agrees = compare.report(
+        case, theirs, json_file=arguments.json, precision=arguments.precision
+    )
+    if not agrees:
+        sys.exit(1)

@@ -39,7 +39,7 @@ class Restorer(nn.Module):
 
     @nn.compact
     def __call__(self, lr: Array, channel: Array, spatial: Array) -> Array:
-        mean = jnp.array(RGB_MEAN)
+        mean = jnp.array(RGB_MEAN, lr.dtype)
         x = Conv(FEATURES, name="head")(lr - mean)
         x = AdaptationModule(self.groups, self.blocks, name="body")(x, channel, spatial)
         for index, factor in enumerate(UPSCALER_STEPS[self.scale]):

@@ -1,0 +1,313 @@
+"""What both programs are given in a comparison, and what a recording keeps.
+
+A case is a flat dictionary of arrays: `weights/<role>/<name>` in torch's layouts by the
+reference's names, and inputs by quantity, whose images are [..., H, W, C]. Numbers
+follow from seeds; weights that do are made anew where they are needed and not recorded.
+"""
+
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging import files, prior
+from lightbsr_jax.interop import convert, weights
+from lightbsr_jax.interop.torch_names import PRINCIPAL
+from lightbsr_jax.networks.lightbsr import UPSCALER_STEPS, LightBSR
+from lightbsr_jax.training.state import StudentState, TeacherState
+
+Arrays = dict[str, np.ndarray]
+
+ROLES = ("student", "teacher")
+STAGES = (1, 1, 1, 2, 2, 2)  # of the steps of a trace
+LEARNING_RATE = 2e-4
+
+_FORMAT = 1
+_SEED = 0
+_FIXED_DEGRADATION = {
+    1: {"sig": 2.4},
+    2: {"lambda_1": 3.5, "lambda_2": 1.5, "theta": 30, "noise": 10},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Weights and inputs of a comparison, and of what kind they are."""
+
+    meta: dict[str, Any]
+    arrays: Arrays
+
+    @property
+    def scale(self) -> int:
+        return self.meta["scale"]
+
+    @property
+    def setting(self) -> int:
+        return self.meta["setting"]
+
+    @property
+    def network(self) -> LightBSR:
+        return LightBSR(self.scale, **self.meta["network"])
+
+    def config(self, role: str) -> dict[str, Any]:
+        return _config(self.meta, role)
+
+    def state(self, role: str) -> TeacherState | StudentState:
+        """The weights as a training state before its first step."""
+        return convert.to_state("the case", self.weights(role), self.config(role))
+
+    def weights(self, role: str) -> Arrays:
+        prefix = f"weights/{role}/"
+        return {
+            name.removeprefix(prefix): array
+            for name, array in self.arrays.items()
+            if name.startswith(prefix)
+        }
+
+    def inputs(self, quantity: str) -> Arrays:
+        prefix = f"{quantity}/"
+        return {
+            name.removeprefix(prefix): array
+            for name, array in self.arrays.items()
+            if name.startswith(prefix)
+        }
+
+
+def make(
+    *,
+    scale: int,
+    setting: int,
+    network: Mapping[str, int] | None = None,
+    queue_size: int = convert.PUBLISHED["queue_size"],
+    size: tuple[int, int] = (12, 16),
+    batch: int = 2,
+    crops: int = 3,
+) -> Case:
+    """A case with seeded weights, whose LR images for training have this `size`.
+
+    `network` is {"groups", "blocks"}, by default the published ones.
+    """
+    published = {name: convert.PUBLISHED[name] for name in ("groups", "blocks")}
+    meta = {
+        "format": _FORMAT,
+        "scale": scale,
+        "setting": setting,
+        "network": dict(network or published),
+        "queue_size": queue_size,
+        "prior_channels": prior.channels(setting),
+        "weights": dict.fromkeys(ROLES, "seeded"),
+        "stages": STAGES,
+        "learning_rate": LEARNING_RATE,
+        "fixed_degradation": _FIXED_DEGRADATION[setting],
+        "images": [],
+    }
+    arrays = _inputs(meta, size, batch, crops)
+    for role in ROLES:
+        arrays |= _seeded_weights(meta, role)
+    return Case(meta, arrays)
+
+
+def of_file(file: str | Path, *, scale: int | None, setting: int | None) -> Case:
+    """A case with a file's weights for a student, or for a teacher and its student.
+
+    Scale and setting are None where the file tells; a student's does not tell the
+    setting, which then is 1. Raises UserError where they are not the file's.
+    """
+    tensors = weights.read(file)
+    if setting is None and not any(name.startswith(PRINCIPAL) for name in tensors):
+        setting = 1
+    config = convert.infer(file, tensors, setting)
+    convert.to_state(file, tensors, config)  # checks names and shapes
+    role, told = config["role"], config["scale"]
+    if scale not in (None, told):
+        raise UserError(f"{file} is a {role} of scale {told}, not {scale}")
+    case = make(
+        scale=told,
+        setting=config["setting"],
+        network=config["network"],
+        queue_size=config.get("contrast", convert.PUBLISHED)["queue_size"],
+    )
+    arrays, sources = dict(case.arrays), dict(case.meta["weights"])
+    arrays |= {f"weights/{role}/{name}": tensor for name, tensor in tensors.items()}
+    sources[role] = Path(file).name
+    if role == "teacher":
+        # As training starts a student: only its first convolution is fresh.
+        for name, tensor in tensors.items():
+            own = f"weights/student/{name.replace('encoder_q.', '')}"
+            if own in arrays and "/E.E.0." not in own:
+                arrays[own] = tensor
+        sources["student"] = sources["teacher"]
+    return Case({**case.meta, "weights": sources}, arrays)
+
+
+def with_images(case: Case, folder: str | Path) -> Case:
+    """The case with the photographs of a folder, cropped to a multiple of the scale."""
+    names, arrays = [], dict(case.arrays)
+    for index, path in enumerate(files.find_images([folder])):
+        hr = files.read_rgb(path)
+        height, width = (side - side % case.scale for side in hr.shape[:2])
+        if min(height, width) < 12 + 2 * case.scale:
+            raise UserError(f"{path}: {height}x{width} pixels are too few to compare")
+        names.append(path.name)
+        arrays[f"images/{index}/hr"] = hr[:height, :width].copy()
+        if case.setting == 2:
+            shape = (height // case.scale, width // case.scale, 3)
+            noise = np.random.default_rng([_SEED, index]).standard_normal(shape)
+            arrays[f"images/{index}/noise"] = noise.astype(np.float32)
+    return Case({**case.meta, "images": names}, arrays)
+
+
+def save(path: str | Path, case: Case, results: Arrays) -> None:
+    """A recording: the case, but for seeded weights, and one program's results."""
+    seeded = {
+        role for role, source in case.meta["weights"].items() if source == "seeded"
+    }
+    kept = {
+        name: array
+        for name, array in case.arrays.items()
+        if not (name.startswith("weights/") and name.split("/")[1] in seeded)
+    }
+    meta = {**case.meta, "checksum": _checksum(case)}
+    with open(path, "wb") as file:
+        np.savez_compressed(
+            file,
+            meta=json.dumps(meta),
+            **kept,
+            **{f"result/{name}": array for name, array in results.items()},
+        )
+
+
+def load(path: str | Path) -> tuple[Case, Arrays]:
+    """A recording's case and results. Raises UserError for another file."""
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+        meta = json.loads(str(arrays.pop("meta")))
+    except OSError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{path} is not a recording of lightbsr compare --record: {error}"
+        ) from error
+    if meta["format"] != _FORMAT:
+        raise UserError(
+            f"{path} is a recording of format {meta['format']}, not {_FORMAT}: record "
+            "it anew with this version"
+        )
+    results = {
+        name.removeprefix("result/"): array
+        for name, array in arrays.items()
+        if name.startswith("result/")
+    }
+    arrays = {n: a for n, a in arrays.items() if not n.startswith("result/")}
+    for role, source in meta["weights"].items():
+        if source == "seeded":
+            arrays |= _seeded_weights(meta, role)
+    case = Case(meta, arrays)
+    if _checksum(case) != meta.pop("checksum"):
+        raise UserError(
+            f"{path}: the seeded weights are not those of the recording: record it "
+            "anew with this version"
+        )
+    return case, results
+
+
+def _config(meta: Mapping[str, Any], role: str) -> dict[str, Any]:
+    config = {
+        "role": role,
+        "setting": meta["setting"],
+        "scale": meta["scale"],
+        "network": meta["network"],
+    }
+    if role == "teacher":
+        config["contrast"] = {"queue_size": meta["queue_size"]}
+    return config
+
+
+def _checksum(case: Case) -> int:
+    value = 0
+    for role in ROLES:
+        for name, tensor in sorted(case.weights(role).items()):
+            value = zlib.crc32(name.encode() + tensor.tobytes(), value)
+    return value
+
+
+def _seeded_weights(meta: Mapping[str, Any], role: str) -> Arrays:
+    fixed = ("sub_mean", "add_mean", "num_batches_tracked", "queue_ptr")
+    return {
+        f"weights/{role}/{name}": zero
+        if any(part in name for part in fixed)
+        else _draw(f"{role}/{name}", zero.shape)
+        for name, zero in convert.blank(_config(meta, role)).items()
+    }
+
+
+def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A tensor such that signals keep their size and every block matters."""
+    rng = np.random.default_rng([_SEED, zlib.crc32(name.encode())])
+    if name.endswith("queue"):
+        numbers = rng.standard_normal(shape)
+        numbers /= np.linalg.norm(numbers, axis=0)
+    elif name.endswith("running_var"):
+        numbers = rng.uniform(0.5, 1.5, shape)
+    elif name.endswith("gamma"):
+        numbers = rng.uniform(-0.3, 0.3, shape)
+    elif len(shape) > 1:
+        numbers = rng.standard_normal(shape) / math.sqrt(math.prod(shape[1:]))
+    else:
+        numbers = 0.1 * rng.standard_normal(shape) + name.endswith("weight")
+    return numbers.astype(np.float32)
+
+
+def _inputs(
+    meta: Mapping[str, Any], size: tuple[int, int], batch: int, crops: int
+) -> Arrays:
+    rng = np.random.default_rng(_SEED)
+    scale, steps, (height, width) = meta["scale"], len(STAGES), size
+    assert scale in UPSCALER_STEPS
+
+    def uniform(low: float, high: float, *shape: int) -> np.ndarray:
+        return rng.uniform(low, high, shape).astype(np.float32)
+
+    def pixels(*shape: int) -> np.ndarray:
+        return rng.integers(0, 256, (*shape, 3), np.uint8)
+
+    def vectors(*shape: int) -> np.ndarray:
+        components = uniform(-0.5, 0.5, *shape, prior.channels(1))
+        if meta["setting"] == 1:
+            return components
+        noise = np.repeat(uniform(0, 25, *shape, 1), 3, axis=-1)
+        return np.concatenate([components, noise], axis=-1)
+
+    # Sizes that differ between rows and columns, and for evaluation are no multiple
+    # of 4, tell mistakes with them.
+    lr, odd = (11, 13), (height + 1, width + 2)
+    hr = tuple(scale * side for side in lr)
+    return {
+        "basis": prior.make_basis(_SEED),
+        "degradation/hr": pixels(batch, 2, *hr),
+        "degradation/sigma": uniform(0.3, 4, batch),
+        "degradation/l1": uniform(0.3, 4, batch),
+        "degradation/l2": uniform(0.3, 4, batch),
+        "degradation/theta": uniform(0, math.pi, batch),
+        # sigma; or theta, l1, l2 and the noise level
+        "degradation/uniform": uniform(0, 1, 1 if meta["setting"] == 1 else 4, batch),
+        "degradation/noise": rng.standard_normal((batch, 2, *lr, 3)).astype(np.float32),
+        "metrics/first": pixels(batch, 2 * height + 20, 2 * width + 20),
+        "metrics/second": pixels(batch, 2 * height + 20, 2 * width + 20),
+        "distillation/channel_student": uniform(-1, 1, 4, 48),
+        "distillation/channel_teacher": uniform(-1, 1, 4, 48),
+        "distillation/spatial_student": uniform(-1, 1, 4, 6, 5, 8),
+        "distillation/spatial_teacher": uniform(-1, 1, 4, 6, 5, 8),
+        "evaluation/lr": uniform(0, 1, 1, *odd, 3),
+        "evaluation/prior": vectors(1),
+        "training/lr": uniform(0, 1, steps, batch, crops, height, width, 3),
+        "training/prior": vectors(steps, batch),
+        "training/hr": pixels(steps, batch, scale * height, scale * width),
+    }

@@ -1,0 +1,375 @@
+"""Our side of a comparison: the quantities of `reference`, by the same names.
+
+Each function makes the results of one part of a case, in torch's layouts: images
+[..., C, H, W], tensors by the reference's names. A module's output has a leading axis
+for the calls of the module, which in training sees one crop index after the other.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.traverse_util import flatten_dict
+from jax import Array
+
+from lightbsr_jax.imaging import degradation, kernels, metrics, prior, resize
+from lightbsr_jax.imaging.degradation import Degradation
+from lightbsr_jax.interop import convert, torch_names
+from lightbsr_jax.interop.case import LEARNING_RATE, ROLES, Arrays, Case
+from lightbsr_jax.interop.torch_names import MOMENTUM, PRINCIPAL, STUDENT
+from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.training import losses, steps
+from lightbsr_jax.training.parallel import on_one_device
+from lightbsr_jax.training.state import (
+    StudentState,
+    TeacherState,
+    Tree,
+    fresh_optimizer,
+)
+
+State = TeacherState | StudentState
+
+TEMPERATURE = 0.15
+L1_WEIGHT = 0.1
+
+_CHANNELS_LAST = (".norm", ".pwconv1", ".pwconv2")  # modules whose torch outputs are
+
+
+def everything(case: Case) -> Arrays:
+    """All parts; products in float32 where a GPU would take TF32, a TPU bfloat16."""
+    results: Arrays = {}
+    with jax.default_matmul_precision("highest"):
+        for part in (degradations, scores, distillation, evaluation):
+            results |= part(case)
+        for role in ("teacher", "student"):
+            results |= training(case, role)
+        results |= images(case)
+    return results
+
+
+def degradations(case: Case) -> Arrays:
+    given = case.inputs("degradation")
+    hr = given["hr"]
+    height, width = hr.shape[-3:-1]
+    anisotropic = kernels.anisotropic(given["l1"], given["l2"], given["theta"])
+    blurred = degradation.blur(hr.astype(np.float32), anisotropic)
+    small = (height // case.scale, width // case.scale)
+    large = (height * case.scale, width * case.scale)
+
+    drawn = _random_degradation(case, given["uniform"])
+    noise = given["noise"] if case.setting == 2 else None
+    results = {
+        "isotropic": kernels.isotropic(given["sigma"]),
+        "anisotropic": anisotropic,
+        "blurred": _channels_first(blurred),
+        "down": _channels_first(_flat(resize.bicubic(blurred, small))),
+        "up": _channels_first(_flat(resize.bicubic(hr, large))),
+        "lr": _channels_first(
+            degradation.synthesise(hr, drawn, noise, scale=case.scale)
+        ),
+        "kernel": drawn.kernel,
+        "noise_level": drawn.noise_level,
+        "prior": prior.vector(drawn, case.arrays["basis"], setting=case.setting),
+    }
+    return _named("degradation", results)
+
+
+def scores(case: Case) -> Arrays:
+    first, second = case.arrays["metrics/first"], case.arrays["metrics/second"]
+    return {
+        "metrics/psnr": metrics.psnr_y(first, second, border=case.scale),
+        "metrics/ssim": metrics.ssim_y(first, second, border=case.scale),
+    }
+
+
+def distillation(case: Case) -> Arrays:
+    given = case.inputs("distillation")
+    channel = losses.channel_distillation(
+        given["channel_teacher"],
+        given["channel_student"],
+        temperature=TEMPERATURE,
+        l1_weight=L1_WEIGHT,
+    )
+    spatial = losses.spatial_distillation(
+        given["spatial_teacher"], given["spatial_student"]
+    )
+    return _named("distillation", {"channel": channel, "spatial": spatial})
+
+
+def evaluation(case: Case) -> Arrays:
+    """Every module's output in evaluation mode."""
+    results: Arrays = {}
+    for role in ROLES:
+        vectors = case.arrays["evaluation/prior"] if role == "teacher" else None
+        outputs = _outputs(
+            case.network,
+            _variables(case.state(role)),
+            case.arrays["evaluation/lr"],
+            vectors,
+        )
+        results |= _named(f"{role}/evaluation", outputs)
+    return results
+
+
+def training(case: Case, role: str) -> Arrays:
+    """Outputs, losses, gradients and new buffers of a step; then a trace."""
+    network = case.network.clone(axis_name=steps.AXIS)
+    fresh = case.state(role)
+    start = fresh.replace(opt_state=fresh_optimizer(_ADAM, fresh.params))
+    teacher = _variables(case.state("teacher")) if role == "student" else {}
+    updates = {stage: _update(network, role, stage) for stage in (1, 2)}
+
+    after, losses_ = updates[2](start, _batch(case, 0), teacher)
+    results = _named(f"{role}/loss", losses_)
+    gradients = {name: gradient for name, (_, gradient) in after.opt_state.items()}
+    estimator = STUDENT if role == "student" else PRINCIPAL
+    results |= _named(
+        f"{role}/gradient",
+        torch_names.to_torch({"params": gradients}, case.network, estimator),
+    )
+    buffers = {
+        name: tensor
+        for name, tensor in convert.to_tensors(after, case.network, {}).items()
+        if _is_buffer(name)
+    }
+    results |= _named(f"{role}/after", buffers)
+
+    outputs = _training_outputs(case, start, after)
+    results |= _named(f"{role}/training", outputs)
+
+    trace: dict[str, list[Array]] = {}
+    state = start
+    for step, stage in enumerate(case.meta["stages"]):
+        state, losses_ = updates[stage](state, _batch(case, step), teacher)
+        for name, loss in losses_.items():
+            trace.setdefault(name, []).append(loss)
+    results |= _named(f"{role}/trace/loss", trace)
+    tensors = {
+        name: tensor
+        for name, tensor in convert.to_tensors(state, case.network, {}).items()
+        if name not in torch_names.mean_shift()
+    }
+    return results | _named(f"{role}/trace/tensor", tensors)
+
+
+def images(case: Case) -> Arrays:
+    """Real images degraded, restored by the student and scored."""
+    network, variables = case.network, _variables(case.state("student"))
+    apply = jax.jit(lambda variables, lr: 255 * network.apply(variables, lr).sr)
+    restore = partial(apply, variables)
+    results: Arrays = {}
+    for index in range(len(case.meta["images"])):
+        sr, hr = restore_image(case, index, restore)
+        border = case.scale
+        results |= _named(
+            f"images/{index}",
+            {
+                "psnr": metrics.psnr_y(sr, hr, border=border)[0],
+                "ssim": metrics.ssim_y(sr, hr, border=border)[0],
+                "sr": _channels_first(sr[0]).astype(np.uint8),
+            },
+        )
+    return results
+
+
+def restore_image(
+    case: Case, index: int, restore: Callable[[Array], Array]
+) -> tuple[Array, np.ndarray]:
+    """An image's SR, rounded, and its HR, both [1, H, W, 3] in 0..255."""
+    given = case.inputs(f"images/{index}")
+    hr = given["hr"][None]
+    noise = given["noise"][None] if "noise" in given else None
+    lr = degradation.synthesise(hr, _fixed_degradation(case), noise, scale=case.scale)
+    return metrics.quantise(restore(lr)), hr
+
+
+def _random_degradation(case: Case, uniform: np.ndarray) -> Degradation:
+    """The reference's random degradations, given its uniform random numbers."""
+    low, high = np.float32(0.2), np.float32(4.0)
+    if case.setting == 1:
+        sigma = uniform[0] * (high - low) + low
+        return Degradation(kernels.isotropic(sigma), jnp.zeros(len(sigma)))
+    theta, l1, l2, level = uniform
+    kernel = kernels.anisotropic(
+        l1 * (high - low) + low, l2 * (high - low) + low, theta * np.float32(np.pi)
+    )
+    return Degradation(kernel, jnp.asarray(level * np.float32(25)))
+
+
+def _fixed_degradation(case: Case) -> Degradation:
+    given = case.meta["fixed_degradation"]
+    if case.setting == 1:
+        return Degradation(kernels.isotropic(jnp.array([given["sig"]])), jnp.zeros(1))
+    l1, l2 = (jnp.array([float(given[f"lambda_{i}"])]) for i in (1, 2))
+    kernel = kernels.anisotropic(l1, l2, jnp.radians(jnp.array([given["theta"]])))
+    return Degradation(kernel, jnp.array([float(given["noise"])]))
+
+
+def _recording_adam() -> optax.GradientTransformation:
+    """Adam, whose state also holds the latest gradient."""
+    adam = optax.scale_by_adam(b1=0.9, b2=0.99, eps=1e-8)
+
+    def update(gradient: Tree, state: Any, params: Tree | None = None) -> Any:
+        step, state = adam.update(gradient, state[0], params)
+        return step, (state, gradient)
+
+    return optax.GradientTransformation(
+        lambda params: (adam.init(params), jax.tree.map(jnp.zeros_like, params)),
+        update,
+    )
+
+
+_ADAM = _recording_adam()
+
+
+def _update(network: LightBSR, role: str, stage: int) -> steps.Update:
+    rate = optax.constant_schedule(LEARNING_RATE)
+    if role == "teacher":
+        update = steps.teacher_update(
+            network, _ADAM, rate, stage=stage, momentum=0.999, temperature=0.07
+        )
+    else:
+        update = steps.student_update(
+            network,
+            _ADAM,
+            rate,
+            stage=stage,
+            temperature=TEMPERATURE,
+            l1_weight=L1_WEIGHT,
+        )
+    return on_one_device(update)
+
+
+def _batch(case: Case, step: int) -> steps.Batch:
+    given = case.inputs("training")
+    return steps.Batch(*(jnp.asarray(given[n][step]) for n in ("lr", "prior", "hr")))
+
+
+def _variables(state: State) -> Tree:
+    return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def _is_buffer(name: str) -> bool:
+    """What a forward pass changes, beside what a gradient step does."""
+    return any(part in name for part in ("running_", "encoder_k", "queue"))
+
+
+def _training_outputs(case: Case, start: State, after: State) -> Arrays:
+    lr = jnp.moveaxis(jnp.asarray(case.arrays["training/lr"][0]), 1, 0)
+    if isinstance(start, StudentState):
+        return _outputs(case.network, _variables(start), lr[:1], None)
+    vectors = case.arrays["training/prior"][0]
+    momentum = {
+        "params": {**start.params, **after.momentum_params},
+        "batch_stats": start.momentum_batch_stats,
+    }
+    return {
+        **_outputs(case.network, momentum, lr, vectors, MOMENTUM),
+        **_outputs(case.network, _variables(start), lr, vectors),
+    }
+
+
+def _outputs(
+    network: LightBSR,
+    variables: Tree,
+    lr: Array,
+    vectors: Array | None,
+    estimator: str | None = None,
+) -> Arrays:
+    """Every module's output by the reference's names; of MOMENTUM, its branch alone.
+
+    In evaluation mode lr is [B, h, w, 3], in training mode [D, B, h, w, 3].
+    """
+    if estimator is None:
+        estimator = STUDENT if vectors is None else PRINCIPAL
+    visits = tuple(range(len(lr))) if lr.ndim == 5 else None
+
+    def visit(module: LightBSR, lr: Array, vectors: Array | None) -> None:
+        idr = module.encode(lr, vectors, visits=visits)
+        if vectors is not None:
+            module.project(idr.reshape(-1, *idr.shape[-3:]))
+        if visits is not None:
+            lr, idr = lr[0], idr[0]
+        if estimator != MOMENTUM:
+            module.restore(lr, idr)
+
+    @jax.jit
+    def capture(variables: Tree, lr: Array, vectors: Array | None) -> Tree:
+        _, new = network.apply(
+            variables,
+            lr,
+            vectors,
+            method=visit,
+            capture_intermediates=True,
+            mutable=["batch_stats", "intermediates"],
+        )
+        return new["intermediates"]
+
+    captured = jax.device_get(capture(variables, lr, vectors))
+    values = {
+        "/".join(path[:-1]): value[0] for path, value in flatten_dict(captured).items()
+    }
+    batch = lr.shape[-4]
+    outputs = {}
+    for name, value in _by_name(values, network, estimator):
+        own = value.shape[-3:] if value.ndim >= 4 else value.shape[-1:]
+        value = value.reshape(-1, batch, *own)  # calls first
+        if len(own) == 3 and not name.endswith(_CHANNELS_LAST):
+            value = _channels_first(value)
+        outputs[name] = value
+    return outputs
+
+
+def _by_name(
+    values: Mapping[str, Any], network: LightBSR, estimator: str
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The outputs of our modules, by path, as those of the reference's, by name."""
+    body = "restorer/body/groups"
+    for path, names in torch_names.layers(network, estimator).items():
+        # The layer scale is no module of the reference's.
+        if path in values and path not in (f"{body}/blocks/mixing", f"{body}/convnext"):
+            for index in np.ndindex(names.shape):
+                yield str(names[index]), values[path][index]
+
+    if estimator == STUDENT:
+        yield "E", values["estimator"]
+    else:
+        yield f"{estimator[:-1]}/0", values["estimator"]
+        yield f"{estimator[:-1]}/1", values["projector"]
+    if estimator == MOMENTUM:
+        return
+    for index, value in enumerate((values["restorer"], *values["converter"])):
+        yield f"G/{index}", value
+    groups, _ = values[body]
+    blocks, _ = values[f"{body}/blocks"]
+    channel = values[f"{body}/blocks/channel"]
+    both = np.concatenate([values[f"{body}/blocks/spatial"], channel], axis=-1)
+    convnext = blocks[:, -1] + values[f"{body}/convnext"]
+    for g in range(network.groups):
+        group = f"G.body.{g}"
+        for index, value in enumerate(groups):
+            yield f"{group}/{index}", value[g]
+        yield f"{group}.ca_change", values[f"{body}/channel_converter"][g]
+        yield f"{group}.xk_change", values[f"{body}/spatial_converter"][g]
+        yield f"{group}.body.{network.blocks}", convnext[g]
+        for b in range(network.blocks):
+            yield f"{group}.body.{b}", blocks[g, b]
+            yield f"{group}.body.{b}.spatial_mixing", both[g, b]
+            yield f"{group}.body.{b}.spatial_mixing.loc", channel[g, b]
+
+
+def _channels_first(images: Any) -> np.ndarray:
+    return np.moveaxis(np.asarray(images), -1, -3)
+
+
+def _flat(images: Array) -> Array:
+    """[B, D, ...] as [B D, ...]."""
+    return images.reshape(-1, *images.shape[2:])
+
+
+def _named(prefix: str, values: Mapping[str, Any]) -> Arrays:
+    return {f"{prefix}/{name}": np.asarray(value) for name, value in values.items()}

@@ -1,0 +1,437 @@
+"""The PyTorch reference's side of a comparison, in a process of its own.
+
+    python -m lightbsr_jax.interop.reference CHECKOUT CASE.npz RESULT.npz
+
+CHECKOUT is an unmodified checkout of the reference, which is imported and called but
+not written to. CASE holds weights and inputs, images as [..., H, W, C]; RESULT what the
+reference makes of them, in torch's layouts, by the names that `ours` uses as well. What
+float32 costs the reference, against itself in float64, stands there as `rounding/...`.
+
+What the reference needs and does without here: CUDA (it moves tensors there without
+asking), and packages that it imports but does not use for any number, such as timm.
+"""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Results = dict[str, Any]  # of tensors and arrays
+Inputs = Mapping[str, np.ndarray]
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+STUBS = {
+    "timm.models.layers": "DropPath",  # for a rate of 0, where it is not constructed
+    "matplotlib.pyplot": None,
+    "imageio": None,
+    "cv2": None,  # SSIM alone needs it, and is left out without
+}
+
+
+def main(checkout: str, case_file: str, result_file: str) -> None:
+    case = dict(np.load(case_file))
+    reference = Reference(checkout, json.loads(str(case.pop("meta"))), case)
+    # On operands as small as the case's, threads that wait for each other cost up to
+    # thirty times more than they save.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    results: Results = {}
+    for part in (
+        reference.degradations,
+        reference.metrics,
+        reference.distillation,
+        reference.evaluation,
+        reference.training,
+        reference.traces,
+    ):
+        results |= part()
+    torch.set_num_threads(threads)
+    results |= reference.images()
+    np.savez(result_file, **{name: _numpy(x) for name, x in results.items()})
+
+
+class Reference:
+    """The reference's modules, with a case's weights and inputs."""
+
+    def __init__(self, checkout: str, meta: dict[str, Any], case: Inputs) -> None:
+        _stub_missing()
+        if DEVICE == "cpu":
+            for owner in (Tensor, nn.Module):
+                owner.cuda = lambda self, *_, **__: self
+        # On GPUs convolutions would run in TF32.
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        sys.path.insert(0, checkout)
+        self.student_module = importlib.import_module("model.student")
+        self.teacher_module = importlib.import_module("model.teacher")
+        self.util = importlib.import_module("utils.util")
+        self.utility = importlib.import_module("utility")
+        self.losses = importlib.import_module("loss.distillation_loss")
+        self.meta = meta
+        self.scale = meta["scale"]
+        self.inputs = {
+            name: torch.from_numpy(value).to(DEVICE)
+            for name, value in case.items()
+            if not name.startswith("weights/")
+        }
+        self.weights = {
+            role: {
+                name.removeprefix(f"weights/{role}/"): torch.from_numpy(value)
+                for name, value in case.items()
+                if name.startswith(f"weights/{role}/")
+            }
+            for role in ("student", "teacher")
+        }
+
+        self.teacher = self.model("teacher").eval()  # a student's
+
+    def model(self, role: str) -> nn.Module:
+        """A fresh model with the case's weights, in training mode."""
+        module = {"student": self.student_module, "teacher": self.teacher_module}[role]
+        model = module.BlindSR(SimpleNamespace(scale=[float(self.scale)], n_GPUs=1))
+        if role == "teacher":
+            # As published it is for setting 1; setting 2 is in a comment beside it.
+            channels = 3 + self.meta["prior_channels"]
+            for encoder in (model.E.encoder_q, model.E.encoder_k):
+                if encoder.E[0].in_channels != channels:
+                    encoder.E[0] = nn.Conv2d(channels, 32, kernel_size=3, padding=1)
+                encoder.requires_grad_(encoder is model.E.encoder_q)
+        model.load_state_dict(self.weights[role], strict=True)
+        return model.to(DEVICE).train()
+
+    def degradations(self) -> Results:
+        given = {
+            name.removeprefix("degradation/"): value
+            for name, value in self.inputs.items()
+            if name.startswith("degradation/")
+        }
+        hr = _channels_first(given["hr"]).float()  # [B, D, C, H, W]
+        batch, _, channels, height, width = hr.shape
+        covariance = self.util.cal_sigma(given["l1"], given["l2"], given["theta"])
+        isotropic = self.util.isotropic_gaussian_kernel(batch, 21, given["sigma"])
+        anisotropic = self.util.anisotropic_gaussian_kernel(batch, 21, covariance)
+        blurred = self.util.BatchBlur(21)(
+            hr.view(batch, -1, height, width), anisotropic
+        ).view(hr.shape)
+        bicubic = self.util.bicubic()
+        results = {
+            "isotropic": isotropic,
+            "anisotropic": anisotropic,
+            "blurred": blurred,
+            "down": bicubic(blurred.flatten(0, 1), scale=1 / self.scale),
+            "up": bicubic(hr.flatten(0, 1), scale=self.scale),
+        }
+        # Its random degradations, with the random numbers given.
+        normal = _channels_first(given["noise"]).flatten(0, 1)
+        with _fed("rand", list(given["uniform"])), _fed("randn_like", [normal]):
+            lr, kernels, level = self._preprocessing()(hr, random=True)
+        results |= {"lr": lr, "kernel": kernels, "noise_level": level.flatten()}
+        results["prior"] = self._prior(kernels, level.flatten())
+        return {f"degradation/{name}": value for name, value in results.items()}
+
+    def _preprocessing(self, **fixed: float) -> Any:
+        """Its degradations: of the setting, or fixed ones."""
+        if self.meta["setting"] == 1:
+            return self.util.SRMDPreprocessing(
+                self.scale, blur_type="iso_gaussian", noise=0.0, **fixed
+            )
+        noise = fixed.pop("noise", 25.0)
+        return self.util.SRMDPreprocessing(
+            self.scale, blur_type="aniso_gaussian", noise=noise, **fixed
+        )
+
+    def _prior(self, kernels: Tensor, noise_level: Tensor) -> Tensor:
+        """What the trainer makes of them, in the middle of its loop."""
+        vector = torch.mm(kernels.view(len(kernels), -1), self.inputs["basis"])
+        if self.meta["setting"] == 2:
+            noise = noise_level[:, None].repeat(1, 3)
+            vector = torch.cat([vector, noise], dim=1)
+        return vector
+
+    def metrics(self) -> Results:
+        first = _channels_first(self.inputs["metrics/first"]).float()
+        second = _channels_first(self.inputs["metrics/second"]).float()
+        pairs = list(zip(first[:, None], second[:, None], strict=True))
+        results = {"metrics/psnr": np.array([self._psnr(a, b) for a, b in pairs])}
+        if _has_opencv():
+            results["metrics/ssim"] = np.array([self._ssim(a, b) for a, b in pairs])
+        return results
+
+    def _psnr(self, sr: Tensor, hr: Tensor) -> float:
+        return self.utility.calc_psnr(sr, hr, self.scale, 255, benchmark=True)
+
+    def _ssim(self, sr: Tensor, hr: Tensor) -> float:
+        return self.utility.calc_ssim(sr, hr, self.scale, benchmark=True)
+
+    def distillation(self) -> Results:
+        channel, spatial = (
+            [
+                self.inputs[f"distillation/{kind}_{role}"]
+                for role in ("student", "teacher")
+            ]
+            for kind in ("channel", "spatial")
+        )
+        return {
+            "distillation/channel": self.losses.KL_L1()([channel[0]], [channel[1]]),
+            "distillation/spatial": self.losses.Fea_loss()(*spatial),
+        }
+
+    def evaluation(self) -> Results:
+        """Every module's output in evaluation mode."""
+        lr = _channels_first(self.inputs["evaluation/lr"])
+        prior = _spread(self.inputs["evaluation/prior"], lr)
+        results: Results = {}
+        for role, x in (("student", lr), ("teacher", (lr, prior))):
+            model = self.model(role).eval()
+            with torch.no_grad(), _outputs(model) as outputs:
+                model(x)
+            results |= _named(f"{role}/evaluation", outputs)
+        return results
+
+    def training(self) -> Results:
+        """Outputs, losses, gradients and new buffers of a pass of the second stage."""
+        results: Results = {}
+        for role in ("teacher", "student"):
+            model = self.model(role)
+            with _outputs(model) as outputs:
+                losses = self._losses(role, model, step=0, stage=2)
+            sum(losses.values()).backward()
+            for name, calls in outputs.items():
+                if "encoder_q" in name:
+                    calls.pop()  # the first crop once more
+            results |= _named(f"{role}/training", outputs)
+            results |= _named(f"{role}/loss", losses)
+            gradients = _gradients(model)
+            results |= _named(f"{role}/gradient", gradients)
+            learnt = {name for name, _ in model.named_parameters() if name in gradients}
+            after = {name: x for name, x in _state(model).items() if name not in learnt}
+            results |= _named(f"{role}/after", after)
+
+            wide = self.model(role).double()
+            sum(self._losses(role, wide, step=0, stage=2).values()).backward()
+            rounding = _rounding(gradients, _gradients(wide))
+            results |= _named(f"rounding/{role}/gradient", rounding)
+        return results
+
+    def traces(self) -> Results:
+        """Losses and the final tensors of training across the boundary of stages."""
+        results: Results = {}
+        for role in ("teacher", "student"):
+            trace, tensors = self._trace(role, self.model(role))
+            results |= _named(f"{role}/trace/loss", trace)
+            results |= _named(f"{role}/trace/tensor", tensors)
+            _, wide = self._trace(role, self.model(role).double())
+            rounding = _rounding(tensors, wide)
+            results |= _named(f"rounding/{role}/trace/tensor", rounding)
+        return results
+
+    def _trace(
+        self, role: str, model: nn.Module
+    ) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
+        args = SimpleNamespace(
+            optimizer="ADAM", beta1=0.9, beta2=0.99, epsilon=1e-8, weight_decay=0
+        )
+        optimizer = self.utility.make_optimizer(args, model)
+        for group in optimizer.param_groups:
+            group["lr"] = self.meta["learning_rate"]
+        trace: dict[str, list[float]] = {}
+        for step, stage in enumerate(self.meta["stages"]):
+            optimizer.zero_grad()
+            losses = self._losses(role, model, step=step, stage=stage)
+            sum(losses.values()).backward()
+            optimizer.step()
+            for name, loss in losses.items():
+                trace.setdefault(name, []).append(loss.item())
+        return trace, _state(model)
+
+    def _losses(
+        self, role: str, model: nn.Module, *, step: int, stage: int
+    ) -> dict[str, Tensor]:
+        """The stage's losses on a step's batch, as the trainers put modules together.
+
+        Computed in the precision of the model.
+        """
+        precision = next(model.parameters()).dtype
+        given = {
+            name: self.inputs[f"training/{name}"][step].to(precision)
+            for name in ("lr", "prior", "hr")
+        }
+        lr, hr = _channels_first(given["lr"]), _channels_first(given["hr"])
+        if role == "teacher":
+            prior = _spread(given["prior"][:, None].repeat(1, lr.shape[1], 1), lr)
+            if stage == 1:
+                _, loss = model.E(torch.cat([lr, prior], dim=2))
+                return {"contrastive": loss}
+            sr, loss = model((lr, prior))
+            return {"contrastive": loss, "reconstruction": F.l1_loss(sr * 255, hr)}
+        lr = lr[:, 0]
+        teacher = self.teacher.to(precision)
+        with torch.no_grad():
+            _, channel, spatial = teacher((lr, _spread(given["prior"], lr)))
+        sr, own_channel, own_spatial = model(lr)
+        losses = {
+            "spatial": self.losses.Fea_loss()(own_spatial, spatial),
+            "channel": self.losses.KL_L1()([own_channel], [channel]),
+        }
+        if stage == 2:
+            losses["reconstruction"] = F.l1_loss(sr * 255, hr)
+        return losses
+
+    def images(self) -> Results:
+        """Real images degraded, restored by the student and scored."""
+        model = self.model("student").eval()
+        results: Results = {}
+        for index in range(len(self.meta["images"])):
+            hr = _channels_first(self.inputs[f"images/{index}/hr"])[None, None].float()
+            noise = self.inputs.get(f"images/{index}/noise")
+            normal = [] if noise is None else [_channels_first(noise)[None]]
+            with torch.no_grad(), _fed("randn_like", normal):
+                degrade = self._preprocessing(**self.meta["fixed_degradation"])
+                lr, _, _ = degrade(hr, random=False)
+                sr = self.utility.quantize(model(lr[:, 0]) * 255.0, 255)
+            scores = {"psnr": self._psnr(sr, hr[:, 0])}
+            if _has_opencv():
+                scores["ssim"] = self._ssim(sr, hr[:, 0])
+            scores["sr"] = sr[0].byte()
+            results |= _named(f"images/{index}", scores)
+        return results
+
+
+def _stub_missing() -> None:
+    """Empty modules in the place of those that are missing, and not used."""
+    for path, name in STUBS.items():
+        try:
+            module = importlib.import_module(path)
+            if name is None or hasattr(module, name):
+                continue
+        except ImportError:
+            pass
+        parts = path.split(".")
+        for end in range(1, len(parts) + 1):
+            sys.modules[".".join(parts[:end])] = ModuleType(".".join(parts[:end]))
+        if name is not None:
+            setattr(sys.modules[path], name, nn.Identity)
+
+
+def _has_opencv() -> bool:
+    return hasattr(sys.modules["cv2"], "filter2D")
+
+
+@contextmanager
+def _fed(name: str, numbers: list[Tensor]) -> Iterator[None]:
+    """torch's random function `name` returns these, one after the other.
+
+    When they are used up, zeros.
+    """
+    original: Callable[..., Tensor] = getattr(torch, name)
+    left = [number.clone() for number in numbers]
+
+    def feed(*shape: Any) -> Tensor:
+        wanted = shape[0].shape if isinstance(shape[0], Tensor) else shape
+        if not left:
+            return torch.zeros(wanted, device=DEVICE)
+        return left.pop(0).reshape(wanted)
+
+    setattr(torch, name, feed)
+    try:
+        yield
+    finally:
+        setattr(torch, name, original)
+
+
+@contextmanager
+def _outputs(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Collects the outputs of modules with parameters, call by call.
+
+    A module's several outputs are numbered. Without containers, whose output is their
+    last module's, and the fixed layers around the network.
+    """
+    outputs: dict[str, list[Tensor]] = {}
+
+    def collect(name: str, output: Any) -> None:
+        if isinstance(output, tuple):
+            for index, one in enumerate(output):
+                collect(f"{name}/{index}", one)
+        else:
+            # A copy: activations work in place.
+            outputs.setdefault(name, []).append(output.detach().clone())
+
+    handles = [
+        module.register_forward_hook(
+            lambda _, __, output, name=name: collect(name, output)
+        )
+        for name, module in model.named_modules()
+        if any(True for _ in module.parameters())
+        and not isinstance(module, nn.Sequential)
+        and not hasattr(module, "encoder_q")
+        and not name.endswith("_mean")
+        and name
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """What a model learns and remembers."""
+    return {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not name.endswith("num_batches_tracked") and "_mean." not in name
+    }
+
+
+def _rounding(
+    tensors: Mapping[str, Tensor], wide: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """How far float32 `tensors` are from the same in float64, relative to it."""
+    return {
+        name: (tensors[name] - value).norm() / value.norm()
+        for name, value in wide.items()
+        if value.is_floating_point()
+    }
+
+
+def _named(prefix: str, values: Mapping[str, Any]) -> Results:
+    return {f"{prefix}/{name}": value for name, value in values.items()}
+
+
+def _channels_first(images: Tensor) -> Tensor:
+    return images.movedim(-1, -3).contiguous()
+
+
+def _spread(vectors: Tensor, images: Tensor) -> Tensor:
+    """Vectors [..., P] at every pixel of the images: [..., P, H, W]."""
+    return vectors[..., None, None].expand(*vectors.shape, *images.shape[-2:])
+
+
+def _numpy(value: Any) -> np.ndarray:
+    """As an array; the calls of a module lie on a leading axis."""
+    if isinstance(value, list) and isinstance(value[0], Tensor):
+        value = torch.stack(value)
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().numpy()
+    return np.array(value)
+
+
+if __name__ == "__main__":
+    sys.dont_write_bytecode = True
+    main(*sys.argv[1:])
