@@ -11,9 +11,9 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from tensorboardX import SummaryWriter
 
 from lightbsr_jax.imaging import files
@@ -32,14 +32,16 @@ class Log:
         self._last = (start, time.monotonic())
         self._console = Console(soft_wrap=True)
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
-            TextColumn("steps"),
-            TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
+            # Last and flexible: on a narrow terminal the losses give way first.
+            TextColumn(
+                "{task.description}", table_column=Column(ratio=1, no_wrap=True)
+            ),
             console=self._console,
+            expand=True,
             speed_estimate_period=600,
             disable=not self._console.is_terminal,
         )
