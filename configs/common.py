@@ -43,7 +43,21 @@ def base(role: str, setting: int) -> ConfigDict:
     config.adam.b2 = 0.99
     config.adam.eps = 1e-8
 
+    config.ema_decay = (
+        0.0  # of the weights that are evaluated; 0: those of the last step
+    )
+    # Updates that were not finite, and so not made, after which a run stops.
+    config.skipped_in_a_row = 10
+
+    config.compute = ConfigDict()
+    config.compute.dtype = "float32"  # or bfloat16, with float32 parameters
+
     # The fields below do not change what is learnt; a run may go on with others.
+    # For want of memory: compute the insides of blocks anew for the gradients, and
+    # restore a device's share of the batch in so many parts.
+    config.compute.rematerialise = True
+    config.compute.parts = 1
+
     config.validation = ConfigDict()
     config.validation.hr = ""  # folders, as data.hr; empty for no validation
     config.validation.every_steps = 9700

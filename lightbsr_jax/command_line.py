@@ -1,11 +1,13 @@
 """Command lines whose mistakes read as one line: `error: ...`, exit status 2.
 
 That goes for UserError and what the operating system raises (a missing file, a full
-disk); anything else is a bug and keeps its traceback.
+disk); anything else is a bug and keeps its traceback. A run that was told to stop, and
+can go on, ends with the exit status 75.
 """
 
 import argparse
 import difflib
+import os
 import re
 import runpy
 import sys
@@ -15,7 +17,9 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from lightbsr_jax.errors import UserError
+from lightbsr_jax.errors import Interrupted, UserError
+
+INTERRUPTED = os.EX_TEMPFAIL  # 75
 
 
 def define_config(default: str) -> flags.FlagHolder:
@@ -33,6 +37,48 @@ def define_config(default: str) -> flags.FlagHolder:
     )
 
 
+def define_processes() -> None:
+    """Defines the flags by which several processes find each other."""
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Train together with the other processes of a SLURM or MPI job, of a TPU pod, "
+        "or of a Kubernetes job.",
+    )
+    flags.DEFINE_string(
+        "coordinator_address",
+        None,
+        "HOST:PORT of the first process, where processes are started by hand; "
+        "--num_processes and --process_id go with it.",
+    )
+    flags.DEFINE_integer("num_processes", None, "How many processes are started.")
+    flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
+
+
+def join_processes() -> None:
+    """Joins the other processes, if the flags say that there are any.
+
+    Comes before any computation. Raises UserError where they cannot be found.
+    """
+    values = flags.FLAGS.flag_values_dict()
+    by_hand = ("coordinator_address", "num_processes", "process_id")
+    given = [name for name in by_hand if values[name] is not None]
+    if given and len(given) < len(by_hand):
+        missing = " and ".join(f"--{name}" for name in by_hand if name not in given)
+        raise UserError(f"--{given[0]} goes with {missing}")
+    if not (given or values["distributed"]):
+        return
+    import jax  # slow to import
+
+    try:
+        jax.distributed.initialize(*(values[name] for name in by_hand))
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the processes do not find each other: {error} (--coordinator_address, "
+            "--num_processes and --process_id say where they are)"
+        ) from error
+
+
 def run(main: Callable[[], Any]) -> None:
     """Parses the flags, calls main, and turns mistakes of the user into one line."""
 
@@ -45,6 +91,9 @@ def run(main: Callable[[], Any]) -> None:
             main()
         except (UserError, OSError) as error:
             fail(error)
+        except Interrupted as stop:
+            print(stop, file=sys.stderr)
+            sys.exit(INTERRUPTED)
 
     app.run(checked_main, flags_parser=_parse_flags)
 

@@ -7,3 +7,10 @@ class UserError(ValueError):
     Commands show it as one line. Other exceptions are bugs and keep their traceback,
     but for the operating system's (a missing file, a full disk).
     """
+
+
+class Interrupted(Exception):
+    """A run was told to stop, and its checkpoint is written.
+
+    Commands end with the exit status 75 (the system's EX_TEMPFAIL): do it again.
+    """

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lightbsr_jax.checkpoint import Checkpoints
+from lightbsr_jax.checkpoint import opened
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.imaging.degradation import Degradation
@@ -39,32 +39,18 @@ class Model:
 
     @classmethod
     def load(cls, workdir: str | Path) -> "Model":
-        """The newest checkpoint of a training run.
+        """The newest checkpoint of a training run that is not damaged.
 
         Raises FileNotFoundError where there is none.
         """
-        if not (Path(workdir) / "checkpoints").is_dir():
-            raise FileNotFoundError(
-                f"{workdir} holds no checkpoints: expected the --workdir of a train.py "
-                "run, or what lightbsr convert made"
-            )
-        checkpoints = Checkpoints(workdir)
-        try:
-            step = checkpoints.latest_step()
-            if step is None:
-                raise FileNotFoundError(
-                    f"{workdir} holds no finished checkpoint yet: a run writes one at "
-                    "every config.checkpoint.every_steps and at its end"
-                )
-            config = checkpoints.about()["config"]
-            network = LightBSR(config["scale"], **config["network"])
-            restored = checkpoints.model(_shapes(network, config))
-        finally:
-            checkpoints.close()
+        with opened(workdir) as checkpoints:
+            step, about, restored = checkpoints.model(_shapes)
+        config = about["config"]
+        restored = jax.device_put(restored, jax.local_devices()[0])
         return cls(
             role=config["role"],
             setting=config["setting"],
-            network=network,
+            network=_network(config),
             basis=restored.pop("basis"),
             variables=restored,
             step=step,
@@ -86,12 +72,17 @@ class Model:
         return _restore(self.network, self.variables, lr, vector)
 
 
-def _shapes(network: LightBSR, config: dict[str, Any]) -> dict[str, Any]:
+def _network(config: dict[str, Any]) -> LightBSR:
+    return LightBSR(config["scale"], **config["network"])
+
+
+def _shapes(about: dict[str, Any]) -> dict[str, Any]:
     """The shapes of what a checkpoint holds of a model."""
+    config = about["config"]
     channels = None
     if config["role"] == "teacher":
         channels = prior.channels(config["setting"])
-    initial = partial(initialise, network, prior_channels=channels)
+    initial = partial(initialise, _network(config), prior_channels=channels)
     basis = jax.ShapeDtypeStruct(prior.BASIS_SHAPE, jnp.float32)
     return {**jax.eval_shape(initial, jax.random.key(0)), "basis": basis}
 

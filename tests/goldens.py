@@ -124,7 +124,7 @@ def random_like(tree: Any, seed: int, size: float = 1.0) -> Any:
     def draw(leaf: Any) -> np.ndarray:
         fan_in = np.prod(leaf.shape[-4:-1]) if len(leaf.shape) > 1 else 1
         numbers = size * rng.standard_normal(leaf.shape) / np.sqrt(fan_in)
-        return numbers.astype(np.float32)
+        return numbers.astype(leaf.dtype)
 
     return jax.tree.map(draw, tree)
 

@@ -1,6 +1,7 @@
 """Training end to end on small images: runs, resumption, and what a user gets wrong."""
 
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from lightbsr_jax.checkpoint import Checkpoints, differences
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation, kernels
 from lightbsr_jax.imaging.files import write_png
+from lightbsr_jax.interop import convert
 from lightbsr_jax.model import Model
+from lightbsr_jax.training import loop
 from lightbsr_jax.training.loop import check, train
 
 IMAGES = 6
@@ -227,6 +230,11 @@ def test_unreadable_images_are_skipped_and_named(
         ({"data.lr_crop": 2}, "data.lr_crop 2"),
         ({"network.groups": 0}, "network.groups 0: at least 1"),
         ({"log.every_steps": 0}, "log.every_steps 0: at least 1"),
+        ({"compute.parts": 3}, "parts 3 does not divide a device's share .* 1 images"),
+        ({"compute.parts": 0}, "compute.parts 0: at least 1"),
+        ({"compute.dtype": "half"}, "dtype 'half' is not float32 or bfloat16"),
+        ({"ema_decay": 1.0}, r"ema_decay 1.0 is not in \[0, 1\)"),
+        ({"skipped_in_a_row": 0}, "skipped_in_a_row 0: at least 1"),
     ],
 )
 def test_config_that_cannot_be_trained(change, message, images) -> None:
@@ -249,6 +257,47 @@ def test_folder_without_images(tmp_path) -> None:
         train(teacher_config(tmp_path / "empty"), tmp_path / "workdir")
 
 
+def test_run_that_is_lost_stops(images, tmp_path) -> None:
+    """Stage 2's rate makes parameters too large for any image that follows."""
+    config = teacher_config(images)
+    config.schedule.update(learning_rate=1e30, stage2_epochs=8)
+    config.skipped_in_a_row = 2
+    with pytest.raises(UserError, match="not finite in the last 2 updates, up to step"):
+        train(config, tmp_path / "lost")
+    told = records(tmp_path / "lost")
+    assert [record["skipped"] for record in told[:3]] == [0, 0, 0]
+    assert told[-1]["skipped"] > 0
+    assert Model.load(tmp_path / "lost").step == 3  # the last one that was made
+
+
+def test_workdir_that_cannot_be_written_to(images, tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file/workdir cannot be written to: Not a dir"):
+        train(teacher_config(images), tmp_path / "file" / "workdir")
+    usage = shutil.disk_usage(tmp_path)._replace(free=10**6)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="room for 1 MB, and a checkpoint takes up to"):
+        train(teacher_config(images), tmp_path / "workdir")
+
+
+def test_full_disk_in_mid_run(images, tmp_path, monkeypatch) -> None:
+    """The second checkpoint cannot be written: an error, and the first one stays."""
+    monkeypatch.setattr(loop, "stop_if_lost", lambda *_: limit_files(tmp_path))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(UserError, match="a checkpoint could not be written"):
+            train(teacher_config(images), tmp_path / "workdir")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert Model.load(tmp_path / "workdir").step in (1, 2)
+
+
+def limit_files(folder: Path) -> None:
+    """From now on no file may grow beyond 100 kB."""
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, hard))
+
+
 def test_differences_name_the_fields() -> None:
     saved = {"a": {"b": 1, "c": 2}, "log": {"x": 1}, "gone": 0}
     now = {"a": {"b": 1, "c": 3}, "log": {"x": 2}, "new": [1]}
@@ -268,10 +317,10 @@ def test_workdir_without_a_checkpoint(tmp_path) -> None:
 
 
 def test_converted_weights_are_not_trained_over(images, teacher_workdir, tmp_path):
+    file, basis_file = tmp_path / "t.safetensors", tmp_path / "p.mat"
+    convert.to_file(teacher_workdir, file, basis_file=basis_file)
     converted = tmp_path / "converted"
-    shutil.copytree(teacher_workdir, converted)
-    cut_back(converted, 1)
-    (converted / "checkpoints" / "1").rename(converted / "checkpoints" / "0")
+    convert.to_workdir(file, converted, basis_file=basis_file)
     with pytest.raises(UserError, match="converted holds converted weights"):
         train(teacher_config(images), converted)
     assert Model.load(converted).step == 0

@@ -270,3 +270,52 @@ def test_training_gradients_of_every_parameter(
     # A sum may cancel out: the norm says how large its rounding is.
     errors = np.abs(sums - expected_sums) / expected_norms
     assert errors[~null].max() < 1e-3  # measured 2e-5
+
+
+# Precision and memory
+
+
+def loss_and_gradients(network: LightBSR) -> tuple[Restoration, Any, Any]:
+    """What two seeded images in training mode make, the gradients, the statistics."""
+    variables = random_like(variable_shapes(network), seed=5, size=0.8)
+    lr = np.random.default_rng(6).random((2, 8, 8, 3), np.float32)
+
+    def loss(params: Any) -> Any:
+        idr, new = network.apply(
+            {**variables, "params": params},
+            lr[None],
+            visits=(0,),
+            method="encode",
+            mutable="batch_stats",
+        )
+        restored = network.apply({"params": params}, lr, idr[0], method="restore")
+        return jnp.square(restored.sr - 0.5).mean(), (restored, new)
+
+    gradients, (restored, new) = jax.jit(jax.grad(loss, has_aux=True))(
+        variables["params"]
+    )
+    return restored, gradients, new
+
+
+def flat(tree: Any) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+@pytest.fixture(scope="module")
+def in_float32() -> tuple[Restoration, Any, Any]:
+    return loss_and_gradients(LightBSR(groups=1, blocks=2))
+
+
+def test_bfloat16_computes_with_float32_parameters(in_float32) -> None:
+    """Within bfloat16's 8 bits, and not exactly."""
+    ours = loss_and_gradients(LightBSR(groups=1, blocks=2, dtype="bfloat16"))
+    assert {leaf.dtype for leaf in jax.tree.leaves(ours)} == {jnp.dtype("float32")}
+    for half, single in zip(ours, in_float32, strict=True):
+        assert 1e-4 < relative_error(flat(half), flat(single)) < 3e-2
+
+
+def test_rematerialisation_gives_the_same_gradients(in_float32) -> None:
+    ours = loss_and_gradients(LightBSR(groups=1, blocks=2, remat=False))
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), ours, in_float32
+    )

@@ -104,6 +104,63 @@ def learning(before: Any, after: Any) -> set[str]:
     }
 
 
+def counting_step(state: Any, crops: jax.Array, fixed: Any) -> tuple[Any, Any]:
+    """Adds the crops to the parameters; the loss is their square root."""
+    state = state.replace(
+        step=state.step + 1, params={"a": state.params["a"] + crops}, opt_state=crops
+    )
+    return state, {"loss": jnp.sqrt(crops)}
+
+
+def test_update_that_is_not_finite_is_counted_and_not_made() -> None:
+    step = jax.jit(steps.guarded(counting_step, ema_decay=0.5))
+    params = {"a": jnp.float32(1)}
+    state = states.StudentState(jnp.int32(0), params, {}, jnp.float32(0))
+    run = states.fresh_run(state, averaged=True)
+    seen = []
+    for crops in (2.0, -1.0, jnp.nan, 3.0, -1.0):
+        run, metrics = step(run, crops, None)
+        seen.append((int(metrics["skipped"]), int(metrics["skipped_in_a_row"])))
+    assert seen == [(0, 0), (1, 1), (2, 2), (2, 0), (3, 1)]
+    assert (int(run.state.step), float(run.state.opt_state)) == (5, 3)
+    assert float(run.state.params["a"]) == 1 + 2 + 3
+    # The average goes 2/11 of its way at step 1, half of it from step 8 on.
+    after_one = 1 * 2 / 11 + 3 * 9 / 11
+    assert float(run.average["a"]) == pytest.approx(after_one * 5 / 14 + 6 * 9 / 14)
+
+
+def test_restoring_in_parts_gives_the_numbers_of_one() -> None:
+    """L_SR and its gradients, of a batch of 4 in one, two and four parts."""
+    rng = np.random.default_rng(0)
+    variables = fresh_student()[1]
+    images = (
+        rng.random((4, 6, 5, 3), np.float32),
+        rng.integers(256, size=(4, 24, 20, 3), dtype=np.uint8),
+    )
+    modulators = (
+        rng.random((4, 48), np.float32),
+        rng.random((4, 6, 5, 8), np.float32),
+    )
+
+    def gradients(parts: int) -> Any:
+        loss = steps.reconstruction(NETWORK, parts)
+
+        def doubled(params: Any, modulators: Any) -> jax.Array:
+            return 2 * loss(params, modulators, images)
+
+        gradient = jax.jit(jax.value_and_grad(doubled, argnums=(0, 1)))
+        return gradient(variables["params"], modulators)
+
+    whole = gradients(1)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(whole[1][1]))
+    for parts in (2, 4):
+        jax.tree.map(
+            partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+            gradients(parts),
+            whole,
+        )
+
+
 def test_teacher_learns_by_stage(teacher_run) -> None:
     _, history = teacher_run
     assert learning(history[2], history[3]) == {"estimator", "projector"}

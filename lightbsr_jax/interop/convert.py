@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from absl import logging
 
-from lightbsr_jax.checkpoint import Checkpoints
+from lightbsr_jax.checkpoint import Checkpoints, opened
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.interop import torch_names, weights
@@ -31,13 +31,14 @@ from lightbsr_jax.interop.torch_names import (
     QUEUE_POINTER,
     STUDENT,
 )
-from lightbsr_jax.model import Model
 from lightbsr_jax.networks.lightbsr import LightBSR, initialise
 from lightbsr_jax.training.state import (
+    Run,
     StudentState,
     TeacherState,
     Tree,
     fresh_optimizer,
+    fresh_run,
     fresh_teacher,
 )
 
@@ -104,24 +105,20 @@ def to_file(
     for path in (file, basis_file):
         if path is not None and Path(path).exists() and not overwrite:
             raise UserError(f"{path} exists: give another name, or --overwrite")
-    model = Model.load(workdir)
-    basis = np.asarray(model.basis)
+    with opened(workdir) as checkpoints:
+        run, basis, about = checkpoints.run(_run_shapes)
     if basis_file is not None and not basis.any():
         raise UserError(
             f"{workdir} holds a student that came without a basis: leave --pca out"
         )
-    checkpoints = Checkpoints(workdir)
-    try:
-        about = checkpoints.about()
-        config = about["config"]
-        state = checkpoints.state(_shapes(config), basis)
-    finally:
-        checkpoints.close()
-    counts = about.get("counters") or _counts(config, int(state.step))
-    weights.write(file, to_tensors(state, model.network, counts))
+    config = about["config"]
+    updates = int(run.state.step - run.skipped)
+    counts = about.get("counters") or _counts(config, updates)
+    state = run.state.replace(params=run.average or run.state.params)
+    weights.write(file, to_tensors(state, _network(config), counts))
     if basis_file is not None:
         weights.write_basis(basis_file, basis)
-    elif model.role == "teacher":
+    elif config["role"] == "teacher":
         logging.warning(
             "without --pca=FILE.mat the reference makes a basis of its own, with which "
             "this teacher is useless"
@@ -253,6 +250,15 @@ def _shapes(config: Tree) -> State:
     return jax.eval_shape(fresh, jax.random.key(0))
 
 
+def _run_shapes(about: Tree) -> tuple[Run, jax.ShapeDtypeStruct]:
+    """The shapes of the run in a checkpoint."""
+    config = about["config"]
+    averaged = config.get("ema_decay", 0) > 0  # converted weights have no such field
+    fresh = partial(fresh_run, averaged=averaged)
+    basis = jax.ShapeDtypeStruct(prior.BASIS_SHAPE, jnp.float32)
+    return jax.eval_shape(fresh, _shapes(config)), basis
+
+
 def _counters(role: str) -> list[str]:
     """Names of BatchNorm's counts of updates."""
     branches = (STUDENT,) if role == "student" else (PRINCIPAL, MOMENTUM)
@@ -360,7 +366,8 @@ def _write_workdir(out: Path, state: State, basis: np.ndarray, about: Tree) -> N
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         new = Path(scratch, out.name)
         checkpoints = Checkpoints(new)
-        checkpoints.save(state, basis, about)
+        checkpoints.save(fresh_run(state, averaged=False), basis, about)
+        checkpoints.wait()
         checkpoints.close()
         text = json.dumps(about["config"], indent=1)
         (new / "config.json").write_text(text + "\n")

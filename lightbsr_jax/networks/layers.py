@@ -1,7 +1,9 @@
 """Layers with torch's parameters, initialisation and semantics.
 
-Feature maps are NHWC float32. Kernels are HWIO, matrices [in, out]. Weights start as
-torch's do: U(-b, b) with b = 1 / sqrt(fan_in), biases with the same b.
+Feature maps are NHWC. Kernels are HWIO, matrices [in, out]. Weights start as torch's
+do: U(-b, b) with b = 1 / sqrt(fan_in), biases with the same b. Parameters are float32;
+a layer computes in the type of what it is given, float32 or bfloat16, but for means and
+variances, which are float32 always.
 
 XLA on a CPU is slow at grouped convolutions and at the gradients of convolutions in
 the body of a scan; `depthwise_conv` and `conv` are formulated by backend for that
@@ -34,8 +36,8 @@ def leaky_relu(x: Array) -> Array:
 
 
 def global_mean(x: Array) -> Array:
-    """Mean over rows and columns: [B, h, w, C] to [B, C]."""
-    return x.mean((1, 2))
+    """Mean over rows and columns, summed in float32: [B, h, w, C] to [B, C]."""
+    return x.mean((1, 2), dtype=jnp.float32).astype(x.dtype)
 
 
 def pixel_shuffle(x: Array, factor: int) -> Array:
@@ -211,12 +213,13 @@ class _Linear(nn.Module):
     features: int
     use_bias: bool = True
 
-    def parameters(self, kernel_shape: tuple[int, ...]) -> tuple[Array, Array | float]:
+    def parameters(self, kernel_shape: tuple[int, ...]) -> tuple[Array, Array]:
         """The kernel, inputs on its last axis but one, and the bias (or zero)."""
         start = torch_uniform(prod(kernel_shape[:-1]))
         kernel = self.param("kernel", start, kernel_shape)
-        bias = self.param("bias", start, (self.features,)) if self.use_bias else 0.0
-        return kernel, bias
+        if not self.use_bias:
+            return kernel, jnp.zeros(())
+        return kernel, self.param("bias", start, (self.features,))
 
 
 class Dense(_Linear):
@@ -225,7 +228,7 @@ class Dense(_Linear):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel, bias = self.parameters((x.shape[-1], self.features))
-        return x @ kernel + bias
+        return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
 
 
 class Conv(_Linear):
@@ -238,7 +241,7 @@ class Conv(_Linear):
     def __call__(self, x: Array) -> Array:
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel, bias = self.parameters(shape)
-        return conv(x, kernel, self.stride) + bias
+        return conv(x, kernel.astype(x.dtype), self.stride) + bias.astype(x.dtype)
 
 
 class DepthwiseConv(_Linear):
@@ -247,7 +250,7 @@ class DepthwiseConv(_Linear):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel, bias = self.parameters((7, 7, 1, self.features))
-        return depthwise_conv(x, kernel) + bias
+        return depthwise_conv(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
 
 
 class BatchNorm(nn.Module):
@@ -267,7 +270,8 @@ class BatchNorm(nn.Module):
         Training: x is [D, B, h, w, C]; each crop index has statistics of its own, over
         B, h, w and all devices, which enter the running ones in the order of `visits`.
         """
-        channels = x.shape[-1:]
+        channels, dtype = x.shape[-1:], x.dtype
+        x = x.astype(jnp.float32)
         scale = self.param("scale", nn.initializers.ones, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
@@ -284,7 +288,7 @@ class BatchNorm(nn.Module):
                     running_var.value = _fold(
                         running_var.value, var[crop] * (n / (n - 1))
                     )
-        return (x - mean) * (lax.rsqrt(var + 1e-5) * scale) + bias
+        return ((x - mean) * (lax.rsqrt(var + 1e-5) * scale) + bias).astype(dtype)
 
     def _global_mean(self, x: Array) -> Array:
         return x if self.axis_name is None else lax.pmean(x, self.axis_name)

@@ -1,6 +1,7 @@
 """What a run tells: a progress bar or lines, metrics.jsonl, TensorBoard, pictures."""
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -23,14 +24,17 @@ class Log:
     """Metrics of one run, from step `start` to `total`.
 
     Records of later steps than `start`, which an interrupted run left behind, are
-    dropped: the steps are about to be done again.
+    dropped: the steps are about to be done again. A `quiet` log tells nothing.
     """
 
-    def __init__(self, workdir: Path, *, start: int, total: int) -> None:
+    def __init__(
+        self, workdir: Path, *, start: int, total: int, quiet: bool = False
+    ) -> None:
         self._workdir = workdir
+        self._quiet = quiet
         self._total = total
         self._last = (start, time.monotonic())
-        self._console = Console(soft_wrap=True)
+        self._console = Console(soft_wrap=True, quiet=quiet)
         self._bar = Progress(
             BarColumn(bar_width=10),
             MofNCompleteColumn(),
@@ -43,17 +47,19 @@ class Log:
             console=self._console,
             expand=True,
             speed_estimate_period=600,
-            disable=not self._console.is_terminal,
+            disable=quiet or not self._console.is_terminal,
         )
         self._task = self._bar.add_task("", total=total, completed=start)
         self._bar.start()
         self._records = workdir / "metrics.jsonl"
-        if self._records.exists():
+        if self._records.exists() and not quiet:
             lines = self._records.read_text().splitlines(keepends=True)
             kept = [line for line in lines if _is_whole(line, start)]
             self._records.write_text("".join(kept))
         self._tensorboard = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=start + 1
+            str(workdir / "tensorboard"),
+            purge_step=start + 1,
+            write_to_disk=not quiet,
         )
 
     def advance(self, step: int) -> None:
@@ -67,10 +73,13 @@ class Log:
         self._last = (step, now)
         rate = (step - then) / (now - since)
         self._record(step, {"stage": stage, **values, "steps_per_second": rate})
+        hidden = {"learning_rate", "gradient_norm"}
+        if not values["skipped"]:
+            hidden.add("skipped")
         told = "  ".join(
             f"{name} {value:.4g}"
             for name, value in values.items()
-            if name != "learning_rate"
+            if name not in hidden
         )
         self._bar.update(self._task, description=f"stage {stage}  {told}")
         if not self._console.is_terminal:
@@ -111,8 +120,11 @@ class Log:
         self._tensorboard.close()
 
     def _record(self, step: int, values: dict[str, float]) -> None:
+        if self._quiet:
+            return
+        finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
         with self._records.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps({"step": step, **finite}) + "\n")
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, step)
 

@@ -1,7 +1,11 @@
 """The training loop: from HR images to checkpoints of a trained network."""
 
 import json
+import math
+import shutil
+import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -15,14 +19,16 @@ from ml_collections import ConfigDict
 from lightbsr_jax.checkpoint import Checkpoints, differences, plain
 from lightbsr_jax.data.pipeline import CropBatches
 from lightbsr_jax.data.sources import ImageFolders
-from lightbsr_jax.errors import UserError
+from lightbsr_jax.errors import Interrupted, UserError
 from lightbsr_jax.evaluation import benchmark, pictures
 from lightbsr_jax.imaging import degradation, files
 from lightbsr_jax.model import Model
 from lightbsr_jax.networks.lightbsr import UPSCALER_STEPS, LightBSR
 from lightbsr_jax.training import parallel, roles, schedules
+from lightbsr_jax.training.interruption import Interruption
 from lightbsr_jax.training.log import Log
-from lightbsr_jax.training.steps import AXIS, Fixed, degrading_step
+from lightbsr_jax.training.state import Run, fresh_run
+from lightbsr_jax.training.steps import AXIS, Fixed, degrading_step, guarded
 
 # Fields and groups with which a run may go on changed. Of the data and the teacher it
 # is the content that counts, not the path.
@@ -30,24 +36,27 @@ FREE = (
     "data.hr",
     "data.threads",
     "distillation.teacher",
+    "compute.rematerialise",
+    "compute.parts",
+    "skipped_in_a_row",
     "validation.",
     "log.",
     "checkpoint.",
 )
 
-
 SMALLEST_CROP = 8  # in LR pixels
+DTYPES = ("float32", "bfloat16")
 
 
 def train(config: ConfigDict, workdir: str | Path) -> None:
     """Train the teacher or student of `config`, or go on where `workdir` left off.
 
-    Raises UserError or FileNotFoundError for a config that cannot be trained or is not
-    the workdir's.
+    Raises UserError or OSError for a config that cannot be trained or is not the
+    workdir's, for a workdir that cannot be written to, and where a run cannot go on;
+    Interrupted where it was told to stop. Checkpoints stay in every case.
     """
     check(config)
     workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
     hr_crop = config.data.lr_crop * config.scale
     source = ImageFolders(files.split_folders(config.data.hr), minimum=hr_crop)
     batches = CropBatches(
@@ -57,79 +66,109 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         size=hr_crop,
         seed=config.seed,
         threads=config.data.threads,
+        shard_index=jax.process_index(),
+        shard_count=jax.process_count(),
     )
-    network = LightBSR(config.scale, **config.network, axis_name=AXIS)
-    optimizer = optax.scale_by_adam(**config.adam)
+    network = LightBSR(
+        config.scale,
+        **config.network,
+        axis_name=AXIS,
+        remat=config.compute.rematerialise,
+        dtype=config.compute.dtype,
+    )
     learning_rate = schedules.learning_rate(**config.schedule)
-    role = roles.prepare(config, network, optimizer, learning_rate)
+    role = roles.prepare(
+        config, network, optax.scale_by_adam(**config.adam), learning_rate
+    )
+    run = fresh_run(role.state, averaged=config.ema_decay > 0)
     identity = {
         "config": plain(config),
         "images": source.fingerprint,
         "teacher": role.teacher_checksum,
     }
+    parallel.check_same("config, images and teacher", json.dumps(identity))
 
+    check_workdir(workdir, size=sum(leaf.nbytes for leaf in jax.tree.leaves(run)))
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
-    state = parallel.replicate(role.state)
-    start = checkpoints.latest_step() or 0
-    if checkpoints.latest_step() == 0:
-        raise UserError(
-            f"{workdir} holds converted weights, which a run would replace: give it "
-            "another --workdir"
-        )
-    if start:
-        about = checkpoints.about()
-        check_resumable(about, identity, workdir)
-        state = checkpoints.state(state, role.basis)
+    start, unlogged = 0, []
+    if checkpoints.latest_step() is not None:
+        run, about = resume(checkpoints, run, role.basis, identity)
+        start, unlogged = int(run.state.step), about["unlogged"]
         batches.set_state(about["batches"])
-    else:
+    elif parallel.leads():
         text = json.dumps(identity["config"], indent=1)
         (workdir / "config.json").write_text(text + "\n")
+    parallel.check_same(f"the newest checkpoint in {workdir}", f"step {start}")
 
     steps = {
         stage: parallel.over_devices(
-            degrading_step(
-                update,
-                setting=config.setting,
-                scale=config.scale,
-                width_max=config.degradation.width_max,
+            guarded(
+                degrading_step(
+                    update,
+                    setting=config.setting,
+                    scale=config.scale,
+                    width_max=config.degradation.width_max,
+                ),
+                ema_decay=config.ema_decay,
             )
         )
         for stage, update in role.updates.items()
     }
+    run = parallel.replicate(run)
     fixed = parallel.replicate(Fixed(config.seed, role.basis, role.teacher))
     boundary = config.schedule.stage1_epochs * config.schedule.steps_per_epoch
     total = boundary + config.schedule.stage2_epochs * config.schedule.steps_per_epoch
 
-    validate = validation(config, network, role.basis)
-    log = Log(workdir, start=start, total=total)
+    validate = validation(config, role.basis)
+    log = Log(workdir, start=start, total=total, quiet=not parallel.leads())
     log.say(
         f"{config.role}, setting {config.setting}, x{config.scale}: steps {start} to "
         f"{total} (stage 2 from {boundary}) on {jax.device_count()} "
-        f"{jax.devices()[0].device_kind} device(s), {len(source)} images from "
-        f"{config.data.hr}, into {workdir}"
+        f"{jax.devices()[0].device_kind} device(s) of {jax.process_count()} "
+        f"process(es), {len(source)} images from {config.data.hr}, into {workdir}"
     )
-    collected = []
+    under_way = deque()
     try:
-        for step in range(start + 1, total + 1):
-            stage = 1 if step <= boundary else 2
-            state, metrics = steps[stage](state, parallel.split(next(batches)), fixed)
-            collected.append(metrics)
-            log.advance(step)
-            if step % config.log.every_steps == 0 or step in (boundary, total):
-                values = {
-                    name: fmean(float(metrics[name]) for metrics in collected)
-                    for name in metrics
-                }
-                collected.clear()
-                values["learning_rate"] = float(learning_rate(step - 1))
-                log.metrics(step, values, stage=stage)
-            if step % config.validation.every_steps == 0 or step == total:
-                began = time.monotonic()
-                validate(step, state, log)
-                log.pause(time.monotonic() - began)
-            if step % config.checkpoint.every_steps == 0 or step == total:
-                about = {**identity, "batches": batches.get_state()}
-                checkpoints.save(state, role.basis, about)
+        with Interruption() as interruption:
+            for step in range(start + 1, total + 1):
+                stage = 1 if step <= boundary else 2
+                crops = parallel.split(next(batches))
+                run, metrics = steps[stage](run, crops, fixed)
+                unlogged.append(metrics)
+                log.advance(step)
+                # Steps are only queued up here: wait for the one before the last, so
+                # that they, with their batches, do not pile up in memory.
+                under_way.append(metrics["skipped_in_a_row"])
+                if len(under_way) > 2:
+                    stop_if_lost(int(under_way.popleft()), step - 2, config, workdir)
+
+                ends = step == total
+                interrupted = interruption.noted(step) and not ends
+                if step % config.log.every_steps == 0 or step in (boundary, total):
+                    values = averages(unlogged)
+                    values["learning_rate"] = float(learning_rate(step - 1))
+                    log.metrics(step, values, stage=stage)
+                    unlogged = []
+                if step % config.validation.every_steps == 0 or ends:
+                    began = time.monotonic()
+                    validate(step, run, log)
+                    log.pause(time.monotonic() - began)
+                due = step % config.checkpoint.every_steps == 0
+                if (due and not int(under_way[-1])) or ends or interrupted:
+                    unlogged = numbers(unlogged)
+                    about = {
+                        **identity,
+                        "batches": batches.get_state(),
+                        "unlogged": unlogged,
+                    }
+                    checkpoints.save(run, role.basis, about)
+                if interrupted:
+                    checkpoints.wait()
+                    raise Interrupted(
+                        f"stopped after step {step} of {total}, with a checkpoint in "
+                        f"{workdir}: the same command goes on from there"
+                    )
+        checkpoints.wait()
         log.say(f"finished at step {total}: {workdir}")
     finally:
         batches.close()
@@ -139,6 +178,69 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
             log.say(f"{len(source.skipped)} not used of the images in {config.data.hr}")
         for reason in source.skipped.values():
             log.say(f"not used: {reason}")
+
+
+def numbers(metrics: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The metrics of steps as plain numbers; waits until they are computed."""
+    return [{name: float(value) for name, value in row.items()} for row in metrics]
+
+
+def averages(metrics: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over steps, without what was not finite; of counts, the last."""
+    rows = numbers(metrics)
+    values = {"skipped": rows[-1]["skipped"]}
+    for name in rows[-1].keys() - {"skipped", "skipped_in_a_row"}:
+        finite = [row[name] for row in rows if math.isfinite(row[name])]
+        values[name] = fmean(finite) if finite else math.nan
+    return values
+
+
+def stop_if_lost(
+    skipped_in_a_row: int, step: int, config: ConfigDict, workdir: Path
+) -> None:
+    """Raises UserError where too many updates in a row were not finite."""
+    if skipped_in_a_row >= config.skipped_in_a_row:
+        raise UserError(
+            f"loss or gradient were not finite in the last {skipped_in_a_row} updates, "
+            f"up to step {step}; none of them was made. {workdir} holds checkpoints "
+            "from before: look at the images, or start again with a lower "
+            "config.schedule.learning_rate, or in float32 (config.compute.dtype)"
+        )
+
+
+def check_workdir(workdir: Path, *, size: int) -> None:
+    """Raises UserError unless `workdir` can be written to and `size` bytes fit."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written to: {error.strerror}"
+        ) from error
+    free = shutil.disk_usage(workdir).free
+    if free < size:
+        raise UserError(
+            f"--workdir={workdir} has room for {free / 1e6:.0f} MB, and a checkpoint "
+            f"takes up to {size / 1e6:.0f} MB: make room, or name another folder"
+        )
+
+
+def resume(
+    checkpoints: Checkpoints, run: Run, basis: np.ndarray, identity: dict[str, Any]
+) -> tuple[Run, dict[str, Any]]:
+    """The newest checkpoint that is whole, and its `about`; `run` is one of its kind.
+
+    Damaged ones after it are moved out of the way.
+    """
+
+    def template(about: dict[str, Any]) -> tuple[Run, np.ndarray]:
+        check_resumable(about, identity, checkpoints.workdir)
+        return run, basis
+
+    run, _, about = checkpoints.run(template)
+    checkpoints.set_aside_after(int(run.state.step))
+    return run, about
 
 
 def check(config: ConfigDict) -> None:
@@ -151,10 +253,24 @@ def check(config: ConfigDict) -> None:
     if not config.data.hr:
         problems.append("data.hr names no HR images: --config.data.hr=FOLDER[,FOLDER]")
     batch, devices = config.data.batch_size, jax.device_count()
+    parts = config.compute.parts
     if batch > 0 and batch % devices:
         problems.append(
             f"data.batch_size {batch} is not a multiple of the {devices} devices"
         )
+    elif parts > 0 and batch // devices % parts:
+        problems.append(
+            f"compute.parts {parts} does not divide a device's share of the batch, "
+            f"{batch // devices} images"
+        )
+    if config.compute.dtype not in DTYPES:
+        problems.append(
+            f"compute.dtype {config.compute.dtype!r} is not {' or '.join(DTYPES)}"
+        )
+    if not 0 <= config.ema_decay < 1:
+        problems.append(f"ema_decay {config.ema_decay} is not in [0, 1)")
+    if config.skipped_in_a_row < 1:
+        problems.append(f"skipped_in_a_row {config.skipped_in_a_row}: at least 1")
     if config.role == "teacher":
         queue = config.contrast.queue_size
         if batch > 0 and queue % batch:
@@ -179,6 +295,7 @@ def check(config: ConfigDict) -> None:
     positive = {
         "network": ("groups", "blocks"),
         "data": ("batch_size",),
+        "compute": ("parts",),
         "schedule": ("steps_per_epoch",),
         "validation": ("every_steps",),
         "log": ("every_steps",),
@@ -200,6 +317,11 @@ def check(config: ConfigDict) -> None:
 
 def check_resumable(saved: dict[str, Any], now: dict[str, Any], workdir: Path) -> None:
     """Raises UserError where a run cannot go on from another one's checkpoint."""
+    if "images" not in saved:
+        raise UserError(
+            f"{workdir} holds converted weights, which a run would replace: give it "
+            "another --workdir"
+        )
     problems = [
         f"config.{line}"
         for line in differences(saved["config"], now["config"], free=FREE)
@@ -216,11 +338,14 @@ def check_resumable(saved: dict[str, Any], now: dict[str, Any], workdir: Path) -
 
 
 def validation(
-    config: ConfigDict, network: LightBSR, basis: np.ndarray
-) -> Callable[[int, Any, Log], None]:
-    """validate(step, state, log): PSNR and SSIM of a state's network, and pictures."""
-    if not config.validation.hr:
-        return lambda step, state, log: None
+    config: ConfigDict, basis: np.ndarray
+) -> Callable[[int, Run, Log], None]:
+    """validate(step, run, log): PSNR and SSIM of a run's network, and pictures.
+
+    The first process measures.
+    """
+    if not config.validation.hr or not parallel.leads():
+        return lambda step, run, log: None
     folders = files.split_folders(config.validation.hr)
     found = [image for folder in folders for image in files.find_images(folder)]
     found = found[: config.validation.images]
@@ -241,8 +366,12 @@ def validation(
     # Before training: images that cannot be scored are an error now, not later.
     bicubic_psnr, _ = measure(benchmark.bicubic(config.scale))
 
-    def validate(step: int, state: Any, log: Log) -> None:
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
+    network = LightBSR(config.scale, **config.network)
+
+    def validate(step: int, run: Run, log: Log) -> None:
+        state = run.state
+        params = run.average or state.params
+        variables = {"params": params, "batch_stats": state.batch_stats}
         variables = parallel.on_first_device(variables)
         model = Model(config.role, config.setting, network, variables, basis, step)
 

@@ -1,24 +1,33 @@
-"""Steps over all devices, and the batch cut up for them.
+"""Steps over all devices of all processes, and the batch cut up for them.
 
 The only file that maps. The state has no device axis: it goes in and comes out once,
-the same on every device.
+the same on every device. Rows of the global batch lie on devices in the order of their
+processes, so that process i of n reads the i-th n-th of them.
 """
 
+import zlib
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lightbsr_jax.errors import UserError
 from lightbsr_jax.training.steps import AXIS, Step, Update
 
 
 def over_devices(step: Step) -> Step:
     """`step` on every device with its share of the crops; the state is donated."""
     return jax.pmap(
-        step, AXIS, in_axes=(None, 0, None), out_axes=None, donate_argnums=0
+        step,
+        AXIS,
+        in_axes=(None, 0, None),
+        out_axes=None,
+        donate_argnums=0,
+        devices=_devices(),
     )
 
 
@@ -37,7 +46,7 @@ def on_one_device(update: Update) -> Update:
 
 
 def split(crops: np.ndarray) -> np.ndarray:
-    """The batch [B, ...] by devices: [N, B / N, ...]."""
+    """A process's rows [B, ...] by its devices: [N, B / N, ...]."""
     return crops.reshape(jax.local_device_count(), -1, *crops.shape[1:])
 
 
@@ -47,7 +56,7 @@ def replicate(tree: Any) -> Any:
     A copy: the step may be given it to overwrite. (`device_put` may share memory with
     its argument, even when told not to.)
     """
-    sharding = NamedSharding(Mesh(np.array(jax.devices()), AXIS), PartitionSpec())
+    sharding = NamedSharding(Mesh(np.array(_devices()), AXIS), PartitionSpec())
     copy = jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=sharding)
     return copy(jax.device_get(tree))
 
@@ -55,3 +64,19 @@ def replicate(tree: Any) -> Any:
 def on_first_device(tree: Any) -> Any:
     """The first device's copy of a replicated `tree`."""
     return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
+def leads() -> bool:
+    """Whether this process is the one that logs and measures."""
+    return jax.process_index() == 0
+
+
+def check_same(what: str, text: str) -> None:
+    """Raises UserError, in every process, where `text` is not the same in all."""
+    values = multihost_utils.process_allgather(np.uint32(zlib.crc32(text.encode())))
+    if np.unique(values).size > 1:
+        raise UserError(f"{what} must be the same in all processes: {text} here")
+
+
+def _devices() -> list[jax.Device]:
+    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))

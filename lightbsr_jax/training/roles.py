@@ -1,6 +1,5 @@
 """What differs between training a teacher and training a student."""
 
-import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +7,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from lightbsr_jax.checkpoint import checksum
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.model import Model
@@ -59,6 +59,7 @@ def prepare(
                 stage=stage,
                 momentum=config.contrast.momentum,
                 temperature=config.contrast.temperature,
+                parts=config.compute.parts,
             )
             for stage in (1, 2)
         }
@@ -75,6 +76,7 @@ def prepare(
             stage=stage,
             temperature=config.distillation.temperature,
             l1_weight=config.distillation.l1_weight,
+            parts=config.compute.parts,
         )
         for stage in (1, 2)
     }
@@ -108,11 +110,3 @@ def check_teacher(config: ConfigDict, model: Model) -> None:
             f"distillation.teacher {config.distillation.teacher}: {'; '.join(wrong)}. "
             "Name a teacher of the same kind, or give the student the teacher's values"
         )
-
-
-def checksum(variables: Tree) -> int:
-    """A number that tells one network's weights from another's."""
-    value = 0
-    for leaf in jax.tree.leaves(variables):
-        value = zlib.crc32(np.ascontiguousarray(leaf), value)
-    return value

@@ -46,6 +46,22 @@ class StudentState:
     opt_state: Tree
 
 
+@flax.struct.dataclass
+class Run:
+    """A training state, and what keeps a long run out of trouble."""
+
+    state: TeacherState | StudentState
+    average: Tree  # EMA of the parameters, for evaluation; {} without
+    skipped: Array  # int32, updates that were not finite and so not made
+    skipped_in_a_row: Array  # int32, of them the last ones
+
+
+def fresh_run(state: TeacherState | StudentState, *, averaged: bool) -> Run:
+    """A run before its first step; the average starts as a copy."""
+    average = state.params if averaged else {}
+    return Run(state, average, jnp.int32(0), jnp.int32(0))
+
+
 def fresh_optimizer(optimizer: optax.GradientTransformation, params: Tree) -> Tree:
     """An optimiser state for each of the network's top modules."""
     return {name: optimizer.init(module) for name, module in params.items()}

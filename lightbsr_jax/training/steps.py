@@ -5,6 +5,10 @@ update takes LR images and makes the gradient step. Both run under the named axi
 over which gradients, losses and statistics are averaged and keys gathered, so that N
 devices give the numbers of one with the same global batch. A stage is a step of its
 own: what does not learn is neither differentiated nor touched.
+
+A device may restore its share of the batch in `parts`, one after another, for want of
+memory. The estimator, which alone has statistics over the batch, and the queue always
+see all of it: the numbers are those of one part.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +25,7 @@ from lightbsr_jax.training import contrast, losses
 from lightbsr_jax.training.state import (
     CONTRASTED,
     DISTILLED,
+    Run,
     StudentState,
     TeacherState,
     Tree,
@@ -74,13 +79,53 @@ def degrading_step(
     return step
 
 
+def guarded(
+    step: Step, *, ema_decay: float
+) -> Callable[[Run, Array, Fixed], tuple[Run, Metrics]]:
+    """`step` on a Run: an update that is not finite is counted and not made.
+
+    Of such a step nothing stays but its number. The average of the parameters follows
+    with min(ema_decay, (1 + n) / (10 + n)) at step n, soon at first.
+    """
+
+    def guarded_step(run: Run, crops: Array, fixed: Fixed) -> tuple[Run, Metrics]:
+        state, metrics = step(run.state, crops, fixed)
+        numbers = [*metrics.values(), *jax.tree.leaves(state.batch_stats)]
+        finite = jnp.stack([jnp.isfinite(x).all() for x in numbers]).all()
+        average = run.average
+        if average:
+            follow = (1 + state.step) / (10 + state.step)
+            average = optax.incremental_update(
+                state.params, average, 1 - jnp.minimum(ema_decay, follow)
+            )
+        unchanged = run.state.replace(step=state.step)
+        state, average = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (state, average),
+            (unchanged, run.average),
+        )
+        run = Run(
+            state=state,
+            average=average,
+            skipped=run.skipped + ~finite,
+            skipped_in_a_row=jnp.where(finite, 0, run.skipped_in_a_row + 1),
+        )
+        counts = {"skipped": run.skipped, "skipped_in_a_row": run.skipped_in_a_row}
+        return run, metrics | counts
+
+    return guarded_step
+
+
 def descend(
     optimizer: optax.GradientTransformation,
     learning_rate: optax.Schedule,
     state: TeacherState | StudentState,
     gradients: Tree,
-) -> tuple[Tree, Tree]:
-    """New parameters and optimiser states; modules without a gradient stay as is."""
+) -> tuple[Tree, Tree, Array]:
+    """New parameters and optimiser states, and the norm of all gradients.
+
+    Modules without a gradient stay as they are.
+    """
     gradients = lax.pmean(gradients, AXIS)
     rate = learning_rate(state.step)
     params, opt_state = dict(state.params), dict(state.opt_state)
@@ -88,7 +133,57 @@ def descend(
         update, opt_state[name] = optimizer.update(gradient, opt_state[name])
         update = jax.tree.map(lambda u: -rate * u, update)
         params[name] = optax.apply_updates(params[name], update)
-    return params, opt_state
+    return params, opt_state, optax.tree.norm(gradients)
+
+
+def in_parts(loss: Callable[..., Array], parts: int) -> Callable[..., Array]:
+    """`loss(params, inputs, data)`, a mean over images, over one part after another.
+
+    `inputs` and `data` are trees of arrays with the images' axis first. A part's
+    gradients, of `params` and `inputs`, are computed with its loss: of its activations
+    nothing is kept, and nothing is computed twice.
+    """
+    if parts == 1:
+        return loss
+
+    def with_gradients(params: Tree, inputs: Any, data: Any) -> tuple[Array, Any]:
+        def add(total: Any, part: Any) -> tuple[Any, Any]:
+            gradient = jax.value_and_grad(loss, argnums=(0, 1))
+            value, (of_params, of_inputs) = gradient(params, *part)
+            return jax.tree.map(jnp.add, total, (value, of_params)), of_inputs
+
+        cut = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), (inputs, data))
+        zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+        total, of_inputs = lax.scan(add, zero, cut)
+        value, of_params = jax.tree.map(lambda x: x / parts, total)
+        of_inputs = jax.tree.map(
+            lambda x: x.reshape(-1, *x.shape[2:]) / parts, of_inputs
+        )
+        return value, (of_params, of_inputs)
+
+    @jax.custom_vjp
+    def mean(params: Tree, inputs: Any, data: Any) -> Array:
+        return with_gradients(params, inputs, data)[0]
+
+    def backward(gradients: Any, outer: Array) -> tuple[Any, Any, None]:
+        of_params, of_inputs = jax.tree.map(lambda x: outer * x, gradients)
+        return of_params, of_inputs, None
+
+    mean.defvjp(with_gradients, backward)
+    return mean
+
+
+def reconstruction(network: LightBSR, parts: int) -> Callable[..., Array]:
+    """L_SR of (params, (R_c, R_s), (lr, hr)), over one part after another."""
+
+    def loss(
+        params: Tree, modulators: tuple[Array, Array], images: tuple[Array, Array]
+    ) -> Array:
+        lr, hr = images
+        sr = network.apply({"params": params}, lr, *modulators, method="upscale")
+        return losses.reconstruction(sr, hr)
+
+    return in_parts(loss, parts)
 
 
 def teacher_update(
@@ -99,12 +194,14 @@ def teacher_update(
     stage: int,
     momentum: float,
     temperature: float,
+    parts: int = 1,
 ) -> Update:
     """The teacher's update.
 
     Stage 1 minimises L_CL with the estimator and projector, stage 2 L_SR + L_CL with
     everything.
     """
+    reconstruct = reconstruction(network, parts)
 
     def encode(
         params: Tree, batch_stats: Tree, visits: Sequence[int], lr: Array, prior: Array
@@ -151,16 +248,18 @@ def teacher_update(
                 )
             }
             if stage == 2:
-                restored = network.apply(
-                    {"params": params}, lr[0], idr[0], method="restore"
+                modulators = network.apply(
+                    {"params": params}, idr[0], lr.shape[2:4], method="convert"
                 )
-                metrics["reconstruction"] = losses.reconstruction(restored.sr, batch.hr)
+                metrics["reconstruction"] = reconstruct(
+                    params, modulators, (lr[0], batch.hr)
+                )
             return sum(metrics.values()), (metrics, batch_stats)
 
         gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
             {name: state.params[name] for name in learning}
         )
-        params, opt_state = descend(optimizer, learning_rate, state, gradients)
+        params, opt_state, norm = descend(optimizer, learning_rate, state, gradients)
         queue, queue_pointer = contrast.enqueue(
             state.queue,
             state.queue_pointer,
@@ -176,7 +275,7 @@ def teacher_update(
             queue_pointer=queue_pointer,
             opt_state=opt_state,
         )
-        return state, lax.pmean(metrics, AXIS)
+        return state, lax.pmean(metrics, AXIS) | {"gradient_norm": norm}
 
     return update
 
@@ -189,12 +288,14 @@ def student_update(
     stage: int,
     temperature: float,
     l1_weight: float,
+    parts: int = 1,
 ) -> Update:
     """The student's update, on one crop an image.
 
-    Stage 1 minimises L_DL
-    with the estimator and converter, stage 2 L_SR + L_DL with everything.
+    Stage 1 minimises L_DL with the estimator and converter, stage 2 L_SR + L_DL with
+    everything.
     """
+    reconstruct = reconstruction(network, parts)
 
     def update(
         state: StudentState, batch: Batch, teacher: Tree
@@ -216,16 +317,14 @@ def student_update(
                 method="encode",
                 mutable="batch_stats",
             )
-            if stage == 1:
-                channel, spatial = network.apply(
-                    {"params": params}, idr[0], size, method="convert"
+            channel, spatial = network.apply(
+                {"params": params}, idr[0], size, method="convert"
+            )
+            metrics = {}
+            if stage == 2:
+                metrics["reconstruction"] = reconstruct(
+                    params, (channel, spatial), (lr, batch.hr)
                 )
-                metrics = {}
-            else:
-                sr, channel, spatial = network.apply(
-                    {"params": params}, lr, idr[0], method="restore"
-                )
-                metrics = {"reconstruction": losses.reconstruction(sr, batch.hr)}
             metrics["spatial"] = losses.spatial_distillation(target_spatial, spatial)
             metrics["channel"] = losses.channel_distillation(
                 target_channel, channel, temperature=temperature, l1_weight=l1_weight
@@ -235,13 +334,13 @@ def student_update(
         gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
             {name: state.params[name] for name in learning}
         )
-        params, opt_state = descend(optimizer, learning_rate, state, gradients)
+        params, opt_state, norm = descend(optimizer, learning_rate, state, gradients)
         state = StudentState(
             step=state.step + 1,
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
-        return state, lax.pmean(metrics, AXIS)
+        return state, lax.pmean(metrics, AXIS) | {"gradient_norm": norm}
 
     return update

@@ -1,0 +1,185 @@
+"""Whole runs as processes of their own: several of them together, and killed ones."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightbsr_jax.imaging.files import write_png
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A network and schedule of seconds; Adam's eps as in test_steps.py, for its reason.
+SMALL = (
+    "network.groups=1",
+    "network.blocks=1",
+    "data.batch_size=4",
+    "data.lr_crop=8",
+    "data.threads=2",
+    "contrast.crops=2",
+    "contrast.queue_size=16",
+    "schedule.steps_per_epoch=5",
+    "schedule.stage1_epochs=1",
+    "schedule.stage2_epochs=7",
+    "schedule.warmup_epochs=1",
+    "adam.eps=1e-3",
+    "log.every_steps=1",
+    "checkpoint.every_steps=3",
+)
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for seed in range(6):
+        coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse).resize((64, 64), Image.Resampling.BICUBIC)
+        write_png(folder / f"{seed}.png", np.asarray(picture))
+    return folder
+
+
+def start(
+    images: Path,
+    workdir: Path,
+    *flags: str,
+    devices: int = 1,
+    fields: Sequence[str] = (),
+) -> subprocess.Popen:
+    fields = (*SMALL, f"data.hr={images}", *fields)
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "train.py",
+            "--config=configs/teacher.py:setting2",
+            f"--workdir={workdir}",
+            *(f"--config.{field}" for field in fields),
+            *flags,
+        ],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            # What one process has compiled the next one need not.
+            "JAX_COMPILATION_CACHE_DIR": str(images.parent / "compiled"),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(*processes: subprocess.Popen, status: int = 0) -> list[str]:
+    told = [process.communicate(timeout=300)[0] for process in processes]
+    codes = [process.returncode for process in processes]
+    assert codes == [status] * len(codes), "\n".join(told)
+    return told
+
+
+def await_condition(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.002)
+
+
+def losses(workdir: Path) -> list[dict[str, float]]:
+    names = ("step", "contrastive", "reconstruction")
+    records = map(json.loads, (workdir / "metrics.jsonl").open())
+    return [{name: row[name] for name in names if name in row} for row in records]
+
+
+def steps_done(workdir: Path) -> int:
+    file = workdir / "metrics.jsonl"
+    return file.read_text().count("\n") if file.exists() else 0
+
+
+def is_saving(workdir: Path) -> bool:
+    return any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+
+
+def last_checksums(workdir: Path) -> tuple[int, list[int]]:
+    """The last checkpoint's step, and checksums of all of its numbers."""
+    step = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    about = workdir / "checkpoints" / str(step) / "about" / "metadata"
+    return step, json.loads(about.read_text())["checksums"]
+
+
+@pytest.fixture(scope="module")
+def one(images, tmp_path_factory) -> Path:
+    """A run of one process on one device, uninterrupted."""
+    workdir = tmp_path_factory.mktemp("one")
+    finish(start(images, workdir))
+    return workdir
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def together(images: Path, workdir: Path, **options) -> list[subprocess.Popen]:
+    """Two processes of two devices each."""
+    port = free_port()
+    return [
+        start(
+            images,
+            workdir,
+            f"--coordinator_address=localhost:{port}",
+            "--num_processes=2",
+            f"--process_id={process}",
+            devices=2,
+            **options,
+        )
+        for process in range(2)
+    ]
+
+
+def test_processes_and_devices_give_the_numbers_of_one(images, one, tmp_path) -> None:
+    """Two processes are told to stop, through one of them, and go on."""
+    several = together(images, tmp_path / "two")
+    await_condition(several[1], lambda: steps_done(tmp_path / "two") > 25)
+    several[1].send_signal(signal.SIGTERM)
+    first, second = finish(*several, status=75)
+    assert "4 cpu device(s) of 2 process(es)" in first
+    assert "the same command goes on from there" in second
+    first, second = finish(*together(images, tmp_path / "two"))
+    assert f"finished at step {STEPS}" in first and "step" not in second
+
+    finish(start(images, tmp_path / "four", devices=4))
+    expected = losses(one)
+    assert [row["step"] for row in expected] == list(range(1, STEPS + 1))
+    assert "reconstruction" in expected[-1]
+    for workdir in (tmp_path / "two", tmp_path / "four"):
+        for row, expected_row in zip(losses(workdir), expected, strict=True):
+            # Rounding grows from step to step.
+            tolerance = 1e-5 if row["step"] <= 10 else 1e-4
+            assert row == pytest.approx(expected_row, rel=tolerance)
+
+
+def test_killed_runs_go_on_bit_for_bit(images, one, tmp_path) -> None:
+    """In stage 1, while stage 2 is compiled, in the middle of a save; then SIGTERM."""
+    workdir = tmp_path / "killed"
+    moments = [
+        (signal.SIGKILL, lambda: steps_done(workdir) >= 2),
+        (signal.SIGKILL, lambda: steps_done(workdir) >= 5),
+        (signal.SIGKILL, lambda: steps_done(workdir) >= 25 and is_saving(workdir)),
+        (signal.SIGTERM, lambda: steps_done(workdir) >= 31),
+    ]
+    for number, moment in moments:
+        process = start(images, workdir, fields=["checkpoint.every_steps=2"])
+        await_condition(process, moment)
+        process.send_signal(number)
+        finish(process, status=75 if number == signal.SIGTERM else -number)
+    finish(start(images, workdir, fields=["log.every_steps=1"]))
+    assert losses(workdir) == losses(one)
+    assert last_checksums(workdir) == last_checksums(one)
