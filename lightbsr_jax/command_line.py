@@ -11,6 +11,7 @@ import os
 import re
 import runpy
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -90,17 +91,33 @@ def run(main: Callable[[], Any]) -> None:
         try:
             main()
         except (UserError, OSError) as error:
-            fail(error)
+            _leave(f"error: {_one_line(error)}", status=2)
         except Interrupted as stop:
             print(stop, file=sys.stderr)
             sys.exit(INTERRUPTED)
+        except Exception:
+            _leave(traceback.format_exc(), status=1)
 
     app.run(checked_main, flags_parser=_parse_flags)
 
 
 def fail(error: Exception | str) -> NoReturn:
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    print(f"error: {_one_line(error)}", file=sys.stderr)
     sys.exit(2)
+
+
+def _one_line(error: Exception | str) -> str:
+    return " ".join(str(error).split())
+
+
+def _leave(message: str, *, status: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        # Not through JAX's farewell: it waits for processes that wait for this one.
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

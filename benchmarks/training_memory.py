@@ -1,0 +1,149 @@
+"""Memory and time of a training step in stage 2, by the values of config.compute.
+
+    python benchmarks/training_memory.py --batch 4 --lr-crop 48
+
+Each variant runs in a process of its own, one warm step and then some timed ones. The
+peak is what the step adds to the process before it: of the device where the backend
+counts it, else of the process (its resident set).
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import time
+from typing import Any
+
+VARIANTS = {
+    "no rematerialisation": {"rematerialise": False},
+    "rematerialised (default)": {},
+    "rematerialised, 2 parts": {"parts": 2},
+    "rematerialised, 4 parts": {"parts": 4},
+    "rematerialised, bfloat16": {"dtype": "bfloat16"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--role", choices=("teacher", "student"), default="teacher")
+    parser.add_argument("--setting", type=int, choices=(1, 2), default=2)
+    parser.add_argument("--batch", type=int, default=4, help="images a step")
+    parser.add_argument("--lr-crop", type=int, default=48, help="side in LR pixels")
+    parser.add_argument("--steps", type=int, default=3, help="timed ones")
+    parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--json", metavar="FILE")
+    arguments = parser.parse_args()
+
+    results = []
+    context = multiprocessing.get_context("spawn")
+    print("| variant | peak MB | seconds a step | seconds to compile |")
+    print("|---|---|---|---|")
+    for name in arguments.only:
+        with context.Pool(1) as pool:
+            measured = pool.apply(measure, (vars(arguments), VARIANTS[name]))
+        results.append({"variant": name, **measured})
+        peak, seconds, compiling = measured.values()
+        print(f"| {name} | {peak:.0f} | {seconds:.2f} | {compiling:.1f} |", flush=True)
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump({"arguments": vars(arguments), "results": results}, file)
+
+
+def measure(arguments: dict[str, Any], compute: dict[str, Any]) -> dict[str, float]:
+    import jax
+    import numpy as np
+    import optax
+
+    from configs import teacher
+    from lightbsr_jax.imaging import prior
+    from lightbsr_jax.networks.lightbsr import LightBSR
+    from lightbsr_jax.training import parallel, state, steps
+
+    setting = arguments["setting"]
+    config = teacher.get_config(f"setting{setting}").unlock()
+    config.compute.update(compute)
+    network = LightBSR(
+        axis_name=steps.AXIS,
+        remat=config.compute.rematerialise,
+        dtype=config.compute.dtype,
+    )
+    optimizer = optax.scale_by_adam(**config.adam)
+    rate = optax.constant_schedule(1e-4)
+    fresh = state.fresh_teacher(
+        network,
+        optimizer,
+        jax.random.key(0),
+        prior_channels=prior.channels(setting),
+        queue_size=config.contrast.queue_size,
+    )
+    parts = config.compute.parts
+    crops, teacher_weights = config.contrast.crops, {}
+    if arguments["role"] == "teacher":
+        update = steps.teacher_update(
+            network,
+            optimizer,
+            rate,
+            stage=2,
+            momentum=config.contrast.momentum,
+            temperature=config.contrast.temperature,
+            parts=parts,
+        )
+    else:
+        crops = 1
+        teacher_weights = {"params": fresh.params, "batch_stats": fresh.batch_stats}
+        fresh = state.student_of_teacher(
+            network, optimizer, jax.random.key(1), teacher_weights
+        )
+        update = steps.student_update(
+            network,
+            optimizer,
+            rate,
+            stage=2,
+            temperature=0.15,
+            l1_weight=0.1,
+            parts=parts,
+        )
+    step = parallel.over_devices(
+        steps.guarded(
+            steps.degrading_step(update, setting=setting, scale=4, width_max=4.0),
+            ema_decay=0,
+        )
+    )
+    run = parallel.replicate(state.fresh_run(fresh, averaged=False))
+    fixed = parallel.replicate(steps.Fixed(0, prior.make_basis(0), teacher_weights))
+    side = 4 * arguments["lr_crop"]
+    shape = (arguments["batch"], crops, side, side, 3)
+    images = parallel.split(
+        np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+    )
+    before = peak_bytes()
+    began = time.perf_counter()
+    run, metrics = step(run, images, fixed)
+    jax.block_until_ready(metrics)
+    first = time.perf_counter() - began
+    times = []
+    for _ in range(arguments["steps"]):
+        began = time.perf_counter()
+        run, metrics = step(run, images, fixed)
+        jax.block_until_ready((run, metrics))
+        times.append(time.perf_counter() - began)
+    seconds = statistics.median(times)
+    return {
+        "peak_MB": (peak_bytes() - before) / 1e6,
+        "seconds": seconds,
+        "compile_seconds": first - seconds,
+    }
+
+
+def peak_bytes() -> int:
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats()
+    if stats is None:
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return stats["peak_bytes_in_use"]
+
+
+if __name__ == "__main__":
+    main()
