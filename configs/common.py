@@ -22,9 +22,12 @@ def base(role: str, setting: int) -> ConfigDict:
     config.degradation.width_max = config.get_ref("scale").to_float()
 
     config.data = ConfigDict()
-    # HR images: folders, searched recursively and separated by commas, or scikit-image
-    # for the photographs inside that package.
+    # HR images: folders, searched recursively and separated by commas; or what
+    # `lightbsr prepare` made of them; or scikit-image for the photographs inside that
+    # package.
     config.data.hr = ""
+    # Keep all of them in the device's memory and cut crops there: the same crops.
+    config.data.resident = False
     config.data.batch_size = 64  # images a step, over all devices
     config.data.lr_crop = 64  # side of a crop in LR pixels
     config.data.threads = 8  # that read images
@@ -59,7 +62,8 @@ def base(role: str, setting: int) -> ConfigDict:
     config.compute.parts = 1
 
     config.validation = ConfigDict()
-    config.validation.hr = ""  # folders, as data.hr; empty for no validation
+    # Folders or DIR:validation of prepared data, as data.hr; empty for no validation.
+    config.validation.hr = ""
     config.validation.every_steps = 9700
     config.validation.images = 10  # the first so many
     config.validation.pictures = 2  # of them, saved as pictures

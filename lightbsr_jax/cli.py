@@ -4,6 +4,8 @@ Mistakes read as one line, `error: ...`, with exit status 2.
 """
 
 import argparse
+import contextlib
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, by default the program's."""
     parser = _Parser(prog="lightbsr", description="LightBSR in JAX.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_prepare(commands)
     _add_convert(commands)
     _add_compare(commands)
     parsed = parser.parse_args(arguments)
@@ -29,6 +32,91 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parsed.run(parsed)
     except (UserError, OSError) as error:
         fail(error)
+
+
+def _add_prepare(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "prepare",
+        help="cut training images into tiles that are quick to read",
+        description="Cut images into tiles, kept without loss in a TFDS dataset that "
+        "train.py takes in place of the folders, as --config.data.hr=DIR, for the same "
+        "training in a fraction of the reading time. An interrupted run goes on with "
+        "the same command. Images that cannot be read are left out and named.",
+    )
+    parser.add_argument(
+        "--input",
+        metavar="FOLDER",
+        action="append",
+        required=True,
+        help="images, searched recursively; may be given several times",
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", required=True, help="where DIR/df2k is written"
+    )
+    validation = parser.add_mutually_exclusive_group()
+    validation.add_argument(
+        "--validation",
+        metavar="FOLDER",
+        action="append",
+        default=[],
+        help="images for the validation split; may be given several times",
+    )
+    validation.add_argument(
+        "--hold-out",
+        metavar="COUNT",
+        type=int,
+        default=10,
+        help="without --validation so many of the input's images, evenly spaced by "
+        "name, are kept from training for it: default 10, 0 for none",
+    )
+    parser.add_argument(
+        "--tile", metavar="PIXELS", type=int, default=480, help="side: default 480"
+    )
+    parser.add_argument(
+        "--stride",
+        metavar="PIXELS",
+        type=int,
+        help="distance of tiles: default their side. Less takes more space, and fewer "
+        "tiles a crop",
+    )
+    parser.add_argument(
+        "--workers", metavar="COUNT", type=int, help="threads: default one a core"
+    )
+    parser.set_defaults(run=_prepare)
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from absl import logging
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    from lightbsr_jax.data.df2k import Df2k  # slow to import
+
+    logging.set_verbosity(logging.ERROR)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    bar = Progress(*columns, console=Console(stderr=True), redirect_stdout=False)
+    task = bar.add_task("images", total=None)
+    builder = Df2k(
+        data_dir=arguments.output,
+        inputs=arguments.input,
+        validation=arguments.validation,
+        hold_out=arguments.hold_out,
+        tile=arguments.tile,
+        stride=arguments.stride,
+        workers=arguments.workers,
+        on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+    )
+    with bar, contextlib.redirect_stdout(io.StringIO()):  # TFDS chats
+        builder.download_and_prepare()
+    about = builder.info.metadata
+    for split, info in builder.info.splits.items():
+        print(
+            f"{builder.data_dir}: {split}: {len(about['images'][split])} images in "
+            f"{info.num_examples} tiles, {info.num_bytes / 1e6:.0f} MB; "
+            f"{len(about['skipped'][split])} left out"
+        )
+    for reason in builder.skipped:
+        print(f"left out: {reason}")
 
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:

@@ -31,7 +31,7 @@ ALLOWED = {
     "evaluation": {"imaging", "model"},
     "training": FOUNDATION | {"data", "checkpoint", "model", "evaluation"},
     "interop": FOUNDATION | {"checkpoint", "model", "training", "evaluation"},
-    "cli": {"command_line", "interop"},
+    "cli": {"command_line", "data", "interop"},
     "__main__": {"cli"},
 }
 

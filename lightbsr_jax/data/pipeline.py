@@ -1,43 +1,55 @@
 """Batches of random crops, the same for the same seed however they are read.
 
-Crops are uint8 [B, D, H, W, C]: D crops of each of B images, 0..255, RGB.
+Crops are uint8 [B, D, H, W, C]: D crops of each of B images, 0..255, RGB. `Sampler`
+draws where they lie, for a batch at once. `CropBatches` cuts them on the host;
+resident.py does it on the device, with the same result.
 """
 
 import functools
-from collections.abc import Iterator
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 
-from lightbsr_jax.data.sources import ImageFolders
+from lightbsr_jax.data.sources import ImageFolders, PreparedImages
 from lightbsr_jax.errors import UserError
 
+# The bits of a turn, in the order in which they are applied.
+FLIP_ROWS, FLIP_COLUMNS, TRANSPOSE = 1, 2, 4
 
-class CropBatches(Iterator[np.ndarray]):
-    """An endless iterator of crops, uint8 [B, D, size, size, 3].
 
-    Images come in a new order every epoch; a batch may span two epochs. Each gives
-    `crops` random crops, which share one random horizontal flip, vertical flip and
-    transposition (each with probability 1/2). In place of an image that cannot be
-    decoded another one is drawn.
+class Places(NamedTuple):
+    """Where the crops of a batch lie, and how they are turned: all int32."""
 
-    What lies at a place of a batch follows from the seed and the place alone. It does
-    not depend on `threads` (which decode ahead; 0: none) or on how many processes
-    share the work: process `shard_index` of `shard_count` gets its own B =
-    batch_size / shard_count rows of each batch, the first process the first rows.
+    images: np.ndarray  # [B], indices into the source
+    tops: np.ndarray  # [B, D], pixels
+    lefts: np.ndarray  # [B, D]
+    turns: np.ndarray  # [B], 0 to 7: the sum of some of FLIP_ROWS and so on
 
-    The source's images must not be smaller than `size`.
+
+class Sampler:
+    """Draws the places of every batch, from the seed and the batch's number alone.
+
+    Images come in a new order every epoch; a batch may span epochs. Each gives `crops`
+    random crops of `size` x `size`, which share one random flip of the rows, flip of
+    the columns and transposition (each with probability 1/2).
+
+    `sizes` [N, 2] are the images' heights and widths, none below `size`. Of the
+    processes that share the work, the one of `shard_index` gets its own B = batch_size
+    / shard_count rows of each batch, the first process the first rows.
     """
 
     def __init__(
         self,
-        source: ImageFolders,
+        sizes: np.ndarray,
         *,
         batch_size: int,
         crops: int,
         size: int,
         seed: int,
-        threads: int,
         shard_index: int = 0,
         shard_count: int = 1,
     ) -> None:
@@ -46,35 +58,100 @@ class CropBatches(Iterator[np.ndarray]):
                 f"batch_size {batch_size} is not a multiple of the {shard_count} "
                 "processes that share it"
             )
-        self._source, self._crops, self._size = source, crops, size
-        rows = batch_size // shard_count
+        self.size, self.rows = size, batch_size // shard_count
+        self._first_row = shard_index * self.rows
+        self._sizes, self._batch_size, self._crops = sizes, batch_size, crops
+        self._seed = seed
+        # Threads ask for the rows of a few batches one by one.
+        self.places = functools.lru_cache(maxsize=8)(self._places)
+        self._order = functools.lru_cache(maxsize=4)(self._shuffled)
 
+    def replacements(
+        self, batch: int, row: int
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Image, tops [D] and lefts [D] to try in place of a row's unreadable image.
+
+        There is no end to them.
+        """
+        rng = np.random.default_rng([self._seed, 2, batch, self._first_row + row])
+        while True:
+            images = rng.integers(len(self._sizes), size=1)
+            (tops,), (lefts,) = self._positions(rng, images)
+            yield int(images[0]), tops, lefts
+
+    def _places(self, batch: int) -> Places:
+        numbers = batch * self._batch_size + np.arange(self._batch_size)
+        epochs, indices = np.divmod(numbers, len(self._sizes))
+        images = np.empty_like(numbers)
+        for epoch in np.unique(epochs):
+            images[epochs == epoch] = self._order(epoch)[indices[epochs == epoch]]
+        rng = np.random.default_rng([self._seed, 1, batch])
+        tops, lefts = self._positions(rng, images)
+        turns = rng.integers(8, size=self._batch_size)
+        own = slice(self._first_row, self._first_row + self.rows)
+        drawn = (images, tops, lefts, turns)
+        return Places(*(array[own].astype(np.int32) for array in drawn))
+
+    def _positions(
+        self, rng: np.random.Generator, images: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tops and lefts [B, D] of crops of `images` [B]."""
+        room = self._sizes[images] - self.size + 1
+        shape = (len(images), self._crops)
+        tops = rng.integers(room[:, :1], size=shape)
+        return tops, rng.integers(room[:, 1:], size=shape)
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
         # Grain's own shuffle takes milliseconds an image where images are few.
-        @functools.lru_cache(maxsize=4)
-        def order(epoch: int) -> np.ndarray:
-            return np.random.default_rng([seed, epoch]).permutation(len(source))
+        rng = np.random.default_rng([self._seed, 0, epoch])
+        return rng.permutation(len(self._sizes))
 
-        images = (
-            grain.MapDataset.range(len(source))
-            .repeat()
-            .map_with_index(lambda place, index: order(place // len(source))[index])
-            .random_map(self._random_crops, seed=seed)
-        )
+
+class CropBatches(Iterator[Any]):
+    """An endless iterator of the crops that `sampler` draws, cut on the host.
+
+    uint8 [B, D, size, size, 3], passed through `transfer`, which may bring it to the
+    devices. `threads` read images ahead, and another one assembles and transfers the
+    next batch; with 0 everything happens when it is asked for.
+
+    In place of an image that cannot be decoded another one is drawn. Whatever else goes
+    wrong in a thread is raised by `next`, with the image's name.
+    """
+
+    def __init__(
+        self,
+        source: ImageFolders | PreparedImages,
+        sampler: Sampler,
+        *,
+        threads: int,
+        transfer: Callable[[np.ndarray], Any] = lambda crops: crops,
+    ) -> None:
+        self._source, self._sampler = source, sampler
         reading = grain.ReadOptions(
             num_threads=threads,
-            prefetch_buffer_size=max(2 * rows, threads) if threads else 0,
+            prefetch_buffer_size=max(2 * sampler.rows, threads) if threads else 0,
+        )
+        batches = (
+            grain.MapDataset.range(sys.maxsize)
+            .map(self._row)
+            .to_iter_dataset(reading)
+            .batch(sampler.rows)
+            .map(transfer)
         )
         self._batches = iter(
-            _Rows(images, batch_size, shard_index * rows, rows)
-            .to_iter_dataset(reading)
-            .batch(rows)
+            grain.experimental.ThreadPrefetchIterDataset(
+                batches, prefetch_buffer_size=1 if threads else 0
+            )
         )
 
-    def __next__(self) -> np.ndarray:
+    def __next__(self) -> Any:
         return next(self._batches)
 
     def get_state(self) -> dict[str, int]:
-        """The place in the stream, for JSON: the same in every process."""
+        """The place in the stream, for JSON: the same in every process.
+
+        What is read ahead does not count.
+        """
         return {"batches": grain.experimental.get_next_index(self._batches)}
 
     def set_state(self, state: dict[str, int]) -> None:
@@ -85,41 +162,31 @@ class CropBatches(Iterator[np.ndarray]):
         """Ends the threads; there are no more batches afterwards."""
         self._batches.close()
 
-    def _random_crops(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        image = self._source[index]
-        while image is None:  # ends: a source without any readable image raises
-            image = self._source[int(rng.integers(len(self._source)))]
-        height, width, _ = image.shape
-        tops = rng.integers(height - self._size + 1, size=self._crops)
-        lefts = rng.integers(width - self._size + 1, size=self._crops)
-        crops = np.stack(
-            [
-                image[top : top + self._size, left : left + self._size]
-                for top, left in zip(tops, lefts, strict=True)
-            ]
-        )
-        flip_rows, flip_columns, transpose = rng.integers(2, size=3)
-        if flip_rows:
-            crops = crops[:, ::-1]
-        if flip_columns:
-            crops = crops[:, :, ::-1]
-        if transpose:
-            crops = crops.swapaxes(1, 2)
-        return crops
+    def _row(self, index: int) -> np.ndarray:
+        """The crops [D, size, size, 3] at a place of the stream of rows."""
+        batch, row = divmod(index, self._sampler.rows)
+        images, tops, lefts, turns = self._sampler.places(batch)
+        drawn = int(images[row]), tops[row], lefts[row]
+        # Ends: a source without any readable image raises.
+        for image, *corners in itertools.chain(
+            [drawn], self._sampler.replacements(batch, row)
+        ):
+            try:
+                crops = self._source.crops(image, *corners, self._sampler.size)
+            except UserError:
+                raise
+            except BaseException as error:  # SystemExit would end the thread in silence
+                name = self._source.names[image]
+                raise RuntimeError(f"reading {name} failed: {error!r}") from error
+            if crops is not None:
+                return _turned(crops, turns[row])
 
 
-class _Rows(grain.MapDataset):
-    """Of every batch of `batch_size` elements the `count` that start at `first`."""
-
-    def __init__(
-        self, parent: grain.MapDataset, batch_size: int, first: int, count: int
-    ) -> None:
-        super().__init__(parent)
-        self._batch_size, self._first, self._count = batch_size, first, count
-
-    def __len__(self) -> int:
-        return len(self._parent) // self._batch_size * self._count
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        batch, row = divmod(index, self._count)
-        return self._parent[batch * self._batch_size + self._first + row]
+def _turned(crops: np.ndarray, turn: int) -> np.ndarray:
+    if turn & FLIP_ROWS:
+        crops = crops[:, ::-1]
+    if turn & FLIP_COLUMNS:
+        crops = crops[:, :, ::-1]
+    if turn & TRANSPOSE:
+        crops = crops.swapaxes(1, 2)
+    return crops

@@ -1,9 +1,12 @@
 """Where training images come from.
 
-A source has a length, hands out uint8 RGB images [H, W, 3] by index, and None for one
-that turned out to be unreadable. Sizes are in pixels.
+A source hands out uint8 RGB images [H, W, 3], or crops of them, by index, and None for
+one that turned out to be unreadable. `names`, `sizes` (int [N, 2], heights and widths
+in pixels) and `fingerprint` tell what is in it; `skipped` maps what was left out to the
+reason, which names it too.
 """
 
+import functools
 import hashlib
 import threading
 from collections.abc import Sequence
@@ -12,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
+from lightbsr_jax.data import tiles
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files
 
@@ -23,13 +27,14 @@ class ImageFolders:
 
     `minimum` is the smallest side that an image may have (the crop's). An image that
     is smaller, or cannot be read, is left out: from the start where its header says so,
-    else from the first attempt to decode it. `skipped` maps its path to the reason,
-    which names the path too.
+    else from the first attempt to decode it. A file that vanishes afterwards is an
+    error.
 
     The order and `fingerprint` do not depend on where the folders lie.
     """
 
     names: list[str]
+    sizes: np.ndarray
     fingerprint: str
     skipped: dict[str, str]
 
@@ -38,22 +43,24 @@ class ImageFolders:
         self._folders = ", ".join(map(str, folders))
         self._lock = threading.Lock()
         self.skipped = {}
-        found = {
-            path: name for folder in folders for name, path in files.find_images(folder)
-        }
+        found = find_all(folders)
 
-        self.names, self._paths, digest = [], [], hashlib.sha256()
-        for path, name in sorted(found.items(), key=lambda item: item[1]):
+        self.names, self._paths, sizes = [], [], []
+        for name, path in found:
             try:
                 height, width = files.image_size(path)
-                self._check_size(path, height, width)
+                if min(height, width) < minimum:
+                    raise files.ImageError(
+                        f"{path}: {height} x {width} pixels, a side is below {minimum}"
+                    )
             except (files.ImageError, OSError) as error:
                 self.skipped[str(path)] = str(error)
                 continue
             self.names.append(name)
             self._paths.append(path)
-            digest.update(f"{name} {height} {width}\n".encode())
-        self.fingerprint = digest.hexdigest()[:16]
+            sizes.append((height, width))
+        self.sizes = np.array(sizes).reshape(-1, 2)
+        self.fingerprint = _fingerprint(self.names, self.sizes)
         self._readable = len(self._paths)
 
         if not self._readable:
@@ -72,25 +79,47 @@ class ImageFolders:
     def __getitem__(self, index: int) -> np.ndarray | None:
         """The image uint8 [H, W, 3], None if it cannot be decoded.
 
-        Raises UserError once no image of the source can be decoded.
+        Raises UserError for a file that has vanished, and once no image of the source
+        can be decoded.
         """
         path = self._paths[index]
         if str(path) not in self.skipped:
             try:
                 image = files.read_rgb(path)
-                self._check_size(path, *image.shape[:2])
+                if image.shape[:2] != tuple(self.sizes[index]):
+                    raise files.ImageError(
+                        "{}: {} x {} pixels, {} x {} when the run began".format(
+                            path, *image.shape[:2], *self.sizes[index]
+                        )
+                    )
                 return image
-            except (files.ImageError, OSError) as error:
+            except files.ImageError as error:
                 self._skip(path, str(error))
+            except OSError as error:
+                raise UserError(
+                    f"{path} was there when the run began and cannot be read any more "
+                    f"({error.strerror}): put it back and give the same command again"
+                ) from error
         if not self._readable:
             raise UserError(self._nothing_left())
         return None
 
-    def _check_size(self, path: Path, height: int, width: int) -> None:
-        if min(height, width) < self._minimum:
-            raise files.ImageError(
-                f"{path}: {height} x {width} pixels, a side is below {self._minimum}"
-            )
+    def crops(
+        self, index: int, tops: np.ndarray, lefts: np.ndarray, size: int
+    ) -> np.ndarray | None:
+        """Crops of one image: uint8 [D, size, size, 3] for D tops and lefts, or None.
+
+        Raises UserError as indexing does.
+        """
+        image = self[index]
+        if image is None:
+            return None
+        return np.stack(
+            [
+                image[top : top + size, left : left + size]
+                for top, left in zip(tops, lefts, strict=True)
+            ]
+        )
 
     def _skip(self, path: Path, reason: str) -> None:
         with self._lock:  # images are read by several threads
@@ -110,3 +139,165 @@ class ImageFolders:
         reasons = list(self.skipped.values())
         more = len(reasons) - _NAMED
         return "; ".join(reasons[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
+
+
+class PreparedImages:
+    """The images of a split of a dataset that `lightbsr prepare` wrote.
+
+    The same images as in its folders, with the same fingerprint: only quicker to take
+    crops of, since the few tiles under a crop are all that is read and decoded.
+    """
+
+    names: list[str]
+    sizes: np.ndarray
+    fingerprint: str
+    skipped: dict[str, str]
+
+    def __init__(self, folder: Path, split: str, *, minimum: int) -> None:
+        import tensorflow_datasets as tfds  # slow to import
+
+        builder = tfds.builder_from_directory(folder)
+        about = builder.info.metadata
+        if builder.name != "df2k" or not about:
+            raise UserError(
+                f"{folder} holds the dataset {builder.name}, not one that lightbsr "
+                "prepare made"
+            )
+        splits = builder.info.splits
+        if split not in splits:
+            raise UserError(
+                f"{folder} has no split {split}: take one of {list(splits)}"
+            )
+        for path in splits[split].filepaths:
+            if not path.exists():
+                raise UserError(f"{path} is missing: restore it or prepare again")
+        self._where = f"{folder}, split {split}"
+        self._examples = builder.as_data_source(
+            split, decoders={"image": tfds.decode.SkipDecoding()}
+        )
+
+        self.names, sizes, self._first, self._grids = [], [], [], []
+        self.skipped = {}
+        first = 0
+        for name, height, width in about["images"][split]:
+            grid = tiles.Grid(height, width, tile=about["tile"], stride=about["stride"])
+            if min(height, width) < minimum:
+                self.skipped[name] = (
+                    f"{name}: {height} x {width} pixels, a side is below {minimum}"
+                )
+            else:
+                self.names.append(name)
+                sizes.append((height, width))
+                self._first.append(first)
+                self._grids.append(grid)
+            first += len(grid)
+        if first != len(self._examples):
+            raise UserError(
+                f"{self._where} holds {len(self._examples)} tiles, not {first}: "
+                "prepare it again"
+            )
+        if not self.names:
+            raise UserError(
+                f"no image in {self._where} has {minimum} x {minimum} pixels"
+            )
+        self.sizes = np.array(sizes)
+        self.fingerprint = _fingerprint(self.names, self.sizes)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """The image uint8 [H, W, 3]. Raises UserError if the dataset is damaged."""
+        height, width = self.sizes[index]
+        return self._grids[index].window(self._tile_of(index), 0, 0, height, width)
+
+    def crops(
+        self, index: int, tops: np.ndarray, lefts: np.ndarray, size: int
+    ) -> np.ndarray:
+        """Crops of one image: uint8 [D, size, size, 3] for D tops and lefts.
+
+        Raises UserError if the dataset is damaged or has vanished.
+        """
+        grid = self._grids[index]
+        read = functools.cache(self._tile_of(index))  # crops share tiles
+        return np.stack(
+            [
+                grid.window(read, top, left, size, size)
+                for top, left in zip(tops, lefts, strict=True)
+            ]
+        )
+
+    def _tile_of(self, index: int):
+        def read(number: int) -> np.ndarray:
+            try:
+                example = self._examples[self._first[index] + number]
+                return tiles.decode(example["image"])
+            except Exception as error:  # the reader's own, and the parsers'
+                raise UserError(
+                    f"{self._where}: tile {number} of {self.names[index]} cannot be "
+                    f"read ({error}): restore the dataset or prepare it again, then "
+                    "give the same command again"
+                ) from error
+
+        return read
+
+
+def open_source(text: str, *, minimum: int) -> ImageFolders | PreparedImages:
+    """The images that config.data.hr names: folders, or one prepared dataset.
+
+    `minimum` is the smallest side of an image to be of use. Raises UserError or
+    FileNotFoundError for what cannot be trained on.
+    """
+    names = files.split_folders(text)
+    found = [_find_prepared(name) for name in names]
+    if found == [None] * len(names):
+        return ImageFolders(names, minimum=minimum)
+    if len(names) > 1:
+        raise UserError(
+            f"{text}: a prepared dataset stands alone; prepare all folders together"
+        )
+    return PreparedImages(*found[0], minimum=minimum)
+
+
+def first_images(text: str, count: int) -> list[tuple[str, np.ndarray]]:
+    """Name and pixels of the first `count` images that config.validation.hr names."""
+    images = []
+    for name in files.split_folders(text):
+        if prepared := _find_prepared(name):
+            source = PreparedImages(*prepared, minimum=1)
+            indices = range(min(count - len(images), len(source)))
+            images += [(source.names[index], source[index]) for index in indices]
+        else:
+            found = files.find_images(name)[: count - len(images)]
+            images += [(name, files.read_rgb(path)) for name, path in found]
+    return images
+
+
+def find_all(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
+    """The images in all the folders, as `files.find_images`, each file once."""
+    found = {
+        path: name for folder in folders for name, path in files.find_images(folder)
+    }
+    return sorted(
+        ((name, path) for path, name in found.items()), key=lambda image: image[0]
+    )
+
+
+def _find_prepared(name: str) -> tuple[Path, str] | None:
+    """Folder and split of the prepared dataset that DIR or DIR:SPLIT names, if any."""
+    folder, _, split = name.rpartition(":")
+    if not folder or Path(name).exists():
+        folder, split = name, "train"
+    for candidate in (Path(folder), *sorted(Path(folder).glob("df2k/[0-9]*"))):
+        if (candidate / "dataset_info.json").exists():
+            return candidate, split
+    if Path(folder, "df2k", ".unfinished").exists():
+        raise UserError(f"{folder} is not finished: lightbsr prepare goes on with it")
+    return None
+
+
+def _fingerprint(names: Sequence[str], sizes: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for name, (height, width) in zip(names, sizes, strict=True):
+        digest.update(f"{name} {height} {width}\n".encode())
+    return digest.hexdigest()[:16]

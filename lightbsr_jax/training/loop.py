@@ -17,23 +17,31 @@ import optax
 from ml_collections import ConfigDict
 
 from lightbsr_jax.checkpoint import Checkpoints, differences, plain
-from lightbsr_jax.data.pipeline import CropBatches
-from lightbsr_jax.data.sources import ImageFolders
+from lightbsr_jax.data.pipeline import CropBatches, Sampler
+from lightbsr_jax.data.resident import ResidentBatches
+from lightbsr_jax.data.sources import first_images, open_source
 from lightbsr_jax.errors import Interrupted, UserError
 from lightbsr_jax.evaluation import benchmark, pictures
-from lightbsr_jax.imaging import degradation, files
+from lightbsr_jax.imaging import degradation
 from lightbsr_jax.model import Model
 from lightbsr_jax.networks.lightbsr import UPSCALER_STEPS, LightBSR
 from lightbsr_jax.training import parallel, roles, schedules
 from lightbsr_jax.training.interruption import Interruption
 from lightbsr_jax.training.log import Log
 from lightbsr_jax.training.state import Run, fresh_run
-from lightbsr_jax.training.steps import AXIS, Fixed, degrading_step, guarded
+from lightbsr_jax.training.steps import (
+    AXIS,
+    Fixed,
+    cropping_step,
+    degrading_step,
+    guarded,
+)
 
 # Fields and groups with which a run may go on changed. Of the data and the teacher it
 # is the content that counts, not the path.
 FREE = (
     "data.hr",
+    "data.resident",
     "data.threads",
     "distillation.teacher",
     "compute.rematerialise",
@@ -58,17 +66,28 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     check(config)
     workdir = Path(workdir)
     hr_crop = config.data.lr_crop * config.scale
-    source = ImageFolders(files.split_folders(config.data.hr), minimum=hr_crop)
-    batches = CropBatches(
-        source,
+    source = open_source(config.data.hr, minimum=hr_crop)
+    sampler = Sampler(
+        source.sizes,
         batch_size=config.data.batch_size,
         crops=config.contrast.crops if config.role == "teacher" else 1,
         size=hr_crop,
         seed=config.seed,
-        threads=config.data.threads,
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
     )
+    if config.data.resident:
+        batches = ResidentBatches(
+            source,
+            sampler,
+            threads=config.data.threads,
+            transfer=parallel.split,
+            share=parallel.share,
+        )
+    else:
+        batches = CropBatches(
+            source, sampler, threads=config.data.threads, transfer=parallel.split
+        )
     network = LightBSR(
         config.scale,
         **config.network,
@@ -100,22 +119,22 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         (workdir / "config.json").write_text(text + "\n")
     parallel.check_same(f"the newest checkpoint in {workdir}", f"step {start}")
 
-    steps = {
-        stage: parallel.over_devices(
-            guarded(
-                degrading_step(
-                    update,
-                    setting=config.setting,
-                    scale=config.scale,
-                    width_max=config.degradation.width_max,
-                ),
-                ema_decay=config.ema_decay,
-            )
+    steps = {}
+    for stage, update in role.updates.items():
+        step = degrading_step(
+            update,
+            setting=config.setting,
+            scale=config.scale,
+            width_max=config.degradation.width_max,
         )
-        for stage, update in role.updates.items()
-    }
+        step = guarded(step, ema_decay=config.ema_decay)
+        if config.data.resident:
+            step = cropping_step(step, size=hr_crop)
+        steps[stage] = parallel.over_devices(step)
     run = parallel.replicate(run)
     fixed = parallel.replicate(Fixed(config.seed, role.basis, role.teacher))
+    if config.data.resident:
+        fixed = fixed, batches.pixels
     boundary = config.schedule.stage1_epochs * config.schedule.steps_per_epoch
     total = boundary + config.schedule.stage2_epochs * config.schedule.steps_per_epoch
 
@@ -132,8 +151,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         with Interruption() as interruption:
             for step in range(start + 1, total + 1):
                 stage = 1 if step <= boundary else 2
-                crops = parallel.split(next(batches))
-                run, metrics = steps[stage](run, crops, fixed)
+                run, metrics = steps[stage](run, next(batches), fixed)
                 unlogged.append(metrics)
                 log.advance(step)
                 # Steps are only queued up here: wait for the one before the last, so
@@ -346,10 +364,7 @@ def validation(
     """
     if not config.validation.hr or not parallel.leads():
         return lambda step, run, log: None
-    folders = files.split_folders(config.validation.hr)
-    found = [image for folder in folders for image in files.find_images(folder)]
-    found = found[: config.validation.images]
-    images = [(name, files.read_rgb(path)) for name, path in found]
+    images = first_images(config.validation.hr, config.validation.images)
     cases = benchmark.cases(config.setting)
     pictured = cases[len(cases) // 2].label
 

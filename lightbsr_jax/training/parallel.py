@@ -45,9 +45,17 @@ def on_one_device(update: Update) -> Update:
     )
 
 
-def split(crops: np.ndarray) -> np.ndarray:
-    """A process's rows [B, ...] by its devices: [N, B / N, ...]."""
-    return crops.reshape(jax.local_device_count(), -1, *crops.shape[1:])
+def split(rows: Any) -> Any:
+    """A process's rows, arrays [B, ...], by its devices: [N, B / N, ...].
+
+    Each device's part is on its way there, and need not have arrived.
+    """
+    devices = [d for d in _devices() if d.process_index == jax.process_index()]
+    sharding = NamedSharding(Mesh(np.array(devices), AXIS), PartitionSpec(AXIS))
+    return jax.tree.map(
+        lambda x: jax.device_put(x.reshape(len(devices), -1, *x.shape[1:]), sharding),
+        rows,
+    )
 
 
 def replicate(tree: Any) -> Any:
@@ -59,6 +67,12 @@ def replicate(tree: Any) -> Any:
     sharding = NamedSharding(Mesh(np.array(_devices()), AXIS), PartitionSpec())
     copy = jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=sharding)
     return copy(jax.device_get(tree))
+
+
+def share(array: np.ndarray) -> jax.Array:
+    """`array` on every device, to be read only: of large ones there is no second copy."""
+    sharding = NamedSharding(Mesh(np.array(_devices()), AXIS), PartitionSpec())
+    return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
 
 def on_first_device(tree: Any) -> Any:

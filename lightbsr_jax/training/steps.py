@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from lightbsr_jax.data import resident
 from lightbsr_jax.imaging import degradation, prior
 from lightbsr_jax.networks.lightbsr import LightBSR
 from lightbsr_jax.training import contrast, losses
@@ -114,6 +115,20 @@ def guarded(
         return run, metrics | counts
 
     return guarded_step
+
+
+def cropping_step(step: Callable[..., Any], *, size: int) -> Callable[..., Any]:
+    """step(state or run, places, (fixed, pixels)): cut the crops, then do `step`."""
+
+    def cropping(
+        state: Any,
+        places: resident.Places,
+        fixed_and_pixels: tuple[Fixed, resident.Pixels],
+    ) -> tuple[Any, Metrics]:
+        fixed, pixels = fixed_and_pixels
+        return step(state, resident.crops(pixels, places, size=size), fixed)
+
+    return cropping
 
 
 def descend(

@@ -1,0 +1,323 @@
+"""The dataset `df2k`: photographs cut into tiles, written once and read at random.
+
+A TFDS dataset in ArrayRecord files; neither writing nor reading it takes TensorFlow.
+`lightbsr prepare` writes it, and so does TFDS:
+
+    import tensorflow_datasets as tfds
+    from lightbsr_jax.data import df2k  # from then on TFDS knows the name
+
+    folders = ["DIV2K_train_HR", "Flickr2K_HR"]
+    builder = tfds.builder("df2k", data_dir="data", inputs=folders)
+    builder.download_and_prepare()
+    builder.as_data_source("train")[0]["image"]  # uint8 [480, 480, 3]
+
+An example is a tile: `image` (PNG), the `name` of the image that it comes from, `top`
+and `left` in that image in pixels. The tiles of an image are neighbours, row by row,
+and images go by name; the metadata holds their names and sizes. So a reader knows where
+every part of every image lies.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
+
+from lightbsr_jax.data import tiles
+from lightbsr_jax.data.sources import find_all
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging import files
+
+IMAGES_A_SHARD = 16  # some 80 MB of 2K photographs
+
+
+class Df2k(FileReaderBuilder):
+    """Tiles of the images in some folders, in the splits train and validation."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    skipped: list[str]  # why images were left out; each reason names the file
+
+    def __init__(
+        self,
+        *,
+        inputs: Sequence[str | Path] = (),
+        validation: Sequence[str | Path] = (),
+        hold_out: int = 10,
+        tile: int = 480,
+        stride: int | None = None,
+        workers: int | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+        file_format: str = "array_record",
+        **tfds_arguments: Any,
+    ) -> None:
+        """What to write. Reading takes none of it.
+
+        inputs: folders of images, searched recursively.
+        validation: folders for that split. Without any, `hold_out` of the input's
+            images, evenly spaced by name, go there instead of into training.
+        tile, stride: side and distance of the tiles, in pixels. The default stride is
+            the side: but for the last row and column no pixel is stored twice.
+        workers: threads, by default one a core; the result is the same.
+        on_progress: called with the images done and all.
+        tfds_arguments: data_dir, and what else every TFDS builder takes.
+        """
+        self._inputs, self._validation = list(inputs), list(validation)
+        self._hold_out = hold_out
+        self._tile, self._stride = tile, tile if stride is None else stride
+        self._workers = workers or os.cpu_count() or 1
+        self._on_progress = on_progress or (lambda done, total: None)
+        self.skipped = []
+        super().__init__(file_format=file_format, **tfds_arguments)
+
+    def download_and_prepare(self, **tfds_arguments: Any) -> None:
+        """As of any TFDS builder: does nothing where the dataset is there already.
+
+        Raises UserError where it was made of other images or with other tiles.
+        """
+        if self.data_path.exists() and self._inputs:
+            if self.info.metadata["made_of"] != self._made_of(self._images()):
+                raise UserError(
+                    f"{self.data_dir} was prepared from other images or with other "
+                    "tiles: remove it, or name another folder for this one"
+                )
+        with tempfile.TemporaryDirectory() as unused:
+            super().download_and_prepare(**{"download_dir": unused} | tfds_arguments)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Photographs of high resolution, cut into tiles without loss.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(
+                        shape=(None, None, 3), encoding_format="png"
+                    ),
+                    "name": tfds.features.Text(),
+                    "top": np.int32,
+                    "left": np.int32,
+                }
+            ),
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+        """Writes the missing shards into a folder that stays, then moves them all.
+
+        TFDS calls this with `data_path` at a temporary folder, which an interruption
+        discards and success renames: only whole datasets are ever visible.
+        """
+        images = self._images()
+        shards = [
+            _Shard(split, number, own[first : first + IMAGES_A_SHARD])
+            for split, own in images.items()
+            for number, first in enumerate(range(0, len(own), IMAGES_A_SHARD))
+        ]
+        folder = Path(self.data_path.parent, ".unfinished")
+        with _locked(folder):
+            for remains in folder.parent.glob(f"incomplete.*_{self.version}"):
+                if remains != Path(self.data_path):
+                    shutil.rmtree(remains)
+            self._keep_finished(folder, self._made_of(images))
+            self._write_missing(folder, shards)
+            self._collect(folder, shards)
+            shutil.rmtree(folder)
+
+    def _images(self) -> dict[str, list[tuple[str, Path]]]:
+        """Name and path of every image by split."""
+        if not self._inputs:
+            raise UserError("no folder to prepare: inputs names none")
+        if not 0 < self._stride <= self._tile:
+            raise UserError(
+                f"a stride of {self._stride} is not within 1 to {self._tile}, the "
+                "side of the tiles"
+            )
+        images = find_all(self._inputs)
+        if self._validation:
+            return {"train": images, "validation": find_all(self._validation)}
+        if not 0 <= self._hold_out < len(images):
+            raise UserError(
+                f"of {len(images)} images {self._hold_out} cannot be held out for "
+                "validation: take fewer, or name a folder for it"
+            )
+        held_out = {i * len(images) // self._hold_out for i in range(self._hold_out)}
+        train = [image for i, image in enumerate(images) if i not in held_out]
+        if not held_out:
+            return {"train": train}
+        return {"train": train, "validation": [images[i] for i in sorted(held_out)]}
+
+    def _made_of(self, images: dict[str, list[tuple[str, Path]]]) -> str:
+        """A digest of what determines the dataset."""
+        digest = hashlib.sha256()
+        digest.update(f"{self._tile} {self._stride} {IMAGES_A_SHARD}\n".encode())
+        for split, own in images.items():
+            for name, path in own:
+                digest.update(f"{split} {name} {path.stat().st_size}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def _keep_finished(self, folder: Path, made_of: str) -> None:
+        """Leaves in `folder` the finished shards of this very dataset, if any."""
+        for half in folder.glob("*.half"):
+            half.unlink()
+        marker = folder / "made_of"
+        if marker.exists() and marker.read_text() == made_of:
+            return
+        for shard in folder.glob("*-*"):
+            shard.unlink()
+        _write_whole(marker, made_of)
+
+    def _write_missing(self, folder: Path, shards: list["_Shard"]) -> None:
+        # What had to leave out an image is written again: the file may be mended.
+        missing = [
+            shard
+            for shard in shards
+            if (about := shard.about(folder)) is None or about["skipped"]
+        ]
+        total = sum(len(shard.images) for shard in shards)
+        done = total - sum(len(shard.images) for shard in missing)
+        lock, stop = threading.Lock(), threading.Event()
+
+        def advance() -> None:
+            nonlocal done
+            if stop.is_set():
+                raise CancelledError
+            with lock:
+                done += 1
+                self._on_progress(done, total)
+
+        self._on_progress(done, total)
+        with ThreadPoolExecutor(self._workers) as pool:
+            futures = [pool.submit(self._write, s, folder, advance) for s in missing]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _write(
+        self, shard: "_Shard", folder: Path, advance: Callable[[], None]
+    ) -> None:
+        images, skipped, lengths = [], [], []
+        half = folder / f"{shard.name}.half"
+        try:
+            writer = ArrayRecordWriter(str(half), "group_size:1")
+            for name, path in shard.images:
+                try:
+                    image = files.read_rgb(path)
+                except files.ImageError as error:
+                    skipped.append([name, str(error)])
+                else:
+                    images.append([name, *image.shape[:2]])
+                    for example in self._examples(name, image):
+                        writer.write(example)
+                        lengths.append(len(example))
+                advance()
+            writer.close()
+        except RuntimeError as error:  # all that the writer raises, on a full disk too
+            raise UserError(
+                f"{half} cannot be written ({error}): once it can, the same command "
+                "goes on from here"
+            ) from error
+        os.replace(half, folder / shard.name)
+        about = {
+            "images": images,
+            "skipped": skipped,
+            "examples": len(lengths),
+            "bytes": sum(lengths),
+        }
+        _write_whole(folder / f"{shard.name}.json", json.dumps(about))
+
+    def _examples(self, name: str, image: np.ndarray) -> Iterator[bytes]:
+        features = self.info.features
+        for top, left, tile in tiles.cut(image, tile=self._tile, stride=self._stride):
+            png = tiles.encode(tile)
+            example = {"image": png, "name": name, "top": top, "left": left}
+            yield features.serialize_example(features.encode_example(example))
+
+    def _collect(self, folder: Path, shards: list["_Shard"]) -> None:
+        """Counts what was written, and moves it into the dataset."""
+        infos, images, skipped = [], {}, {}
+        for split in dict.fromkeys(shard.split for shard in shards):
+            written = [(s, s.about(folder)) for s in shards if s.split == split]
+            abouts = [about for _, about in written]
+            images[split] = [image for about in abouts for image in about["images"]]
+            skipped[split] = [name for about in abouts for name, _ in about["skipped"]]
+            self.skipped += [why for about in abouts for _, why in about["skipped"]]
+            if not images[split]:
+                raise UserError(
+                    f"no image of the split {split} can be read: {self.skipped[-1]}"
+                )
+            filled = [(s, about) for s, about in written if about["examples"]]
+            template = tfds.core.ShardedFileTemplate(
+                data_dir=self.data_path,
+                dataset_name=self.name,
+                split=split,
+                filetype_suffix=self.info.file_format.file_suffix,
+            )
+            infos.append(
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=[about["examples"] for _, about in filled],
+                    num_bytes=sum(about["bytes"] for _, about in filled),
+                    filename_template=template,
+                )
+            )
+            for (shard, _), path in zip(filled, infos[-1].filepaths, strict=True):
+                os.replace(folder / shard.name, path)
+        self.info.set_splits(tfds.core.splits.SplitDict(infos))
+        self.info.metadata.update(
+            tile=self._tile,
+            stride=self._stride,
+            images=images,
+            skipped=skipped,
+            made_of=self._made_of(self._images()),
+        )
+
+
+class _Shard(NamedTuple):
+    """A file of examples to be written."""
+
+    split: str
+    number: int
+    images: list[tuple[str, Path]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.number:05d}"
+
+    def about(self, folder: Path) -> dict[str, Any] | None:
+        """What is in it: images, skipped, examples, bytes; None if it is not done."""
+        path = folder / f"{self.name}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Makes the folder; raises UserError if another process is at work in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is preparing {folder.parent}") from error
+        yield
+
+
+def _write_whole(path: Path, text: str) -> None:
+    half = path.with_name(f"{path.name}.half")
+    half.write_text(text)
+    os.replace(half, path)

@@ -1,0 +1,131 @@
+"""All images in the memory of the device, and crops of them cut there.
+
+For data that fits: the host reads files once, and then only draws some numbers a step.
+The crops are those of pipeline.py, bit for bit.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from lightbsr_jax.data.pipeline import (
+    FLIP_COLUMNS,
+    FLIP_ROWS,
+    TRANSPOSE,
+    Places,
+    Sampler,
+)
+from lightbsr_jax.data.sources import ImageFolders, PreparedImages
+from lightbsr_jax.errors import UserError
+
+
+class Pixels(NamedTuple):
+    """The images of a source, one below the other."""
+
+    lines: Array  # uint8 [sum of heights, 3 * largest width], zero where there is none
+    first: Array  # int32 [N], the line in which each image begins
+
+
+class ResidentBatches(Iterator[Any]):
+    """An endless iterator of the places that `sampler` draws, as `CropBatches`.
+
+    `pixels` has the images, which `threads` read and `share` brought to the devices;
+    `crops` cuts the places out of them. An image that cannot be decoded is replaced as
+    `CropBatches` does it. Raises UserError where the devices lack the memory.
+    """
+
+    pixels: Pixels
+
+    def __init__(
+        self,
+        source: ImageFolders | PreparedImages,
+        sampler: Sampler,
+        *,
+        threads: int,
+        transfer: Callable[[Places], Any] = lambda places: places,
+        share: Callable[[np.ndarray], Array] = jnp.asarray,
+    ) -> None:
+        self._sampler, self._transfer = sampler, transfer
+        self._next = 0
+        heights, widths = source.sizes.T
+        _check_memory(len(source), int(heights.sum()), int(widths.max()))
+        lines = np.zeros((heights.sum(), 3 * widths.max()), np.uint8)
+        first = np.cumsum(heights) - heights
+        self._readable = np.ones(len(source), bool)
+
+        def load(index: int) -> None:
+            image = source[index]
+            if image is None:
+                self._readable[index] = False
+                return
+            height, width, _ = image.shape
+            where = lines[first[index] : first[index] + height, : 3 * width]
+            where[:] = image.reshape(height, 3 * width)
+
+        with ThreadPoolExecutor(max(threads, 1)) as pool:
+            list(pool.map(load, range(len(source))))
+        self.pixels = Pixels(share(lines), share(first.astype(np.int32)))
+
+    def __next__(self) -> Any:
+        places = self._sampler.places(self._next)
+        unreadable = ~self._readable[places.images]
+        if unreadable.any():
+            places = Places(*(array.copy() for array in places))
+            for row in np.flatnonzero(unreadable):
+                others = self._sampler.replacements(self._next, row)
+                other = next(other for other in others if self._readable[other[0]])
+                places.images[row], places.tops[row], places.lefts[row] = other
+        self._next += 1
+        return self._transfer(places)
+
+    def get_state(self) -> dict[str, int]:
+        """The place in the stream, as that of `CropBatches`."""
+        return {"batches": self._next}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes to a place that a `get_state` gave."""
+        self._next = state["batches"]
+
+    def close(self) -> None:
+        """Does nothing, as there are no threads to end."""
+
+
+def crops(pixels: Pixels, places: Places, *, size: int) -> Array:
+    """Crops of resident images, uint8 [B, D, size, size, 3], turned as `places` say."""
+
+    def cut(line: Array, left: Array) -> Array:
+        lines = lax.dynamic_slice(pixels.lines, (line, 3 * left), (size, 3 * size))
+        return lines.reshape(size, size, 3)
+
+    def of_image(first: Array, tops: Array, lefts: Array, turn: Array) -> Array:
+        crops = jax.vmap(cut)(first + tops, lefts)  # [D, size, size, 3]
+        crops = jnp.where(turn & FLIP_ROWS, crops[:, ::-1], crops)
+        crops = jnp.where(turn & FLIP_COLUMNS, crops[:, :, ::-1], crops)
+        return jnp.where(turn & TRANSPOSE, crops.swapaxes(1, 2), crops)
+
+    first = pixels.first[places.images]
+    return jax.vmap(of_image)(first, places.tops, places.lefts, places.turns)
+
+
+def _check_memory(images: int, lines: int, width: int) -> None:
+    needed, free = 3 * lines * width, _free_memory()
+    if needed > free:
+        raise UserError(
+            f"config.data.resident: {images} images as {lines} lines of {width} pixels "
+            f"take {needed / 1e9:.1f} GB, and a device has {free / 1e9:.1f} GB free: "
+            "leave it out, and prepare the data instead"
+        )
+
+
+def _free_memory() -> int:
+    """Bytes that a device has left, before training takes its share."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats is None:  # a CPU
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return stats["bytes_limit"] - stats["bytes_in_use"]
