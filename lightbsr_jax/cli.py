@@ -70,19 +70,29 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         "name, are kept from training for it: default 10, 0 for none",
     )
     parser.add_argument(
-        "--tile", metavar="PIXELS", type=int, default=480, help="side: default 480"
+        "--tile",
+        metavar="PIXELS",
+        type=_positive,
+        default=480,
+        help="side: default 480",
     )
     parser.add_argument(
         "--stride",
         metavar="PIXELS",
-        type=int,
+        type=_positive,
         help="distance of tiles: default their side. Less takes more space, and fewer "
         "tiles a crop",
     )
     parser.add_argument(
-        "--workers", metavar="COUNT", type=int, help="threads: default one a core"
+        "--workers", metavar="COUNT", type=_positive, help="threads: default one a core"
     )
     parser.set_defaults(run=_prepare)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
@@ -94,7 +104,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
     logging.set_verbosity(logging.ERROR)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    bar = Progress(*columns, console=Console(stderr=True), redirect_stdout=False)
+    console = Console(stderr=True)
+    bar = Progress(*columns, console=console, transient=True, redirect_stdout=False)
     task = bar.add_task("images", total=None)
     builder = Df2k(
         data_dir=arguments.output,

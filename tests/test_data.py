@@ -3,6 +3,9 @@
 import collections
 import json
 import shutil
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,9 @@ import pytest
 from absl import logging
 from PIL import Image
 
-from lightbsr_jax.data.pipeline import CropBatches
+from lightbsr_jax.data.pipeline import CropBatches, Sampler
 from lightbsr_jax.data.sources import ImageFolders
+from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files
 
 COUNT, HEIGHT, WIDTH, SIZE, CROPS = 7, 12, 17, 8, 3
@@ -46,13 +50,35 @@ def warnings(monkeypatch) -> list[str]:
     return messages
 
 
-def batches_of(source: ImageFolders, **changes) -> CropBatches:
-    options = dict(batch_size=4, crops=CROPS, size=SIZE, seed=5, threads=2)
-    return CropBatches(source, **(options | changes))
+def sampler_of(source: ImageFolders, **changes) -> Sampler:
+    options = dict(batch_size=4, crops=CROPS, size=SIZE, seed=5)
+    return Sampler(source.sizes, **(options | changes))
+
+
+def batches_of(source: ImageFolders, *, threads: int = 2, **changes) -> CropBatches:
+    return CropBatches(source, sampler_of(source, **changes), threads=threads)
 
 
 def open_batches(folder: Path, **changes) -> CropBatches:
     return batches_of(ImageFolders([folder], minimum=SIZE), **changes)
+
+
+def within_seconds(seconds: float, function: Callable[[], None]) -> None:
+    """Calls the function and raises what it raises; AssertionError if it hangs."""
+    raised = []
+
+    def call() -> None:
+        try:
+            function()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert not thread.is_alive(), "hangs"
+    if raised:
+        raise raised[0]
 
 
 def take(batches: CropBatches, count: int) -> np.ndarray:
@@ -122,27 +148,26 @@ def test_useless_images_are_left_out_and_named(folder, warnings):
 def test_unreadable_image_is_counted_once(folder, warnings):
     source = ImageFolders([folder], minimum=SIZE)
     truncate(folder / "1.png")
-    (folder / "3.png").unlink()
-    files.write_png(folder / "4.png", numbered(4, height=SIZE - 1))
+    files.write_png(folder / "4.png", numbered(4, height=HEIGHT + 1))
     for _ in range(3):
         read = [source[index] for index in range(COUNT)]
-        assert [image is None for image in read] == [0, 1, 0, 1, 1, 0, 0]
-    assert list(source.skipped) == [str(folder / f"{n}.png") for n in (1, 3, 4)]
-    assert len(warnings) == 3
+        assert [image is None for image in read] == [0, 1, 0, 0, 1, 0, 0]
+    assert list(source.skipped) == [str(folder / f"{n}.png") for n in (1, 4)]
+    assert len(warnings) == 2
     assert "1.png: corrupt or truncated" in warnings[0]
-    assert "No such file" in warnings[1]
-    assert "4.png: 7 x 17 pixels" in warnings[2]
-    files.write_png(folder / "3.png", numbered(3))
-    assert source[3] is None  # once left out, left out for the whole run
+    assert "4.png: 13 x 17 pixels, 12 x 17 when the run began" in warnings[1]
+    files.write_png(folder / "1.png", numbered(1))
+    assert source[1] is None  # once left out, left out for the whole run
 
 
 def test_source_that_becomes_unreadable_is_an_error(folder):
     source = ImageFolders([folder, folder / "3.png"], minimum=SIZE)
-    shutil.rmtree(folder)
-    with pytest.raises(ValueError, match="no image .*0.png'; .*and 4 more"):
+    for path in folder.iterdir():
+        truncate(path)
+    with pytest.raises(UserError, match="no image .*0.png: .*and 4 more"):
         for index in range(len(source)):
             assert source[index] is None
-    with pytest.raises(ValueError, match="no image"):
+    with pytest.raises(UserError, match="no image"):
         source[0]
 
 
@@ -209,7 +234,7 @@ def test_same_seed_same_batches_whatever_the_threads(folder):
 def test_resuming_gives_the_very_same_batches(folder, threads, warnings):
     source = ImageFolders([folder], minimum=SIZE)
     truncate(folder / "2.png")
-    (folder / "5.png").unlink()
+    truncate(folder / "5.png")
     running = batches_of(source, threads=threads)
     states, expected = [], []
     for _ in range(9):  # over several borders of epochs
@@ -254,9 +279,60 @@ def test_unreadable_images_are_replaced(folder, warnings):
     assert counts[[1, 2, 4, 5]].min() > 25  # 50 expected
     assert len(warnings) == len(source.skipped) == 3
 
-    (folder / "1.png").unlink()  # in mid-run
-    assert 1 not in numbers(take(batches, 20)[5:])
+    truncate(folder / "1.png")  # in mid-run
+    assert 1 not in numbers(take(batches, 20)[9:])
     assert len(warnings) == len(source.skipped) == 4
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+@pytest.mark.parametrize("everything", [False, True])
+def test_file_that_vanishes_is_an_error(folder, threads, everything):
+    batches = open_batches(folder, threads=threads)
+    next(batches)
+    if everything:
+        shutil.rmtree(folder)
+    else:
+        (folder / "3.png").unlink()
+    with pytest.raises(UserError, match=r"\d.png was there when .*No such file"):
+        within_seconds(60, lambda: take(batches, 20))
+    batches.close()
+
+
+@pytest.mark.parametrize("end", [SystemExit, MemoryError, GeneratorExit])
+def test_thread_that_dies_is_an_error(folder, monkeypatch, end):
+    """Whatever ends it: a thread that only stopped would have us wait for ever."""
+    batches = open_batches(folder)
+    next(batches)
+
+    def read_rgb(path: Path) -> np.ndarray:
+        raise end("it")
+
+    monkeypatch.setattr(files, "read_rgb", read_rgb)
+    with pytest.raises(RuntimeError, match=r"reading \d.png failed: .*it"):
+        within_seconds(60, lambda: take(batches, 20))
+    batches.close()
+
+
+def test_transferred_ahead_and_in_order(folder):
+    """The next batch is on its way while this one is used, and no more."""
+    source, transferred = ImageFolders([folder], minimum=SIZE), []
+
+    def transfer(crops: np.ndarray) -> int:
+        transferred.append(crops)
+        return len(transferred)
+
+    batches = CropBatches(source, sampler_of(source), threads=2, transfer=transfer)
+    assert [next(batches) for _ in range(5)] == [1, 2, 3, 4, 5]
+    deadline = time.monotonic() + 60
+    while len(transferred) < 6:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert batches.get_state() == {"batches": 5}
+    time.sleep(0.1)
+    assert len(transferred) <= 7
+    batches.close()
+    expected = take(batches_of(source), 5)
+    np.testing.assert_array_equal(np.stack(transferred[:5]), expected)
 
 
 @pytest.mark.parametrize("threads", [0, 2])

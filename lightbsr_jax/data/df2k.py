@@ -34,6 +34,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from lightbsr_jax.data import tiles
 from lightbsr_jax.data.sources import find_all
@@ -141,8 +142,8 @@ class Df2k(FileReaderBuilder):
             raise UserError("no folder to prepare: inputs names none")
         if not 0 < self._stride <= self._tile:
             raise UserError(
-                f"a stride of {self._stride} is not within 1 to {self._tile}, the "
-                "side of the tiles"
+                f"stride {self._stride} and tile {self._tile}: the stride must be "
+                "between 1 and the tile's side"
             )
         images = find_all(self._inputs)
         if self._validation:
@@ -243,10 +244,13 @@ class Df2k(FileReaderBuilder):
 
     def _examples(self, name: str, image: np.ndarray) -> Iterator[bytes]:
         features = self.info.features
+        serializer = ExampleSerializer(features.get_serialized_info())
         for top, left, tile in tiles.cut(image, tile=self._tile, stride=self._stride):
             png = tiles.encode(tile)
             example = {"image": png, "name": name, "top": top, "left": left}
-            yield features.serialize_example(features.encode_example(example))
+            proto = serializer.get_tf_example(features.encode_example(example))
+            # The library's own serialisation has the fields in any order.
+            yield proto.SerializeToString(deterministic=True)
 
     def _collect(self, folder: Path, shards: list["_Shard"]) -> None:
         """Counts what was written, and moves it into the dataset."""
@@ -302,7 +306,8 @@ class _Shard(NamedTuple):
     def about(self, folder: Path) -> dict[str, Any] | None:
         """What is in it: images, skipped, examples, bytes; None if it is not done."""
         path = folder / f"{self.name}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        done = path.exists() and (folder / self.name).exists()
+        return json.loads(path.read_text()) if done else None
 
 
 @contextlib.contextmanager
