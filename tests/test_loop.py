@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import student, teacher
 from lightbsr_jax.checkpoint import Checkpoints, differences
+from lightbsr_jax.data import df2k
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation, kernels
 from lightbsr_jax.imaging.files import write_png
@@ -21,6 +23,7 @@ from lightbsr_jax.interop import convert
 from lightbsr_jax.model import Model
 from lightbsr_jax.training import loop
 from lightbsr_jax.training.loop import check, train
+from lightbsr_jax.training.steps import AXIS
 
 IMAGES = 6
 
@@ -183,6 +186,33 @@ def test_workdir_of_another_run_is_refused(images, teacher_workdir, tmp_path) ->
 def test_images_may_move(images, teacher_workdir, tmp_path) -> None:
     moved = shutil.copytree(images, tmp_path / "moved")
     train(teacher_config(moved), teacher_workdir)
+
+
+def test_images_may_be_prepared_and_on_the_device(
+    images, tmp_path, monkeypatch
+) -> None:
+    """Even in mid-run: the steps see the same crops as from the folders."""
+
+    def telling_step(update, **_):
+        def step(state, crops, fixed):
+            weights = jnp.arange(crops.size).reshape(crops.shape) % 251
+            told = lax.psum(jnp.sum(weights * crops), AXIS)
+            return state.replace(step=state.step + 1), {"told": told}
+
+        return step
+
+    monkeypatch.setattr(loop, "degrading_step", telling_step)
+    config = teacher_config(images)
+    train(config, tmp_path / "whole")
+    assert len({record["told"] for record in losses(tmp_path / "whole")}) == 4
+
+    prepared = tmp_path / "prepared"
+    df2k.Df2k(data_dir=prepared, inputs=[images], hold_out=0).download_and_prepare()
+    broken = shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    cut_back(broken, 1)
+    config.data.update(hr=str(prepared), resident=True)
+    train(config, broken)
+    assert losses(broken) == losses(tmp_path / "whole")
 
 
 def test_teacher_of_another_kind_is_refused(images, teacher_workdir, tmp_path) -> None:
