@@ -105,7 +105,13 @@ def _prepare(arguments: argparse.Namespace) -> None:
     logging.set_verbosity(logging.ERROR)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     console = Console(stderr=True)
-    bar = Progress(*columns, console=console, transient=True, redirect_stdout=False)
+    bar = Progress(
+        *columns,
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        disable=not console.is_terminal,
+    )
     task = bar.add_task("images", total=None)
     builder = Df2k(
         data_dir=arguments.output,

@@ -2,11 +2,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.numpy
+from test_data import truncate
 from test_weights import reference_tensors
 
 from lightbsr_jax.cli import main
+from lightbsr_jax.imaging import files
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +38,44 @@ def test_convert_there_and_back(student, workdir, tmp_path, capsys) -> None:
     assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
+def test_prepare(tmp_path, capsys) -> None:
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    for name in "abcd":
+        files.write_png(folder / f"{name}.png", np.zeros((30, 50, 3), np.uint8))
+    truncate(folder / "d.png")
+    line = f"prepare --input {folder} --output {out} --hold-out 1 --tile 20 --stride 15"
+    told = (
+        f"{out}/df2k/1.0.0: train: 2 images in 12 tiles, 0 MB; 1 left out\n"
+        f"{out}/df2k/1.0.0: validation: 1 images in 6 tiles, 0 MB; 0 left out\n"
+    )
+    main(line.split())
+    again = capsys.readouterr().out
+    assert again.startswith(f"{told}left out: {folder / 'd.png'}: corrupt or truncated")
+    main(line.split())
+    assert capsys.readouterr().out == told
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("", "required: COMMAND (lightbsr --help shows how)"),
         ("convrt", "invalid choice: 'convrt'"),
+        ("prepare --input={new}", "arguments are required: --output"),
+        ("prepare --input={new} --output={new}", "no such folder or image: "),
+        ("prepare --input=a --output={new} --tile=0", "--tile: '0' is not a positive"),
+        (
+            "prepare --input=a --output={new} --workers=-1",
+            "'-1' is not a positive number",
+        ),
+        (
+            "prepare --input=a --output={new} --hold-out=1 --validation=c",
+            "not allowed with",
+        ),
+        (
+            "prepare --input=scikit-image --output={new} --stride=481",
+            "stride 481 and tile",
+        ),
         ("convert {file}", "required: out (lightbsr convert --help shows how)"),
         ("convert {file} {new} --setting=3", "argument --setting: invalid choice: 3"),
         ("convert {file} {new}", "is a student, whose weights do not tell"),

@@ -88,8 +88,10 @@ class Df2k(FileReaderBuilder):
 
         Raises UserError where it was made of other images or with other tiles.
         """
-        if self.data_path.exists() and self._inputs:
-            if self.info.metadata["made_of"] != self._made_of(self._images()):
+        exists = self.data_path.exists()
+        if self._inputs or not exists:
+            made_of = self._made_of(self._images())
+            if exists and made_of != self.info.metadata["made_of"]:
                 raise UserError(
                     f"{self.data_dir} was prepared from other images or with other "
                     "tiles: remove it, or name another folder for this one"
