@@ -105,7 +105,9 @@ def test_devices_see_their_share_of_the_same_batch(images, kind) -> None:
     def step(state: jax.Array, crops: jax.Array, fixed: jax.Array):
         return state + 1, lax.all_gather(crops, AXIS, tiled=True) + fixed
 
-    batches = kind(images, sampler_of(images), threads=2, transfer=parallel.split)
+    options = {"share": parallel.share} if kind is ResidentBatches else {}
+    options |= {"threads": 2, "transfer": parallel.split}
+    batches = kind(images, sampler_of(images), **options)
     state, fixed = parallel.replicate((jnp.int32(0), jnp.uint8(3)))
     if kind is ResidentBatches:
         step, fixed = cropping_step(step, size=SIZE), (fixed, batches.pixels)

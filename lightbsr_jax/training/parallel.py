@@ -70,7 +70,10 @@ def replicate(tree: Any) -> Any:
 
 
 def share(array: np.ndarray) -> jax.Array:
-    """`array` on every device, to be read only: of large ones there is no second copy."""
+    """`array` on every device, to read: no step may be given it to overwrite.
+
+    Takes no more memory than the array, as `replicate` would.
+    """
     sharding = NamedSharding(Mesh(np.array(_devices()), AXIS), PartitionSpec())
     return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
