@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=256, help="HR pixels: default 256")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, default=20, help="a row: default 20")
-    parser.add_argument("--steps-per-second", type=float, default=5, help="default 5")
+    parser.add_argument("--steps-per-second", type=float, default=3, help="default 3")
     parser.add_argument("--json", metavar="FILE", help="the figures")
     arguments = parser.parse_args()
 
