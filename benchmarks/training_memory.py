@@ -1,6 +1,6 @@
 """Memory and time of a training step in stage 2, by the values of config.compute.
 
-    python benchmarks/training_memory.py --batch 4 --lr-crop 48
+    python -m benchmarks.training_memory --batch 4 --lr-crop 48
 
 Each variant runs in a process of its own, one warm step and then some timed ones. The
 peak is what the step adds to the process before it: of the device where the backend

@@ -20,7 +20,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -227,20 +226,3 @@ def _joined(model: Tree, training: Any) -> tuple[Any, np.ndarray]:
 def plain(config: ConfigDict) -> Tree:
     """The config as it comes back from a checkpoint: JSON types only."""
     return json.loads(json.dumps(config.to_dict()))
-
-
-def differences(saved: Tree, config: Tree, free: tuple[str, ...]) -> list[str]:
-    """Lines "field: was A, is B" where two plain configs differ.
-
-    `free` lists the fields and groups of fields that may.
-    """
-    flat_saved, flat_config = (
-        flatten_dict(saved, sep="."),
-        flatten_dict(config, sep="."),
-    )
-    lines = []
-    for field in sorted(flat_saved | flat_config):
-        was, now = flat_saved.get(field), flat_config.get(field)
-        if was != now and not field.startswith(free):
-            lines.append(f"{field}: was {was!r}, is {now!r}")
-    return lines

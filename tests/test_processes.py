@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,13 +30,13 @@ SMALL = (
     "contrast.queue_size=16",
     "schedule.steps_per_epoch=5",
     "schedule.stage1_epochs=1",
-    "schedule.stage2_epochs=7",
+    "schedule.stage2_epochs=3",
     "schedule.warmup_epochs=1",
     "adam.eps=1e-3",
     "log.every_steps=1",
     "checkpoint.every_steps=3",
 )
-STEPS = 40
+STEPS = 20
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def together(images: Path, workdir: Path, **options) -> list[subprocess.Popen]:
 def test_processes_and_devices_give_the_numbers_of_one(images, one, tmp_path) -> None:
     """Two processes are told to stop, through one of them, and go on."""
     several = together(images, tmp_path / "two")
-    await_condition(several[1], lambda: steps_done(tmp_path / "two") > 25)
+    await_condition(several[1], lambda: steps_done(tmp_path / "two") > 7)
     several[1].send_signal(signal.SIGTERM)
     first, second = finish(*several, status=75)
     assert "4 cpu device(s) of 2 process(es)" in first
@@ -172,8 +173,8 @@ def test_killed_runs_go_on_bit_for_bit(images, one, tmp_path) -> None:
     moments = [
         (signal.SIGKILL, lambda: steps_done(workdir) >= 2),
         (signal.SIGKILL, lambda: steps_done(workdir) >= 5),
-        (signal.SIGKILL, lambda: steps_done(workdir) >= 25 and is_saving(workdir)),
-        (signal.SIGTERM, lambda: steps_done(workdir) >= 31),
+        (signal.SIGKILL, lambda: steps_done(workdir) >= 10 and is_saving(workdir)),
+        (signal.SIGTERM, lambda: steps_done(workdir) >= 14),
     ]
     for number, moment in moments:
         process = start(images, workdir, fields=["checkpoint.every_steps=2"])
@@ -183,3 +184,26 @@ def test_killed_runs_go_on_bit_for_bit(images, one, tmp_path) -> None:
     finish(start(images, workdir, fields=["log.every_steps=1"]))
     assert losses(workdir) == losses(one)
     assert last_checksums(workdir) == last_checksums(one)
+
+
+def test_mistake_of_one_process_ends_all(images, tmp_path) -> None:
+    """An image vanishes, for the second process alone; the first does not wait."""
+    folders = [shutil.copytree(images, tmp_path / f"images{i}") for i in range(2)]
+    port = free_port()
+    several = [
+        start(
+            folder,
+            tmp_path / "run",
+            f"--coordinator_address=localhost:{port}",
+            "--num_processes=2",
+            f"--process_id={process}",
+            fields=["schedule.steps_per_epoch=1000"],
+        )
+        for process, folder in enumerate(folders)
+    ]
+    await_condition(several[0], lambda: steps_done(tmp_path / "run") > 2)
+    (folders[1] / "3.png").unlink()
+    first, second = (process.communicate(timeout=300)[0] for process in several)
+    assert several[1].returncode == 2
+    assert "3.png was there when the run began" in second
+    assert several[0].returncode != 0

@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from lightbsr_jax.checkpoint import Checkpoints, differences, plain
+from lightbsr_jax.checkpoint import Checkpoints, plain
 from lightbsr_jax.data.pipeline import CropBatches, Sampler
 from lightbsr_jax.data.resident import ResidentBatches
 from lightbsr_jax.data.sources import first_images, open_source
@@ -105,7 +106,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         "images": source.fingerprint,
         "teacher": role.teacher_checksum,
     }
-    parallel.check_same("config, images and teacher", json.dumps(identity))
+    parallel.check_same(counting(identity))
 
     check_workdir(workdir, size=sum(leaf.nbytes for leaf in jax.tree.leaves(run)))
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
@@ -117,7 +118,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     elif parallel.leads():
         text = json.dumps(identity["config"], indent=1)
         (workdir / "config.json").write_text(text + "\n")
-    parallel.check_same(f"the newest checkpoint in {workdir}", f"step {start}")
+    parallel.check_same({f"the newest checkpoint's step in {workdir}": start})
 
     steps = {}
     for stage, update in role.updates.items():
@@ -206,11 +207,12 @@ def numbers(metrics: list[dict[str, Any]]) -> list[dict[str, float]]:
 def averages(metrics: list[dict[str, Any]]) -> dict[str, float]:
     """Means over steps, without what was not finite; of counts, the last."""
     rows = numbers(metrics)
-    values = {"skipped": rows[-1]["skipped"]}
-    for name in rows[-1].keys() - {"skipped", "skipped_in_a_row"}:
+    values = {}
+    for name in rows[-1]:
         finite = [row[name] for row in rows if math.isfinite(row[name])]
         values[name] = fmean(finite) if finite else math.nan
-    return values
+    del values["skipped_in_a_row"]
+    return values | {"skipped": rows[-1]["skipped"]}
 
 
 def stop_if_lost(
@@ -224,6 +226,16 @@ def stop_if_lost(
             "from before: look at the images, or start again with a lower "
             "config.schedule.learning_rate, or in float32 (config.compute.dtype)"
         )
+
+
+def counting(identity: dict[str, Any]) -> dict[str, Any]:
+    """What of a run's identity must stay the same, by names that users know."""
+    fields = flatten_dict(identity["config"], sep=".")
+    return {
+        **{f"config.{k}": v for k, v in fields.items() if not k.startswith(FREE)},
+        "the images of config.data.hr": identity["images"],
+        "the weights of config.distillation.teacher": identity["teacher"],
+    }
 
 
 def check_workdir(workdir: Path, *, size: int) -> None:
@@ -340,14 +352,12 @@ def check_resumable(saved: dict[str, Any], now: dict[str, Any], workdir: Path) -
             f"{workdir} holds converted weights, which a run would replace: give it "
             "another --workdir"
         )
+    saved, now = counting(saved), counting(now)
     problems = [
-        f"config.{line}"
-        for line in differences(saved["config"], now["config"], free=FREE)
+        f"{field}: was {saved.get(field)!r}, is {now.get(field)!r}"
+        for field in sorted(saved | now)
+        if saved.get(field) != now.get(field)
     ]
-    if saved["images"] != now["images"]:
-        problems.append("config.data.hr holds other images")
-    if saved["teacher"] != now["teacher"]:
-        problems.append("config.distillation.teacher has other weights")
     if problems:
         raise UserError(
             f"{workdir} holds a run of another kind: {'; '.join(problems)}. Start with "

@@ -88,11 +88,19 @@ def leads() -> bool:
     return jax.process_index() == 0
 
 
-def check_same(what: str, text: str) -> None:
-    """Raises UserError, in every process, where `text` is not the same in all."""
-    values = multihost_utils.process_allgather(np.uint32(zlib.crc32(text.encode())))
-    if np.unique(values).size > 1:
-        raise UserError(f"{what} must be the same in all processes: {text} here")
+def check_same(facts: dict[str, Any]) -> None:
+    """Raises UserError, in every process, where facts are not the same in all."""
+    if jax.process_count() == 1:
+        return
+    own = [zlib.crc32(repr(fact).encode()) for fact in facts.values()]
+    gathered = multihost_utils.process_allgather(np.array(own, np.uint32))
+    different = [
+        f"{name} ({fact!r} here)"
+        for (name, fact), values in zip(facts.items(), gathered.T, strict=True)
+        if np.unique(values).size > 1
+    ]
+    if different:
+        raise UserError(f"not the same in all processes: {', '.join(different)}")
 
 
 def _devices() -> list[jax.Device]:
