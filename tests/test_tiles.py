@@ -57,11 +57,15 @@ def test_windows_are_parts_of_the_image(height, width, tile, stride) -> None:
 
 def test_no_more_tiles_are_read_than_it_takes() -> None:
     image = image_of(40, 40)
-    for stride, expected in [(10, [5, 6, 9, 10]), (5, [24])]:
+    for stride, width, expected in [
+        (10, 8, [5, 6, 9, 10]),
+        (5, 8, [24]),
+        (5, 20, [24, 26, 27]),  # columns from 15, 25, 30
+    ]:
         parts = [part for _, _, part in tiles.cut(image, tile=10, stride=stride)]
         read = []
         grid = tiles.Grid(40, 40, tile=10, stride=stride)
-        grid.window(lambda n: read.append(n) or parts[n], 16, 17, 8, 8)  # noqa: B023
+        grid.window(lambda n: read.append(n) or parts[n], 16, 17, 8, width)  # noqa: B023
         assert read == expected
 
 

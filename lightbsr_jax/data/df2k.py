@@ -61,7 +61,6 @@ class Df2k(FileReaderBuilder):
         stride: int | None = None,
         workers: int | None = None,
         on_progress: Callable[[int, int], None] | None = None,
-        file_format: str = "array_record",
         **tfds_arguments: Any,
     ) -> None:
         """What to write. Reading takes none of it.
@@ -81,7 +80,7 @@ class Df2k(FileReaderBuilder):
         self._workers = workers or os.cpu_count() or 1
         self._on_progress = on_progress or (lambda done, total: None)
         self.skipped = []
-        super().__init__(file_format=file_format, **tfds_arguments)
+        super().__init__(file_format="array_record", **tfds_arguments)
 
     def download_and_prepare(self, **tfds_arguments: Any) -> None:
         """As of any TFDS builder: does nothing where the dataset is there already.
@@ -123,6 +122,7 @@ class Df2k(FileReaderBuilder):
         discards and success renames: only whole datasets are ever visible.
         """
         images = self._images()
+        made_of = self._made_of(images)
         shards = [
             _Shard(split, number, own[first : first + IMAGES_A_SHARD])
             for split, own in images.items()
@@ -133,9 +133,12 @@ class Df2k(FileReaderBuilder):
             for remains in folder.parent.glob(f"incomplete.*_{self.version}"):
                 if remains != Path(self.data_path):
                     shutil.rmtree(remains)
-            self._keep_finished(folder, self._made_of(images))
+            self._keep_finished(folder, made_of)
             self._write_missing(folder, shards)
             self._collect(folder, shards)
+            self.info.metadata.update(
+                tile=self._tile, stride=self._stride, made_of=made_of
+            )
             shutil.rmtree(folder)
 
     def _images(self) -> dict[str, list[tuple[str, Path]]]:
@@ -255,7 +258,7 @@ class Df2k(FileReaderBuilder):
             yield proto.SerializeToString(deterministic=True)
 
     def _collect(self, folder: Path, shards: list["_Shard"]) -> None:
-        """Counts what was written, and moves it into the dataset."""
+        """Moves what was written into the dataset, and enters it there."""
         infos, images, skipped = [], {}, {}
         for split in dict.fromkeys(shard.split for shard in shards):
             written = [(s, s.about(folder)) for s in shards if s.split == split]
@@ -272,7 +275,7 @@ class Df2k(FileReaderBuilder):
                 data_dir=self.data_path,
                 dataset_name=self.name,
                 split=split,
-                filetype_suffix=self.info.file_format.file_suffix,
+                filetype_suffix="array_record",
             )
             infos.append(
                 tfds.core.SplitInfo(
@@ -285,13 +288,7 @@ class Df2k(FileReaderBuilder):
             for (shard, _), path in zip(filled, infos[-1].filepaths, strict=True):
                 os.replace(folder / shard.name, path)
         self.info.set_splits(tfds.core.splits.SplitDict(infos))
-        self.info.metadata.update(
-            tile=self._tile,
-            stride=self._stride,
-            images=images,
-            skipped=skipped,
-            made_of=self._made_of(self._images()),
-        )
+        self.info.metadata.update(images=images, skipped=skipped)
 
 
 class _Shard(NamedTuple):
