@@ -123,8 +123,12 @@ def _prepare(arguments: argparse.Namespace) -> None:
         workers=arguments.workers,
         on_progress=lambda done, total: bar.update(task, completed=done, total=total),
     )
-    with bar, contextlib.redirect_stdout(io.StringIO()):  # TFDS chats
-        builder.download_and_prepare()
+    try:
+        with bar, contextlib.redirect_stdout(io.StringIO()):  # TFDS chats
+            builder.download_and_prepare()
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)  # as a shell has it
     about = builder.info.metadata
     for split, info in builder.info.splits.items():
         print(

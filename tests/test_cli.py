@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -38,7 +39,10 @@ def test_convert_there_and_back(student, workdir, tmp_path, capsys) -> None:
     assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
-def test_prepare(tmp_path, capsys) -> None:
+def test_prepare(tmp_path, capsys, monkeypatch) -> None:
+    def interrupt(path: Path) -> NoReturn:
+        raise KeyboardInterrupt
+
     folder, out = tmp_path / "images", tmp_path / "out"
     folder.mkdir()
     for name in "abcd":
@@ -48,6 +52,13 @@ def test_prepare(tmp_path, capsys) -> None:
     told = (
         f"{out}/df2k/1.0.0: train: 2 images in 12 tiles, 0 MB; 1 left out\n"
         f"{out}/df2k/1.0.0: validation: 1 images in 6 tiles, 0 MB; 0 left out\n"
+    )
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
+        patch.setattr(files, "read_rgb", interrupt)
+        main(line.split())
+    assert caught.value.code == 130
+    assert (
+        capsys.readouterr().err == "interrupted: the same command goes on from here\n"
     )
     main(line.split())
     again = capsys.readouterr().out

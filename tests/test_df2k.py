@@ -377,6 +377,7 @@ def test_dataset_that_vanishes_or_is_damaged_is_an_error(prepared) -> None:
 
     shard.write_bytes(whole)
     batches = batches_of(open_source(str(prepared), minimum=12), size=12)
+    take(batches, 20)  # opens all files
     shutil.rmtree(prepared)
     with pytest.raises(UserError, match=message):
         within_seconds(60, lambda: take(batches, 50))

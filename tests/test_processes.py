@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A network and schedule of seconds; Adam's eps as in test_steps.py, for its reason.
 SMALL = (
-    # With some seeds an LR value rounds the other way on other devices: runs part there.
+    # With some seeds an LR value rounds the other way on other devices: runs part.
     "seed=3",
     "network.groups=1",
     "network.blocks=1",

@@ -171,7 +171,7 @@ class PreparedImages:
         for path in splits[split].filepaths:
             if not path.exists():
                 raise UserError(f"{path} is missing: restore it or prepare again")
-        self._where = f"{folder}, split {split}"
+        self._folder, self._where = folder, f"{folder}, split {split}"
         self._examples = builder.as_data_source(
             split, decoders={"image": tfds.decode.SkipDecoding()}
         )
@@ -207,19 +207,23 @@ class PreparedImages:
         return len(self.names)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """The image uint8 [H, W, 3]. Raises UserError if the dataset is damaged."""
+        """The image uint8 [H, W, 3].
+
+        Raises UserError if the dataset is damaged or has vanished.
+        """
         height, width = self.sizes[index]
-        return self._grids[index].window(self._tile_of(index), 0, 0, height, width)
+        read = functools.partial(self._tile, index)
+        return self._grids[index].window(read, 0, 0, height, width)
 
     def crops(
         self, index: int, tops: np.ndarray, lefts: np.ndarray, size: int
     ) -> np.ndarray:
         """Crops of one image: uint8 [D, size, size, 3] for D tops and lefts.
 
-        Raises UserError if the dataset is damaged or has vanished.
+        Raises UserError as indexing does.
         """
         grid = self._grids[index]
-        read = functools.cache(self._tile_of(index))  # crops share tiles
+        read = functools.cache(functools.partial(self._tile, index))  # crops share some
         return np.stack(
             [
                 grid.window(read, top, left, size, size)
@@ -227,19 +231,17 @@ class PreparedImages:
             ]
         )
 
-    def _tile_of(self, index: int):
-        def read(number: int) -> np.ndarray:
-            try:
-                example = self._examples[self._first[index] + number]
-                return tiles.decode(example["image"])
-            except Exception as error:  # the reader's own, and the parsers'
-                raise UserError(
-                    f"{self._where}: tile {number} of {self.names[index]} cannot be "
-                    f"read ({error}): restore the dataset or prepare it again, then "
-                    "give the same command again"
-                ) from error
-
-        return read
+    def _tile(self, index: int, number: int) -> np.ndarray:
+        try:
+            self._folder.stat()  # files that are open outlive their folder
+            example = self._examples[self._first[index] + number]
+            return tiles.decode(example["image"])
+        except Exception as error:  # the reader's own, and the parsers'
+            raise UserError(
+                f"{self._where}: tile {number} of {self.names[index]} cannot be read "
+                f"({error}): restore the dataset or prepare it again, then give the "
+                "same command again"
+            ) from error
 
 
 def open_source(text: str, *, minimum: int) -> ImageFolders | PreparedImages:
