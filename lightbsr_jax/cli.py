@@ -221,6 +221,12 @@ def _add_upscale(commands: argparse._SubParsersAction) -> None:
         help="restore by the degradation of another picture",
     )
     parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="also write how the network sees a picture's degradation: its maps (.png) "
+        "and the nearest of known degradations (.json)",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="only show what would be made"
     )
     parser.set_defaults(run=_upscale)

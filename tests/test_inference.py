@@ -84,16 +84,36 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upscaler, "LARGEST", 32)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-@pytest.mark.parametrize("memory", [10**10, 1], ids=["on devices", "in a file"])
+@pytest.mark.parametrize(
+    "devices, memory, storage",
+    [(1, 10**10, "host"), (2, 10**10, "host"), (2, 1, "file")],
+)
 def test_tiles_give_what_the_whole_image_gives(
-    model: Model, whole: np.ndarray, small_tiles: None, devices: int, memory: int
+    model: Model,
+    whole: np.ndarray,
+    small_tiles: None,
+    devices: int,
+    memory: int,
+    storage: str,
 ) -> None:
     upscale = Upscaler(model, memory=memory, devices=jax.devices()[:devices])
+    assert upscale._plan((45, 70)) == (32, storage)
     np.testing.assert_allclose(upscale(picture()), whole, atol=2e-6)
     # The tolerance tells: a tile by itself has other means.
     alone = np.asarray(model.restore(picture()[None, :, :32]))[0] / 255
     assert abs(alone[:, :40] - whole[:, :40]).max() > 1e-3
+
+
+def test_maps_on_devices(
+    model: Model,
+    whole: np.ndarray,
+    small_tiles: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on accelerators."""
+    upscale = Upscaler(model, devices=jax.devices()[:2])
+    monkeypatch.setattr(upscale, "_plan", lambda size: (32, "devices"))
+    np.testing.assert_allclose(upscale(picture()), whole, atol=2e-6)
 
 
 def test_estimate_is_that_of_the_whole_image(model: Model, small_tiles: None) -> None:

@@ -13,7 +13,7 @@ from rich.table import Column
 
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files, photographs
-from lightbsr_jax.inference import folder
+from lightbsr_jax.inference import explain, folder
 from lightbsr_jax.inference.folder import Job, Target
 from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.model import Model
@@ -40,13 +40,17 @@ def run(arguments: Namespace, load: Callable[[str], Model]) -> bool:
     )
     if arguments.device is not None:
         jax.config.update("jax_platforms", arguments.device)
-    upscaler = _upscaler(arguments, load(arguments.workdir))
+    model = load(arguments.workdir)
+    upscaler = _upscaler(arguments, model)
     idr = None
     if arguments.idr_from is not None:
         other = photographs.to_network(photographs.read(arguments.idr_from))[0]
         idr = upscaler.estimate(other).mean
     if arguments.dry_run:
         return _run(jobs, arguments.existing, lambda job: _plan(upscaler, job, target))
+    bank = None
+    if arguments.explain:
+        bank = explain.make_bank(upscaler, explain.known_degradations(model.setting))
 
     console = Console(stderr=True)
     with Progress(
@@ -71,17 +75,18 @@ def run(arguments: Namespace, load: Callable[[str], Model]) -> bool:
                 )
 
             begin = time.monotonic()
-            size, result = folder.upscale(
+            told = folder.upscale(
                 upscaler,
                 job,
                 target,
                 quality=arguments.quality,
                 idr=idr,
                 self_ensemble=arguments.self_ensemble,
+                bank=bank,
                 on_progress=show,
             )
             seconds = time.monotonic() - begin
-            return f"{_sizes(size, result)} {job.target} ({seconds:.1f} s)"
+            return f"{told} {job.target} ({seconds:.1f} s)"
 
         return _run(jobs, arguments.existing, act)
 
@@ -102,11 +107,7 @@ def _upscaler(arguments: Namespace, model: Model) -> Upscaler:
 
 def _plan(upscaler: Upscaler, job: Job, target: Target) -> str:
     size = files.image_size(job.source)
-    return f"{_sizes(size, target.of(size, upscaler.scale))} {job.target}"
-
-
-def _sizes(size: tuple[int, int], result: tuple[int, int]) -> str:
-    return f"{size[1]}x{size[0]} -> {result[1]}x{result[0]}"
+    return f"{folder.sizes(size, target.of(size, upscaler.scale))} {job.target}"
 
 
 def _run(jobs: list[Job], existing: str, act: Callable[[Job], str]) -> bool:

@@ -10,6 +10,8 @@ import numpy as np
 
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files, photographs
+from lightbsr_jax.inference import explain
+from lightbsr_jax.inference.explain import Bank
 from lightbsr_jax.inference.upscaler import Progress, Upscaler
 
 Size = tuple[int, int]  # height, width
@@ -117,9 +119,14 @@ def upscale(
     quality: int = 95,
     idr: np.ndarray | None = None,
     self_ensemble: bool = False,
+    bank: Bank | None = None,
     on_progress: Progress | None = None,
-) -> tuple[Size, Size]:
-    """Upscales one picture; its size and the result's. UserError, OSError."""
+) -> str:
+    """Upscales one picture and says what came of it.
+
+    With a bank its degradation is explained, in two more files beside the result.
+    Raises UserError, OSError.
+    """
     photograph = photographs.read(job.source)
     kind = job.format or photograph.format
     size = photograph.colour.shape[:2]
@@ -128,9 +135,22 @@ def upscale(
     pixels, _ = photographs.to_network(photograph)
     sr = upscaler(pixels, idr=idr, self_ensemble=self_ensemble, on_progress=on_progress)
     result = photographs.from_network(photograph, sr, wanted)
-    del sr, pixels
+    del sr
     photographs.write(job.target, result, kind=kind, quality=quality)
-    return size, wanted
+    told = sizes(size, wanted)
+    if bank is not None:
+        estimated = upscaler.estimate(pixels)
+        nearest = bank.nearest(estimated.mean)
+        explain.write(
+            job.target.with_name(f"{job.target.name}-idr"), estimated, nearest
+        )
+        told += f" [nearest: {nearest[0][0].label}]"
+    return told
+
+
+def sizes(size: Size, result: Size) -> str:
+    """Such as "60x40 -> 240x160": width before height, as people say it."""
+    return f"{size[1]}x{size[0]} -> {result[1]}x{result[0]}"
 
 
 def attempts(

@@ -11,7 +11,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -24,6 +24,7 @@ from lightbsr_jax.networks.layers import Conv, DepthwiseConv
 SMALLEST = 32  # pixels along a tile's side
 _IN_FLIGHT = 2  # tiles that a device is asked for ahead of what it has done
 
+Storage = Literal["devices", "host", "file"]
 Row = list[Array]
 Neighbours = list[list[Array]]  # 3 x 3 tiles, the middle one is meant
 
@@ -64,16 +65,16 @@ class Grid:
         largest: int,
         devices: Sequence[jax.Device],
         *,
-        in_file: bool = False,
+        storage: Storage = "devices",
     ) -> None:
-        """`largest` is a power of 2; `in_file` keeps maps in a file, not on devices."""
+        """`largest` is a power of 2; `storage` says where maps are kept."""
         self.size = size
         self.tile = tuple(_tile_side(side, largest) for side in size)
         self.rows, self.columns = (
             -(-n // t) for n, t in zip(size, self.tile, strict=True)
         )
         self._devices = devices
-        self._in_file = in_file
+        self.storage = storage
 
     def device(self, row: int) -> jax.Device:
         """The device of a row of tiles: each has rows that lie together."""
@@ -127,29 +128,32 @@ class Grid:
 
 
 class Map:
-    """A feature map as rows of tiles, on the devices or in a temporary file."""
+    """A feature map as rows of tiles, kept where its grid says."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
-        self._rows: list[Row | None] = [None] * grid.rows
-        self._file: np.memmap | None = None
+        self._rows: list[Row | None] = [None] * grid.rows  # on devices
+        self._array: np.ndarray | None = None  # elsewhere
 
     def __getitem__(self, row: int) -> Row:
-        if self._file is None:
+        if self._array is None:
             return self._rows[row]
         device = self.grid.device(row)
-        # Copied: the row in the file may be written over while this one is in use.
-        return [jax.device_put(np.array(x), device) for x in self._file[row]]
+        # Copied: the row may be written over while this one is in use.
+        return [jax.device_put(np.array(x), device) for x in self._array[row]]
 
     def __setitem__(self, row: int, tiles: Row) -> None:
-        if not self.grid._in_file:
+        if self.grid.storage == "devices":
             self._rows[row] = tiles
             return
-        if self._file is None:
+        if self._array is None:
             shape = (self.grid.rows, self.grid.columns, *tiles[0].shape)
-            file = tempfile.TemporaryFile()
-            self._file = np.memmap(file, tiles[0].dtype, "w+", shape=shape)
-        for place, tile in zip(self._file[row], tiles, strict=True):
+            if self.grid.storage == "file":
+                file = tempfile.TemporaryFile()
+                self._array = np.memmap(file, tiles[0].dtype, "w+", shape=shape)
+            else:
+                self._array = np.empty(shape, tiles[0].dtype)
+        for place, tile in zip(self._array[row], tiles, strict=True):
             place[:] = np.asarray(tile)
 
     def assembled(self) -> np.ndarray:

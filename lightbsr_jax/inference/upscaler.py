@@ -23,7 +23,7 @@ from absl import logging
 
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.inference import stages
-from lightbsr_jax.inference.tiles import SMALLEST, Grid, Map
+from lightbsr_jax.inference.tiles import SMALLEST, Grid, Map, Storage
 from lightbsr_jax.model import Model
 from lightbsr_jax.networks.adaptation import FEATURES
 from lightbsr_jax.networks.lightbsr import LightBSR
@@ -140,9 +140,9 @@ class Upscaler:
     ) -> Result:
         """What `use` makes of a run over the image, with tiles that fit into memory."""
         size = image.shape[:2]
-        largest, in_file = self._plan(size)
+        largest, storage = self._plan(size)
         while True:
-            grid = Grid(size, largest, self._devices, in_file=in_file)
+            grid = Grid(size, largest, self._devices, storage=storage)
             try:
                 with jax.default_matmul_precision("highest"):
                     run = _Run(self._network, self._variables, grid, image, progress)
@@ -150,24 +150,30 @@ class Upscaler:
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
-                if largest == SMALLEST and in_file:
+                if largest == SMALLEST and storage == "file":
                     raise UserError(
                         f"a picture of {size[1]} x {size[0]} pixels does not fit into "
                         f"memory even in tiles of {SMALLEST}: free some"
                     ) from error
-            largest, in_file = max(largest // 2, SMALLEST), True
+            largest, storage = max(largest // 2, SMALLEST), "file"
             self._largest = largest  # for the pictures to come, too
             logging.warning("out of memory: going on in tiles of %d", largest)
 
-    def _plan(self, size: tuple[int, int]) -> tuple[int, bool]:
-        """The largest tiles that fit into the budget; whether maps go to a file."""
+    def _plan(self, size: tuple[int, int]) -> tuple[int, Storage]:
+        """The largest tiles that fit into the budget, and where maps are kept.
+
+        A file costs little where the system has memory to spare for it.
+        """
         budget = self._memory or 0.7 * min(map(_free, self._devices))
         itemsize = jnp.dtype(self._network.dtype).itemsize
         largest = self._largest
         while largest > SMALLEST and _tile_bytes(largest, size, itemsize) > budget / 4:
             largest //= 2
         maps = _map_bytes(size, itemsize) / len(self._devices)
-        return largest, maps + _tile_bytes(largest, size, itemsize) > budget
+        if maps + _tile_bytes(largest, size, itemsize) > budget:
+            return largest, "file"
+        # One array does not scatter a CPU's memory as thousands of tiles do.
+        return largest, "host" if self._devices[0].platform == "cpu" else "devices"
 
 
 class _Run:
