@@ -6,6 +6,7 @@ Mistakes read as one line, `error: ...`, with exit status 2.
 import argparse
 import contextlib
 import io
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_upscale(commands)
     _add_prepare(commands)
     _add_convert(commands)
+    _add_export(commands)
     _add_compare(commands)
     parsed = parser.parse_args(arguments)
     try:
@@ -300,6 +302,45 @@ def _convert(arguments: argparse.Namespace) -> None:
             source, out, basis_file=arguments.pca, setting=arguments.setting
         )
     print(f"{source} -> {out}: {what}")
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write the network for other programs: ONNX or StableHLO",
+        description="Write a student's network with its weights as a file that runs "
+        "without this package, and compare the file with the network on an image. "
+        ".onnx (takes the packages onnx and onnxruntime) maps lr [B, 3, h, w] to sr "
+        "[B, 3, H, W]; .stablehlo, which jax.export.deserialize reads, takes and gives "
+        "[B, h, w, 3]. All is RGB in [0, 1].",
+    )
+    parser.add_argument(
+        "workdir", help="folder of a trained student, or its state dict"
+    )
+    parser.add_argument("out", help="ends in .onnx or .stablehlo")
+    parser.add_argument(
+        "--size", metavar="WxH", help="of the only LR images it takes; by default any"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+    parser.set_defaults(run=_export)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from lightbsr_jax.interop import export
+
+    size = None
+    if arguments.size is not None:
+        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", arguments.size)
+        if match is None:
+            raise UserError(f"--size={arguments.size}: expected WIDTHxHEIGHT")
+        size = int(match[2]), int(match[1])
+    model = _model(arguments.workdir)
+    export.write(model, arguments.out, size, overwrite=arguments.overwrite)
+    difference = export.difference(model, arguments.out, size)
+    print(
+        f"{arguments.workdir} -> {arguments.out}: differs from the network by at most "
+        f"{difference:.1e} on a photograph"
+    )
 
 
 def _add_compare(commands: argparse._SubParsersAction) -> None:
