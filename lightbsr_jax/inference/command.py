@@ -47,7 +47,12 @@ def run(arguments: Namespace, load: Callable[[str], Model]) -> bool:
         other = photographs.to_network(photographs.read(arguments.idr_from))[0]
         idr = upscaler.estimate(other).mean
     if arguments.dry_run:
-        return _run(jobs, arguments.existing, lambda job: _plan(upscaler, job, target))
+        return _run(
+            jobs,
+            arguments.existing,
+            lambda job: _plan(upscaler, job, target),
+            done="would make",
+        )
     bank = None
     if arguments.explain:
         bank = explain.make_bank(upscaler, explain.known_degradations(model.setting))
@@ -110,14 +115,17 @@ def _plan(upscaler: Upscaler, job: Job, target: Target) -> str:
     return f"{folder.sizes(size, target.of(size, upscaler.scale))} {job.target}"
 
 
-def _run(jobs: list[Job], existing: str, act: Callable[[Job], str]) -> bool:
+def _run(
+    jobs: list[Job], existing: str, act: Callable[[Job], str], *, done: str = "done"
+) -> bool:
     begin = time.monotonic()
     counts = Counter()
     for _, outcome, text in folder.attempts(jobs, act, existing=existing):
+        outcome = done if outcome == "done" else outcome
         counts[outcome] += 1
         file = sys.stderr if outcome == "failed" else sys.stdout
         print(f"{outcome}: {text}", file=file, flush=True)
-    outcomes = ("done", "skipped", "failed")
+    outcomes = (done, "skipped", "failed")
     told = ", ".join(f"{counts[o]} {o}" for o in outcomes if counts[o])
     print(f"{told} in {time.monotonic() - begin:.0f} s")
     return not counts["failed"]

@@ -56,7 +56,7 @@ class Upscaler:
         precision: Literal["float32", "bfloat16"] = "float32",
         devices: Sequence[jax.Device] | None = None,
     ) -> None:
-        """`memory` is in bytes, on each device; by default what is free there.
+        """`memory` is in bytes, for the maps on each device; by default what is free.
 
         By default the first device is used; a picture's rows are spread over several.
         Raises UserError for a teacher.
