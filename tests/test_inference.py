@@ -187,9 +187,15 @@ def test_integers_are_rounded_and_clipped(
 
 
 def test_few_shapes_of_tiles_for_all_sizes() -> None:
-    sizes = [(1, 1), (7, 5), (480, 640), (3000, 4000), (1, 4000), (333, 512)]
-    tiles = {Grid(size, 256, jax.devices()[:1]).tile for size in sizes}
-    assert tiles == {(32, 32), (256, 256), (32, 256)}
+    def tile(*size: int) -> tuple[int, int]:
+        return Grid(size, 256, jax.devices()[:1]).tile
+
+    assert tile(1, 1) == tile(7, 5) == (32, 32)
+    assert tile(1, 4000) == (32, 256)
+    assert tile(640, 4000) == (128, 256)  # 5 x 128 is less than 3 x 256
+    sides = {tile(size, size)[0] for size in range(1, 3000)}
+    assert sides == {32, 64, 128, 256}
+    assert {tile(size, size)[0] for size in range(129, 3000)} == {128, 256}
 
 
 def test_mistakes_are_named(model: Model) -> None:

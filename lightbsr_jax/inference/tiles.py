@@ -22,6 +22,7 @@ from jax import Array
 from lightbsr_jax.networks.layers import Conv, DepthwiseConv
 
 SMALLEST = 32  # pixels along a tile's side
+_HALO = 12  # pixels, both ends of a side together, of the stage computed most often
 _IN_FLIGHT = 2  # tiles that a device is asked for ahead of what it has done
 
 Storage = Literal["devices", "host", "file"]
@@ -238,4 +239,10 @@ def at_the_border(window: Window, rows: int) -> AbstractContextManager[None]:
 
 
 def _tile_side(size: int, largest: int) -> int:
-    return min(max(SMALLEST, 1 << (size - 1).bit_length()), largest)
+    """A power of 2: the smallest that holds all, or of the two largest the better.
+
+    Better is what computes fewer pixels, beyond the image and in halos.
+    """
+    side = min(max(SMALLEST, 1 << (size - 1).bit_length()), largest)
+    sides = (side, max(side // 2, SMALLEST))
+    return min(sides, key=lambda side: -(-size // side) * (side + _HALO))
