@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _Parser(prog="lightbsr", description="LightBSR in JAX.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_upscale(commands)
+    _add_serve(commands)
     _add_prepare(commands)
     _add_convert(commands)
     _add_export(commands)
@@ -239,6 +240,38 @@ def _upscale(arguments: argparse.Namespace) -> None:
 
     if not command.run(arguments, _model):
         sys.exit(1)
+
+
+def _add_serve(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="a local page to upscale pictures with",
+        description="A page in your browser: drop a picture, compare, download. Only "
+        "this machine can open it.",
+    )
+    parser.add_argument(
+        "--workdir", required=True, help="folder of a trained student, or its weights"
+    )
+    parser.add_argument("--port", type=int, default=7860, help="default 7860")
+    parser.add_argument(
+        "--megapixels", type=float, default=16, help="of a picture at most: default 16"
+    )
+    parser.set_defaults(run=_serve)
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from lightbsr_jax.inference import explain, page
+    from lightbsr_jax.inference.upscaler import Upscaler
+
+    model = _model(arguments.workdir)
+    upscaler = Upscaler(model)
+    bank = explain.make_bank(upscaler, explain.known_degradations(model.setting))
+    with page.Server(
+        upscaler, bank, port=arguments.port, megapixels=arguments.megapixels
+    ) as server:
+        print(f"http://{page.ADDRESS}:{server.server_port} (Ctrl-C ends)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 def _model(path: str) -> "Model":
