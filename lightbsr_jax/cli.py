@@ -343,9 +343,9 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
         help="write the network for other programs: ONNX or StableHLO",
         description="Write a student's network with its weights as a file that runs "
         "without this package, and compare the file with the network on an image. "
-        ".onnx (takes the packages onnx and onnxruntime) maps lr [B, 3, h, w] to sr "
-        "[B, 3, H, W]; .stablehlo, which jax.export.deserialize reads, takes and gives "
-        "[B, h, w, 3]. All is RGB in [0, 1].",
+        ".onnx maps lr [B, 3, h, w] to sr [B, 3, H, W] and takes the packages onnx and "
+        "onnxruntime; .stablehlo, which jax.export.deserialize reads, maps [B, h, w, 3] "
+        "to [B, H, W, 3] and takes flatbuffers. All is RGB in [0, 1].",
     )
     parser.add_argument(
         "workdir", help="folder of a trained student, or its state dict"

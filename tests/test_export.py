@@ -33,9 +33,9 @@ def model() -> Model:
 def test_exported_network_is_the_network(
     model: Model, suffix: str, tmp_path: Path
 ) -> None:
-    if suffix == ".onnx":
-        pytest.importorskip("onnx")
-        pytest.importorskip("onnxruntime")
+    needed = {".onnx": ("onnx", "onnxruntime"), ".stablehlo": ("flatbuffers",)}
+    for package in needed[suffix]:
+        pytest.importorskip(package)
     path = tmp_path / f"network{suffix}"
     export.write(model, path, None, overwrite=False)
     # Any size, also one that 4 does not divide, and any batch.
@@ -66,6 +66,7 @@ def test_command(
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    pytest.importorskip("flatbuffers")
     monkeypatch.setattr(cli, "_model", lambda path: model)
     out = tmp_path / "x.stablehlo"
     cli.main(["export", "runs/student", str(out), "--size=18x11"])

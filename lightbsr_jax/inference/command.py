@@ -38,8 +38,8 @@ def run(arguments: Namespace, load: Callable[[str], Model]) -> bool:
         suffix=arguments.suffix,
         format=arguments.format,
     )
-    if arguments.device is not None:
-        jax.config.update("jax_platforms", arguments.device)
+    if arguments.device == "cpu":
+        jax.config.update("jax_platforms", "cpu")  # before anything else is woken
     model = load(arguments.workdir)
     upscaler = _upscaler(arguments, model)
     idr = None
@@ -102,11 +102,15 @@ def _upscaler(arguments: Namespace, model: Model) -> Upscaler:
         if arguments.memory <= 0:
             raise UserError(f"--memory={arguments.memory}: expected GB above 0")
         memory = int(arguments.memory * 1e9)
+    try:
+        devices = jax.local_devices(backend=arguments.device)
+    except RuntimeError as error:
+        raise UserError(
+            f"--device={arguments.device}: JAX finds none, only "
+            f"{jax.default_backend()} (another build of jax may be needed)"
+        ) from error
     return Upscaler(
-        model,
-        memory=memory,
-        precision=arguments.precision,
-        devices=jax.local_devices(),
+        model, memory=memory, precision=arguments.precision, devices=devices
     )
 
 

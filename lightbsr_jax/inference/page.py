@@ -179,6 +179,7 @@ _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <title>LightBSR</title>
+<link rel="icon" href="data:,">
 <style>
   body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto;
          padding: 0 1rem; color: #222 }
@@ -215,7 +216,9 @@ const tell = (text, wrong) => {
   at("told").className = wrong ? "error" : "";
 };
 const move = () => {
-  at("after").style.clipPath = `inset(0 0 0 ${at("split").value}%)`;
+  const split = at("split").value;
+  at("before").style.clipPath = `inset(0 ${100 - split}% 0 0)`;
+  at("after").style.clipPath = `inset(0 0 0 ${split}%)`;
 };
 let current = 0;
 async function upscale(file) {

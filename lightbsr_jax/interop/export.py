@@ -86,6 +86,7 @@ def run(path: str | Path, lr: np.ndarray) -> np.ndarray:
 
 def to_stablehlo(model: Model, size: tuple[int, int] | None) -> bytes:
     """The network as JAX's serialised StableHLO, for all of PLATFORMS."""
+    _imported("flatbuffers")  # by JAX
 
     def restore(lr: Array) -> Array:
         return model.network.apply(model.variables, lr).sr
@@ -274,6 +275,5 @@ def _imported(name: str) -> ModuleType:
         return __import__(name)
     except ImportError as error:
         raise UserError(
-            f"ONNX files take {name}, which is not installed: pip install "
-            "onnx onnxruntime"
+            f"this kind of file takes {name}, which is not installed: pip install {name}"
         ) from error
