@@ -6,13 +6,18 @@ Mistakes read as one line, `error: ...`, with exit status 2.
 import argparse
 import contextlib
 import io
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NoReturn
 
 from lightbsr_jax.command_line import fail
 from lightbsr_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from lightbsr_jax.model import Model
 
 
 class _Parser(argparse.ArgumentParser):
@@ -24,8 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, by default the program's."""
     parser = _Parser(prog="lightbsr", description="LightBSR in JAX.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_upscale(commands)
+    _add_serve(commands)
     _add_prepare(commands)
     _add_convert(commands)
+    _add_export(commands)
     _add_compare(commands)
     parsed = parser.parse_args(arguments)
     try:
@@ -140,6 +148,150 @@ def _prepare(arguments: argparse.Namespace) -> None:
         print(f"left out: {reason}")
 
 
+def _add_upscale(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "upscale",
+        help="upscale your own pictures",
+        description="Upscale pictures of any size: PNG, JPEG, WebP, TIFF and BMP "
+        "files, and folders of them. Depth, transparency, colour profile and metadata "
+        "are kept. Exit status 1 where a picture could not be upscaled.",
+    )
+    parser.add_argument("input", nargs="+", help="picture, or folder of pictures")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        help="folder, which gets the structure of the folders given; or a file's name "
+        "for a single picture",
+    )
+    parser.add_argument(
+        "--workdir",
+        help="folder of a trained student; or its weights as the PyTorch reference "
+        "keeps them (.safetensors, .pt, .pth)",
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--scale",
+        type=float,
+        help="how many times as large, by default as the network makes them: others "
+        "are interpolated from that (Lanczos)",
+    )
+    size.add_argument(
+        "--size", metavar="WxH", help="exact pixels; Wx or xH in proportion"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("png", "jpg", "webp", "tif", "bmp"),
+        help="by default that of the picture",
+    )
+    parser.add_argument(
+        "--quality", type=int, default=95, help="1 to 100, of JPEG and WebP"
+    )
+    parser.add_argument("--suffix", default="", help="added to names, such as -x4")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument(
+        "--overwrite",
+        dest="existing",
+        action="store_const",
+        const="overwrite",
+        default="refuse",
+        help="replace results that exist",
+    )
+    existing.add_argument(
+        "--skip-existing",
+        dest="existing",
+        action="store_const",
+        const="skip",
+        help="leave results that exist as they are",
+    )
+    parser.add_argument(
+        "--memory",
+        metavar="GB",
+        type=float,
+        help="budget for the network's maps on each device; by default most of what "
+        "is free. The result does not depend on it",
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "gpu", "tpu"), help="by default the best there is"
+    )
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32"
+    )
+    parser.add_argument(
+        "--self-ensemble",
+        action="store_true",
+        help="average over flips and transpositions: 8 times as long, slightly better",
+    )
+    parser.add_argument(
+        "--idr-from",
+        metavar="PICTURE",
+        help="restore by the degradation of another picture",
+    )
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="also write how the network sees a picture's degradation: its maps (.png) "
+        "and the nearest of known degradations (.json)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only show what would be made"
+    )
+    parser.set_defaults(run=_upscale)
+
+
+def _upscale(arguments: argparse.Namespace) -> None:
+    from lightbsr_jax.inference import command
+
+    if not command.run(arguments, _model):
+        sys.exit(1)
+
+
+def _add_serve(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="a local page to upscale pictures with",
+        description="A page in your browser: drop a picture, compare, download. Only "
+        "this machine can open it.",
+    )
+    parser.add_argument(
+        "--workdir", required=True, help="folder of a trained student, or its weights"
+    )
+    parser.add_argument("--port", type=int, default=7860, help="default 7860")
+    parser.add_argument(
+        "--megapixels", type=float, default=16, help="of a picture at most: default 16"
+    )
+    parser.set_defaults(run=_serve)
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from lightbsr_jax.inference import explain, page
+    from lightbsr_jax.inference.upscaler import Upscaler
+
+    model = _model(arguments.workdir)
+    upscaler = Upscaler(model)
+    bank = explain.make_bank(upscaler, explain.known_degradations(model.setting))
+    with page.Server(
+        upscaler, bank, port=arguments.port, megapixels=arguments.megapixels
+    ) as server:
+        print(f"http://{page.ADDRESS}:{server.server_port} (Ctrl-C ends)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+
+
+def _model(path: str) -> "Model":
+    """The model in a working directory, or in a state dict."""
+    from lightbsr_jax.model import Model
+
+    if not Path(path).is_file():
+        return Model.load(path)
+    from lightbsr_jax.interop import convert
+
+    with TemporaryDirectory() as scratch:
+        # What a student was trained for makes no difference to its use.
+        convert.to_workdir(path, scratch, setting=1)
+        return Model.load(scratch)
+
+
 def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "convert",
@@ -187,6 +339,45 @@ def _convert(arguments: argparse.Namespace) -> None:
             source, out, basis_file=arguments.pca, setting=arguments.setting
         )
     print(f"{source} -> {out}: {what}")
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write the network for other programs: ONNX or StableHLO",
+        description="Write a student's network with its weights as a file that runs "
+        "without this package, and compare the file with the network on an image. "
+        ".onnx maps lr [B, 3, h, w] to sr [B, 3, H, W] and takes the packages onnx and "
+        "onnxruntime; .stablehlo, which jax.export.deserialize reads, maps [B, h, w, 3] "
+        "to [B, H, W, 3] and takes flatbuffers. All is RGB in [0, 1].",
+    )
+    parser.add_argument(
+        "workdir", help="folder of a trained student, or its state dict"
+    )
+    parser.add_argument("out", help="ends in .onnx or .stablehlo")
+    parser.add_argument(
+        "--size", metavar="WxH", help="of the only LR images it takes; by default any"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+    parser.set_defaults(run=_export)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from lightbsr_jax.interop import export
+
+    size = None
+    if arguments.size is not None:
+        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", arguments.size)
+        if match is None:
+            raise UserError(f"--size={arguments.size}: expected WIDTHxHEIGHT")
+        size = int(match[2]), int(match[1])
+    model = _model(arguments.workdir)
+    export.write(model, arguments.out, size, overwrite=arguments.overwrite)
+    difference = export.difference(model, arguments.out, size)
+    print(
+        f"{arguments.workdir} -> {arguments.out}: differs from the network by at most "
+        f"{difference:.1e} on a photograph"
+    )
 
 
 def _add_compare(commands: argparse._SubParsersAction) -> None:

@@ -28,10 +28,11 @@ ALLOWED = {
     "data": {"imaging"},
     "checkpoint": FOUNDATION,
     "model": FOUNDATION | {"checkpoint"},
+    "inference": FOUNDATION | {"model"},
     "evaluation": {"imaging", "model"},
     "training": FOUNDATION | {"data", "checkpoint", "model", "evaluation"},
     "interop": FOUNDATION | {"checkpoint", "model", "training", "evaluation"},
-    "cli": {"command_line", "data", "interop"},
+    "cli": {"command_line", "data", "inference", "interop", "model"},
     "__main__": {"cli"},
 }
 

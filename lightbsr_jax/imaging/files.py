@@ -106,7 +106,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
     Raises ImageError for a file whose header cannot be read.
     """
-    with open(path, "rb") as file, _errors_named(path):
+    with open(path, "rb") as file, errors_named(path):
         image = Image.open(file, formats=_FORMATS)
         width, height = image.size
         return (width, height) if _orientation(image) >= 5 else (height, width)
@@ -122,7 +122,7 @@ def read_rgb(path: str | Path) -> np.ndarray:
     """
     with open(path, "rb") as file:
         data = file.read()
-    with _errors_named(path):
+    with errors_named(path):
         image = _decode(data)
         if image.has_transparency_data:
             image = image.convert("RGBA")
@@ -172,7 +172,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _errors_named(path: str | Path) -> Iterator[None]:
+def errors_named(path: str | Path) -> Iterator[None]:
     """Turns whatever Pillow raises about the bytes of a file into an ImageError."""
     try:
         yield
@@ -208,13 +208,42 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in _TRANSPOSITIONS else 1
 
 
+def upright(image: Image.Image, samples: np.ndarray) -> np.ndarray:
+    """Samples [H, W, C] as they lie in a file, turned as its EXIF notes say."""
+    steps = {
+        2: (0, True),
+        3: (2, False),
+        4: (2, True),
+        5: (3, True),
+        6: (3, False),
+        7: (1, True),
+        8: (1, False),
+    }
+    turns, mirrored = steps.get(_orientation(image), (0, False))
+    turned = np.rot90(samples, turns)  # counterclockwise
+    return turned[:, ::-1] if mirrored else turned
+
+
 def _decode(data: bytes) -> Image.Image:
     """The picture upright, at 8 bits a channel, in one of _EIGHT_BIT_MODES."""
+    image, samples = decode(data)
+    decoded = image if samples is None else _to_eight_bits(image, samples)
+    orientation = _orientation(image)
+    if orientation in _TRANSPOSITIONS:
+        decoded = decoded.transpose(_TRANSPOSITIONS[orientation])
+    return decoded
+
+
+def decode(data: bytes) -> tuple[Image.Image, np.ndarray | None]:
+    """The picture as it lies in a file; its samples uint16 [H, W, C] if it has 16 bits.
+
+    The image is loaded if it has 8 bits, and then in one of _EIGHT_BIT_MODES. Raises
+    ImageError for kinds that are not supported, and whatever Pillow raises.
+    """
     image = Image.open(io.BytesIO(data), formats=_FORMATS)
     if image.format == "PNG":
         image.verify()  # decoding alone does not look at the checksums
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    orientation = _orientation(image)
     raw_modes = {_raw_mode(tile) for tile in image.tile}
     tags = image.tag_v2 if image.format == "TIFF" else {}
     bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (8,)))
@@ -226,20 +255,16 @@ def _decode(data: bytes) -> Image.Image:
         samples = np.asarray(image)[..., None]
         if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is zero
             samples = 65535 - samples
-        decoded = _to_eight_bits(image, samples)
-    elif sixteen and not planar:
-        decoded = _to_eight_bits(image, _sixteen_bit_samples(data, raw_modes))
-    elif image.mode in _EIGHT_BIT_MODES and bits <= 8:
+        return image, samples
+    if sixteen and not planar:
+        return image, _sixteen_bit_samples(data, raw_modes)
+    if image.mode in _EIGHT_BIT_MODES and bits <= 8:
         image.load()
-        decoded = image
-    else:
-        raise ImageError(
-            f"pixels of kind {image.mode}{' in planes' * planar} with {bits} bits are "
-            "not supported; convert it to an 8-bit PNG"
-        )
-    if orientation in _TRANSPOSITIONS:
-        decoded = decoded.transpose(_TRANSPOSITIONS[orientation])
-    return decoded
+        return image, None
+    raise ImageError(
+        f"pixels of kind {image.mode}{' in planes' * planar} with {bits} bits are "
+        "not supported; convert it to an 8-bit PNG"
+    )
 
 
 def _raw_mode(tile: tuple) -> str:

@@ -57,11 +57,18 @@ class SpatialModulation(nn.Module):
 
 
 class ChannelModulation(nn.Module):
-    """The other 48 features, times weights made of R_c and the features' means."""
+    """The other 48 features, times weights made of R_c and the features' means.
+
+    `means` [B, 48] are given where `features` are only a part of the image's.
+    """
 
     @nn.compact
-    def __call__(self, features: Array, channel: Array) -> Array:
-        weight = jnp.concatenate([global_mean(features), channel], -1)
+    def __call__(
+        self, features: Array, channel: Array, means: Array | None = None
+    ) -> Array:
+        if means is None:
+            means = global_mean(features)
+        weight = jnp.concatenate([means, channel], -1)
         weight = gelu(Dense(24, use_bias=False, name="weight_hidden")(weight))
         weight = nn.sigmoid(Dense(48, use_bias=False, name="weight")(weight))
         return features * weight[:, None, None]
@@ -89,11 +96,15 @@ class AdaptationBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Array, channel: Array, spatial: Array
+        self,
+        features: Array,
+        channel: Array,
+        spatial: Array,
+        means: Array | None = None,
     ) -> tuple[Array, None]:
         first, others = jnp.split(features, [SPATIAL_FEATURES], -1)
         first = SpatialModulation(name="spatial")(first, spatial)
-        others = ChannelModulation(name="channel")(others, channel)
+        others = ChannelModulation(name="channel")(others, channel, means)
         x = gelu(jnp.concatenate([first, others], -1))
         return features + Mixing(name="mixing")(x), None
 

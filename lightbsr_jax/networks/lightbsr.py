@@ -38,17 +38,27 @@ class Restorer(nn.Module):
     blocks: int
     remat: bool
 
-    @nn.compact
+    def setup(self) -> None:
+        self.head = Conv(FEATURES)
+        self.body = AdaptationModule(self.groups, self.blocks, self.remat)
+        steps = UPSCALER_STEPS[self.scale]
+        self.upscale = [Conv(FEATURES * factor**2) for factor in steps]
+        self.tail = Conv(3)
+
     def __call__(self, lr: Array, channel: Array, spatial: Array) -> Array:
-        mean = jnp.array(RGB_MEAN)
-        x = Conv(FEATURES, name="head")((lr - mean).astype(channel.dtype))
-        body = AdaptationModule(self.groups, self.blocks, self.remat, name="body")
-        x = body(x, channel, spatial)
-        for index, factor in enumerate(UPSCALER_STEPS[self.scale]):
-            x = Conv(FEATURES * factor**2, name=f"upscale_{index}")(x)
-            x = pixel_shuffle(x, factor)
+        features = self.extract(lr, channel.dtype)
+        return self.reconstruct(self.body(features, channel, spatial))
+
+    def extract(self, lr: Array, dtype: Any) -> Array:
+        """The features [B, h, w, 64] that the adaptation module starts from."""
+        return self.head((lr - jnp.array(RGB_MEAN)).astype(dtype))
+
+    def reconstruct(self, x: Array) -> Array:
+        """The SR image, from what the adaptation module makes of the features."""
+        for factor, conv in zip(UPSCALER_STEPS[self.scale], self.upscale, strict=True):
+            x = pixel_shuffle(conv(x), factor)
         # 8 bits, which is what bfloat16 has, are too few for pixels.
-        return Conv(3, name="tail")(x.astype(jnp.float32)) + mean
+        return self.tail(x.astype(jnp.float32)) + jnp.array(RGB_MEAN)
 
 
 class LightBSR(nn.Module):

@@ -1,0 +1,1 @@
+"""Using a trained network on pictures of any size: exact, in bounded memory."""

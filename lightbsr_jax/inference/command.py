@@ -1,0 +1,135 @@
+"""`lightbsr upscale`: from the command line's arguments to pictures and a summary."""
+
+import sys
+import time
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging import files, photographs
+from lightbsr_jax.inference import explain, folder
+from lightbsr_jax.inference.folder import Job, Target
+from lightbsr_jax.inference.upscaler import Upscaler
+from lightbsr_jax.model import Model
+
+
+def run(arguments: Namespace, load: Callable[[str], Model]) -> bool:
+    """Upscales what the command line names; whether all of it came out.
+
+    `load` reads the model that --workdir names. Raises UserError, FileNotFoundError.
+    """
+    if arguments.workdir is None:
+        raise UserError(
+            "--workdir names the network: the folder of a training run (make demo "
+            "leaves a small one in runs/demo/student), or the weights of one"
+        )
+    if not 1 <= arguments.quality <= 100:
+        raise UserError(f"--quality={arguments.quality}: expected 1 to 100")
+    target = folder.parse_target(arguments.scale, arguments.size)
+    jobs = folder.jobs(
+        arguments.input,
+        arguments.output,
+        suffix=arguments.suffix,
+        format=arguments.format,
+    )
+    if arguments.device == "cpu":
+        jax.config.update("jax_platforms", "cpu")  # before anything else is woken
+    model = load(arguments.workdir)
+    upscaler = _upscaler(arguments, model)
+    idr = None
+    if arguments.idr_from is not None:
+        other = photographs.to_network(photographs.read(arguments.idr_from))[0]
+        idr = upscaler.estimate(other).mean
+    if arguments.dry_run:
+        return _run(
+            jobs,
+            arguments.existing,
+            lambda job: _plan(upscaler, job, target),
+            done="would make",
+        )
+    bank = None
+    if arguments.explain:
+        bank = explain.make_bank(upscaler, explain.known_degradations(model.setting))
+
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.completed:.0f}/{task.total}"),
+        BarColumn(bar_width=10),
+        TextColumn("{task.fields[part]:4.0%}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True)),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("", total=len(jobs), part=0.0)
+
+        def act(job: Job) -> str:
+            number = jobs.index(job)
+
+            def show(done: int, total: int) -> None:
+                part = done / total
+                bar.update(
+                    task, completed=number + part, part=part, description=job.name
+                )
+
+            begin = time.monotonic()
+            told = folder.upscale(
+                upscaler,
+                job,
+                target,
+                quality=arguments.quality,
+                idr=idr,
+                self_ensemble=arguments.self_ensemble,
+                bank=bank,
+                on_progress=show,
+            )
+            seconds = time.monotonic() - begin
+            return f"{told} {job.target} ({seconds:.1f} s)"
+
+        return _run(jobs, arguments.existing, act)
+
+
+def _upscaler(arguments: Namespace, model: Model) -> Upscaler:
+    memory = None
+    if arguments.memory is not None:
+        if arguments.memory <= 0:
+            raise UserError(f"--memory={arguments.memory}: expected GB above 0")
+        memory = int(arguments.memory * 1e9)
+    try:
+        devices = jax.local_devices(backend=arguments.device)
+    except RuntimeError as error:
+        raise UserError(
+            f"--device={arguments.device}: JAX finds none, only "
+            f"{jax.default_backend()} (another build of jax may be needed)"
+        ) from error
+    return Upscaler(
+        model, memory=memory, precision=arguments.precision, devices=devices
+    )
+
+
+def _plan(upscaler: Upscaler, job: Job, target: Target) -> str:
+    size = files.image_size(job.source)
+    return f"{folder.sizes(size, target.of(size, upscaler.scale))} {job.target}"
+
+
+def _run(
+    jobs: list[Job], existing: str, act: Callable[[Job], str], *, done: str = "done"
+) -> bool:
+    begin = time.monotonic()
+    counts = Counter()
+    for _, outcome, text in folder.attempts(jobs, act, existing=existing):
+        outcome = done if outcome == "done" else outcome
+        counts[outcome] += 1
+        file = sys.stderr if outcome == "failed" else sys.stdout
+        print(f"{outcome}: {text}", file=file, flush=True)
+    outcomes = (done, "skipped", "failed")
+    told = ", ".join(f"{counts[o]} {o}" for o in outcomes if counts[o])
+    print(f"{told} in {time.monotonic() - begin:.0f} s")
+    return not counts["failed"]

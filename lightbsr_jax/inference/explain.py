@@ -1,0 +1,148 @@
+"""What the network takes a picture's degradation for: as maps, and beside known ones.
+
+The nearest known degradations are found by the mean of the IDR: a bank holds those of
+bundled photographs, blurred and shrunk in known ways.
+"""
+
+import json
+import os
+import secrets
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from lightbsr_jax.imaging import degradation, files, kernels
+from lightbsr_jax.imaging.degradation import SETTINGS, Degradation
+from lightbsr_jax.inference.upscaler import IDR, Upscaler
+
+_SIDE = 320  # pixels of a map in a picture, at most
+_GAP = 4
+_SIGMAS = np.arange(0.2, 4.01, 0.2)
+_WIDTHS = (0.6, 1.4, 2.4, 3.6)  # l1 and l2
+_THETAS = (0, 45, 90, 135)  # degrees
+_NOISE_LEVELS = (0, 5, 10, 20)  # 0..255 scale
+_CROP = 96  # LR pixels of the photographs in a bank
+
+
+class Known(NamedTuple):
+    """A degradation that was made; widths in HR pixels, the angle in degrees."""
+
+    l1: float
+    l2: float
+    theta: float
+    noise: float
+
+    @property
+    def label(self) -> str:
+        blur = f"sigma {self.l1:.1f}"
+        if self.l1 != self.l2:
+            blur = f"l1 {self.l1:.1f}, l2 {self.l2:.1f}, theta {self.theta:.0f}"
+        return blur + (f", noise {self.noise:.0f}" if self.noise else "")
+
+
+class Bank(NamedTuple):
+    """Known degradations and the mean IDRs of N photographs under each."""
+
+    known: list[Known]  # K
+    means: np.ndarray  # [K, N, 128]
+
+    def nearest(self, mean: np.ndarray, count: int = 3) -> list[tuple[Known, float]]:
+        """The nearest degradations to a mean IDR [128], and how far they are.
+
+        In units of the spread between photographs of one degradation.
+        """
+        centres = self.means.mean(1)
+        spread = np.sqrt(np.square(self.means - centres[:, None]).mean((0, 1)))
+        differences = (centres - mean) / (spread + 1e-6 * spread.max() + 1e-12)
+        distances = np.sqrt(np.square(differences).mean(1))
+        order = np.argsort(distances, kind="stable")[:count]
+        return [(self.known[i], float(distances[i])) for i in order]
+
+
+def known_degradations(setting: int) -> list[Known]:
+    """A grid over the degradations of a setting."""
+    if SETTINGS[setting].kernel_family == "isotropic":
+        return [Known(float(sigma), float(sigma), 0, 0) for sigma in _SIGMAS]
+    blurs = [(width, width, 0) for width in _WIDTHS]
+    pairs = [(l1, l2) for l1 in _WIDTHS for l2 in _WIDTHS if l1 > l2]
+    blurs += [(l1, l2, theta) for (l1, l2), theta in product(pairs, _THETAS)]
+    return [Known(*blur, noise) for blur, noise in product(blurs, _NOISE_LEVELS)]
+
+
+def make_bank(upscaler: Upscaler, known: list[Known]) -> Bank:
+    """The bank of a network."""
+    side = _CROP * upscaler.scale
+    photographs = []
+    for _, path in files.find_images("scikit-image:test"):
+        hr = files.read_rgb(path)
+        top, left = ((n - side) // 2 for n in hr.shape[:2])
+        photographs.append(hr[max(top, 0) :, max(left, 0) :][:side, :side])
+    smallest = [min(hr.shape[i] for hr in photographs) for i in range(2)]
+    height, width = (n // upscaler.scale * upscaler.scale for n in smallest)
+    hr = np.stack([image[:height, :width] for image in photographs])  # [N, H, W, 3]
+    shape = (len(hr), height // upscaler.scale, width // upscaler.scale, 3)
+    noise = np.random.default_rng(0).standard_normal(shape, np.float32)
+    means = []
+    for one in known:
+        theta = np.radians([one.theta])
+        kernel = kernels.anisotropic(np.array([one.l1]), np.array([one.l2]), theta)
+        applied = Degradation(
+            np.repeat(kernel, len(hr), 0), np.full(len(hr), one.noise, np.float32)
+        )
+        lr = degradation.synthesise(hr, applied, noise, scale=upscaler.scale)
+        means.append([upscaler.estimate(image).mean for image in np.asarray(lr)])
+    return Bank(known, np.array(means))
+
+
+def picture(idr: IDR) -> np.ndarray:
+    """The IDR as a picture, uint8 [H, W, 3]: 3 x 3 maps.
+
+    The estimator's map in three colours (its principal components), and the eight
+    channels of R_s in grey. Each is stretched to its own range.
+    """
+    height, width = idr.spatial.shape[:2]
+    shrink = min(1, _SIDE / max(height, width))
+    size = max(round(width * shrink), 1), max(round(height * shrink), 1)
+    panels = [_principal_components(idr.map)]
+    panels += [idr.spatial[..., channel, None].repeat(3, -1) for channel in range(8)]
+    tiles = [
+        np.asarray(Image.fromarray(_stretched(panel)).resize(size)) for panel in panels
+    ]
+    tiles = [np.pad(x, ((0, _GAP), (0, _GAP), (0, 0))) for x in tiles]
+    rows = [np.concatenate(tiles[i : i + 3], 1) for i in (0, 3, 6)]
+    return np.concatenate(rows)[:-_GAP, :-_GAP]
+
+
+def write(path: Path, idr: IDR, nearest: list[tuple[Known, float]]) -> None:
+    """Writes PATH.png, and PATH.json with the numbers."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_png(path.with_name(path.name + ".png"), picture(idr))
+    told = {
+        "nearest": [
+            {**known._asdict(), "distance": distance} for known, distance in nearest
+        ],
+        "idr_mean": idr.mean.tolist(),
+        "idr_channel": idr.channel.tolist(),
+    }
+    unfinished = path.with_name(f".{path.name[-100:]}.{secrets.token_hex(4)}")
+    try:
+        unfinished.write_text(json.dumps(told, indent=1) + "\n")
+        os.replace(unfinished, path.with_name(path.name + ".json"))
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _principal_components(idr: np.ndarray) -> np.ndarray:
+    flat = idr.reshape(-1, idr.shape[-1]).astype(np.float64)
+    flat = flat - flat.mean(0)
+    _, components = np.linalg.eigh(flat.T @ flat)  # smallest first
+    return (flat @ components[:, -3:][:, ::-1]).reshape(*idr.shape[:2], 3)
+
+
+def _stretched(panel: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(panel, (1, 99), axis=(0, 1))
+    scaled = (panel - low) / np.maximum(high - low, 1e-12)
+    return np.rint(255 * scaled.clip(0, 1)).astype(np.uint8)

@@ -1,0 +1,191 @@
+"""Upscaling files and folders of them: what goes where, and one after another."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging import files, photographs
+from lightbsr_jax.inference import explain
+from lightbsr_jax.inference.explain import Bank
+from lightbsr_jax.inference.upscaler import Progress, Upscaler
+
+Size = tuple[int, int]  # height, width
+
+
+class Job(NamedTuple):
+    """A picture to be upscaled."""
+
+    name: str  # relative to the folder that was given
+    source: Path
+    target: Path
+    format: str | None  # None: that of the source
+
+
+class Target(NamedTuple):
+    """How large the result is to be: a multiple, or pixels.
+
+    A side that is None is in proportion. By default it is the network's scale.
+    """
+
+    scale: float | None = None
+    height: int | None = None
+    width: int | None = None
+
+    def of(self, size: Size, network_scale: int) -> Size:
+        """The result's size for a picture of that size."""
+        height, width = size
+        if self.height is None and self.width is None:
+            scale = self.scale or network_scale
+            return max(round(height * scale), 1), max(round(width * scale), 1)
+        if self.height is None:
+            return max(round(height * self.width / width), 1), self.width
+        if self.width is None:
+            return self.height, max(round(width * self.height / height), 1)
+        return self.height, self.width
+
+
+def parse_target(scale: float | None, size: str | None) -> Target:
+    """What --scale or --size (WIDTHxHEIGHT, WIDTHx or xHEIGHT) say. UserError."""
+    if scale is not None and not 0 < scale <= 64:
+        raise UserError(f"--scale={scale}: expected a number above 0, up to 64")
+    if size is None:
+        return Target(scale)
+    match = re.fullmatch(r"(\d*)x(\d*)", size)
+    sides = [int(text) if text else None for text in match.groups()] if match else []
+    if not any(sides) or 0 in sides:
+        raise UserError(
+            f"--size={size}: expected WIDTHxHEIGHT, or in proportion WIDTHx or xHEIGHT"
+        )
+    return Target(None, sides[1], sides[0])
+
+
+def jobs(
+    inputs: Sequence[str | Path], out: str | Path, *, suffix: str, format: str | None
+) -> list[Job]:
+    """What is to be made of files and folders, in order.
+
+    `out` is a folder, or a file where one file is given and it ends like an image.
+    `format` is an end such as "png". Raises UserError where two results would have one
+    name, or a result that of a picture that is given; FileNotFoundError, UserError
+    where there is nothing.
+    """
+    out = Path(out)
+    kind = None if format is None else photographs.FORMATS[format]
+    to_file = (
+        len(inputs) == 1
+        and Path(inputs[0]).is_file()
+        and not out.is_dir()
+        and out.suffix.lower().lstrip(".") in photographs.FORMATS
+    )
+    planned = []
+    for given in inputs:
+        for name, source in _found(given):
+            target = out / name
+            target = target.with_name(f"{target.stem}{suffix}{target.suffix}")
+            if format is not None:
+                target = target.with_suffix(f".{format}")
+            if to_file:
+                target = out
+                kind = kind or photographs.FORMATS[out.suffix.lower().lstrip(".")]
+            planned.append(Job(name, source, target, kind))
+    sources = {os.path.realpath(job.source): job.source for job in planned}
+    targets: dict[str, Job] = {}
+    for job in planned:
+        target = os.path.realpath(job.target)
+        if target in targets:
+            raise UserError(
+                f"{targets[target].source} and {job.source} would both become "
+                f"{job.target}: give them one at a time, with other --output"
+            )
+        if target in sources:
+            raise UserError(
+                f"{job.target} is one of the pictures to be upscaled: give another "
+                "--output, or a --suffix such as -x4"
+            )
+        targets[target] = job
+    return planned
+
+
+def upscale(
+    upscaler: Upscaler,
+    job: Job,
+    target: Target,
+    *,
+    quality: int = 95,
+    idr: np.ndarray | None = None,
+    self_ensemble: bool = False,
+    bank: Bank | None = None,
+    on_progress: Progress | None = None,
+) -> str:
+    """Upscales one picture and says what came of it.
+
+    With a bank its degradation is explained, in two more files beside the result.
+    Raises UserError, OSError.
+    """
+    photograph = photographs.read(job.source)
+    kind = job.format or photograph.format
+    size = photograph.colour.shape[:2]
+    wanted = target.of(size, upscaler.scale)
+    photographs.check_format(kind, wanted, job.target)
+    pixels, _ = photographs.to_network(photograph)
+    sr = upscaler(pixels, idr=idr, self_ensemble=self_ensemble, on_progress=on_progress)
+    result = photographs.from_network(photograph, sr, wanted)
+    del sr
+    photographs.write(job.target, result, kind=kind, quality=quality)
+    told = sizes(size, wanted)
+    if bank is not None:
+        estimated = upscaler.estimate(pixels)
+        nearest = bank.nearest(estimated.mean)
+        explain.write(
+            job.target.with_name(f"{job.target.name}-idr"), estimated, nearest
+        )
+        told += f" [nearest: {nearest[0][0].label}]"
+    return told
+
+
+def sizes(size: Size, result: Size) -> str:
+    """Such as "60x40 -> 240x160": width before height, as people say it."""
+    return f"{size[1]}x{size[0]} -> {result[1]}x{result[0]}"
+
+
+def attempts(
+    planned: Sequence[Job],
+    act: Callable[[Job], str],
+    *,
+    existing: str,
+) -> Iterator[tuple[Job, str, str]]:
+    """Each job, how it ended ("done", "skipped" or "failed"), and what there is to say.
+
+    `existing` says what to do about results that are there: "refuse", "skip" or
+    "overwrite". A picture that fails does not keep the others from being made.
+    """
+    for job in planned:
+        if existing != "overwrite" and os.path.lexists(job.target):
+            if existing == "skip":
+                yield job, "skipped", f"{job.target} exists"
+            else:
+                reason = f"{job.target} exists: --overwrite it, or --skip-existing"
+                yield job, "failed", reason
+            continue
+        try:
+            yield job, "done", act(job)
+        except MemoryError:
+            yield job, "failed", f"{job.source}: not enough memory for its pixels"
+        except (UserError, OSError) as error:
+            yield job, "failed", " ".join(str(error).split())
+
+
+def _found(given: str | Path) -> list[tuple[str, Path]]:
+    path = Path(given)
+    if path.is_file():
+        if path.suffix.lower() not in files.SUFFIXES:
+            raise UserError(
+                f"{path}: expected a file ending in {' '.join(files.SUFFIXES)}"
+            )
+        return [(path.name, path)]
+    return files.find_images(path)

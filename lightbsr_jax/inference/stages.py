@@ -1,0 +1,219 @@
+"""The network in stages that are computed tile by tile.
+
+The estimator, the converter and each block of the adaptation module need the pixels
+around a tile and, of the rest of the image, only a mean of the stage before: so each
+stage is computed for all tiles before the next one begins, and gives sums for its mean.
+A stage takes tiles amid their neighbours (see `tiles`), and the window is where the
+image lies. The arithmetic is that of the network's own modules.
+
+A tile and all it needs are on one device; `variables` are the network's.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from lightbsr_jax.inference.tiles import (
+    Neighbours,
+    Window,
+    at_the_border,
+    with_halo,
+    without_halo,
+)
+from lightbsr_jax.networks.adaptation import (
+    FEATURES,
+    SPATIAL_FEATURES,
+    AdaptationBlock,
+    ChannelConverter,
+    Mixing,
+    SpatialConverter,
+)
+from lightbsr_jax.networks.layers import Conv
+from lightbsr_jax.networks.lightbsr import LightBSR, Restorer
+
+# How far a stage's convolutions reach, in LR pixels. The estimator's is rounded up to a
+# multiple of 4, so that its strides fall as in the whole image.
+ENCODE, CONVERT, EXTRACT = 12, 4, 1
+CONVERT_SPATIAL, BLOCK, MERGE, RECONSTRUCT = 2, 6, 4, 4
+_STRIP = 32  # rows that `reconstruct` makes at once: it has most features, by far
+_NO_SUMS = 0.0
+
+Tree = dict[str, Any]
+
+
+@partial(jax.jit, static_argnums=0)
+def encode(
+    network: LightBSR, variables: Tree, window: Window, lr: Neighbours
+) -> tuple[Array, Array]:
+    """The IDR, at a quarter of the resolution, and its sums [128]."""
+    lr = with_halo(lr, ENCODE)
+    with at_the_border(window, lr.shape[1]):
+        idr = network.apply(variables, lr, method="encode")
+    idr = without_halo(idr, ENCODE // 4).astype(network.dtype)
+    return idr, _sums(idr, window.at(1, 4), ENCODE // 4)
+
+
+@partial(jax.jit, static_argnums=0)
+def channel(network: LightBSR, variables: Tree, mean: Array) -> Array:
+    """R_c [1, 48] of the IDR's mean [128]."""
+    idr = mean[None, None, None]
+    return network.apply(variables, idr, (1, 1), method="convert")[0]
+
+
+@partial(jax.jit, static_argnums=0)
+def convert(
+    network: LightBSR, variables: Tree, window: Window, idr: Neighbours
+) -> tuple[Array, float]:
+    """R_s of the IDR."""
+    idr = with_halo(idr, CONVERT // 4)
+    size = 4 * idr.shape[1], 4 * idr.shape[2]
+    with at_the_border(window, size[0]):
+        _, spatial = network.apply(variables, idr, size, method="convert")
+    return without_halo(spatial, CONVERT).astype(network.dtype), _NO_SUMS
+
+
+@partial(jax.jit, static_argnums=0)
+def extract(
+    network: LightBSR, variables: Tree, window: Window, lr: Neighbours
+) -> tuple[Array, Array]:
+    """The features that the adaptation module starts from; their sums."""
+    x = without_halo(_head(network, variables, window, with_halo(lr, EXTRACT)), EXTRACT)
+    return x, _channel_sums(x, window, EXTRACT)
+
+
+@partial(jax.jit, static_argnums=0)
+def convert_channel(
+    network: LightBSR, variables: Tree, group: Array, channel: Array
+) -> Array:
+    """A group's IDR-CB of R_c [1, 48]."""
+    params = _group(variables, group)["channel_converter"]
+    channel = channel.astype(network.dtype)
+    return ChannelConverter().apply({"params": params}, channel)
+
+
+@partial(jax.jit, static_argnums=0)
+def convert_spatial(
+    network: LightBSR,
+    variables: Tree,
+    window: Window,
+    spatial: Neighbours,
+    group: Array,
+) -> tuple[Array, float]:
+    """A group's IDR-CB of R_s."""
+    params = _group(variables, group)["spatial_converter"]
+    spatial = with_halo(spatial, CONVERT_SPATIAL)
+    with at_the_border(window, spatial.shape[1]):
+        spatial = SpatialConverter().apply({"params": params}, spatial)
+    return without_halo(spatial, CONVERT_SPATIAL), _NO_SUMS
+
+
+@partial(jax.jit, static_argnums=0)
+def block(
+    network: LightBSR,
+    variables: Tree,
+    window: Window,
+    x: Neighbours,
+    spatial: Neighbours,
+    group: Array,
+    index: Array,
+    channel: Array,
+    means: Array,
+) -> tuple[Array, Array]:
+    """A block of a group, given its input's means [1, 48]; its output's sums."""
+    params = _at(_group(variables, group)["blocks"], index)
+    x, spatial = with_halo(x, BLOCK), with_halo(spatial, BLOCK)
+    means = means.astype(x.dtype)
+    with at_the_border(window, x.shape[1]):
+        x, _ = AdaptationBlock().apply({"params": params}, x, channel, spatial, means)
+    x = without_halo(x, BLOCK)
+    return x, _channel_sums(x, window, BLOCK)
+
+
+@partial(jax.jit, static_argnums=0)
+def merge(
+    network: LightBSR,
+    variables: Tree,
+    window: Window,
+    x: Neighbours,
+    features: Neighbours,
+    group: Array,
+) -> tuple[Array, Array]:
+    """A group's end: its ConvNeXt block and convolution, plus the group's input."""
+    params = _group(variables, group)
+    x = with_halo(x, MERGE)
+    with at_the_border(window, x.shape[1]):
+        x = x + Mixing().apply({"params": params["convnext"]}, x)
+        x = Conv(FEATURES).apply({"params": params["conv"]}, x)
+    x = with_halo(features, 0) + without_halo(x, MERGE)
+    return x, _channel_sums(x, window, MERGE)
+
+
+@partial(jax.jit, static_argnums=(0, 5))
+def reconstruct(
+    network: LightBSR,
+    variables: Tree,
+    window: Window,
+    x: Neighbours,
+    lr: Neighbours,
+    dtype: np.dtype,
+) -> tuple[Array, float]:
+    """The SR image: uint8 or uint16, rounded and clipped, or float32 in [0, 1]."""
+    body = {"params": variables["params"]["restorer"]["body"]["conv"]}
+    restorer = {"params": variables["params"]["restorer"]}
+    x, lr = with_halo(x, RECONSTRUCT), with_halo(lr, RECONSTRUCT)
+
+    def strip(first: Array) -> Array:
+        rows = _STRIP + 2 * RECONSTRUCT
+        here = window._replace(top=window.top + first)
+        x_strip, lr_strip = (
+            lax.dynamic_slice_in_dim(array, first, rows, 1) for array in (x, lr)
+        )
+        features = _head(network, variables, here, lr_strip)
+        with at_the_border(here, rows):
+            features += Conv(FEATURES).apply(body, x_strip)
+            sr = _restorer(network).apply(restorer, features, method="reconstruct")
+        sr = without_halo(sr, network.scale * RECONSTRUCT)[0]
+        if dtype == jnp.float32:
+            return sr
+        levels = jnp.iinfo(dtype).max
+        return jnp.round(jnp.clip(sr, 0, 1) * levels).astype(dtype)
+
+    firsts = jnp.arange(0, x.shape[1] - 2 * RECONSTRUCT, _STRIP)
+    strips = lax.map(strip, firsts)
+    return strips.reshape(1, -1, *strips.shape[2:]), _NO_SUMS
+
+
+def _restorer(network: LightBSR) -> Restorer:
+    return Restorer(network.scale, network.groups, network.blocks, network.remat)
+
+
+def _head(network: LightBSR, variables: Tree, window: Window, lr: Array) -> Array:
+    params = {"params": variables["params"]["restorer"]}
+    with at_the_border(window, lr.shape[1]):
+        return _restorer(network).apply(params, lr, network.dtype, method="extract")
+
+
+def _group(variables: Tree, group: Array) -> Tree:
+    return _at(variables["params"]["restorer"]["body"]["groups"], group)
+
+
+def _at(stacked: Tree, index: Array) -> Tree:
+    return jax.tree.map(lambda leaf: leaf[index], stacked)
+
+
+def _channel_sums(x: Array, window: Window, halo: int) -> Array:
+    """Sums of the features that a block's channel modulation pools."""
+    return _sums(x[..., SPATIAL_FEATURES:], window, halo)
+
+
+def _sums(x: Array, window: Window, halo: int) -> Array:
+    """Sums [C] over the part of a tile without halo that lies in the image.
+
+    By rows first: long float32 sums lose digits.
+    """
+    inner = window._replace(top=window.top + halo, left=window.left + halo)
+    return inner.masked(x.astype(jnp.float32)).sum(2).sum(1)[0]

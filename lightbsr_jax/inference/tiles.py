@@ -1,0 +1,248 @@
+"""Feature maps too large to be computed whole, cut into tiles of one size.
+
+A tile is [1, t, u, C]; those at the right and bottom reach beyond the image. All tiles
+of all images have the same few shapes, so that a stage of the network is compiled for
+tiles once, and pictures of any size are put together from them. The rows of tiles are
+spread over the devices.
+"""
+
+import math
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from lightbsr_jax.networks.layers import Conv, DepthwiseConv
+
+SMALLEST = 32  # pixels along a tile's side
+_HALO = 12  # pixels, both ends of a side together, of the stage computed most often
+_IN_FLIGHT = 2  # tiles that a device is asked for ahead of what it has done
+
+Storage = Literal["devices", "host", "file"]
+Row = list[Array]
+Neighbours = list[list[Array]]  # 3 x 3 tiles, the middle one is meant
+
+
+class Window(NamedTuple):
+    """Where a tile with its halo lies in the image; in pixels, of one resolution."""
+
+    top: Array
+    left: Array
+    height: Array  # of the image
+    width: Array
+
+    def at(self, numerator: int, denominator: int) -> "Window":
+        """The same at another resolution; sizes are rounded up, as the network does."""
+        top, left, height, width = (value * numerator for value in self)
+        return Window(
+            top // denominator,
+            left // denominator,
+            -(-height // denominator),
+            -(-width // denominator),
+        )
+
+    def masked(self, x: Array) -> Array:
+        """`x` [1, h, w, C] with zeros outside of the image."""
+        rows = self.top + jnp.arange(x.shape[1])
+        columns = self.left + jnp.arange(x.shape[2])
+        inside = ((rows >= 0) & (rows < self.height))[:, None]
+        inside &= (columns >= 0) & (columns < self.width)
+        return jnp.where(inside[..., None], x, 0)
+
+
+class Grid:
+    """How an image is cut up, and which device computes what."""
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        largest: int,
+        devices: Sequence[jax.Device],
+        *,
+        storage: Storage = "devices",
+    ) -> None:
+        """`largest` is a power of 2; `storage` says where maps are kept."""
+        self.size = size
+        self.tile = tuple(_tile_side(side, largest) for side in size)
+        self.rows, self.columns = (
+            -(-n // t) for n, t in zip(size, self.tile, strict=True)
+        )
+        self._devices = devices
+        self.storage = storage
+
+    def device(self, row: int) -> jax.Device:
+        """The device of a row of tiles: each has rows that lie together."""
+        return self._devices[row * len(self._devices) // self.rows]
+
+    def window(self, row: int, column: int, halo: int) -> Window:
+        """Where a tile lies with `halo` pixels around it."""
+        top, left = (
+            np.int32(n * t - halo)
+            for n, t in zip((row, column), self.tile, strict=True)
+        )
+        height, width = map(np.int32, self.size)
+        return Window(top, left, height, width)
+
+    def cut(self, image: np.ndarray) -> "Map":
+        """The image [h, w, C] in tiles, with zeros beyond it."""
+        width, (t, u) = self.size[1], self.tile
+        tiles = Map(self)
+        for row in range(self.rows):
+            strip = image[row * t : (row + 1) * t]
+            missing = t - len(strip), self.columns * u - width
+            strip = np.pad(strip, ((0, missing[0]), (0, missing[1]), (0, 0)))
+            pieces = np.split(strip[None], self.columns, axis=2)
+            tiles[row] = [jax.device_put(x, self.device(row)) for x in pieces]
+        return tiles
+
+    def compute(
+        self, stage: Callable[..., tuple[Array, Array]], inputs: Sequence["Map"]
+    ) -> Iterator[tuple[int, Row, np.ndarray]]:
+        """`stage(device, row, column, *tiles)` for all tiles: rows and their sums.
+
+        The stage gets each tile of the inputs amid its neighbours, and gives a tile and
+        sums [C] over it, which are added up over a row. A row may be put in the place
+        of the one that it was made from.
+        """
+        rings = [_Ring(tiles) for tiles in inputs]
+        for row in range(self.rows):
+            device = self.device(row)
+            for ring in rings:
+                ring.advance()
+            tiles, sums, total = [], deque(), 0.0
+            for column in range(self.columns):
+                around = [ring.around(column, device) for ring in rings]
+                tile, partial_sums = stage(device, row, column, *around)
+                tiles.append(tile)
+                sums.append(partial_sums)
+                if len(sums) > _IN_FLIGHT:
+                    total += np.asarray(sums.popleft(), np.float64)
+            total += sum(np.asarray(x, np.float64) for x in sums)
+            yield row, tiles, total
+
+
+class Map:
+    """A feature map as rows of tiles, kept where its grid says."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self._rows: list[Row | None] = [None] * grid.rows  # on devices
+        self._array: np.ndarray | None = None  # elsewhere
+
+    def __getitem__(self, row: int) -> Row:
+        if self._array is None:
+            return self._rows[row]
+        device = self.grid.device(row)
+        # Copied: the row may be written over while this one is in use.
+        return [jax.device_put(np.array(x), device) for x in self._array[row]]
+
+    def __setitem__(self, row: int, tiles: Row) -> None:
+        if self.grid.storage == "devices":
+            self._rows[row] = tiles
+            return
+        if self._array is None:
+            shape = (self.grid.rows, self.grid.columns, *tiles[0].shape)
+            if self.grid.storage == "file":
+                file = tempfile.TemporaryFile()
+                self._array = np.memmap(file, tiles[0].dtype, "w+", shape=shape)
+            else:
+                self._array = np.empty(shape, tiles[0].dtype)
+        for place, tile in zip(self._array[row], tiles, strict=True):
+            place[:] = np.asarray(tile)
+
+    def assembled(self) -> np.ndarray:
+        """The map [h, w, C] whole; smaller ones are those of the same tiles."""
+        rows = [
+            np.concatenate([np.asarray(x[0]) for x in self[row]], 1)
+            for row in range(self.grid.rows)
+        ]
+        return np.concatenate(rows)
+
+
+class _Ring:
+    """Three rows of a map around the one that is at work, above it as it was."""
+
+    def __init__(self, tiles: Map) -> None:
+        self._tiles = tiles
+        self._row = -1
+        self._above: Row | None = None
+        self._here: Row | None = None
+        self._below: Row | None = tiles[0]
+        self._zero = jnp.zeros_like(self._below[0])
+
+    def advance(self) -> None:
+        self._row += 1
+        last = self._row + 1 == self._tiles.grid.rows
+        self._above, self._here = self._here, self._below
+        self._below = None if last else self._tiles[self._row + 1]
+
+    def around(self, column: int, device: jax.Device) -> Neighbours:
+        columns = self._tiles.grid.columns
+
+        def tile(row: Row | None, column: int) -> Array:
+            outside = row is None or not 0 <= column < columns
+            return jax.device_put(self._zero if outside else row[column], device)
+
+        return [
+            [tile(row, column + shift) for shift in (-1, 0, 1)]
+            for row in (self._above, self._here, self._below)
+        ]
+
+
+def with_halo(tiles: Neighbours, halo: int) -> Array:
+    """The middle tile with `halo` pixels of its neighbours: [1, t + 2n, u + 2n, C]."""
+    if not halo:
+        return tiles[1][1]
+    before, after = slice(-halo, None), slice(None, halo)
+    rows = (before, slice(None), after)
+    return jnp.concatenate(
+        [
+            jnp.concatenate(
+                [x[:, r, c] for x, c in zip(row, rows, strict=True)], axis=2
+            )
+            for row, r in zip(tiles, rows, strict=True)
+        ],
+        axis=1,
+    )
+
+
+def without_halo(x: Array, halo: int) -> Array:
+    """The inverse of `with_halo`."""
+    return x[:, halo : x.shape[1] - halo, halo : x.shape[2] - halo]
+
+
+def at_the_border(window: Window, rows: int) -> AbstractContextManager[None]:
+    """Convolutions called in this context see zeros outside of the image.
+
+    As in the whole image, where they pad: whatever earlier layers made of the pixels
+    out there. `window` is where the input lies, and `rows` its height; at other
+    resolutions inputs are higher or lower in proportion.
+    """
+
+    def mask(call: Callable, arguments: tuple, options: dict, context) -> Array:
+        if isinstance(context.module, Conv | DepthwiseConv):
+            if context.method_name == "__call__":
+                x, *others = arguments
+                common = math.gcd(x.shape[1], rows)
+                here = window.at(x.shape[1] // common, rows // common)
+                arguments = (here.masked(x), *others)
+        return call(*arguments, **options)
+
+    return nn.intercept_methods(mask)
+
+
+def _tile_side(size: int, largest: int) -> int:
+    """A power of 2: the smallest that holds all, or of the two largest the better.
+
+    Better is what computes fewer pixels, beyond the image and in halos.
+    """
+    side = min(max(SMALLEST, 1 << (size - 1).bit_length()), largest)
+    sides = (side, max(side // 2, SMALLEST))
+    return min(sides, key=lambda side: -(-size // side) * (side + _HALO))

@@ -1,0 +1,365 @@
+"""Upscaling pictures of any size, exactly, within a memory budget.
+
+    upscaler = Upscaler.load("runs/student")
+    sr = upscaler(image)
+
+Cutting an image into tiles that the network sees one by one changes the result: the
+converter and each adaptation block pool over the whole image. Here a tile goes through
+one stage at a time and gets the whole image's means, so that the result is the whole
+image's, float rounding apart, however small the tiles are (see `stages`).
+
+Images are [h, w, 3] RGB: uint8 in 0..255, uint16 in 0..65535 or float32 in [0, 1].
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+from absl import logging
+
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.inference import stages
+from lightbsr_jax.inference.tiles import SMALLEST, Grid, Map, Storage
+from lightbsr_jax.model import Model
+from lightbsr_jax.networks.adaptation import FEATURES
+from lightbsr_jax.networks.lightbsr import LightBSR
+
+LARGEST = 256  # pixels along a tile's side; more saves little
+_TILE_FLOATS = 1000  # float32 numbers a pixel that the widest stage has at once
+
+Result = TypeVar("Result")
+Stage = Callable[..., tuple[jax.Array, jax.Array]]
+Progress = Callable[[int, int], None]  # tiles done and in all, of all stages
+
+
+class IDR(NamedTuple):
+    """The estimated degradation of a picture."""
+
+    map: np.ndarray  # [ceil(h/4), ceil(w/4), 128], as it leaves the estimator
+    mean: np.ndarray  # [128], over the map
+    channel: np.ndarray  # R_c [48]
+    spatial: np.ndarray  # R_s [h, w, 8]
+
+
+class Upscaler:
+    """A trained student, ready for pictures of any size."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        memory: int | None = None,
+        precision: Literal["float32", "bfloat16"] = "float32",
+        devices: Sequence[jax.Device] | None = None,
+    ) -> None:
+        """`memory` is in bytes, for the maps on each device; by default what is free.
+
+        By default the first device is used; a picture's rows are spread over several.
+        Raises UserError for a teacher.
+        """
+        if model.role != "student":
+            raise UserError(
+                "a teacher sees the true degradation, which nobody knows of a picture: "
+                "upscale with a student of it (configs/student.py)"
+            )
+        self.scale = model.scale
+        self._network = model.network.clone(dtype=jnp.dtype(precision))
+        self._devices = tuple(devices or jax.local_devices()[:1])
+        self._variables = {
+            device: jax.device_put(model.variables, device) for device in self._devices
+        }
+        self._memory = memory
+        self._largest = LARGEST
+
+    @classmethod
+    def load(cls, workdir: str | Path, **options: Any) -> "Upscaler":
+        """The network of a training run's newest checkpoint, with __init__'s options.
+
+        Raises FileNotFoundError where there is none.
+        """
+        return cls(Model.load(workdir), **options)
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        *,
+        idr: np.ndarray | None = None,
+        self_ensemble: bool = False,
+        on_progress: Progress | None = None,
+    ) -> np.ndarray:
+        """The SR image [h s, w s, 3], of the image's type.
+
+        It is restored by its own estimated degradation, or by another picture's: `idr`
+        is the mean [128] of that, taken for the whole image. `self_ensemble` averages
+        the results of all 8 flips and transpositions. Raises UserError where not even
+        the smallest tiles fit into memory.
+        """
+        image = _checked(image)
+        progress = on_progress or _nothing
+
+        def upscaled(image: np.ndarray, dtype: np.dtype, progress: Progress):
+            return self._fitted(image, progress, lambda run: run.upscale(dtype, idr))
+
+        if not self_ensemble:
+            return upscaled(image, image.dtype, progress)
+        total = np.float32(0)
+        for index in range(8):
+
+            def in_all(done: int, of: int, index: int = index) -> None:
+                progress(index * of + done, 8 * of)
+
+            turned = upscaled(_turned(image, index), np.dtype(np.float32), in_all)
+            total = total + _turned_back(turned, index) / 8
+        if image.dtype == np.float32:
+            return total
+        levels = np.iinfo(image.dtype).max
+        return np.rint(total.clip(0, 1) * levels).astype(image.dtype)
+
+    def estimate(self, image: np.ndarray) -> IDR:
+        """The degradation that the network sees in a picture."""
+        image = _checked(image)
+        height, width = image.shape[:2]
+
+        def estimate(run: _Run) -> IDR:
+            idr, mean = run.encode()
+            return IDR(
+                idr.assembled()[: -(-height // 4), : -(-width // 4)],
+                mean,
+                run.channel(mean)[0],
+                run.convert(idr).assembled()[:height, :width],
+            )
+
+        return self._fitted(image, _nothing, estimate)
+
+    def _fitted(
+        self, image: np.ndarray, progress: Progress, use: Callable[["_Run"], Result]
+    ) -> Result:
+        """What `use` makes of a run over the image, with tiles that fit into memory."""
+        size = image.shape[:2]
+        largest, storage = self._plan(size)
+        while True:
+            grid = Grid(size, largest, self._devices, storage=storage)
+            try:
+                with jax.default_matmul_precision("highest"):
+                    run = _Run(self._network, self._variables, grid, image, progress)
+                    return use(run)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                if largest == SMALLEST and storage == "file":
+                    raise UserError(
+                        f"a picture of {size[1]} x {size[0]} pixels does not fit into "
+                        f"memory even in tiles of {SMALLEST}: free some"
+                    ) from error
+            largest, storage = max(largest // 2, SMALLEST), "file"
+            self._largest = largest  # for the pictures to come, too
+            logging.warning("out of memory: going on in tiles of %d", largest)
+
+    def _plan(self, size: tuple[int, int]) -> tuple[int, Storage]:
+        """The largest tiles that fit into the budget, and where maps are kept.
+
+        A file costs little where the system has memory to spare for it.
+        """
+        budget = self._memory or 0.7 * min(map(_free, self._devices))
+        itemsize = jnp.dtype(self._network.dtype).itemsize
+        largest = self._largest
+        while largest > SMALLEST and _tile_bytes(largest, size, itemsize) > budget / 4:
+            largest //= 2
+        maps = _map_bytes(size, itemsize) / len(self._devices)
+        if maps + _tile_bytes(largest, size, itemsize) > budget:
+            return largest, "file"
+        # One array does not scatter a CPU's memory as thousands of tiles do.
+        return largest, "host" if self._devices[0].platform == "cpu" else "devices"
+
+
+class _Run:
+    """One image on its way through the network."""
+
+    def __init__(
+        self,
+        network: LightBSR,
+        variables: dict[jax.Device, dict[str, Any]],
+        grid: Grid,
+        image: np.ndarray,
+        progress: Progress,
+    ) -> None:
+        self._network = network
+        self._variables = variables
+        self._grid = grid
+        self._lr = grid.cut(_as_float(image))
+        self._progress = progress
+        self._done = 0
+        self._total = 4 + network.groups * (network.blocks + 2)  # stages
+        self._total *= grid.rows * grid.columns
+
+    def upscale(self, dtype: np.dtype, other: np.ndarray | None) -> np.ndarray:
+        """The SR image, by the image's own IDR or the mean of another one."""
+        idr, mean = self.encode()
+        if other is not None:
+            mean = np.asarray(other, np.float32)
+            for row in range(self._grid.rows):
+                idr[row] = [jnp.broadcast_to(mean, x.shape) for x in idr[row]]
+        channel, spatial = self.channel(mean), self.convert(idr)
+        del idr
+        features = Map(self._grid)
+        sums = self._sweep(stages.extract, stages.EXTRACT, [self._lr], into=features)
+        means = self._mean(sums)
+        for group in map(np.int32, range(self._network.groups)):
+            means, channel = self._group(group, features, means, channel, spatial)
+        return self._reconstruct(features, dtype)
+
+    def encode(self) -> tuple[Map, np.ndarray]:
+        """The IDR and its mean [128]."""
+        idr = Map(self._grid)
+        sums = self._sweep(stages.encode, stages.ENCODE, [self._lr], into=idr)
+        height, width = (-(-n // 4) for n in self._grid.size)
+        return idr, (sums / (height * width)).astype(np.float32)
+
+    def channel(self, mean: np.ndarray) -> np.ndarray:
+        """R_c [1, 48]."""
+        variables = self._variables[self._grid.device(0)]
+        return np.asarray(stages.channel(self._network, variables, mean))
+
+    def convert(self, idr: Map) -> Map:
+        """R_s."""
+        spatial = Map(self._grid)
+        self._sweep(stages.convert, stages.CONVERT, [idr], into=spatial)
+        return spatial
+
+    def _group(
+        self,
+        group: np.int32,
+        features: Map,
+        means: np.ndarray,
+        channel: np.ndarray,
+        spatial: Map,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Puts the group's output and R_s in place; their means and R_c."""
+        variables = self._variables[self._grid.device(0)]
+        converted = stages.convert_channel(self._network, variables, group, channel)
+        channel = np.asarray(converted)
+        self._sweep(
+            stages.convert_spatial,
+            stages.CONVERT_SPATIAL,
+            [spatial],
+            group,
+            into=spatial,
+        )
+        x, out = features, Map(self._grid)
+        for index in map(np.int32, range(self._network.blocks)):
+            given = (group, index, channel, means)
+            sums = self._sweep(
+                stages.block, stages.BLOCK, [x, spatial], *given, into=out
+            )
+            means, x = self._mean(sums), out
+        sums = self._sweep(
+            stages.merge, stages.MERGE, [x, features], group, into=features
+        )
+        return self._mean(sums), channel
+
+    def _reconstruct(self, features: Map, dtype: np.dtype) -> np.ndarray:
+        scale = self._network.scale
+        (height, width), (t, _) = self._grid.size, self._grid.tile
+        sr = np.empty((height * scale, width * scale, 3), dtype)
+        inputs = [features, self._lr]
+        halo = stages.RECONSTRUCT
+        for row, tiles, _ in self._rows(stages.reconstruct, halo, inputs, dtype):
+            strip = np.concatenate([np.asarray(x[0]) for x in tiles], 1)
+            place = sr[row * t * scale : (row + 1) * t * scale]
+            place[:] = strip[: len(place), : width * scale]
+        return sr
+
+    def _sweep(
+        self,
+        stage: Stage,
+        halo: int,
+        inputs: Sequence[Map],
+        *given: Any,
+        into: Map,
+    ) -> np.ndarray:
+        """Computes a stage for all tiles, maybe in place of an input; its sums."""
+        total = 0.0
+        for row, tiles, sums in self._rows(stage, halo, inputs, *given):
+            into[row] = tiles
+            total = total + sums
+        return total
+
+    def _rows(
+        self, stage: Stage, halo: int, inputs: Sequence[Map], *given: Any
+    ) -> Iterator[tuple[int, list[jax.Array], np.ndarray]]:
+        def compute(device, row, column, *tiles):
+            self._done += 1
+            self._progress(self._done, self._total)
+            window = self._grid.window(row, column, halo)
+            variables = self._variables[device]
+            return stage(self._network, variables, window, *tiles, *given)
+
+        return self._grid.compute(compute, inputs)
+
+    def _mean(self, sums: np.ndarray) -> np.ndarray:
+        height, width = self._grid.size
+        return (sums / (height * width)).astype(np.float32)[None]
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    image = np.asarray(image)
+    kinds = ("uint8", "uint16", "float32")
+    if image.dtype.name not in kinds or image.ndim != 3 or image.shape[2] != 3:
+        raise UserError(
+            f"an image of {image.dtype} {image.shape}: expected [h, w, 3] of "
+            f"{', '.join(kinds)}"
+        )
+    if not image.size:
+        raise UserError(f"an image of {image.shape} has no pixels")
+    return image
+
+
+def _as_float(image: np.ndarray) -> np.ndarray:
+    if image.dtype == np.float32:
+        return image
+    return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
+
+
+def _turned(image: np.ndarray, index: int) -> np.ndarray:
+    """One of the 8 flips and transpositions."""
+    if index & 1:
+        image = image[::-1]
+    if index & 2:
+        image = image[:, ::-1]
+    return image.swapaxes(0, 1) if index & 4 else image
+
+
+def _turned_back(image: np.ndarray, index: int) -> np.ndarray:
+    if index & 4:
+        image = image.swapaxes(0, 1)
+    return _turned(image, index & 3)
+
+
+def _nothing(done: int, total: int) -> None:
+    pass
+
+
+def _tile_bytes(side: int, size: tuple[int, int], itemsize: int) -> int:
+    """About what a device takes to compute tiles of that side, beside the maps.
+
+    The tile itself, and of the inputs from a file four rows of tiles.
+    """
+    rows = 4 * side * max(size[1], side) * FEATURES * itemsize
+    return _TILE_FLOATS * side**2 * 4 + rows
+
+
+def _map_bytes(size: tuple[int, int], itemsize: int) -> int:
+    """What the maps of an image take at once: two of features, R_s, IDR and LR."""
+    return size[0] * size[1] * ((2 * FEATURES + 2 * 8) * itemsize + 3 * 4)
+
+
+def _free(device: jax.Device) -> int:
+    """Bytes that are free: of the device's own memory, or of the machine's."""
+    statistics = device.memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return statistics["bytes_limit"] - statistics["bytes_in_use"]
+    return psutil.virtual_memory().available

@@ -1,0 +1,320 @@
+"""Upscaling in tiles against the network's own forward pass over the whole image."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightbsr_jax import cli
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging import photographs
+from lightbsr_jax.inference import folder, upscaler
+from lightbsr_jax.inference.folder import Target
+from lightbsr_jax.inference.tiles import Grid
+from lightbsr_jax.inference.upscaler import Upscaler
+from lightbsr_jax.interop import torch_names, weights
+from lightbsr_jax.model import Model
+from lightbsr_jax.networks.lightbsr import LightBSR, initialise
+
+BASIS = np.zeros((441, 15), np.float32)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """A random network in which every block matters."""
+    network = LightBSR(2, groups=2, blocks=2)
+    rng = np.random.default_rng(0)
+
+    def lively(path: tuple, leaf: jax.Array) -> np.ndarray:
+        names = [step.key for step in path]
+        if names[-1] in ("layer_scale", "var"):
+            return rng.uniform(0.5, 1, leaf.shape).astype(np.float32)
+        pools = {"channel", "weight_hidden", "weight"} & set(names)
+        return np.array(leaf) * (8 if pools else 1.2 if names[-1] == "kernel" else 1)
+
+    variables = initialise(network, jax.random.key(0))
+    variables = jax.tree_util.tree_map_with_path(lively, variables)
+    return Model("student", 1, network, variables, BASIS)
+
+
+@pytest.fixture(scope="module")
+def replicating() -> Model:
+    """A network that repeats each pixel 2 x 2 times: what files hold is then known."""
+    network = LightBSR(2, groups=1, blocks=1)
+    variables = jax.tree.map(np.array, initialise(network, jax.random.key(0)))
+    restorer = jax.tree.map(np.zeros_like, variables["params"]["restorer"])
+    for c in range(3):
+        restorer["head"]["kernel"][1, 1, c, c] = 1
+        restorer["upscale_0"]["kernel"][1, 1, c, 4 * c : 4 * c + 4] = 1
+        restorer["tail"]["kernel"][1, 1, c, c] = 1
+    variables["params"]["restorer"] = restorer
+    return Model("student", 1, network, variables, BASIS)
+
+
+@pytest.fixture(scope="module")
+def workdir(replicating: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The replicating network's state dict."""
+    path = tmp_path_factory.mktemp("weights") / "replicating.safetensors"
+    tensors = torch_names.mean_shift() | torch_names.to_torch(
+        replicating.variables, replicating.network, torch_names.STUDENT
+    )
+    for name in torch_names.counters(torch_names.STUDENT):
+        tensors[name] = np.array(0, np.int64)
+    weights.write(path, tensors)
+    return path
+
+
+def picture(height: int = 45, width: int = 70) -> np.ndarray:
+    """Float32 [h, w, 3], with other statistics on the left than on the right."""
+    rng = np.random.default_rng(1)
+    noise = rng.uniform(-0.3, 0.3, (height, width, 3))
+    ramp = np.linspace(0, 1, width)[:, None]
+    return (0.5 + noise * ramp + 0.2 * ramp).clip(0, 1).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def whole(model: Model) -> np.ndarray:
+    return np.asarray(model.restore(picture()[None]))[0] / 255
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upscaler, "LARGEST", 32)
+
+
+@pytest.mark.parametrize(
+    "devices, memory, storage",
+    [(1, 10**10, "host"), (2, 10**10, "host"), (2, 1, "file")],
+)
+def test_tiles_give_what_the_whole_image_gives(
+    model: Model,
+    whole: np.ndarray,
+    small_tiles: None,
+    devices: int,
+    memory: int,
+    storage: str,
+) -> None:
+    upscale = Upscaler(model, memory=memory, devices=jax.devices()[:devices])
+    assert upscale._plan((45, 70)) == (32, storage)
+    np.testing.assert_allclose(upscale(picture()), whole, atol=2e-6)
+    # The tolerance tells: a tile by itself has other means.
+    alone = np.asarray(model.restore(picture()[None, :, :32]))[0] / 255
+    assert abs(alone[:, :40] - whole[:, :40]).max() > 1e-3
+
+
+def test_maps_on_devices(
+    model: Model,
+    whole: np.ndarray,
+    small_tiles: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on accelerators."""
+    upscale = Upscaler(model, devices=jax.devices()[:2])
+    monkeypatch.setattr(upscale, "_plan", lambda size: (32, "devices"))
+    np.testing.assert_allclose(upscale(picture()), whole, atol=2e-6)
+
+
+def test_estimate_is_that_of_the_whole_image(model: Model, small_tiles: None) -> None:
+    estimated = Upscaler(model).estimate(picture())
+    apply = model.network.apply
+    idr = apply(model.variables, picture()[None], method="encode")
+    channel, spatial = apply(model.variables, idr, (45, 70), method="convert")
+    np.testing.assert_allclose(estimated.map, idr[0], atol=1e-6)
+    np.testing.assert_allclose(estimated.mean, idr[0].mean((0, 1)), atol=1e-6)
+    np.testing.assert_allclose(estimated.channel, channel[0], atol=1e-6)
+    np.testing.assert_allclose(estimated.spatial, spatial[0], atol=1e-6)
+
+
+def test_another_pictures_idr(model: Model, small_tiles: None) -> None:
+    mean = np.linspace(-0.5, 0.5, 128, dtype=np.float32)
+    idr = np.broadcast_to(mean, (1, 12, 18, 128))
+    restored = model.network.apply(
+        model.variables, picture()[None], idr, method="restore"
+    )
+    sr = Upscaler(model)(picture(), idr=mean)
+    np.testing.assert_allclose(sr, restored.sr[0], atol=2e-6)
+
+
+def test_self_ensemble_is_the_mean_over_flips_and_transpositions(
+    model: Model, small_tiles: None
+) -> None:
+    image = picture(20, 20)
+    results = []
+    for turns in range(4):
+        for flip in (False, True):
+            turned = np.rot90(image, turns)
+            turned = turned[:, ::-1] if flip else turned
+            sr = np.asarray(model.restore(turned[None]))[0] / 255
+            results.append(np.rot90(sr[:, ::-1] if flip else sr, -turns))
+    sr = Upscaler(model)(image, self_ensemble=True)
+    np.testing.assert_allclose(sr, np.mean(results, 0), atol=2e-6)
+
+
+def test_out_of_memory_halves_the_tiles_and_goes_on(
+    model: Model, whole: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upscaler, "LARGEST", 64)
+    upscale = Upscaler(model)
+    extract = upscaler.stages.extract
+
+    def fails_if_large(network, variables, window, lr):
+        if lr[1][1].shape[1] > 32:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return extract(network, variables, window, lr)
+
+    monkeypatch.setattr(upscaler.stages, "extract", fails_if_large)
+    np.testing.assert_allclose(upscale(picture()), whole, atol=2e-6)
+
+    def fails(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(upscaler.stages, "extract", fails)
+    with pytest.raises(UserError, match="70 x 45 pixels does not fit"):
+        upscale(picture())
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_integers_are_rounded_and_clipped(
+    replicating: Model, small_tiles: None, dtype: str
+) -> None:
+    image = (picture() * np.iinfo(dtype).max).astype(dtype)
+    image[0, :2] = [[0], [np.iinfo(dtype).max]]
+    sr = Upscaler(replicating)(image)
+    assert sr.dtype == dtype
+    np.testing.assert_array_equal(sr, image.repeat(2, 0).repeat(2, 1))
+
+
+def test_few_shapes_of_tiles_for_all_sizes() -> None:
+    def tile(*size: int) -> tuple[int, int]:
+        return Grid(size, 256, jax.devices()[:1]).tile
+
+    assert tile(1, 1) == tile(7, 5) == (32, 32)
+    assert tile(1, 4000) == (32, 256)
+    assert tile(640, 4000) == (128, 256)  # 5 x 128 is less than 3 x 256
+    sides = {tile(size, size)[0] for size in range(1, 3000)}
+    assert sides == {32, 64, 128, 256}
+    assert {tile(size, size)[0] for size in range(129, 3000)} == {128, 256}
+
+
+def test_mistakes_are_named(model: Model) -> None:
+    upscale = Upscaler(model)
+    with pytest.raises(UserError, match=r"float64 \(3, 3, 3\): expected"):
+        upscale(np.zeros((3, 3, 3)))
+    with pytest.raises(UserError, match="has no pixels"):
+        upscale(np.zeros((0, 3, 3), np.uint8))
+    with pytest.raises(UserError, match="upscale with a student"):
+        Upscaler(Model("teacher", 1, model.network, model.variables, BASIS))
+
+
+@pytest.mark.parametrize(
+    "scale, size, expected",
+    [
+        (None, None, (40, 60)),
+        (1.5, None, (15, 22)),
+        (None, "33x77", (77, 33)),
+        (None, "30x", (20, 30)),
+        (None, "x30", (30, 45)),
+    ],
+)
+def test_target_sizes(scale: float, size: str, expected: tuple[int, int]) -> None:
+    assert folder.parse_target(scale, size).of((10, 15), 4) == expected
+
+
+@pytest.mark.parametrize("scale, size", [(0, None), (None, "x"), (None, "0x4")])
+def test_senseless_target_sizes(scale: float, size: str) -> None:
+    with pytest.raises(UserError, match="expected"):
+        folder.parse_target(scale, size)
+
+
+def save(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
+def test_results_that_collide_are_refused(tmp_path: Path) -> None:
+    image = np.zeros((2, 2, 3), np.uint8)
+    save(tmp_path / "a" / "x.png", image)
+    save(tmp_path / "b" / "x.png", image)
+    plan = {"suffix": "", "format": None}
+    with pytest.raises(UserError, match="would both become"):
+        folder.jobs([tmp_path / "a", tmp_path / "b"], tmp_path / "out", **plan)
+    with pytest.raises(UserError, match="one of the pictures to be upscaled"):
+        folder.jobs([tmp_path / "a"], tmp_path / "a", **plan)
+    (job,) = folder.jobs([tmp_path / "a"], tmp_path / "a", suffix="-x2", format="webp")
+    assert job.target == tmp_path / "a" / "x-x2.webp"
+    (job,) = folder.jobs([tmp_path / "a" / "x.png"], tmp_path / "new.jpg", **plan)
+    assert (job.target, job.format) == (tmp_path / "new.jpg", "JPEG")
+
+
+def test_a_folder_with_a_bad_file(
+    workdir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    small_tiles: None,
+) -> None:
+    image = np.random.default_rng(2).integers(256, size=(9, 12, 3), dtype=np.uint8)
+    save(tmp_path / "in" / "ä b" / "c.png", image)
+    (tmp_path / "in" / "text.png").write_text("no picture")
+    out = tmp_path / "out"
+    command = ["upscale", str(tmp_path / "in"), "-o", str(out), f"--workdir={workdir}"]
+
+    def run(*options: str) -> str:
+        with pytest.raises(SystemExit) as leaving:
+            cli.main([*command, *options])
+        assert leaving.value.code == 1
+        return "".join(capsys.readouterr())
+
+    assert "12x9 -> 24x18" in run("--dry-run")
+    assert not out.exists()
+    assert "text.png: not a readable" in run()
+    expected = image.repeat(2, 0).repeat(2, 1)
+    written = out / "ä b" / "c.png"
+    np.testing.assert_array_equal(np.asarray(Image.open(written)), expected)
+    assert [p.name for p in out.rglob("*") if p.is_file()] == ["c.png"]
+    assert "c.png exists: --overwrite it" in run()
+    assert "1 skipped" in run("--skip-existing")
+    assert "1 done, 1 failed" in run("--overwrite", "--scale=3")
+    assert Image.open(written).size == (36, 27)
+
+
+def test_formats_that_cannot_hold_the_result(
+    replicating: Model, tmp_path: Path
+) -> None:
+    save(tmp_path / "x.png", np.zeros((1, 9000, 3), np.uint8))
+    job = folder.Job("x.png", tmp_path / "x.png", tmp_path / "x.webp", "WEBP")
+    with pytest.raises(UserError, match="18000 x 2 pixels are more than WEBP holds"):
+        folder.upscale(Upscaler(replicating), job, Target())
+
+
+def test_without_a_network_one_line_says_how_to_get_one(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["upscale", "x.png", "-o", "out"])
+    assert leaving.value.code == 2
+    assert "make demo" in capsys.readouterr().err
+
+
+def test_photograph_keeps_what_it_says(replicating: Model, tmp_path: Path) -> None:
+    """Through the command's own path: profile, notes, depth and transparency."""
+    rng = np.random.default_rng(3)
+    colour = rng.integers(65536, size=(6, 8, 3), dtype=np.uint16)
+    alpha = np.where(np.arange(8) < 4, 0, 65535).astype(np.uint16)
+    alpha = np.broadcast_to(alpha[:, None], (6, 8, 1))
+    notes = photographs.Metadata(None, b"<x/>", (300.0, 300.0), {"Author": "Ä"})
+    made = photographs.Photograph(colour, alpha, None, "PNG", notes)
+    photographs.write(tmp_path / "in.png", made, kind="PNG")
+    job = folder.Job("in.png", tmp_path / "in.png", tmp_path / "out.png", None)
+    folder.upscale(Upscaler(replicating), job, Target())
+    result = photographs.read(tmp_path / "out.png")
+    assert result.metadata.texts == {"Author": "Ä"}
+    assert result.metadata.xmp == b"<x/>"
+    assert result.metadata.dpi == pytest.approx((300, 300), abs=0.01)
+    visible = colour[:, 4:].repeat(2, 0).repeat(2, 1)
+    np.testing.assert_array_equal(result.colour[:, 8:], visible)
+    # Under full transparency: the colour of the edge, not what happened to be there.
+    np.testing.assert_array_equal(
+        result.colour[:, :8], np.broadcast_to(visible[:, :1], (12, 8, 3))
+    )

@@ -1,0 +1,236 @@
+"""Photographs: what is read is written again, against arrays and files made by hand."""
+
+import io
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import ExifTags, Image
+
+from lightbsr_jax.imaging import photographs
+from lightbsr_jax.imaging.files import ImageError
+from lightbsr_jax.imaging.photographs import Metadata, Photograph
+
+NOTHING = Metadata(None, None, None, {})
+ADOBE = imagecodecs.cms_profile("adobergb")
+
+
+def random_samples(channels: int, dtype: str = "uint8") -> np.ndarray:
+    top = np.iinfo(dtype).max + 1
+    rng = np.random.default_rng(channels)
+    return rng.integers(top, size=(6, 9, channels), dtype=dtype)
+
+
+def photograph(colours: int, *, alpha: bool = False, dtype: str = "uint8"):
+    samples = random_samples(colours + 1, dtype)
+    over = samples[..., colours:] if alpha else None
+    return Photograph(samples[..., :colours], over, None, "PNG", NOTHING)
+
+
+def read_bytes(data: bytes, folder: Path) -> Photograph:
+    path = folder / "picture"
+    path.write_bytes(data)
+    return photographs.read(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("colours", [1, 3])
+def test_lossless_formats_keep_every_sample(
+    tmp_path: Path, colours: int, alpha: bool, dtype: str, kind: str
+) -> None:
+    made = photograph(colours, alpha=alpha, dtype=dtype)
+    if kind == "TIFF" and dtype == "uint16" and alpha and colours == 1:
+        pytest.skip("Pillow does not read it")
+    read = read_bytes(photographs.encode(made, kind=kind), tmp_path)
+    assert (read.colour.dtype, read.format) == (made.colour.dtype, kind)
+    np.testing.assert_array_equal(read.colour, made.colour)
+    if alpha:
+        np.testing.assert_array_equal(read.alpha, made.alpha)
+    else:
+        assert read.alpha is None
+
+
+def test_what_a_format_does_not_hold_is_converted(tmp_path: Path) -> None:
+    made = photograph(3, alpha=True, dtype="uint16")
+    read = read_bytes(photographs.encode(made, kind="BMP"), tmp_path)
+    opacity = made.alpha / 65535
+    expected = (made.colour * opacity + 65535 * (1 - opacity)) / 257
+    assert read.alpha is None
+    np.testing.assert_allclose(read.colour, expected, atol=0.51)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_orientation_is_applied_once(
+    tmp_path: Path, orientation: int, dtype: str
+) -> None:
+    stored = random_samples(3, dtype)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    exif[ExifTags.Base.Make] = "Camera"
+    notes = NOTHING._replace(exif=exif.tobytes())
+    made = Photograph(stored, None, None, "PNG", notes)
+    read = read_bytes(photographs.encode(made, kind="PNG"), tmp_path)
+    # What TIFF 6.0 says: where the stored first row and column are on the picture.
+    upright = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.swapaxes(0, 1),
+        6: stored.swapaxes(0, 1)[:, ::-1],
+        7: stored[::-1, ::-1].swapaxes(0, 1),
+        8: stored.swapaxes(0, 1)[::-1],
+    }[orientation]
+    np.testing.assert_array_equal(read.colour, upright)
+    again = Image.Exif()
+    again.load(read.metadata.exif)
+    assert dict(again) == {ExifTags.Base.Make: "Camera"}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG", "TIFF"])
+def test_metadata_and_profile_are_kept(tmp_path: Path, kind: str) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Camera"
+    exif[ExifTags.Base.Orientation] = 1
+    exif.get_ifd(ExifTags.IFD.Exif).update(
+        {ExifTags.Base.FocalLength: 50.0, ExifTags.Base.ExifImageWidth: 9}
+    )
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
+    buffer = io.BytesIO()
+    Image.fromarray(random_samples(3)).save(
+        buffer, "JPEG", exif=exif, xmp=xmp, icc_profile=ADOBE, dpi=(240, 240)
+    )
+    first = read_bytes(buffer.getvalue(), tmp_path)
+    read = read_bytes(photographs.encode(first, kind=kind), tmp_path)
+    assert read.profile == ADOBE
+    again = Image.Exif()
+    again.load(read.metadata.exif)
+    assert again[ExifTags.Base.Make] == "Camera"
+    details = again.get_ifd(ExifTags.IFD.Exif)
+    assert details == {ExifTags.Base.FocalLength: 50.0}
+    assert read.metadata.xmp.rstrip(b"\0") == xmp.replace(b"6", b"1")
+    if kind != "WEBP":
+        assert read.metadata.dpi == pytest.approx((240, 240), abs=0.02)
+
+
+def test_transparency_leaves_no_fringe() -> None:
+    colour = np.zeros((5, 8, 3), np.uint8)  # black where nothing shows
+    colour[:, 4:] = 200, 100, 50
+    alpha = np.zeros((5, 8, 1), np.uint8)
+    alpha[:, 4:] = 255
+    made = Photograph(colour, alpha, None, "PNG", NOTHING)
+    pixels, _ = photographs.to_network(made)
+    assert (pixels == (200, 100, 50)).all()
+    result = photographs.from_network(made, pixels.repeat(4, 0).repeat(4, 1), (20, 32))
+    assert (result.colour == (200, 100, 50)).all()
+    assert (result.alpha[:, :8] == 0).all() and (result.alpha[:, -8:] == 255).all()
+
+
+def test_palette_transparency_becomes_alpha(tmp_path: Path) -> None:
+    image = Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.putdata([0, 1, 2])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=1)
+    read = read_bytes(buffer.getvalue(), tmp_path)
+    np.testing.assert_array_equal(read.alpha[0, :, 0], [255, 0, 255])
+    np.testing.assert_array_equal(read.colour[0, 0], [10, 20, 30])
+
+
+def test_grey_stays_grey() -> None:
+    made = photograph(1)
+    pixels, beyond = photographs.to_network(made)
+    assert beyond is None
+    np.testing.assert_array_equal(pixels, made.colour.repeat(3, -1))
+    back = photographs.from_network(made, pixels, (6, 9))
+    np.testing.assert_array_equal(back.colour, made.colour)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_profile_is_converted_to_srgb_and_back(dtype: str) -> None:
+    """Adobe RGB by hand: gamma 563/256, its matrix (D65), then sRGB's curve."""
+    made = photograph(3, dtype=dtype)._replace(profile=ADOBE)
+    top = np.iinfo(dtype).max
+    linear = (made.colour / top) ** (563 / 256)
+    to_srgb = np.array(
+        [[1.3982832, -0.3982831, 0], [0, 1, 0], [0, -0.0429383, 1.0429383]]
+    )
+    linear = linear @ to_srgb.T
+    curve = 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
+    expected = np.where(linear < 0.0031308, 12.92 * linear, curve)
+
+    pixels, beyond = photographs.to_network(made)
+    assert pixels.min() >= 0 and pixels.max() <= 1
+    inside = (linear > 0) & (linear < 1)
+    np.testing.assert_allclose(pixels[inside], expected[inside], atol=2e-3)
+    assert abs(beyond).max() > 0.01  # there are colours that sRGB does not have
+    back = photographs.from_network(made, pixels, (6, 9))
+    np.testing.assert_array_equal(back.colour, made.colour)
+
+
+def test_srgb_profile_changes_no_sample() -> None:
+    made = photograph(3)._replace(profile=imagecodecs.cms_profile("srgb"))
+    pixels, _ = photographs.to_network(made)
+    np.testing.assert_array_equal(pixels, made.colour)
+    broken = made._replace(profile=b"no profile")
+    np.testing.assert_array_equal(photographs.to_network(broken)[0], made.colour)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_resizing_is_pillows_lanczos(dtype: str) -> None:
+    samples = 60 + random_samples(3) // 3  # Pillow clips between the two passes
+    expected = Image.fromarray(samples).resize((20, 13), Image.Resampling.LANCZOS)
+    result = photographs.resized(samples.astype(dtype), (13, 20))
+    assert result.dtype == dtype
+    result = np.clip(result.astype(np.int64), 0, 255)
+    np.testing.assert_allclose(result, expected, atol=2)  # rounded twice
+
+
+def save(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def refused() -> dict[str, tuple[bytes, str]]:
+    image = Image.fromarray(random_samples(3))
+    more = {"save_all": True, "append_images": [image.transpose(0)]}
+    deep = io.BytesIO()
+    tifffile.imwrite(deep, np.zeros((4, 4, 3), np.float32))
+    return {
+        "animation": (save(image, "PNG", **more), "holds 2 pictures"),
+        "pages": (save(image, "TIFF", **more), "holds 2 pictures"),
+        "CMYK": (save(image.convert("CMYK"), "JPEG"), "convert it to RGB"),
+        "truncated": (save(image, "PNG")[:-40], "corrupt or truncated"),
+        "text": (b"no picture", "not a readable"),
+        "empty": (b"", "is empty"),
+        "float": (deep.getvalue(), "."),
+    }
+
+
+@pytest.mark.parametrize("case", refused())
+def test_what_is_not_supported_is_named(case: str, tmp_path: Path) -> None:
+    data, message = refused()[case]
+    with pytest.raises(ImageError, match=message) as refusal:
+        read_bytes(data, tmp_path)
+    assert str(tmp_path / "picture") in str(refusal.value)
+
+
+def test_writing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "new" / "x.png"
+    photographs.write(target, photograph(3), kind="PNG")
+    before = target.read_bytes()
+
+    def fails(*arguments, **options):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(photographs, "encode", fails)
+    with pytest.raises(OSError, match="disk full"):
+        photographs.write(target, photograph(1), kind="PNG")
+    assert target.read_bytes() == before
+    assert list(target.parent.iterdir()) == [target]
