@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_prepare(commands)
     _add_convert(commands)
     _add_compare(commands)
+    _add_psnr(commands)
     parsed = parser.parse_args(arguments)
     try:
         parsed.run(parsed)
@@ -262,3 +263,29 @@ def _compare(arguments: argparse.Namespace) -> None:
     )
     if not agrees:
         sys.exit(1)
+
+
+def _add_psnr(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "psnr",
+        help="PSNR and SSIM of two images under every convention",
+        description="PSNR and SSIM of two images, or of two folders of images of the "
+        "same names, under every convention in use: why two programs differ. Where A "
+        "is smaller than B by a whole factor: which bicubic made it.",
+    )
+    parser.add_argument("a", metavar="A", help="restored image, or folder")
+    parser.add_argument("b", metavar="B", help="original image, or folder")
+    parser.add_argument(
+        "--scale",
+        type=int,
+        choices=(2, 3, 4),
+        default=4,
+        help="the border that the paper's convention cuts (default 4)",
+    )
+    parser.set_defaults(run=_psnr)
+
+
+def _psnr(arguments: argparse.Namespace) -> None:
+    from lightbsr_jax.evaluation import conventions
+
+    print(conventions.compare(arguments.a, arguments.b, scale=arguments.scale), end="")

@@ -23,15 +23,16 @@ FOUNDATION = {"imaging", "networks"}
 ALLOWED = {
     "errors": set(),
     "command_line": set(),
+    "compilation": set(),
     "imaging": set(),
     "networks": set(),
     "data": {"imaging"},
     "checkpoint": FOUNDATION,
     "model": FOUNDATION | {"checkpoint"},
-    "evaluation": {"imaging", "model"},
+    "evaluation": FOUNDATION | {"compilation", "model"},
     "training": FOUNDATION | {"data", "checkpoint", "model", "evaluation"},
     "interop": FOUNDATION | {"checkpoint", "model", "training", "evaluation"},
-    "cli": {"command_line", "data", "interop"},
+    "cli": {"command_line", "data", "evaluation", "interop"},
     "__main__": {"cli"},
 }
 

@@ -37,12 +37,23 @@ class Restorer(nn.Module):
     groups: int
     blocks: int
     remat: bool
+    spatial_modulation: bool
+    channel_modulation: bool
+    converter_blocks: bool
 
     @nn.compact
     def __call__(self, lr: Array, channel: Array, spatial: Array) -> Array:
         mean = jnp.array(RGB_MEAN)
         x = Conv(FEATURES, name="head")((lr - mean).astype(channel.dtype))
-        body = AdaptationModule(self.groups, self.blocks, self.remat, name="body")
+        body = AdaptationModule(
+            self.groups,
+            self.blocks,
+            self.remat,
+            self.spatial_modulation,
+            self.channel_modulation,
+            self.converter_blocks,
+            name="body",
+        )
         x = body(x, channel, spatial)
         for index, factor in enumerate(UPSCALER_STEPS[self.scale]):
             x = Conv(FEATURES * factor**2, name=f"upscale_{index}")(x)
@@ -54,6 +65,8 @@ class Restorer(nn.Module):
 class LightBSR(nn.Module):
     """The network of Figure 2, at scale 2, 3 or 4.
 
+    `spatial_modulation`, `channel_modulation` and `converter_blocks` are there for the
+    ablations of Table 2, which go without.
     `axis_name` is the axis of the devices over which training is mapped, if it is.
     With `remat`, gradients compute each block's insides anew: a third of the memory,
     and on a CPU no slower. The network computes in `dtype`, float32 or bfloat16;
@@ -63,6 +76,9 @@ class LightBSR(nn.Module):
     scale: int = 4
     groups: int = 8
     blocks: int = 8
+    spatial_modulation: bool = True
+    channel_modulation: bool = True
+    converter_blocks: bool = True
     axis_name: str | None = None
     remat: bool = True
     dtype: Any = jnp.float32
@@ -73,7 +89,15 @@ class LightBSR(nn.Module):
         self.estimator = Estimator(self.axis_name)
         self.projector = Projector()
         self.converter = Converter()
-        self.restorer = Restorer(self.scale, self.groups, self.blocks, self.remat)
+        self.restorer = Restorer(
+            self.scale,
+            self.groups,
+            self.blocks,
+            self.remat,
+            self.spatial_modulation,
+            self.channel_modulation,
+            self.converter_blocks,
+        )
 
     def __call__(self, lr: Array, prior: Array | None = None) -> Restoration:
         """Evaluation mode: BatchNorm with its running statistics."""
@@ -120,7 +144,8 @@ def initialise(
 ) -> dict[str, Any]:
     """Fresh variables {"params", "batch_stats"}, as torch initialises them.
 
-    A teacher has `prior_channels` (15 or 18) and a projector, a student None and none.
+    A teacher has `prior_channels` (15 or 18; 0 where an ablation keeps the prior from
+    it) and a projector, a student None and none.
     """
 
     def visit_all(module: LightBSR, lr: Array, prior: Array | None) -> Restoration:
