@@ -8,6 +8,7 @@ told by an image's content.
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -92,16 +93,26 @@ def separation(
 
     trained, points = _numbers(model, in_cases, label, at_random)
     untrained, _ = _numbers(_fresh(model), in_cases, label, at_random)
-    tsne = TSNE(perplexity=min(30, len(points) / 4), init="pca", random_state=0)
     return Separation(
         cases=tuple(case.label for case in cases),
         case=label,
-        points=tsne.fit_transform(points),
+        points=_flat(points),
         tiles=len(hr),
         images=len(set(image)),
         trained=trained,
         untrained=untrained,
     )
+
+
+def _flat(points: np.ndarray) -> np.ndarray:
+    """The t-SNE [N, 2] of points."""
+    if not points.any():  # all the same: scikit-learn divides by their spread
+        return np.zeros((len(points), 2))
+    # "exact": a few hundred points are too few for its approximation, whose threads
+    # get into each other's way on a busy machine.
+    return TSNE(
+        perplexity=min(30, len(points) / 4), init="pca", method="exact", random_state=0
+    ).fit_transform(points)
 
 
 def _numbers(
@@ -129,7 +140,8 @@ def _fresh(model: Model) -> Model:
     """The same estimator before any training."""
     kernel = model.variables["params"]["estimator"]["conv_0"]["kernel"]
     lr, prior = jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, kernel.shape[2] - 3))
-    variables = model.network.init(jax.random.key(0), lr, prior, method="encode")
+    init = jax.jit(partial(model.network.init, method="encode"))
+    variables = init(jax.random.key(0), lr, prior)
     return dataclasses.replace(model, variables=variables)
 
 

@@ -163,7 +163,8 @@ def _legend(figure: Figure, entries: int) -> None:
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", metadata=none)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]  # without the XML and document type lines
     return text.replace(_INK, "currentColor").replace("'DejaVu Sans'", "system-ui")
