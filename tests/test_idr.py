@@ -59,10 +59,10 @@ def test_traits_of_kernels() -> None:
 
 def test_random_pixels_tell_their_blur(model) -> None:
     """White noise of one kind differs in its blur alone: any estimator tells it."""
-    found = idr.separation(model, images(6), CASES)
-    assert (found.tiles, found.images) == (12, 6)  # 96 pixels a side, 1 x 2 an image
+    found = idr.separation(model, images(10), CASES)
+    assert (found.tiles, found.images) == (20, 10)  # 96 pixels a side, 1 x 2 an image
     assert found.cases == ("sigma 0.8", "sigma 2", "sigma 3.5")
-    assert found.points.shape == (36, 2) and found.case.tolist() == [0, 1, 2] * 12
+    assert found.points.shape == (60, 2) and found.case.tolist() == [0, 1, 2] * 20
     assert found.trained.neighbours > 0.8
     assert found.trained.silhouette > 0.03
     assert list(found.trained.probes) == ["width"]
@@ -72,14 +72,14 @@ def test_random_pixels_tell_their_blur(model) -> None:
     # An estimator that is blind tells nothing.
     blind = jax.tree.map(np.zeros_like, model.variables)
     blind = dataclasses.replace(model, variables=blind)
-    found = idr.separation(blind, images(6), CASES)
+    found = idr.separation(blind, images(10), CASES)
     assert found.trained.neighbours <= 0.5 and found.trained.probes["width"] < 0.1
     assert found.trained.silhouette <= 0 and not found.points.any()
 
 
 def test_too_few_images(model) -> None:
-    assert idr.separation(model, images(2), CASES) is None
-    assert idr.separation(model, images(3), CASES[:2]) is None
-    small = [image[:90] for image in images(3)]
+    assert idr.separation(model, images(9), CASES) is None
+    assert idr.separation(model, images(10), CASES[:2]) is None
+    small = [image[:90] for image in images(10)]
     assert idr.separation(model, small, CASES) is None
     assert idr.separation(model, [], CASES) is None

@@ -60,6 +60,7 @@ def test_student_beside_bicubic(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(run.Model, "load", lambda workdir: student())
     monkeypatch.setattr(run.cost, "SIDE", 16)
     monkeypatch.setattr(run.idr, "_TILE", 12)
+    monkeypatch.setattr(run.idr, "_FEWEST", 3)
     for seed, name in enumerate(("a", "b&c", "d")):
         save(tmp_path / "Set5" / "HR" / f"{name}.png", picture(seed, 50, 56))
     config = get_config("table3")

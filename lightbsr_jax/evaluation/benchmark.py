@@ -32,16 +32,20 @@ from lightbsr_jax.evaluation.restorers import Restorer
 from lightbsr_jax.imaging import degradation, files, metrics
 from lightbsr_jax.imaging.degradation import Degradation
 
-CONVENTION = (
-    "PSNR: luma difference with weights (65.738, 129.057, 25.064)/256, peak 255. "
-    "SSIM: luma with weights (65.738, 129.057, 25.064)/255 + 16, 11x11 Gaussian window "
-    "of 1.5, valid region. Both in float64 on images rounded to 0..255, border of "
-    "`scale` pixels cut. HR cropped on the right and bottom to a multiple of the scale."
-)
-
 _SSIM_WINDOW = 11
 _AXIS = "images"
 _T = TypeVar("_T")
+
+
+def convention(scale: int) -> str:
+    """What PSNR and SSIM mean here."""
+    return (
+        "PSNR: luma difference with weights (65.738, 129.057, 25.064)/256, peak 255. "
+        "SSIM: luma with weights (65.738, 129.057, 25.064)/255 + 16, 11x11 Gaussian "
+        "window of 1.5, valid region. Both in float64 on images rounded to 0..255, "
+        f"border of {scale} pixels cut. HR cropped on the right and bottom to a "
+        f"multiple of {scale}."
+    )
 
 
 class Score(NamedTuple):

@@ -1,5 +1,6 @@
 """What a network costs, as in Figure 1 of the paper: size, operations, seconds."""
 
+import os
 import time
 from typing import NamedTuple
 
@@ -39,5 +40,13 @@ def measure(model: Model) -> Cost:
             type(model).restore, model, lr, known
         ),
         seconds=min(seconds[1:]),
-        device=jax.devices()[0].device_kind,
+        device=device_name(),
     )
+
+
+def device_name() -> str:
+    """Such as "NVIDIA H100", or "cpu of 2 cores"."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return f"cpu of {os.cpu_count()} cores"
+    return device.device_kind

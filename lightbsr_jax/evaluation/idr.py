@@ -33,6 +33,7 @@ NEIGHBOURS = 5
 
 _TILE = 64  # LR pixels
 _TILES = 100  # at most
+_FEWEST = 20  # tiles
 _BATCH = 32
 _RANDOM = 4  # random degradations a tile, for the probes
 
@@ -70,11 +71,11 @@ def separation(
 ) -> Separation | None:
     """How far a model keeps `cases` apart, in tiles of HR images, uint8 [H, W, 3].
 
-    Silhouette and t-SNE are of standardised IDRs. None where fewer than 3 images are
-    as large as a tile, or the cases are fewer than 3: too few to learn from.
+    Silhouette and t-SNE are of standardised IDRs. None where images, cases or tiles
+    are too few to tell anything.
     """
     hr, image = _cut(images, _TILE * model.scale)
-    if len(set(image)) < 3 or len(cases) < 3:
+    if len(hr) < _FEWEST or len(set(image)) < 3 or len(cases) < 3:
         return None
     label = np.tile(np.arange(len(cases)), len(hr))
     known = Degradation(

@@ -143,7 +143,7 @@ def _headlines(found: Findings) -> str:
 
 def _tables(found: Findings) -> str:
     text = (
-        "Highlighted is what was measured here, SSIM below PSNR (dB); other rows are "
+        "PSNR (dB), and below it SSIM, of what was measured here; the other rows are "
         "as the paper prints them."
     )
     tables = "".join(_table(table, found.method) for table in found.tables)
@@ -164,11 +164,12 @@ def _table(table: Table, ours: str) -> str:
             cells.append(cell)
         if sizes:
             cells.append(f"{row.parameters:.2f}" if row.parameters else "")
-        style = ""
+        style = here = ""
         if row.measured:
+            here = '<span class="ssim">measured here</span>'
             style = f' class="{"ours" if row.method == ours else "measured"}"'
         rows.append(
-            f"<tr{style}><th>{escape(row.method)}</th>"
+            f"<tr{style}><th>{escape(row.method)}{here}</th>"
             + "".join(f"<td>{cell}</td>" for cell in cells)
             + "</tr>"
         )

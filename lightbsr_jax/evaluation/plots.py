@@ -4,8 +4,6 @@ Each is drawn for a column of 400 pixels, so that it can be read on a telephone 
 """
 
 import io
-from collections import defaultdict
-from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -13,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lightbsr_jax.evaluation import published
-from lightbsr_jax.evaluation.benchmark import Score
 from lightbsr_jax.evaluation.findings import Findings, mean_psnr
 from lightbsr_jax.evaluation.idr import Separation
+from lightbsr_jax.evaluation.tables import Table
 
-Plots = dict[str, str]  # SVG by name: those of SINGLE, and one a benchmark
+Plots = dict[str, str]  # SVG by name: those of SINGLE, and one a table
 SINGLE = ("t-SNE", "complexity")
 
 # Of middling lightness: they stand out from white and from black.
@@ -46,11 +44,8 @@ _STYLE = {
 
 
 def draw(found: Findings) -> Plots:
-    """All that the findings have figures for."""
-    drawn = {
-        benchmark: images(found.scores, found.method, benchmark)
-        for benchmark in dict.fromkeys(table.benchmark for table in found.tables)
-    }
+    """A plot for each table, and those of SINGLE that there are figures for."""
+    drawn = {table.title: images(found, table) for table in found.tables}
     if found.separation is not None:
         drawn["t-SNE"] = separation(found.separation)
     if found.cost is not None and (svg := complexity(found)) is not None:
@@ -58,38 +53,33 @@ def draw(found: Findings) -> Plots:
     return drawn
 
 
-def images(scores: Sequence[Score], method: str, benchmark: str) -> str:
-    """Every image of a benchmark in every case: gain over bicubic against its PSNR.
+def images(found: Findings, table: Table) -> str:
+    """Every image of a table's benchmark: gain over bicubic against bicubic's PSNR.
 
     Of bicubic itself: its PSNR, from the easiest image to the hardest.
     """
-    chosen = [score for score in scores if score.benchmark == benchmark]
-    bicubic = {
-        (score.image, score.case): score.psnr
-        for score in chosen
-        if score.method == "bicubic"
+    psnr = {
+        (score.method, score.case, score.image): score.psnr
+        for score in found.scores
+        if score.benchmark == table.benchmark
     }
-    by_case = defaultdict(list)
-    for score in chosen:
-        if score.method == method:
-            by_case[score.case].append(score)
+    names = list(dict.fromkeys(image for *_, image in psnr))
+    kernels = [column for column in table.columns if column != "mean"]
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure()
-        for index, (case, found) in enumerate(by_case.items()):
-            psnr = np.array([score.psnr for score in found])
-            if method == "bicubic":
-                x, y = np.arange(1, len(found) + 1), np.sort(psnr)[::-1]
-            else:
-                x = np.array([bicubic[score.image, case] for score in found])
-                y = psnr - x
+        figure, axes = _figure(entries=len(kernels))
+        for index, kernel in enumerate(kernels):
+            case = f"{kernel} {table.noise}".strip()
+            x = np.array([psnr["bicubic", case, name] for name in names])
+            y = np.array([psnr[found.method, case, name] for name in names]) - x
+            if found.method == "bicubic":
+                x, y = np.arange(1, len(names) + 1), np.sort(x)[::-1]
             colour = _COLOURS[index % len(_COLOURS)]
-            axes.scatter(x, y, 14, color=colour, alpha=0.75, linewidths=0, label=case)
-        if method == "bicubic":
+            axes.scatter(x, y, 14, color=colour, alpha=0.75, linewidths=0, label=kernel)
+        if found.method == "bicubic":
             axes.set(xlabel="image, from the easiest", ylabel="PSNR (dB)")
         else:
             axes.axhline(0, color=_INK, linewidth=0.8)
             axes.set(xlabel="PSNR of bicubic (dB)", ylabel="gain over bicubic (dB)")
-        _legend(figure, len(by_case))
         return _svg(figure)
 
 
@@ -121,47 +111,50 @@ def complexity(found: Findings) -> str | None:
             axes.annotate(
                 name,
                 (x, y),
-                (0, 6),
+                (2, 5),
                 textcoords="offset points",
-                ha="center",
+                rotation=50,
+                rotation_mode="anchor",
                 fontsize=8,
             )
         axes.set(xscale="log", xlabel="operations (G)", ylabel="mean PSNR (dB)")
-        axes.margins(0.18)
+        axes.margins(0.15, 0.25)
         return _svg(figure)
 
 
 def separation(found: Separation) -> str:
     """Figure 5: t-SNE of the IDRs."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure()
+        figure, axes = _figure(entries=len(found.cases))
         for index, case in enumerate(found.cases):
             x, y = found.points[found.case == index].T
             colour = _COLOURS[index % len(_COLOURS)]
             axes.scatter(x, y, 14, color=colour, alpha=0.8, linewidths=0, label=case)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-        _legend(figure, len(found.cases))
         return _svg(figure)
 
 
-def _figure() -> tuple[Figure, Axes]:
-    figure = Figure((4.2, 3.4), layout="constrained")
+def _figure(*, entries: int = 1) -> tuple[Figure, Axes]:
+    """With room for a legend of so many entries; `_svg` draws it."""
+    rows = -(-entries // 3) if entries > 1 else 0
+    figure = Figure((4.2, 3.2 + 0.2 * rows), layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _legend(figure: Figure, entries: int) -> None:
-    if entries > 1:
+def _svg(figure: Figure) -> str:
+    entries, labels = figure.axes[0].get_legend_handles_labels()
+    if len(entries) > 1:
         figure.legend(
+            entries,
+            labels,
             loc="outside lower center",
-            ncols=3 if entries == 3 else 2,
+            ncols=3,
             fontsize=9,
             markerscale=1.5,
             handletextpad=0.1,
+            columnspacing=1,
         )
-
-
-def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=none)

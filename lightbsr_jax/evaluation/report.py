@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightbsr_jax.evaluation import findings, page, pictures, plots, tables
-from lightbsr_jax.evaluation.benchmark import Score, slug
+from lightbsr_jax.evaluation.benchmark import Score, convention, slug
 from lightbsr_jax.evaluation.findings import Findings
 from lightbsr_jax.evaluation.pictures import Example
 from lightbsr_jax.evaluation.plots import Plots
@@ -77,7 +77,7 @@ def _panel(example: Example) -> str:
 def _results(found: Findings) -> dict[str, Any]:
     return {
         **found.about,
-        "convention": findings.CONVENTION,
+        "convention": convention(found.about["scale"]),
         "tables": [
             {
                 "benchmark": table.benchmark,

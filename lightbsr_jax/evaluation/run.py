@@ -136,7 +136,7 @@ def run(
         teacher=model is not None and model.role == "teacher",
     )
     text = "\n".join(tables.markdown(table) for table in measured)
-    text += f"\n{benchmark.CONVENTION.replace('`scale`', str(scale))}\n"
+    text += f"\n{benchmark.convention(scale)}\n"
     if report_folder is None or jax.process_index() > 0:
         return text
 
@@ -156,7 +156,7 @@ def run(
             "lr": _READ.format(lr_folder) if lr_folder else _MADE.format(config.seed),
             "seconds": seconds,
             "compilation": asdict(compilations),
-            "devices": f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)",
+            "devices": f"{jax.device_count()} device(s): {cost.device_name()}",
             "versions": {
                 "lightbsr_jax": lightbsr_jax.__version__,
                 "jax": jax.__version__,
@@ -212,7 +212,7 @@ def _separation(
 
 def _title(name: str, model: Model | None, config: ConfigDict, scale: int) -> str:
     """Such as "LightBSR at step 679000, x4, setting 1"."""
-    step = f" at step {model.step}" if model else ""
+    step = f" at step {model.step}" if model and model.step else ""
     setting = f"setting {config.setting}" if config.setting else "given images"
     return f"{name}{step}, x{scale}, {setting}"
 
