@@ -18,8 +18,6 @@ from lightbsr_jax.model import Model
 from lightbsr_jax.networks.lightbsr import LightBSR, initialise
 from lightbsr_jax.training import loop, roles, steps
 
-TRAINED = ("t1", "t2", "t3", "m1", "m2", "m3", "m5", "d2", "d8")
-
 
 def small(config: ConfigDict) -> ConfigDict:
     config.network.groups = config.network.blocks = 1
@@ -49,9 +47,9 @@ def test_presets() -> None:
             module.get_config("m6")
 
 
-@pytest.mark.parametrize("preset", TRAINED)
-def test_steps_keep_the_state(preset: str) -> None:
-    """Each stage's step makes a state of the same shapes, and tells its losses."""
+@pytest.mark.parametrize(("preset", "stage"), [("t2", 2), ("t3", 1), ("m1", 2)])
+def test_steps_keep_the_state(preset: str, stage: int) -> None:
+    """A step makes a state of the same shapes, and tells its losses. (By shapes.)"""
     config = small(teacher.get_config(preset))
     config.data.hr = "somewhere"
     loop.check(config)
@@ -66,19 +64,16 @@ def test_steps_keep_the_state(preset: str) -> None:
     assert sorted(role.updates) == ([1, 2] if config.contrast.enabled else [2])
     kernel = role.state.params["estimator"]["conv_0"]["kernel"]
     assert kernel.shape[2] == (18 if config.prior else 3)
-    for stage, update in role.updates.items():
-        mapped = jax.vmap(update, (None, 0, None), (None, None), axis_name=steps.AXIS)
-        alone = jax.tree.map(lambda x: x[None], batch)
-        state, metrics = jax.eval_shape(mapped, role.state, alone, {})
-        jax.tree.map(_same_shape, role.state, state)
-        expected = {"gradient_norm", "reconstruction", "contrastive"}
-        expected -= {"reconstruction"} if stage == 1 else set()
-        expected -= set() if config.contrast.enabled else {"contrastive"}
-        assert set(metrics) == expected
-
-
-def _same_shape(a: jax.Array, b: jax.Array) -> None:
-    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    update = role.updates[stage]
+    mapped = jax.vmap(update, (None, 0, None), (None, None), axis_name=steps.AXIS)
+    alone = jax.tree.map(lambda x: x[None], batch)
+    state, metrics = jax.eval_shape(mapped, role.state, alone, {})
+    for before, after in zip(*map(jax.tree.leaves, (role.state, state)), strict=True):
+        assert (before.shape, before.dtype) == (after.shape, after.dtype)
+    expected = {"gradient_norm"}
+    expected |= {"reconstruction"} if stage == 2 else set()
+    expected |= {"contrastive"} if config.contrast.enabled else set()
+    assert set(metrics) == expected
 
 
 @pytest.mark.parametrize(
@@ -87,7 +82,6 @@ def _same_shape(a: jax.Array, b: jax.Array) -> None:
         ("m1", False, False),
         ("m2", False, True),
         ("m3", True, False),
-        ("m5", True, True),
     ],
 )
 def test_what_the_blocks_see(
