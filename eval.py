@@ -1,7 +1,10 @@
 """Measures LightBSR, or bicubic, on benchmark folders by the paper's protocol.
 
 python eval.py --workdir=runs/student --benchmarks=data/Set5,data/Set14
-python eval.py --method=bicubic --benchmarks=data/Set5 --output=results/bicubic
+python eval.py --method=bicubic --benchmarks=data/Set5 --report=results/bicubic
+
+On a cluster, one such command for each process, with --distributed: they share the
+images, and the first reports.
 """
 
 from pathlib import Path
@@ -9,30 +12,45 @@ from pathlib import Path
 from absl import flags
 
 from lightbsr_jax import command_line
-from lightbsr_jax.evaluation.run import METHODS, run
-from lightbsr_jax.imaging import files
 
 CONFIG = command_line.define_config(
     str(Path(__file__).parent / "configs" / "benchmark.py")
 )
-METHOD = flags.DEFINE_enum("method", "lightbsr", METHODS, "What to measure.")
+METHOD = flags.DEFINE_enum(
+    "method", "lightbsr", ("lightbsr", "bicubic"), "What to measure."
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run to measure.")
 BENCHMARKS = flags.DEFINE_string(
     "benchmarks", "", "Folders of HR images, separated by commas; else the config's."
 )
-OUTPUT = flags.DEFINE_string(
-    "output", None, "Folder for the report, by default WORKDIR/evaluation/settingN."
+REPORT = flags.DEFINE_string(
+    "report", None, "Folder for the report, by default WORKDIR/evaluation/settingN."
 )
+DUMP_LR = flags.DEFINE_string(
+    "dump-lr", None, "Folder for the LR images, as DIR/BENCHMARK/CASE/IMAGE.png."
+)
+LR_DIR = flags.DEFINE_string(
+    "lr-dir", None, "Folder to read the LR images from, in place of making them."
+)
+command_line.define_processes()
 
 
 def main() -> None:
+    command_line.join_processes()
+    from lightbsr_jax import compilation
+    from lightbsr_jax.evaluation.run import run
+    from lightbsr_jax.imaging import files
+
+    compilation.keep_compiled_programs()
     print(
         run(
             CONFIG.value,
             method=METHOD.value,
             workdir=WORKDIR.value,
             folders=files.split_folders(BENCHMARKS.value) if BENCHMARKS.value else [],
-            output=OUTPUT.value,
+            report_folder=REPORT.value,
+            dump_lr=DUMP_LR.value,
+            lr_folder=LR_DIR.value,
         )
     )
 

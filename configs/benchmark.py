@@ -1,57 +1,82 @@
-"""What to measure: the paper's setting 1 (Table 3) and setting 2 (Table 4).
+"""What to measure: the paper's tables, or any degradations of any folder.
 
-    python eval.py --config=configs/benchmark.py:setting1 \\
-        --workdir=runs/student --benchmarks=data/Set5,data/Set14
     python eval.py --config=configs/benchmark.py:table3 --config.root=data \\
-        --method=bicubic
+        --workdir=runs/student
+    python eval.py --config=configs/benchmark.py:setting1 --method=bicubic \\
+        --benchmarks=data/Set5 --config.sigmas="(0.5, 1, 2, 4)"
+
+Presets: setting1 (Table 3's degradations) and setting2 (Table 4's) for folders of your
+own; table3, table4, the tables' benchmarks under root; table1, table2, the ablations
+(a teacher's Table 3, with theirs beside it); spoilt, the same with IDRs replaced by
+U(0, 1) (M4- and M5-); given, LR images that you have (--lr-dir).
 
 Expected of bicubic x4 (PSNR at sigma 1.2, 2.4, 3.6): Set5 27.69 25.99 24.45, Set14
 25.60 24.39 23.25, B100 25.58 24.67 23.80, Urban100 22.73 21.76 20.84.
 """
 
-from ml_collections import config_dict
+from ml_collections import ConfigDict, config_dict
 
+TABLE_3 = ("Set5", "Set14", "B100", "Urban100")
 PRESETS = {
-    "setting1": (1, ()),
-    "setting2": (2, ()),
-    "table3": (1, ("Set5", "Set14", "B100", "Urban100")),
-    "table4": (2, ("B100",)),
+    "setting1": {"setting": 1},
+    "setting2": {"setting": 2},
+    "table1": {"setting": 1, "benchmarks": TABLE_3},
+    "table2": {"setting": 1, "benchmarks": TABLE_3},
+    "table3": {"setting": 1, "benchmarks": TABLE_3},
+    "table4": {"setting": 2, "benchmarks": ("B100",)},
+    "spoilt": {"setting": 1, "benchmarks": TABLE_3, "spoilt": True},
+    "given": {"setting": None},
 }
+# Table 4's: l1, l2 (standard deviations), theta (degrees).
+KERNELS = (
+    (2.0, 0.5, 0.0),
+    (2.0, 1.0, 10.0),
+    (3.5, 1.5, 30.0),
+    (3.5, 2.0, 45.0),
+    (3.5, 2.0, 90.0),
+    (4.0, 1.5, 120.0),
+    (4.0, 2.0, 135.0),
+    (4.0, 3.0, 165.0),
+    (4.0, 4.0, 180.0),
+)
 
 
-def get_config(preset: str = "setting1") -> config_dict.ConfigDict:
+def get_config(preset: str = "setting1") -> ConfigDict:
+    """The locked config of a preset."""
     if preset not in PRESETS:
         raise ValueError(f"no preset {preset!r}: take one of {', '.join(PRESETS)}")
-    setting, benchmarks = PRESETS[preset]
-    config = config_dict.ConfigDict()
+    config = ConfigDict()
 
-    config.setting = setting
+    # 1: isotropic blur; 2: anisotropic blur and noise; None: nobody knows.
+    config.setting = config_dict.placeholder(int)
     config.scale = config_dict.placeholder(int)  # unset: the model's; 4 for bicubic
 
     # Folders of HR images: `root`/name for each name, unless --benchmarks names others.
     config.root = "data"
-    config.benchmarks = benchmarks
+    config.benchmarks = ()
 
     # The degradations of setting 1.
     config.sigmas = (1.2, 2.4, 3.6)
-    # Those of setting 2: each kernel (l1, l2, theta in degrees) with each noise level
-    # (standard deviation, 0..255 scale).
-    config.kernels = (
-        (2.0, 0.5, 0.0),
-        (2.0, 1.0, 10.0),
-        (3.5, 1.5, 30.0),
-        (3.5, 2.0, 45.0),
-        (3.5, 2.0, 90.0),
-        (4.0, 1.5, 120.0),
-        (4.0, 2.0, 135.0),
-        (4.0, 3.0, 165.0),
-        (4.0, 4.0, 180.0),
-    )
+    # Those of setting 2: each kernel with each noise level (standard deviation, 0..255
+    # scale).
+    config.kernels = KERNELS
+    if preset == "table4":
+        # The first kernel as DSAT's paper prints it. It has no part in the means.
+        config.kernels += ((2.0, 0.2, 0.0),)
     config.noise_levels = (5.0, 10.0)
     config.seed = 0  # of the noise
 
-    config.batch_size = 8  # images at once; lower it if memory runs out
-    config.panels = 1  # pictures to save: the first images of each benchmark
-    config.panel_crop = 256  # pixels of HR in a panel
+    config.spoilt = False  # replace the IDR by U(0, 1)
+    config.batch_size = 8  # images at once on a device; lower it if memory runs out
 
+    config.pictures = 3  # in the report: so many images of each benchmark
+    config.crop = 96  # HR pixels of the region that they show
+
+    # Figure 5: the degradations whose IDRs are told apart, in setting 1 and 2.
+    config.idr = ConfigDict()
+    config.idr.sigmas = (0.8, 1.6, 2.4, 3.2)
+    config.idr.kernels = (KERNELS[0], KERNELS[2], KERNELS[6], KERNELS[8])
+    config.idr.noise_level = 4.0
+
+    config.update(PRESETS[preset])
     return config.lock()

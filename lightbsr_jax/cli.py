@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_convert(commands)
     _add_export(commands)
     _add_compare(commands)
+    _add_psnr(commands)
     parsed = parser.parse_args(arguments)
     try:
         parsed.run(parsed)
@@ -348,8 +349,8 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
         description="Write a student's network with its weights as a file that runs "
         "without this package, and compare the file with the network on an image. "
         ".onnx maps lr [B, 3, h, w] to sr [B, 3, H, W] and takes the packages onnx and "
-        "onnxruntime; .stablehlo, which jax.export.deserialize reads, maps [B, h, w, 3] "
-        "to [B, H, W, 3] and takes flatbuffers. All is RGB in [0, 1].",
+        "onnxruntime; .stablehlo, which jax.export.deserialize reads, maps "
+        "[B, h, w, 3] to [B, H, W, 3] and takes flatbuffers. All is RGB in [0, 1].",
     )
     parser.add_argument(
         "workdir", help="folder of a trained student, or its state dict"
@@ -457,3 +458,29 @@ def _compare(arguments: argparse.Namespace) -> None:
     )
     if not agrees:
         sys.exit(1)
+
+
+def _add_psnr(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "psnr",
+        help="PSNR and SSIM of two images under every convention",
+        description="PSNR and SSIM of two images, or of two folders of images of the "
+        "same names, under every convention in use: why two programs differ. Where A "
+        "is smaller than B by a whole factor: which bicubic made it.",
+    )
+    parser.add_argument("a", metavar="A", help="restored image, or folder")
+    parser.add_argument("b", metavar="B", help="original image, or folder")
+    parser.add_argument(
+        "--scale",
+        type=int,
+        choices=(2, 3, 4),
+        default=4,
+        help="the border that the paper's convention cuts (default 4)",
+    )
+    parser.set_defaults(run=_psnr)
+
+
+def _psnr(arguments: argparse.Namespace) -> None:
+    from lightbsr_jax.evaluation import conventions
+
+    print(conventions.compare(arguments.a, arguments.b, scale=arguments.scale), end="")

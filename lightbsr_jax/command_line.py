@@ -43,7 +43,7 @@ def define_processes() -> None:
     flags.DEFINE_bool(
         "distributed",
         False,
-        "Train together with the other processes of a SLURM or MPI job, of a TPU pod, "
+        "Work together with the other processes of a SLURM or MPI job, of a TPU pod, "
         "or of a Kubernetes job.",
     )
     flags.DEFINE_string(

@@ -6,7 +6,7 @@
 LR images are [B, h, w, 3] RGB in [0, 1], SR images [B, h s, w s, 3] in 0..255.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,25 @@ from lightbsr_jax.imaging import prior
 from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.networks.lightbsr import LightBSR, initialise
 
+_STATIC = {"static": True}
 
+
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Model:
-    """A network with its weights, and the prior's basis that they were trained with."""
+    """A network with its weights, and the prior's basis that they were trained with.
 
-    role: str  # "teacher" or "student"
-    setting: int  # 1 or 2, the kind of degradation that it was trained for
-    network: LightBSR
+    A pytree, whose leaves are its numbers: an argument of compiled functions.
+    """
+
+    role: str = field(metadata=_STATIC)  # "teacher" or "student"
+    # 1 or 2, the kind of degradation that it was trained for
+    setting: int = field(metadata=_STATIC)
+    network: LightBSR = field(metadata=_STATIC)
     variables: dict[str, Any]  # {"params", "batch_stats"}
     basis: Array  # [441, 15]; zeros where a converted student came without
     step: int = 0  # updates that it was trained for
+    prior: bool = field(default=True, metadata=_STATIC)  # whether a teacher sees it
 
     @property
     def scale(self) -> int:
@@ -54,6 +62,7 @@ class Model:
             basis=restored.pop("basis"),
             variables=restored,
             step=step,
+            prior=config.get("prior", True),
         )
 
     def restore(self, lr: Array, degradation: Degradation | None = None) -> Array:
@@ -62,14 +71,26 @@ class Model:
         A teacher needs the true `degradation` (UserError without), a student ignores
         it.
         """
-        vector = None
-        if self.role == "teacher":
-            if degradation is None:
-                raise UserError(
-                    "a teacher sees the true degradation: give it, or use a student"
-                )
-            vector = prior.vector(degradation, self.basis, setting=self.setting)
+        vector = self._prior_vector(len(lr), degradation)
         return _restore(self.network, self.variables, lr, vector)
+
+    def encode(self, lr: Array, degradation: Degradation | None = None) -> Array:
+        """The IDRs [B, h/4, w/4, 128] of LR images; `degradation` as for `restore`."""
+        vector = self._prior_vector(len(lr), degradation)
+        return self.network.apply(self.variables, lr, vector, method="encode")
+
+    def _prior_vector(
+        self, batch: int, degradation: Degradation | None
+    ) -> Array | None:
+        if self.role == "student":
+            return None
+        if not self.prior:
+            return jnp.zeros((batch, 0))
+        if degradation is None:
+            raise UserError(
+                "a teacher sees the true degradation: give it, or use a student"
+            )
+        return prior.vector(degradation, self.basis, setting=self.setting)
 
 
 def _network(config: dict[str, Any]) -> LightBSR:
@@ -81,7 +102,8 @@ def _shapes(about: dict[str, Any]) -> dict[str, Any]:
     config = about["config"]
     channels = None
     if config["role"] == "teacher":
-        channels = prior.channels(config["setting"])
+        shown = config.get("prior", True)
+        channels = prior.channels(config["setting"]) if shown else 0
     initial = partial(initialise, _network(config), prior_channels=channels)
     basis = jax.ShapeDtypeStruct(prior.BASIS_SHAPE, jnp.float32)
     return {**jax.eval_shape(initial, jax.random.key(0)), "basis": basis}

@@ -5,6 +5,7 @@ they are absent.
 """
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,3 +44,11 @@ def highest_precision() -> Iterator[None]:
     """Products in float32 where a GPU would compute in TF32, a TPU in bfloat16."""
     with jax.default_matmul_precision("highest"):
         yield
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]

@@ -14,6 +14,7 @@ from goldens import (
     variable_shapes,
 )
 
+from configs.common import NETWORKS
 from lightbsr_jax.interop import torch_names
 from lightbsr_jax.networks import adaptation, complexity
 from lightbsr_jax.networks.adaptation import AdaptationModule
@@ -52,6 +53,33 @@ def test_parameter_counts(
     assert counts.pop("projector", 0) == projector
     assert set(counts) == {"converter", "restorer"}
     assert sum(counts.values()) == others
+
+
+# Numbers of parameters of what Table 2 takes away, in all blocks and groups.
+MASKS = 64 * (24 * 16 + 9 * 16 * 16)
+CHANNEL_WEIGHTS = 64 * (96 * 24 + 24 * 48)
+CHANNEL_CONVERTERS = 8 * (48 * 96 + 96 + 96 * 48 + 48)
+SPATIAL_CONVERTERS = 8 * (9 * 8 * 16 + 16 + 9 * 16 * 8 + 8)
+
+
+@pytest.mark.parametrize(
+    ("preset", "student", "less"),
+    [
+        (
+            "m1",
+            2_773_227,
+            MASKS + CHANNEL_WEIGHTS + CHANNEL_CONVERTERS + SPATIAL_CONVERTERS,
+        ),
+        ("m2", 2_963_883, CHANNEL_WEIGHTS + CHANNEL_CONVERTERS),
+        ("m3", 3_069_291, MASKS + SPATIAL_CONVERTERS),
+        ("m4", 3_259_947, 0),
+        ("m5", 3_166_443, CHANNEL_CONVERTERS + SPATIAL_CONVERTERS),
+    ],
+)
+def test_parameter_counts_of_ablations(preset: str, student: int, less: int) -> None:
+    params = variable_shapes(LightBSR(**NETWORKS[preset]))["params"]
+    count = complexity.parameters(params)
+    assert count == student == 3_259_971 - 24 - less
 
 
 # Shapes

@@ -80,17 +80,25 @@ def test_cases_of_the_protocol(method_text):
 
 
 @pytest.mark.parametrize(
-    ("method", "benchmark", "label", "expected"),
+    ("benchmark", "noise", "method", "kernel", "expected"),
     [
-        ("Bicubic", "Set14", "sigma 2.4", 24.39),
-        ("LightBSR", "Urban100", "sigma 3.6", 25.31),
-        ("LightBSR", "B100", "(2, 0.5, 0) noise 5", 26.82),
-        ("LightBSR", "B100", "(4, 4, 180) noise 10", 24.53),
-        ("LightBSR", "Set5", "(4, 4, 180) noise 10", None),
-        ("Bicubic", "B100", "(4, 4, 180) noise 10", None),
-        ("LightBSR", "Set5", "sigma 1.3", None),
-        ("LightBSR", "Manga109", "sigma 1.2", None),
+        ("Set14", "", "Bicubic", "sigma 2.4", 24.39),
+        ("Urban100", "", "LightBSR", "sigma 3.6", 25.31),
+        ("B100", "", "LightBSR", "sigma 1.2", 27.77),
+        ("B100", "noise 5", "LightBSR", "(2, 0.5, 0)", 26.82),
+        ("B100", "noise 10", "DnCNN+DAN", "(4, 4, 180)", 23.54),
     ],
 )
-def test_lookup(method, benchmark, label, expected):
-    assert published.psnr(method, benchmark, label) == expected
+def test_rows(benchmark, noise, method, kernel, expected):
+    rows = {row.method: row for row in published.rows(benchmark, noise)}
+    assert len(rows) == (8 if noise else 11)
+    assert rows[method].psnr[kernel] == expected
+    assert rows["LightBSR"].parameters == (3.09 if noise else 3.1)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "noise"),
+    [("Manga109", ""), ("Set5", "noise 5"), ("B100", "noise 15")],
+)
+def test_where_the_paper_prints_nothing(benchmark, noise):
+    assert published.rows(benchmark, noise) == []

@@ -23,16 +23,17 @@ FOUNDATION = {"imaging", "networks"}
 ALLOWED = {
     "errors": set(),
     "command_line": set(),
+    "compilation": set(),
     "imaging": set(),
     "networks": set(),
     "data": {"imaging"},
     "checkpoint": FOUNDATION,
     "model": FOUNDATION | {"checkpoint"},
     "inference": FOUNDATION | {"model"},
-    "evaluation": {"imaging", "model"},
+    "evaluation": FOUNDATION | {"compilation", "model"},
     "training": FOUNDATION | {"data", "checkpoint", "model", "evaluation"},
     "interop": FOUNDATION | {"checkpoint", "model", "training", "evaluation"},
-    "cli": {"command_line", "data", "inference", "interop", "model"},
+    "cli": {"command_line", "data", "evaluation", "inference", "interop", "model"},
     "__main__": {"cli"},
 }
 

@@ -2,51 +2,56 @@
 
 Each image is cropped on the right and bottom to a multiple of the scale, degraded by
 each case, restored, rounded to 0..255 and scored on luma without a border of `scale`
-pixels. Kernels' angles are in degrees here, as the paper prints them.
+pixels.
+
+Nothing that is measured depends on the batch, on the order or on how many devices and
+hosts share the work: images are padded in no way, noise is made on the host from the
+image and the case, and scores are float64 on the host.
 """
 
 import hashlib
 import math
 import os
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.evaluation import published
-from lightbsr_jax.imaging import degradation, files, kernels, metrics, resize
+from lightbsr_jax.evaluation.cases import GIVEN, Case
+from lightbsr_jax.evaluation.restorers import Restorer
+from lightbsr_jax.imaging import degradation, files, metrics
 from lightbsr_jax.imaging.degradation import Degradation
 
-# Low-resolution images [B, h, w, 3] in [0, 1] and what degraded them -> [B, H, W, 3]
-# on the 0..255 scale, not rounded.
-Restore = Callable[[Array, Degradation], Array]
-
-CONVENTION = (
-    "PSNR: luma difference with weights (65.738, 129.057, 25.064)/256, peak 255. "
-    "SSIM: luma with weights (65.738, 129.057, 25.064)/255 + 16, 11x11 Gaussian window "
-    "of 1.5, valid region. Both in float64 on images rounded to 0..255, border of "
-    "`scale` pixels cut. HR cropped on the right and bottom to a multiple of the scale."
-)
-
 _SSIM_WINDOW = 11
+_AXIS = "images"
+_T = TypeVar("_T")
 
 
-class Case(NamedTuple):
-    """A degradation to test, and its name."""
-
-    label: str
-    degradation: Degradation  # batch of 1
+def convention(scale: int) -> str:
+    """What PSNR and SSIM mean here."""
+    return (
+        "PSNR: luma difference with weights (65.738, 129.057, 25.064)/256, peak 255. "
+        "SSIM: luma with weights (65.738, 129.057, 25.064)/255 + 16, 11x11 Gaussian "
+        "window of 1.5, valid region. Both in float64 on images rounded to 0..255, "
+        f"border of {scale} pixels cut. HR cropped on the right and bottom to a "
+        f"multiple of {scale}."
+    )
 
 
 class Score(NamedTuple):
-    """How well one image was restored from one case."""
+    """How well one method restored one image from one case."""
 
+    method: str
     benchmark: str
     image: str
     case: str
@@ -55,217 +60,148 @@ class Score(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """A score with its pixels, uint8 [H, W, 3]."""
+    """An image in one case, as uint8 [H, W, 3], and the scores of it."""
 
-    score: Score
+    benchmark: str
+    image: str
+    case: str
     position: int  # of the image in its benchmark, from 0
     lr: np.ndarray
-    sr: np.ndarray
     hr: np.ndarray
+    sr: dict[str, np.ndarray]  # by method
+    scores: dict[str, Score]  # by method
+
+    @property
+    def images(self) -> dict[str, np.ndarray]:
+        """By name, from LR to HR."""
+        return {"LR": self.lr, **self.sr, "HR": self.hr}
 
 
-class _Image(NamedTuple):
+class TestImage(NamedTuple):
+    """A high-resolution image to measure on."""
+
     benchmark: str
-    name: str
-    position: int
+    name: str  # relative to the benchmark's folder
+    position: int  # in its benchmark, from 0
+    source: Path | np.ndarray  # uint8 [H, W, 3]
+
+    def read(self) -> np.ndarray:
+        """The pixels, uint8 [H, W, 3]."""
+        if isinstance(self.source, np.ndarray):
+            return self.source
+        return files.read_rgb(self.source)
+
+
+class _Job(NamedTuple):
+    """An image in a case."""
+
+    place: tuple[int, int]  # among the images, among the cases
+    image: TestImage
+    case: Case
     hr: np.ndarray
-
-
-_Job = tuple[int, int]  # index of an image, index of a case
+    lr: np.ndarray | None  # where it is given
 
 
 class _Batch(NamedTuple):
-    jobs: list[_Job]
-    size: int
+    """Images of one size [B, ...] for the devices; what they do not need is None."""
 
-
-def cases(
-    setting: int,
-    *,
-    sigmas: Sequence[float] = published.SIGMAS,
-    kernel_parameters: Sequence[tuple[float, float, float]] = published.KERNELS,
-    noise_levels: Sequence[float] = published.NOISE_LEVELS,
-) -> list[Case]:
-    """The cases of setting 1 (`sigmas`) or 2 (each kernel at each noise level)."""
-    if setting == 1:
-        if min(sigmas, default=1) <= 0:
-            raise UserError(f"sigmas {tuple(sigmas)}: each must be above 0")
-        return [
-            Case(
-                published.isotropic_label(sigma),
-                Degradation(kernels.isotropic(jnp.array([sigma])), jnp.zeros(1)),
-            )
-            for sigma in sigmas
-        ]
-    if setting == 2:
-        for kernel in kernel_parameters:
-            if np.shape(kernel) != (3,) or min(kernel[:2]) <= 0:
-                raise UserError(
-                    f"kernel {kernel}: expected (l1, l2, theta in degrees) with l1 and "
-                    "l2 above 0"
-                )
-        if min(noise_levels, default=0) < 0:
-            raise UserError(f"noise levels {tuple(noise_levels)}: none may be negative")
-        return [
-            Case(
-                published.anisotropic_label(kernel, noise),
-                Degradation(_anisotropic(kernel), jnp.array([float(noise)])),
-            )
-            for noise in noise_levels
-            for kernel in kernel_parameters
-        ]
-    raise UserError(f"setting {setting}: there are 1 (isotropic) and 2 (anisotropic)")
-
-
-def _anisotropic(kernel: tuple[float, float, float]) -> Array:
-    l1, l2, degrees = (jnp.array([float(value)]) for value in kernel)
-    return kernels.anisotropic(l1, l2, jnp.radians(degrees))
-
-
-def bicubic(scale: int) -> Restore:
-    """Bicubic upsampling, the paper's first row."""
-
-    def restore(lr: Array, _: Degradation | None = None) -> Array:
-        height, width = lr.shape[1:3]
-        return 255 * resize.bicubic(lr, (height * scale, width * scale))
-
-    return restore
+    hr: np.ndarray | None  # uint8
+    lr: np.ndarray | None  # uint8, in place of HR
+    degradation: Degradation | None
+    noise: np.ndarray | None  # standard normal, of the LR's size
 
 
 def evaluate(
-    restore: Restore,
+    restorers: Mapping[str, Restorer],
     folders_or_images: Sequence[str | Path | tuple[str, np.ndarray]],
     cases: Sequence[Case],
     *,
     scale: int,
     batch_size: int = 8,
     seed: int = 0,
+    lr_folder: str | Path | None = None,
+    share: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
     on_restored: Callable[[Restored], None] | None = None,
 ) -> list[Score]:
-    """Scores of every image in every case, in the order of images, then cases.
+    """Scores of every method, image and case, in this order of nesting.
 
     A folder is one benchmark, of its own name (or its parent's when it is called HR; a
     folder that has an HR inside means that). A single file and a (name, uint8
     [H, W, 3]) pair belong to the benchmark "images". All images are held in memory.
-    Those of one size are restored together, `batch_size` at a time. The noise depends
-    on the seed, the image's pixels and the case's label, on nothing else.
 
-    on_progress gets the number of scores done and in all; on_restored gets the pixels,
-    size by size.
+    Images of one size are restored together, `batch_size` at a time on each device, by
+    one program that degrades and restores by every method: one compilation a size. The
+    noise depends on the seed, the image's pixels and the case's label, on nothing else.
+    With `lr_folder` the low-resolution images are read instead, where `lr_path` says.
+
+    With `share` all processes of a distributed run must call this: each measures its
+    share of the images, and all get all scores. on_progress gets the number of images
+    and cases done and in all, on_restored the pixels, size by size: both of the
+    process's own share.
 
     Raises FileNotFoundError, UserError or ImageError for a folder that is missing or
-    holds no image, or an image that cannot be read or is too small to be scored.
+    holds no image, or an image that cannot be read or is of the wrong size.
     """
     if not cases:
         raise UserError("no degradation to measure: the list of cases is empty")
     if batch_size < 1:
         raise UserError(f"batch_size {batch_size}: must be 1 or more")
-    images = [
-        image._replace(hr=_cropped(image, scale)) for image in _read(folders_or_images)
-    ]
-    by_size = defaultdict(list)
-    for index, image in enumerate(images):
-        by_size[image.hr.shape].extend((index, case) for case in range(len(cases)))
-    scores: dict[_Job, Score] = {}
-    for jobs in by_size.values():
-        for batch in _batches(jobs, batch_size):
-            chosen = [(images[index], cases[case]) for index, case in batch.jobs]
-            results = _score(restore, chosen, size=batch.size, scale=scale, seed=seed)
-            for job, restored in zip(batch.jobs, results, strict=True):
-                scores[job] = restored.score
+    if lr_folder is None and any(case.degradation is None for case in cases):
+        raise UserError(
+            "low-resolution images must be given where no degradation is: "
+            "--lr-dir=FOLDER"
+        )
+    images = find(folders_or_images)
+    own = list(enumerate(images))
+    if share:
+        own = own[jax.process_index() :: jax.process_count()]
+    jobs = _jobs(own, cases, scale=scale, lr_folder=lr_folder)
+    table = np.zeros((len(images), len(cases), len(restorers), 2))
+    done = 0
+    with ThreadPoolExecutor() as pool:
+        # The devices work on a batch while the host scores the one before.
+        launched = _ahead(
+            _launch(restorers, jobs, scale=scale, batch_size=batch_size, seed=seed)
+        )
+        scoring = _score_batches(launched, pool, names=list(restorers), scale=scale)
+        for futures in _ahead(scoring):
+            for place, restored in (future.result() for future in futures):
+                table[place] = [restored.scores[name][-2:] for name in restorers]
                 if on_restored is not None:
                     on_restored(restored)
+            done += len(futures)
             if on_progress is not None:
-                on_progress(len(scores), len(images) * len(cases))
-    return [scores[job] for job in sorted(scores)]
-
-
-def _batches(jobs: list[_Job], batch_size: int) -> list[_Batch]:
-    """The jobs in batches as even as can be, to be filled up to one common size."""
-    size = math.ceil(len(jobs) / math.ceil(len(jobs) / batch_size))
-    return [_Batch(jobs[i : i + size], size) for i in range(0, len(jobs), size)]
-
-
-def _score(
-    restore: Restore,
-    chosen: list[tuple[_Image, Case]],
-    *,
-    size: int,
-    scale: int,
-    seed: int,
-) -> list[Restored]:
-    """Degrades, restores and scores images of one size as a batch of `size`."""
-    filled = chosen + chosen[-1:] * (size - len(chosen))
-    hr = np.stack([image.hr for image, _ in filled])  # [B, H, W, 3]
-    applied = Degradation(
-        np.concatenate([case.degradation.kernel for _, case in filled]),
-        np.concatenate([case.degradation.noise_level for _, case in filled]),
-    )
-    noise = None
-    if applied.noise_level.any():
-        noise = np.stack(
-            [_noise(image.hr, case, scale, seed) for image, case in filled]
-        )
-    lr = degradation.synthesise(hr, applied, noise, scale=scale)
-    sr = restore(lr, applied)
-    if sr.shape != hr.shape:
-        raise ValueError(f"restored {lr.shape} to {sr.shape}, but HR is {hr.shape}")
-    sr = metrics.quantise(sr)
-    psnr = metrics.psnr_y(sr, hr, border=scale)
-    ssim = metrics.ssim_y(sr, hr, border=scale)
-    lr = np.rint(255 * np.asarray(lr)).astype(np.uint8)
-    sr = np.asarray(sr).astype(np.uint8)
+                on_progress(done, len(jobs))
+    if share and jax.process_count() > 1:
+        table = _of_all_processes(table)
     return [
-        Restored(
-            Score(image.benchmark, image.name, case.label, float(p), float(s)),
-            image.position,
-            lr[row],
-            sr[row],
-            image.hr,
-        )
-        for row, ((image, case), p, s) in enumerate(
-            zip(chosen, psnr[: len(chosen)], ssim[: len(chosen)], strict=True)
-        )
+        Score(method, image.benchmark, image.name, case.label, *map(float, figures))
+        for column, method in enumerate(restorers)
+        for image, row in zip(images, table[:, :, column], strict=True)
+        for case, figures in zip(cases, row, strict=True)
     ]
 
 
-def _noise(hr: np.ndarray, case: Case, scale: int, seed: int) -> np.ndarray:
-    """Standard normal [h, w, 3], made on the host: the same on every backend."""
-    digest = hashlib.sha256(hr.tobytes() + case.label.encode()).digest()
-    generator = np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
-    height, width = hr.shape[:2]
-    return generator.standard_normal((height // scale, width // scale, 3), np.float32)
-
-
-def _cropped(image: _Image, scale: int) -> np.ndarray:
-    height, width = (side // scale * scale for side in image.hr.shape[:2])
-    needed = math.ceil((_SSIM_WINDOW + 2 * scale) / scale) * scale
-    if min(height, width) < needed:
-        raise UserError(
-            f"{image.name} of {image.benchmark} is {image.hr.shape[1]}x"
-            f"{image.hr.shape[0]} pixels (width x height), too small to be scored at "
-            f"scale {scale}: leave it out, each side needs {needed} pixels at least"
-        )
-    return image.hr[:height, :width]
-
-
-def _read(
+def find(
     folders_or_images: Sequence[str | Path | tuple[str, np.ndarray]],
-) -> list[_Image]:
-    images: list[_Image] = []
+) -> list[TestImage]:
+    """The images of `evaluate`'s argument, not read yet."""
+    images: list[TestImage] = []
     folders: dict[str, Path] = {}
     singles = 0
     for item in folders_or_images:
         if not isinstance(item, tuple) and Path(item).is_file():
-            item = (Path(item).name, files.read_rgb(item))
+            item = (Path(item).name, Path(item))
         if isinstance(item, tuple):
-            name, hr = item
-            if hr.dtype != np.uint8 or hr.ndim != 3 or hr.shape[2] != 3:
+            name, source = item
+            if isinstance(source, np.ndarray) and (
+                source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3
+            ):
                 raise ValueError(
-                    f"{name} is {hr.dtype} {hr.shape}: expected uint8 [H, W, 3]"
+                    f"{name} is {source.dtype} {source.shape}: expected uint8 [H, W, 3]"
                 )
-            images.append(_Image("images", name, singles, hr))
+            images.append(TestImage("images", name, singles, source))
             singles += 1
             continue
         folder = Path(item, "HR") if Path(item, "HR").is_dir() else Path(item)
@@ -277,11 +213,245 @@ def _read(
                 "rename one, or measure them one after the other"
             )
         folders[benchmark] = folder
-        names, paths = zip(*files.find_images(folder), strict=True)
-        with ThreadPoolExecutor() as pool:
-            pixels = list(pool.map(files.read_rgb, paths))
-        for position, (name, hr) in enumerate(zip(names, pixels, strict=True)):
-            images.append(_Image(benchmark, name, position, hr))
+        for position, (name, path) in enumerate(files.find_images(folder)):
+            images.append(TestImage(benchmark, name, position, path))
     if not images:
         raise UserError("nothing to measure: name a benchmark folder")
     return images
+
+
+def lr_path(folder: str | Path, benchmark: str, image: str, case: Case) -> Path:
+    """Where the low-resolution image of `image` in `case` lies below `folder`.
+
+    FOLDER/BENCHMARK/sigma-1.2/IMAGE.png, without the third part for GIVEN.
+    """
+    parts = [benchmark] if case is GIVEN else [benchmark, slug(case.label)]
+    return Path(folder, *parts, image).with_suffix(".png")
+
+
+def slug(text: str) -> str:
+    """The text as a file name: letters, digits, dots and dashes only."""
+    kept = "".join(c if c.isalnum() or c == "." else " " for c in text)
+    return "-".join(kept.split())
+
+
+def _launch(
+    restorers: Mapping[str, Restorer],
+    jobs: Sequence[_Job],
+    *,
+    scale: int,
+    batch_size: int,
+    seed: int,
+) -> Iterator[tuple[list[_Job], Any]]:
+    """Starts the devices on one batch after the other: its jobs, and (lr, sr) to come.
+
+    Batches are of one image size each, and all those of a size have one length.
+    """
+    mesh = Mesh(np.array(jax.local_devices()), _AXIS)
+    weights = jax.device_put(dict(restorers), NamedSharding(mesh, PartitionSpec()))
+    # For all or for none, so that a size is one program.
+    noisy = any(_has_noise(job) for job in jobs)
+    by_size = defaultdict(list)
+    for job in jobs:
+        by_size[job.hr.shape].append(job)
+    devices = len(mesh.devices)
+    for group in by_size.values():
+        calls = math.ceil(len(group) / (batch_size * devices))
+        size = devices * math.ceil(len(group) / (calls * devices))
+        for start in range(0, len(group), size):
+            chunk = group[start : start + size]
+            filled = chunk + chunk[-1:] * (size - len(chunk))
+            batch = _batch(filled, scale=scale, seed=seed, noisy=noisy)
+            batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec(_AXIS)))
+            yield chunk, _restore(weights, batch, mesh=mesh, scale=scale)
+
+
+@partial(jax.jit, static_argnames=("mesh", "scale"))
+def _restore(
+    restorers: dict[str, Restorer], batch: _Batch, *, mesh: Mesh, scale: int
+) -> tuple[Array, dict[str, Array]]:
+    """The LR and the SR images by each method, uint8; each device has its share."""
+
+    def restore(
+        restorers: dict[str, Restorer], batch: _Batch
+    ) -> tuple[Array, dict[str, Array]]:
+        if batch.lr is None:
+            lr = degradation.synthesise(
+                batch.hr, batch.degradation, batch.noise, scale=scale
+            )
+        else:
+            lr = batch.lr.astype(jnp.float32) / 255
+        sr = {
+            name: _to_uint8(restorer.restore(lr, batch.degradation))
+            for name, restorer in restorers.items()
+        }
+        for name, images in sr.items():
+            size = (lr.shape[1] * scale, lr.shape[2] * scale)
+            if images.shape[1:3] != size:
+                raise ValueError(f"{name} restored {lr.shape} to {images.shape}")
+        return _to_uint8(255 * lr), sr
+
+    def on_device(
+        restorers: dict[str, Restorer], batch: _Batch
+    ) -> tuple[Array, dict[str, Array]]:
+        if jax.default_backend() != "cpu":
+            return restore(restorers, batch)
+
+        # On a CPU one image after the other is faster, and equal to the last bit
+        # whatever the length of the batch.
+        def one(image: _Batch) -> tuple[Array, dict[str, Array]]:
+            restored = restore(restorers, jax.tree.map(lambda x: x[None], image))
+            return jax.tree.map(lambda x: x[0], restored)
+
+        return lax.map(one, batch)
+
+    # Float32 throughout: by default recent GPUs multiply in TF32, TPUs in bfloat16.
+    with jax.default_matmul_precision("highest"):
+        return jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(_AXIS)),
+            out_specs=PartitionSpec(_AXIS),
+            check_vma=False,
+        )(restorers, batch)
+
+
+def _to_uint8(images: Array) -> Array:
+    return metrics.quantise(images).astype(jnp.uint8)
+
+
+def _has_noise(job: _Job) -> bool:
+    return job.lr is None and bool(job.case.degradation.noise_level > 0)
+
+
+def _batch(jobs: list[_Job], *, scale: int, seed: int, noisy: bool) -> _Batch:
+    given = jobs[0].lr is not None
+    known = jobs[0].case.degradation is not None
+    return _Batch(
+        hr=None if given else np.stack([job.hr for job in jobs]),
+        lr=np.stack([job.lr for job in jobs]) if given else None,
+        degradation=jax.tree.map(
+            lambda *parts: np.concatenate(parts),
+            *(job.case.degradation for job in jobs),
+        )
+        if known
+        else None,
+        noise=np.stack([_noise(job, scale, seed) for job in jobs]) if noisy else None,
+    )
+
+
+def _noise(job: _Job, scale: int, seed: int) -> np.ndarray:
+    """Standard normal [h, w, 3], made on the host: the same on every backend."""
+    digest = hashlib.sha256(job.hr.tobytes() + job.case.label.encode()).digest()
+    generator = np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
+    height, width = job.hr.shape[:2]
+    return generator.standard_normal((height // scale, width // scale, 3), np.float32)
+
+
+def _ahead(items: Iterator[_T]) -> Iterator[_T]:
+    """The items, each once the next has been made: by then it is under way."""
+    waiting = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _score_batches(
+    launched: Iterator[tuple[list[_Job], Any]],
+    pool: ThreadPoolExecutor,
+    *,
+    names: Sequence[str],
+    scale: int,
+) -> Iterator[list[Future]]:
+    """The scoring of one batch after the other by `names`, in the threads of `pool`."""
+    for chunk, results in launched:
+        lr, sr = jax.device_get(results)  # waits for the devices
+        yield [
+            pool.submit(
+                _score, job, lr[row], {name: sr[name][row] for name in names}, scale
+            )
+            for row, job in enumerate(chunk)
+        ]
+
+
+def _score(
+    job: _Job, lr: np.ndarray, sr: dict[str, np.ndarray], scale: int
+) -> tuple[tuple[int, int], Restored]:
+    benchmark, name, position, _ = job.image
+    label = job.case.label
+    scores = {
+        method: Score(
+            method,
+            benchmark,
+            name,
+            label,
+            float(metrics.psnr_y(image[None], job.hr[None], border=scale)[0]),
+            float(metrics.ssim_y(image[None], job.hr[None], border=scale)[0]),
+        )
+        for method, image in sr.items()
+    }
+    restored = Restored(benchmark, name, label, position, lr, job.hr, sr, scores)
+    return job.place, restored
+
+
+def _of_all_processes(table: np.ndarray) -> np.ndarray:
+    """The sum of all processes' float64 tables, each zero where it did not measure."""
+    bits = multihost_utils.process_allgather(table.view(np.uint32))
+    return np.asarray(bits).view(np.float64).sum(0)
+
+
+def _jobs(
+    images: Sequence[tuple[int, TestImage]],
+    cases: Sequence[Case],
+    *,
+    scale: int,
+    lr_folder: str | Path | None,
+) -> list[_Job]:
+    """The numbered images, read, in every case."""
+
+    def read(item: tuple[int, TestImage]) -> list[_Job]:
+        index, image = item
+        hr = _cropped(image, image.read(), scale)
+        jobs = []
+        for column, case in enumerate(cases):
+            lr = None
+            if lr_folder is not None:
+                lr = _read_lr(lr_folder, image, case, hr, scale)
+            jobs.append(_Job((index, column), image, case, hr, lr))
+        return jobs
+
+    with ThreadPoolExecutor() as pool:
+        return [job for jobs in pool.map(read, images) for job in jobs]
+
+
+def _read_lr(
+    folder: str | Path, image: TestImage, case: Case, hr: np.ndarray, scale: int
+) -> np.ndarray:
+    path = lr_path(folder, image.benchmark, image.name, case)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no low-resolution image {path} for {image.name} of {image.benchmark}"
+        )
+    lr = files.read_rgb(path)
+    height, width = (side // scale for side in hr.shape[:2])
+    if lr.shape[:2] != (height, width):
+        raise UserError(
+            f"{path} is {lr.shape[1]}x{lr.shape[0]} pixels (width x height), but "
+            f"{image.name} of {image.benchmark}, cropped to {hr.shape[1]}x"
+            f"{hr.shape[0]}, asks for {width}x{height} at scale {scale}"
+        )
+    return lr
+
+
+def _cropped(image: TestImage, hr: np.ndarray, scale: int) -> np.ndarray:
+    height, width = (side // scale * scale for side in hr.shape[:2])
+    needed = math.ceil((_SSIM_WINDOW + 2 * scale) / scale) * scale
+    if min(height, width) < needed:
+        raise UserError(
+            f"{image.name} of {image.benchmark} is {hr.shape[1]}x"
+            f"{hr.shape[0]} pixels (width x height), too small to be scored at "
+            f"scale {scale}: leave it out, each side needs {needed} pixels at least"
+        )
+    return hr[:height, :width]

@@ -1,57 +1,96 @@
-"""Side-by-side pictures of a restoration. Images are uint8 [H, W, 3]."""
+"""Restorations side by side, as in Figures 6 and 7. Images are uint8 [H, W, 3]."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import uniform_filter
 
-from lightbsr_jax.evaluation.benchmark import Restored
-from lightbsr_jax.imaging import metrics, resize
+from lightbsr_jax.evaluation.benchmark import Restored, Score
 
 _GAP = 4  # pixels between columns
 _COLUMN_WIDTH = 160  # at least, so that a caption can be read
+_WHOLE = 480  # the longer side of a whole image, at most
 
 
-def panel(restored: Restored, method: str, *, crop: int | None = None) -> np.ndarray:
-    """`comparison` of a restored image with bicubic, the PSNRs in the captions."""
-    score, lr, sr, hr = restored.score, restored.lr, restored.sr, restored.hr
-    label = f"{method} {score.psnr:.2f} dB"
-    if method == "bicubic":
-        return comparison(lr, sr, None, hr, labels=("LR", label, "HR"), crop=crop)
-    enlarged = 255 * resize.bicubic(lr[None] / np.float32(255), hr.shape[:2])
-    enlarged = np.asarray(metrics.quantise(enlarged)).astype(np.uint8)
-    psnr = metrics.psnr_y(enlarged, hr[None], border=hr.shape[0] // lr.shape[0])[0]
-    labels = ("LR", f"bicubic {psnr:.2f} dB", label, "HR")
-    return comparison(lr, enlarged[0], sr, hr, labels=labels, crop=crop)
+class Example(NamedTuple):
+    """One image in one case, to look at."""
+
+    benchmark: str
+    image: str
+    case: str
+    whole: np.ndarray  # HR, reduced
+    box: tuple[float, float, float, float]  # top, left, height, width, 0..1
+    crops: dict[str, np.ndarray]  # of the box: "LR", each method, "HR"
+    scores: dict[str, Score]
 
 
-def comparison(
-    lr: np.ndarray,
-    bicubic: np.ndarray,
-    sr: np.ndarray | None,
-    hr: np.ndarray,
-    *,
-    labels: tuple[str, ...],
-    crop: int | None = None,
-) -> np.ndarray:
-    """One panel LR | bicubic | SR | HR with a caption above each column.
+def example(restored: Restored, *, crop: int) -> Example:
+    """The region of crop x crop HR pixels where bicubic misses most, in all versions.
 
-    LR is enlarged by nearest neighbour. sr is None where bicubic is the method; that
-    column is then left out. One label a column. With crop, only the central crop x crop
-    pixels of HR are shown, and the same region of the others.
+    Bicubic, not the method that is on trial, has the choice of the region.
     """
-    columns = [image for image in (lr, bicubic, sr, hr) if image is not None]
-    if len(labels) != len(columns):
-        raise ValueError(f"{len(labels)} labels for {len(columns)} columns: {labels}")
-    scale = hr.shape[0] // lr.shape[0]
-    columns[0] = _enlarge(lr, scale)
-    for label, image in zip(labels, columns, strict=True):
-        if image.shape != hr.shape:
-            raise ValueError(f"{label!r} is {image.shape}, but HR is {hr.shape}")
-    if crop is not None:
-        columns = [_centre(image, crop) for image in columns]
-    factor = -(-_COLUMN_WIDTH // columns[0].shape[1])
-    columns = [_enlarge(image, factor) for image in columns]
+    scale = restored.hr.shape[0] // restored.lr.shape[0]
+    height, width = restored.hr.shape[:2]
+    side = min(crop // scale, *restored.lr.shape[:2])  # in LR pixels
+    top, left = _worst(restored.sr["bicubic"], restored.hr, side * scale)
+    top, left = top // scale, left // scale
 
-    height, width = columns[0].shape[:2]
+    def cut(image: np.ndarray, factor: int) -> np.ndarray:
+        y, x, size = top * factor, left * factor, side * factor
+        return image[y : y + size, x : x + size]
+
+    whole = Image.fromarray(restored.hr)
+    whole.thumbnail((_WHOLE, _WHOLE))
+    y, x, size = top * scale, left * scale, side * scale
+    return Example(
+        restored.benchmark,
+        restored.image,
+        restored.case,
+        np.asarray(whole),
+        (y / height, x / width, size / height, size / width),
+        {
+            name: cut(image, 1 if name == "LR" else scale)
+            for name, image in restored.images.items()
+        },
+        restored.scores,
+    )
+
+
+def spread(examples: Sequence[Example], method: str, count: int) -> list[Example]:
+    """At most `count` of each benchmark, from the largest gain over bicubic down.
+
+    Of bicubic itself from the best PSNR down: the first, the last, and others evenly
+    between.
+    """
+
+    def gain(example: Example) -> float:
+        psnr = example.scores[method].psnr
+        return psnr if method == "bicubic" else psnr - example.scores["bicubic"].psnr
+
+    chosen = []
+    for benchmark in dict.fromkeys(example.benchmark for example in examples):
+        own = [example for example in examples if example.benchmark == benchmark]
+        own.sort(key=gain, reverse=True)
+        places = np.linspace(0, len(own) - 1, min(count, len(own))).round().astype(int)
+        chosen += [own[place] for place in places]
+    return chosen
+
+
+def panel(images: dict[str, np.ndarray], scores: dict[str, Score]) -> np.ndarray:
+    """Images of one scene next to one another, each under its name and PSNR.
+
+    Smaller ones are enlarged by whole factors to the size of the largest.
+    """
+    labels = [
+        f"{name} {scores[name].psnr:.2f} dB" if name in scores else name
+        for name in images
+    ]
+    width = max(image.shape[1] for image in images.values())
+    width *= -(-_COLUMN_WIDTH // width)
+    columns = [_enlarge(image, width // image.shape[1]) for image in images.values()]
+    height = columns[0].shape[0]
     font = _font(labels, width)
     caption = 2 * font.getbbox("Ag")[3]
     total = len(columns) * (width + _GAP) - _GAP
@@ -64,16 +103,23 @@ def comparison(
     return np.asarray(panel)
 
 
+def _worst(image: np.ndarray, hr: np.ndarray, size: int) -> tuple[int, int]:
+    """Top and left of the size x size window with the largest squared error."""
+    error = np.square(image.astype(np.float64) - hr).mean(-1)
+    mean = uniform_filter(error, size, mode="constant")
+    # Centres of the windows that lie inside.
+    first = size // 2
+    inside = mean[first : first + hr.shape[0] - size + 1]
+    inside = inside[:, first : first + hr.shape[1] - size + 1]
+    top, left = np.unravel_index(inside.argmax(), inside.shape)
+    return int(top), int(left)
+
+
 def _enlarge(image: np.ndarray, factor: int) -> np.ndarray:
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _centre(image: np.ndarray, crop: int) -> np.ndarray:
-    top, left = (max(0, (side - crop) // 2) for side in image.shape[:2])
-    return image[top : top + crop, left : left + crop]
-
-
-def _font(labels: tuple[str, ...], width: int) -> ImageFont.FreeTypeFont:
+def _font(labels: list[str], width: int) -> ImageFont.FreeTypeFont:
     """Pillow's own font, as large as the longest label allows, 8 to 24 pixels."""
     for size in range(24, 8, -1):
         font = ImageFont.load_default(size)

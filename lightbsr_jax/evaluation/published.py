@@ -73,10 +73,8 @@ TABLE_2 = (
     Ablation("M3", "channel only", 31.92, 28.44, 27.47, 25.91),
     Ablation("M4", "both with IDR-CB", 32.00, 28.49, 27.50, 26.02),
     Ablation("M5", "without IDR-CB", 31.94, 28.42, 27.47, 25.93),
-    Ablation("M4-", "M4 with IDRs replaced by U(0, 1) noise",
-             28.15, 25.95, 25.79, 23.37),
-    Ablation("M5-", "M5 with IDRs replaced by U(0, 1) noise",
-             28.05, 25.89, 25.69, 23.26),
+    Ablation("M4-", "M4 with IDRs spoilt by U(0, 1)", 28.15, 25.95, 25.79, 23.37),
+    Ablation("M5-", "M5 with IDRs spoilt by U(0, 1)", 28.05, 25.89, 25.69, 23.26),
 )
 
 TABLE_3 = (
@@ -152,30 +150,46 @@ TABLE_4 = (
 # fmt: on
 
 
-def isotropic_label(sigma: float) -> str:
-    """The name of a setting-1 case, such as "sigma 2.4"."""
+class Row(NamedTuple):
+    """What the paper prints of a method on one benchmark."""
+
+    method: str
+    parameters: float | None
+    psnr: dict[str, float]  # by kernel's name
+
+
+def rows(benchmark: str, noise: str) -> list[Row]:
+    """The x4 rows on a benchmark, without noise ("") or with (such as "noise 5")."""
+    if benchmark in BENCHMARKS and not noise:
+        names = [isotropic_name(sigma) for sigma in SIGMAS]
+        field = benchmark.lower()
+        return [
+            Row(
+                row.method,
+                row.parameters,
+                dict(zip(names, getattr(row, field), strict=True)),
+            )
+            for row in TABLE_3
+        ]
+    names = [anisotropic_name(kernel) for kernel in KERNELS]
+    return [
+        Row(row.method, row.parameters, dict(zip(names, row.b100, strict=True)))
+        for row in TABLE_4
+        if benchmark == "B100" and noise_name(row.noise) == noise
+    ]
+
+
+def isotropic_name(sigma: float) -> str:
+    """The name of a round kernel, such as "sigma 2.4"."""
     return f"sigma {sigma:g}"
 
 
-def anisotropic_label(kernel: Triple, noise: float) -> str:
-    """The name of a setting-2 case, such as "(2, 0.5, 0) noise 5"."""
+def anisotropic_name(kernel: Triple) -> str:
+    """The name of an elliptic kernel, such as "(2, 0.5, 0)"."""
     l1, l2, theta = kernel
-    return f"({l1:g}, {l2:g}, {theta:g}) noise {noise:g}"
+    return f"({l1:g}, {l2:g}, {theta:g})"
 
 
-def psnr(method: str, benchmark: str, label: str) -> float | None:
-    """The paper's x4 PSNR of a method, or None where the paper prints none."""
-    if benchmark not in BENCHMARKS:
-        return None
-    for row in TABLE_3:
-        if row.method == method:
-            values = getattr(row, benchmark.lower())
-            for sigma, value in zip(SIGMAS, values, strict=True):
-                if isotropic_label(sigma) == label:
-                    return value
-    for row in TABLE_4:
-        if row.method == method and benchmark == "B100":
-            for kernel, value in zip(KERNELS, row.b100, strict=True):
-                if anisotropic_label(kernel, row.noise) == label:
-                    return value
-    return None
+def noise_name(level: float) -> str:
+    """The name of a noise level, such as "noise 5"."""
+    return f"noise {level:g}"

@@ -1,139 +1,123 @@
-"""What a measurement leaves on disk: table.md, results.json, images.csv."""
+"""What a measurement leaves on disk.
+
+report.html, report.md (with panels/ and plots/), results.json, images.csv. Each file
+is whole or not there.
+"""
 
 import csv
 import io
 import json
 import math
 import os
-import platform
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-import lightbsr_jax
-from lightbsr_jax.evaluation import published
-from lightbsr_jax.evaluation.benchmark import CONVENTION, Score
-
-Means = dict[tuple[str, str], tuple[float, float]]
+from lightbsr_jax.evaluation import findings, page, pictures, plots, tables
+from lightbsr_jax.evaluation.benchmark import Score, convention, slug
+from lightbsr_jax.evaluation.findings import Findings
+from lightbsr_jax.evaluation.pictures import Example
+from lightbsr_jax.evaluation.plots import Plots
+from lightbsr_jax.imaging import files
 
 
-def means(scores: Sequence[Score]) -> Means:
-    """Mean PSNR and SSIM of each (benchmark, case), in the order of the scores."""
-    grouped: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for score in scores:
-        group = grouped.setdefault((score.benchmark, score.case), [])
-        group.append((score.psnr, score.ssim))
-    return {
-        key: (
-            float(np.mean([p for p, _ in group])),
-            float(np.mean([s for _, s in group])),
-        )
-        for key, group in grouped.items()
-    }
-
-
-def markdown_table(methods: Mapping[str, Sequence[Score]], *, scale: int) -> str:
-    """Benchmark and case rows, method columns (PSNR / SSIM), the paper's PSNR beside.
-
-    The paper's columns are there when it prints a figure for one of the rows (x4 only).
-    A benchmark with several cases ends with their mean, where all have a figure.
-    """
-    measured = {method: means(scores) for method, scores in methods.items()}
-    keys = list(next(iter(measured.values())))
-    paper: dict[str, dict[tuple[str, str], float]] = {}
-    for method in ("Bicubic", "LightBSR") if scale == published.SCALE else ():
-        figures = {key: published.psnr(method, *key) for key in keys}
-        known = {key: value for key, value in figures.items() if value is not None}
-        if known:
-            paper[method] = known
-
-    header = ["benchmark", "degradation", *measured]
-    header += [f"{method} (paper)" for method in paper]
-    rows = [header, ["---", "---"] + ["---:"] * (len(header) - 2)]
-    for benchmark in dict.fromkeys(name for name, _ in keys):
-        own = [key for key in keys if key[0] == benchmark]
-        groups = [(case, [(benchmark, case)]) for _, case in own]
-        if len(own) > 1:
-            groups.append(("mean", own))
-        for label, group in groups:
-            row = [benchmark, label]
-            for values in measured.values():
-                psnr, ssim = np.mean([values[key] for key in group], axis=0)
-                row.append(f"{psnr:.2f} / {ssim:.4f}")
-            for figures in paper.values():
-                complete = all(key in figures for key in group)
-                row.append(
-                    f"{np.mean([figures[key] for key in group]):.2f}"
-                    if complete
-                    else ""
-                )
-            rows.append(row)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    ]
-    return "".join(f"| {line} |\n" for line in lines)
-
-
-def write(
-    folder: str | Path,
-    methods: Mapping[str, Sequence[Score]],
-    *,
-    scale: int,
-    about: Mapping[str, Any],
-) -> str:
-    """Writes the three files, each atomically, and returns the Markdown table.
-
-    about goes into results.json: the config, and what was measured (JSON-able).
-    """
+def write(folder: str | Path, found: Findings) -> None:
+    """Writes the report into `folder`, which is made if need be."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    table = markdown_table(methods, scale=scale)
-    _write(folder / "table.md", f"{table}\n{CONVENTION}\n")
+    for name in ("panels", "plots"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    drawn = plots.draw(found)
+    for name, svg in drawn.items():
+        _write(folder / _plot(name), svg.replace("currentColor", "#555"))
+    for example in found.examples:
+        panel = pictures.panel(example.crops, example.scores)
+        files.write_png(folder / _panel(example), panel)
+    _write(folder / "report.md", markdown(found, drawn))
+    _write(folder / "report.html", page.render(found, drawn))
+    _write(folder / "results.json", json.dumps(_results(found), indent=2) + "\n")
+    _write(folder / "images.csv", _csv(found.scores))
 
-    results = {
-        "scale": scale,
-        **about,
-        "means": [
+
+def markdown(found: Findings, drawn: Plots) -> str:
+    """report.md, which shows the plots and panels beside it."""
+    parts = [f"# {found.title}"]
+    parts += [tables.markdown(table) for table in found.tables]
+    parts += ["## Every image"]
+    parts += [_figure(name, _plot(name)) for name in drawn if name not in plots.SINGLE]
+    parts += ["## Pictures"]
+    for example in found.examples:
+        name = f"{example.benchmark} {example.image}, {example.case}"
+        parts += [name, _figure(name, _panel(example))]
+    if found.separation is not None:
+        lines = tables.grid(findings.separation_lines(found))
+        parts += ["## Degradations in the IDR", lines, findings.separation_note(found)]
+        parts.append(_figure("t-SNE", _plot("t-SNE")))
+    if found.cost is not None:
+        lines = tables.grid(findings.cost_lines(found))
+        parts += ["## Complexity", lines, findings.cost_note(found)]
+        if "complexity" in drawn:
+            parts.append(_figure("complexity", _plot("complexity")))
+    parts += ["## How it was measured"]
+    parts += [f"{term}: {text}" for term, text in findings.notes(found)]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _figure(name: str, path: str) -> str:
+    return f"![{name}]({path})"
+
+
+def _plot(name: str) -> str:
+    return f"plots/{slug(name)}.svg"
+
+
+def _panel(example: Example) -> str:
+    stem = Path(example.image).with_suffix("")
+    return f"panels/{slug(f'{example.benchmark} {stem} {example.case}')}.png"
+
+
+def _results(found: Findings) -> dict[str, Any]:
+    return {
+        **found.about,
+        "convention": convention(found.about["scale"]),
+        "tables": [
             {
-                "method": method,
-                "benchmark": benchmark,
-                "case": case,
-                "psnr": _finite(psnr),
-                "ssim": _finite(ssim),
+                "benchmark": table.benchmark,
+                "noise": table.noise,
+                "kernels": table.columns,
+                "rows": [
+                    {
+                        "method": row.label,
+                        "psnr": list(map(_finite, row.psnr)),
+                        "ssim": row.ssim and list(row.ssim),
+                    }
+                    for row in table.rows
+                ],
             }
-            for method, scores in methods.items()
-            for (benchmark, case), (psnr, ssim) in means(scores).items()
+            for table in found.tables
         ],
-        "convention": CONVENTION,
-        "versions": {
-            "lightbsr_jax": lightbsr_jax.__version__,
-            "jax": jax.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            "device": jax.devices()[0].device_kind,
+        "cost": found.cost and found.cost._asdict(),
+        "idr": found.separation
+        and {
+            "cases": found.separation.cases,
+            "trained": found.separation.trained._asdict(),
+            "untrained": found.separation.untrained._asdict(),
         },
     }
-    _write(folder / "results.json", json.dumps(results, indent=2) + "\n")
 
+
+def _finite(value: float | None) -> float | str | None:
+    """JSON has no infinity, the PSNR of equal images."""
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+def _csv(scores: list[Score]) -> str:
     rows = io.StringIO()
     writer = csv.writer(rows, lineterminator="\n")
-    writer.writerow(("method", *Score._fields))
-    for method, scores in methods.items():
-        for score in scores:
-            values = score._replace(psnr=f"{score.psnr:.4f}", ssim=f"{score.ssim:.6f}")
-            writer.writerow((method, *values))
-    _write(folder / "images.csv", rows.getvalue())
-    return table
-
-
-def _finite(value: float) -> float | str:
-    """JSON has no infinity, the PSNR of equal images."""
-    return value if math.isfinite(value) else str(value)
+    writer.writerow(Score._fields)
+    for score in scores:
+        writer.writerow(
+            score._replace(psnr=f"{score.psnr:.4f}", ssim=f"{score.ssim:.6f}")
+        )
+    return rows.getvalue()
 
 
 def _write(path: Path, text: str) -> None:

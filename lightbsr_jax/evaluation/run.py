@@ -1,36 +1,75 @@
 """One measurement, from a config to its report: what eval.py does."""
 
-import sys
-from collections.abc import Callable, Sequence
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
+import lightbsr_jax
+from lightbsr_jax import compilation
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.evaluation import benchmark, pictures, report
-from lightbsr_jax.evaluation.benchmark import Restore, Restored, Score
+from lightbsr_jax.evaluation import (
+    benchmark,
+    cases,
+    cost,
+    idr,
+    pictures,
+    report,
+    tables,
+)
+from lightbsr_jax.evaluation.benchmark import Restored
+from lightbsr_jax.evaluation.findings import Findings
+from lightbsr_jax.evaluation.idr import Separation
+from lightbsr_jax.evaluation.pictures import Example
+from lightbsr_jax.evaluation.restorers import Bicubic, Restorer, Spoilt
 from lightbsr_jax.imaging import files
 from lightbsr_jax.model import Model
+from lightbsr_jax.networks import complexity
 
-METHODS = ("lightbsr", "bicubic")
+BICUBIC = "bicubic"
+
+_READ = "read from {}"
+_MADE = (
+    "made here: kernel correlated with reflected borders, antialiased bicubic with "
+    "clamped borders, noise that follows from seed {}, the image and the case, rounded "
+    "to 8 bits"
+)
 
 
 def run(
     config: ConfigDict,
     *,
     method: str,
-    workdir: str | None,
-    folders: Sequence[str],
-    output: str | None,
+    workdir: str | None = None,
+    folders: Sequence[str] = (),
+    report_folder: str | None = None,
+    dump_lr: str | None = None,
+    lr_folder: str | None = None,
 ) -> str:
-    """Measures `method` ("lightbsr" or "bicubic"), returns the result as Markdown.
+    """Measures `method` ("lightbsr" or "bicubic"), returns its tables as Markdown.
 
     config is that of configs/benchmark.py. LightBSR is read from workdir and measured
-    beside bicubic. Without folders the config's benchmarks are measured. table.md,
-    results.json, images.csv and panels/ go into output: for LightBSR a folder of
-    workdir by default, for bicubic nowhere.
+    beside bicubic. Without folders the config's benchmarks are measured. The report
+    goes into report_folder: for LightBSR a folder of workdir by default, for bicubic
+    nowhere. Low-resolution images are written below dump_lr, or read from lr_folder:
+    `benchmark.lr_path` says where they lie.
     """
     model = _load(config, workdir) if method == "lightbsr" else None
+    scale = model.scale if model else config.scale or 4
     folders = list(folders) or [
         str(Path(config.root, name)) for name in config.benchmarks
     ]
@@ -40,49 +79,94 @@ def run(
             "high-resolution images) or take a preset that names some, such as "
             "--config=configs/benchmark.py:table3"
         )
-    scale = model.scale if model else config.scale or 4
-    name = "bicubic"
+    if dump_lr is not None and lr_folder is not None:
+        raise UserError("--dump-lr writes what --lr-dir reads: give one of them")
+    if config.spoilt and model is None:
+        raise UserError("config.spoilt is for a network: bicubic has no IDR")
+    restorers: dict[str, Restorer] = {BICUBIC: Bicubic(scale)}
+    name = BICUBIC
     if model:
-        name = "LightBSR" if model.role == "student" else f"LightBSR {model.role}"
-    if model and output is None:
-        output = str(Path(workdir, "evaluation", f"setting{config.setting}"))
-    cases = benchmark.cases(
+        name = "LightBSR" + " teacher" * (model.role == "teacher")
+        name += " (spoilt IDR)" * config.spoilt
+        restorers[name] = Spoilt(model) if config.spoilt else model
+        if report_folder is None:
+            leaf = f"setting{config.setting}" if config.setting else "given"
+            report_folder = str(Path(workdir, "evaluation", leaf))
+    if dump_lr or lr_folder:
+        _check_names(folders)
+    chosen = cases.make(
         config.setting,
         sigmas=config.sigmas,
         kernel_parameters=config.kernels,
         noise_levels=config.noise_levels,
     )
-    bicubic = benchmark.bicubic(scale)
+    pictured = chosen[len(chosen) // 2].label
+    examples: list[Example] = []
 
-    def save_panel(restored: Restored) -> None:
-        if output is not None and restored.position < config.panels:
-            folder = Path(output, "panels")
-            folder.mkdir(parents=True, exist_ok=True)
-            panel = pictures.panel(restored, name, crop=config.panel_crop)
-            files.write_png(folder / _file_name(restored.score), panel)
+    def on_restored(restored: Restored) -> None:
+        if dump_lr is not None:
+            case = next(case for case in chosen if case.label == restored.case)
+            path = benchmark.lr_path(dump_lr, restored.benchmark, restored.image, case)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write_png(path, restored.lr)
+        if report_folder is not None and restored.case == pictured:
+            examples.append(pictures.example(restored, crop=config.crop))
 
-    def measure(title: str, restore: Restore, on_restored=None) -> list[Score]:
-        return benchmark.evaluate(
-            restore,
+    began = time.monotonic()
+    with compilation.counted() as compilations, _progress() as on_progress:
+        scores = benchmark.evaluate(
+            restorers,
             folders,
-            cases,
+            chosen,
             scale=scale,
             batch_size=config.batch_size,
             seed=config.seed,
-            on_progress=_progress(title),
+            lr_folder=lr_folder,
+            share=True,
+            on_progress=on_progress,
             on_restored=on_restored,
         )
+    seconds = time.monotonic() - began
+    parameters = model and complexity.parameters(model.variables["params"]) / 1e6
+    measured = tables.make(
+        scores,
+        chosen,
+        scale=scale,
+        parameters=parameters,
+        teacher=model is not None and model.role == "teacher",
+    )
+    text = "\n".join(tables.markdown(table) for table in measured)
+    text += f"\n{benchmark.convention(scale)}\n"
+    if report_folder is None or jax.process_index() > 0:
+        return text
 
-    about = {"config": config.to_dict()}
-    if model:
-        baseline = measure("bicubic", bicubic)
-        methods = {name: measure(name, model.restore, save_panel), "bicubic": baseline}
-        about["model"] = {"workdir": workdir, "role": model.role, "step": model.step}
-    else:
-        methods = {name: measure(name, bicubic, save_panel)}
-    if output is None:
-        return report.markdown_table(methods, scale=scale)
-    return report.write(output, methods, scale=scale, about=about)
+    found = Findings(
+        method=name,
+        title=_title(name, model, config, scale),
+        scores=scores,
+        tables=measured,
+        examples=pictures.spread(examples, name, config.pictures),
+        cost=cost.measure(model) if model else None,
+        separation=_separation(config, model, folders) if model else None,
+        about={
+            "scale": scale,
+            "config": config.to_dict(),
+            "model": model
+            and {"workdir": workdir, "role": model.role, "step": int(model.step)},
+            "lr": _READ.format(lr_folder) if lr_folder else _MADE.format(config.seed),
+            "seconds": seconds,
+            "compilation": asdict(compilations),
+            "devices": f"{jax.device_count()} device(s): {cost.device_name()}",
+            "versions": {
+                "lightbsr_jax": lightbsr_jax.__version__,
+                "jax": jax.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+        },
+    )
+    report.write(report_folder, found)
+    return f"{text}\nReport: {Path(report_folder, 'report.html')}\n"
 
 
 def _load(config: ConfigDict, workdir: str | None) -> Model:
@@ -93,7 +177,7 @@ def _load(config: ConfigDict, workdir: str | None) -> Model:
             "train one with train.py, or measure --method=bicubic, which needs none"
         )
     model = Model.load(workdir)
-    if model.setting != config.setting:
+    if config.setting not in (None, model.setting):
         raise UserError(
             f"the {model.role} in {workdir} was trained in setting {model.setting}, "
             f"but the config measures setting {config.setting}: take "
@@ -108,20 +192,56 @@ def _load(config: ConfigDict, workdir: str | None) -> Model:
     return model
 
 
-def _file_name(score: Score) -> str:
-    """Such as "Set5-baby-sigma-2.4.png": letters, digits, dots and dashes only."""
-    text = f"{score.benchmark} {Path(score.image).with_suffix('')} {score.case}"
-    words = "".join(c if c.isalnum() or c == "." else " " for c in text).split()
-    return "-".join(words) + ".png"
+def _separation(
+    config: ConfigDict, model: Model, folders: Sequence[str]
+) -> Separation | None:
+    """Figure 5: on B100, or on all images where B100 was not measured."""
+    images = benchmark.find(folders)
+    b100 = [image for image in images if image.benchmark == "B100"]
+    return idr.separation(
+        model,
+        [image.read() for image in b100 or images],
+        cases.make(
+            model.setting,
+            sigmas=config.idr.sigmas,
+            kernel_parameters=config.idr.kernels,
+            noise_levels=(config.idr.noise_level,),
+        ),
+    )
 
 
-def _progress(title: str) -> Callable[[int, int], None] | None:
-    """A counter on the terminal; none where standard error is a file."""
-    if not sys.stderr.isatty():
-        return None
+def _title(name: str, model: Model | None, config: ConfigDict, scale: int) -> str:
+    """Such as "LightBSR at step 679000, x4, setting 1"."""
+    step = f" at step {model.step}" if model and model.step else ""
+    setting = f"setting {config.setting}" if config.setting else "given images"
+    return f"{name}{step}, x{scale}, {setting}"
 
-    def show(done: int, total: int) -> None:
-        end = "\n" if done == total else ""
-        print(f"\r{title}: {done} of {total}", end=end, file=sys.stderr, flush=True)
 
-    return show
+def _check_names(folders: Sequence[str]) -> None:
+    """Raises UserError where two images would have one low-resolution file."""
+    seen = {}
+    for image in benchmark.find(folders):
+        stem = (image.benchmark, Path(image.name).with_suffix(""))
+        if stem in seen:
+            raise UserError(
+                f"{seen[stem]} and {image.name} of {image.benchmark} would have the "
+                "same low-resolution file: rename one"
+            )
+        seen[stem] = image.name
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left on the terminal; nothing where there is none."""
+    console = Console(stderr=True)
+    with Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images, ETA"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

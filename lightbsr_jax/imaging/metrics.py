@@ -1,22 +1,22 @@
-"""PSNR and SSIM on luma, as the reference measures them.
+"""PSNR and SSIM, in float64 on the host: the same numbers beside every accelerator.
 
-Images are [B, H, W, 3] RGB in 0..255, uint8 or float. The arithmetic is float64
-whatever JAX's settings; results are numpy float64 [B].
+Images are [B, H, W, 3] RGB in 0..255, uint8 or float; results are float64 [B].
+`psnr_y` and `ssim_y` are the reference's. `psnr` and `ssim` take any planes, so that
+other conventions can be put together from them.
 """
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
+from scipy.ndimage import correlate1d
 
 Images = Array | np.ndarray
 
-_LUMA = np.array([65.738, 129.057, 25.064])
-_WINDOW_SIZE = 11
-_WINDOW = np.exp(-((np.arange(_WINDOW_SIZE) - _WINDOW_SIZE // 2) ** 2) / (2 * 1.5**2))
-_WINDOW /= _WINDOW.sum()
+LUMA = np.array([65.738, 129.057, 25.064])  # weights of RGB, to be divided by 256
+
+_OFFSETS = np.arange(-5, 6)
+GAUSSIAN = np.exp(-(_OFFSETS**2) / (2 * 1.5**2))
+GAUSSIAN /= GAUSSIAN.sum()
 
 
 def psnr_y(a: Images, b: Images, *, border: int) -> np.ndarray:
@@ -24,8 +24,9 @@ def psnr_y(a: Images, b: Images, *, border: int) -> np.ndarray:
 
     Infinite for equal images. ValueError when the shapes differ or nothing is left.
     """
-    with jax.enable_x64(True):
-        return np.asarray(_psnr_y(a, b, border=border))
+    a, b = _prepare(a, b, border=border, minimum=1)
+    difference = ((a - b) * (LUMA / 256)).sum(-1)
+    return psnr(difference, np.zeros_like(difference))
 
 
 def ssim_y(a: Images, b: Images, *, border: int) -> np.ndarray:
@@ -34,32 +35,34 @@ def ssim_y(a: Images, b: Images, *, border: int) -> np.ndarray:
     An 11x11 Gaussian window of standard deviation 1.5, inside the image only.
     ValueError when the shapes differ or less than the window is left.
     """
-    with jax.enable_x64(True):
-        return np.asarray(_ssim_y(a, b, border=border))
-
-
-def quantise(images: Array) -> Array:
-    """`images` on the 0..255 scale, rounded (half to even) and clipped, float32."""
-    return jnp.clip(jnp.round(images), 0, 255).astype(jnp.float32)
-
-
-@functools.partial(jax.jit, static_argnames="border")
-def _psnr_y(a: Array, b: Array, *, border: int) -> Array:
-    a, b = _prepare(a, b, border=border, minimum=1)
-    difference = ((a - b) * (_LUMA / 256)).sum(-1)
-    return 10 * jnp.log10(255**2 / (difference**2).mean((1, 2)))
-
-
-@functools.partial(jax.jit, static_argnames="border")
-def _ssim_y(a: Array, b: Array, *, border: int) -> Array:
-    a, b = _prepare(a, b, border=border, minimum=_WINDOW_SIZE)
+    a, b = _prepare(a, b, border=border, minimum=len(GAUSSIAN))
     # 255, not 256 as in PSNR: the reference's own constant.
-    a, b = ((image * (_LUMA / 255)).sum(-1) + 16 for image in (a, b))
-    moments = _smooth(jnp.stack([a, b, a * a, b * b, a * b]))
-    mean_a, mean_b, square_a, square_b, product = moments
-    variance_a = square_a - mean_a**2
-    variance_b = square_b - mean_b**2
-    covariance = product - mean_a * mean_b
+    return ssim(*((image * (LUMA / 255)).sum(-1) + 16 for image in (a, b)))
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio in dB of planes [B, ...] with peak 255."""
+    error = np.square(a - b).mean(axis=tuple(range(1, a.ndim)))
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(255**2 / error)
+
+
+def ssim(
+    a: np.ndarray, b: np.ndarray, *, window: np.ndarray = GAUSSIAN, unbiased=False
+) -> np.ndarray:
+    """Structural similarity of float64 planes [B, H, W], where the window fits inside.
+
+    The window [K] sums to 1 and is applied to rows and columns. `unbiased` divides
+    the variances by K^2 - 1 instead of K^2, which makes sense of a uniform window only.
+    """
+    mean_a, mean_b, square_a, square_b, product = (
+        _smooth(plane, window) for plane in (a, b, a * a, b * b, a * b)
+    )
+    size = len(window) ** 2
+    normalisation = size / (size - 1) if unbiased else 1
+    variance_a = normalisation * (square_a - mean_a**2)
+    variance_b = normalisation * (square_b - mean_b**2)
+    covariance = normalisation * (product - mean_a * mean_b)
 
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
@@ -67,7 +70,14 @@ def _ssim_y(a: Array, b: Array, *, border: int) -> Array:
     return similarity.mean((1, 2))
 
 
-def _prepare(a: Array, b: Array, *, border: int, minimum: int) -> list[Array]:
+def quantise(images: Array) -> Array:
+    """`images` on the 0..255 scale, rounded (half to even) and clipped, float32."""
+    return jnp.clip(jnp.round(images), 0, 255).astype(jnp.float32)
+
+
+def _prepare(
+    a: Images, b: Images, *, border: int, minimum: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Both images in float64 without their border, once they are fit to compare."""
     if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 3:
         raise ValueError(f"images of shapes {a.shape} and {b.shape}: need [B, H, W, 3]")
@@ -78,18 +88,12 @@ def _prepare(a: Array, b: Array, *, border: int, minimum: int) -> list[Array]:
             f"need {minimum}x{minimum} at least"
         )
     inside = np.s_[:, border : border + height, border : border + width]
-    return [image[inside].astype(jnp.float64) for image in (a, b)]
+    return np.asarray(a, np.float64)[inside], np.asarray(b, np.float64)[inside]
 
 
-def _smooth(images: Array) -> Array:
-    """Images [N, B, H, W] under the Gaussian window, valid region.
-
-    Shifted sums instead of a convolution: GPUs and TPUs have none in float64.
-    """
-    for axis in (2, 3):
-        size = images.shape[axis] - _WINDOW_SIZE + 1
-        images = sum(
-            weight * lax.slice_in_dim(images, i, i + size, axis=axis)
-            for i, weight in enumerate(_WINDOW)
-        )
-    return images
+def _smooth(planes: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """Planes [B, H, W] under the window, valid region."""
+    for axis in (1, 2):
+        planes = correlate1d(planes, window, axis, mode="constant")
+    edge = len(window) // 2
+    return planes[:, edge:-edge, edge:-edge]

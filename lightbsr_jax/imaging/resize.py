@@ -7,6 +7,7 @@ MATLAB mirrors them. Images are [..., H, W, C].
 
 import functools
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +17,34 @@ from jax.lax import Precision
 
 
 @functools.lru_cache(maxsize=64)
-def bicubic_matrix(size_in: int, size_out: int) -> np.ndarray:
-    """The float32 matrix [size_out, size_in] that interpolates one axis."""
+def bicubic_matrix(
+    size_in: int,
+    size_out: int,
+    *,
+    a: float = -0.5,
+    antialias: bool = True,
+    border: Literal["clamp", "mirror"] = "clamp",
+) -> np.ndarray:
+    """The float32 matrix [size_out, size_in] that interpolates one axis.
+
+    The options are other programs' rules: MATLAB mirrors, OpenCV and PyTorch have
+    a = -0.75 and no antialiasing.
+    """
     ratio = size_out / size_in
-    shrink = min(ratio, 1.0)  # the cubic is stretched by 1 / shrink against aliasing
+    # The cubic is stretched by 1 / shrink against aliasing.
+    shrink = min(ratio, 1.0) if antialias else 1.0
     support = 4 / shrink
     centre = (np.arange(size_out)[:, None] + 0.5) / ratio - 0.5
     first = np.floor(centre - support / 2).astype(int) + 1
     index = first + np.arange(math.ceil(support))
-    weight = _cubic(shrink * (centre - index))
+    weight = _cubic(shrink * (centre - index), a)
     weight /= weight.sum(1, keepdims=True)
 
     matrix = np.zeros((size_out, size_in))
     row = np.broadcast_to(np.arange(size_out)[:, None], index.shape)
+    if border == "mirror":  # 1 0 | 0 1 2 ... n-1 | n-1 n-2
+        index = index % (2 * size_in)
+        index = np.minimum(index, 2 * size_in - 1 - index)
     np.add.at(matrix, (row, index.clip(0, size_in - 1)), weight)
     matrix = matrix.astype(np.float32)
     matrix.flags.writeable = False  # it is shared by all callers
@@ -46,8 +62,8 @@ def bicubic(images: Array, size: tuple[int, int]) -> Array:
     return jnp.einsum("wW,...hWC->...hwC", columns, images, precision=Precision.HIGHEST)
 
 
-def _cubic(x: np.ndarray) -> np.ndarray:
+def _cubic(x: np.ndarray, a: float) -> np.ndarray:
     x = np.abs(x)
-    near = 1.5 * x**3 - 2.5 * x**2 + 1
-    far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * (x**3 - 5 * x**2 + 8 * x - 4)
     return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))

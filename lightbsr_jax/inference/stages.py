@@ -33,7 +33,7 @@ from lightbsr_jax.networks.adaptation import (
     SpatialConverter,
 )
 from lightbsr_jax.networks.layers import Conv
-from lightbsr_jax.networks.lightbsr import LightBSR, Restorer
+from lightbsr_jax.networks.lightbsr import LightBSR, restorer
 
 # How far a stage's convolutions reach, in LR pixels. The estimator's is rounded up to a
 # multiple of 4, so that its strides fall as in the whole image.
@@ -90,6 +90,8 @@ def convert_channel(
     network: LightBSR, variables: Tree, group: Array, channel: Array
 ) -> Array:
     """A group's IDR-CB of R_c [1, 48]."""
+    if not (network.converter_blocks and network.channel_modulation):
+        return channel
     params = _group(variables, group)["channel_converter"]
     channel = channel.astype(network.dtype)
     return ChannelConverter().apply({"params": params}, channel)
@@ -104,6 +106,8 @@ def convert_spatial(
     group: Array,
 ) -> tuple[Array, float]:
     """A group's IDR-CB of R_s."""
+    if not (network.converter_blocks and network.spatial_modulation):
+        return with_halo(spatial, 0), _NO_SUMS
     params = _group(variables, group)["spatial_converter"]
     spatial = with_halo(spatial, CONVERT_SPATIAL)
     with at_the_border(window, spatial.shape[1]):
@@ -128,7 +132,9 @@ def block(
     x, spatial = with_halo(x, BLOCK), with_halo(spatial, BLOCK)
     means = means.astype(x.dtype)
     with at_the_border(window, x.shape[1]):
-        x, _ = AdaptationBlock().apply({"params": params}, x, channel, spatial, means)
+        x, _ = AdaptationBlock(
+            network.spatial_modulation, network.channel_modulation
+        ).apply({"params": params}, x, channel, spatial, means)
     x = without_halo(x, BLOCK)
     return x, _channel_sums(x, window, BLOCK)
 
@@ -163,7 +169,7 @@ def reconstruct(
 ) -> tuple[Array, float]:
     """The SR image: uint8 or uint16, rounded and clipped, or float32 in [0, 1]."""
     body = {"params": variables["params"]["restorer"]["body"]["conv"]}
-    restorer = {"params": variables["params"]["restorer"]}
+    whole = {"params": variables["params"]["restorer"]}
     x, lr = with_halo(x, RECONSTRUCT), with_halo(lr, RECONSTRUCT)
 
     def strip(first: Array) -> Array:
@@ -175,7 +181,7 @@ def reconstruct(
         features = _head(network, variables, here, lr_strip)
         with at_the_border(here, rows):
             features += Conv(FEATURES).apply(body, x_strip)
-            sr = _restorer(network).apply(restorer, features, method="reconstruct")
+            sr = restorer(network).apply(whole, features, method="reconstruct")
         sr = without_halo(sr, network.scale * RECONSTRUCT)[0]
         if dtype == jnp.float32:
             return sr
@@ -187,14 +193,10 @@ def reconstruct(
     return strips.reshape(1, -1, *strips.shape[2:]), _NO_SUMS
 
 
-def _restorer(network: LightBSR) -> Restorer:
-    return Restorer(network.scale, network.groups, network.blocks, network.remat)
-
-
 def _head(network: LightBSR, variables: Tree, window: Window, lr: Array) -> Array:
     params = {"params": variables["params"]["restorer"]}
     with at_the_border(window, lr.shape[1]):
-        return _restorer(network).apply(params, lr, network.dtype, method="extract")
+        return restorer(network).apply(params, lr, network.dtype, method="extract")
 
 
 def _group(variables: Tree, group: Array) -> Tree:

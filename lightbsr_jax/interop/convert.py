@@ -251,8 +251,18 @@ def _shapes(config: Tree) -> State:
 
 
 def _run_shapes(about: Tree) -> tuple[Run, jax.ShapeDtypeStruct]:
-    """The shapes of the run in a checkpoint."""
+    """The shapes of the run in a checkpoint.
+
+    Raises UserError for an ablation, of which the reference has no counterpart.
+    """
     config = about["config"]
+    network = _network(config)
+    whole = LightBSR(network.scale, network.groups, network.blocks)
+    if network != whole or not config.get("prior", True):
+        raise UserError(
+            "the working directory holds an ablation (config.network, config.prior): "
+            "the reference has no such network"
+        )
     averaged = config.get("ema_decay", 0) > 0  # converted weights have no such field
     fresh = partial(fresh_run, averaged=averaged)
     basis = jax.ShapeDtypeStruct(prior.BASIS_SHAPE, jnp.float32)

@@ -275,5 +275,6 @@ def _imported(name: str) -> ModuleType:
         return __import__(name)
     except ImportError as error:
         raise UserError(
-            f"this kind of file takes {name}, which is not installed: pip install {name}"
+            f"this kind of file takes {name}, which is not installed: pip install "
+            f"{name}"
         ) from error

@@ -3,6 +3,10 @@
 `features` is [B, h, w, 64], `channel` (R_c) [B, 48], `spatial` (R_s) [B, h, w, 8].
 Blocks are scanned: parameters carry a leading axis for the blocks of a group, under one
 for the groups, and one block is compiled however many there are.
+
+Table 2 of the paper takes parts away: `spatial_modulation` and `channel_modulation`
+say what the blocks modulate with, `converter_blocks` whether groups convert the IDR.
+Without a modulation its IDR-CBs have no use and are not there either.
 """
 
 from functools import partial
@@ -94,6 +98,9 @@ class Mixing(nn.Module):
 class AdaptationBlock(nn.Module):
     """IDR-AB: both modulations, then ConvNeXt's mixing, plus the input."""
 
+    spatial_modulation: bool = True
+    channel_modulation: bool = True
+
     @nn.compact
     def __call__(
         self,
@@ -103,8 +110,12 @@ class AdaptationBlock(nn.Module):
         means: Array | None = None,
     ) -> tuple[Array, None]:
         first, others = jnp.split(features, [SPATIAL_FEATURES], -1)
-        first = SpatialModulation(name="spatial")(first, spatial)
-        others = ChannelModulation(name="channel")(others, channel, means)
+        if self.spatial_modulation:
+            first = SpatialModulation(name="spatial")(first, spatial)
+        else:  # only the mask goes
+            first = Conv(16, size=5, use_bias=False, name="spatial")(first)
+        if self.channel_modulation:
+            others = ChannelModulation(name="channel")(others, channel, means)
         x = gelu(jnp.concatenate([first, others], -1))
         return features + Mixing(name="mixing")(x), None
 
@@ -114,14 +125,19 @@ class AdaptationGroup(nn.Module):
 
     blocks: int
     remat: bool = True
+    spatial_modulation: bool = True
+    channel_modulation: bool = True
+    converter_blocks: bool = True
 
     @nn.compact
     def __call__(
         self, carry: tuple[Array, Array, Array]
     ) -> tuple[tuple[Array, Array, Array], None]:
         features, channel, spatial = carry
-        channel = ChannelConverter(name="channel_converter")(channel)
-        spatial = SpatialConverter(name="spatial_converter")(spatial)
+        if self.converter_blocks and self.channel_modulation:
+            channel = ChannelConverter(name="channel_converter")(channel)
+        if self.converter_blocks and self.spatial_modulation:
+            spatial = SpatialConverter(name="spatial_converter")(spatial)
         block = AdaptationBlock
         if self.remat:
             block = nn.remat(AdaptationBlock, prevent_cse=False)
@@ -132,7 +148,10 @@ class AdaptationGroup(nn.Module):
             in_axes=nn.broadcast,
             length=self.blocks,
         )
-        x, _ = blocks(name="blocks")(features, channel, spatial)
+        scanned = blocks(
+            self.spatial_modulation, self.channel_modulation, name="blocks"
+        )
+        x, _ = scanned(features, channel, spatial)
         x = x + Mixing(name="convnext")(x)
         features = features + Conv(FEATURES, name="conv")(x)
         return (features, channel, spatial), None
@@ -144,6 +163,9 @@ class AdaptationModule(nn.Module):
     groups: int
     blocks: int
     remat: bool = True
+    spatial_modulation: bool = True
+    channel_modulation: bool = True
+    converter_blocks: bool = True
 
     @nn.compact
     def __call__(self, features: Array, channel: Array, spatial: Array) -> Array:
@@ -153,6 +175,13 @@ class AdaptationModule(nn.Module):
             split_rngs={"params": True},
             length=self.groups,
         )
-        scanned = groups(self.blocks, self.remat, name="groups")
+        scanned = groups(
+            self.blocks,
+            self.remat,
+            self.spatial_modulation,
+            self.channel_modulation,
+            self.converter_blocks,
+            name="groups",
+        )
         (x, _, _), _ = scanned((features, channel, spatial))
         return features + Conv(FEATURES, name="conv")(x)

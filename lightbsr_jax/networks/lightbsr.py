@@ -37,10 +37,20 @@ class Restorer(nn.Module):
     groups: int
     blocks: int
     remat: bool
+    spatial_modulation: bool
+    channel_modulation: bool
+    converter_blocks: bool
 
     def setup(self) -> None:
         self.head = Conv(FEATURES)
-        self.body = AdaptationModule(self.groups, self.blocks, self.remat)
+        self.body = AdaptationModule(
+            self.groups,
+            self.blocks,
+            self.remat,
+            self.spatial_modulation,
+            self.channel_modulation,
+            self.converter_blocks,
+        )
         steps = UPSCALER_STEPS[self.scale]
         self.upscale = [Conv(FEATURES * factor**2) for factor in steps]
         self.tail = Conv(3)
@@ -64,15 +74,19 @@ class Restorer(nn.Module):
 class LightBSR(nn.Module):
     """The network of Figure 2, at scale 2, 3 or 4.
 
-    `axis_name` is the axis of the devices over which training is mapped, if it is.
-    With `remat`, gradients compute each block's insides anew: a third of the memory,
-    and on a CPU no slower. The network computes in `dtype`, float32 or bfloat16;
-    parameters, inputs and outputs are float32.
+    `spatial_modulation`, `channel_modulation` and `converter_blocks` are there for the
+    ablations of Table 2, which go without. `axis_name` is the axis of the devices over
+    which training is mapped, if it is. With `remat`, gradients compute each block's
+    insides anew: a third of the memory, and on a CPU no slower. The network computes in
+    `dtype`, float32 or bfloat16; parameters, inputs and outputs are float32.
     """
 
     scale: int = 4
     groups: int = 8
     blocks: int = 8
+    spatial_modulation: bool = True
+    channel_modulation: bool = True
+    converter_blocks: bool = True
     axis_name: str | None = None
     remat: bool = True
     dtype: Any = jnp.float32
@@ -83,7 +97,7 @@ class LightBSR(nn.Module):
         self.estimator = Estimator(self.axis_name)
         self.projector = Projector()
         self.converter = Converter()
-        self.restorer = Restorer(self.scale, self.groups, self.blocks, self.remat)
+        self.restorer = restorer(self)
 
     def __call__(self, lr: Array, prior: Array | None = None) -> Restoration:
         """Evaluation mode: BatchNorm with its running statistics."""
@@ -125,12 +139,26 @@ class LightBSR(nn.Module):
         return self.restorer(lr, channel.astype(self.dtype), spatial.astype(self.dtype))
 
 
+def restorer(network: LightBSR) -> Restorer:
+    """The restorer that a network of this kind has."""
+    return Restorer(
+        network.scale,
+        network.groups,
+        network.blocks,
+        network.remat,
+        network.spatial_modulation,
+        network.channel_modulation,
+        network.converter_blocks,
+    )
+
+
 def initialise(
     network: LightBSR, key: Array, *, prior_channels: int | None = None
 ) -> dict[str, Any]:
     """Fresh variables {"params", "batch_stats"}, as torch initialises them.
 
-    A teacher has `prior_channels` (15 or 18) and a projector, a student None and none.
+    A teacher has `prior_channels` (15 or 18; 0 where an ablation keeps the prior from
+    it) and a projector, a student None and none.
     """
 
     def visit_all(module: LightBSR, lr: Array, prior: Array | None) -> Restoration:

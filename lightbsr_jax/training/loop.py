@@ -23,6 +23,8 @@ from lightbsr_jax.data.resident import ResidentBatches
 from lightbsr_jax.data.sources import first_images, open_source
 from lightbsr_jax.errors import Interrupted, UserError
 from lightbsr_jax.evaluation import benchmark, pictures
+from lightbsr_jax.evaluation.cases import make as make_cases
+from lightbsr_jax.evaluation.restorers import Bicubic, Restorer
 from lightbsr_jax.imaging import degradation
 from lightbsr_jax.model import Model
 from lightbsr_jax.networks.lightbsr import UPSCALER_STEPS, LightBSR
@@ -308,9 +310,14 @@ def check(config: ConfigDict) -> None:
                 f"contrast.queue_size {queue} is not a multiple of the global batch "
                 f"size {batch}: take {max(queue // batch, 1) * batch}"
             )
-        if config.contrast.crops < 2:
+        if config.contrast.enabled and config.contrast.crops < 2:
             problems.append(
                 f"contrast.crops {config.contrast.crops}: a contrast takes at least 2"
+            )
+        if not config.contrast.enabled and config.schedule.stage1_epochs:
+            problems.append(
+                f"schedule.stage1_epochs {config.schedule.stage1_epochs}: stage 1 is "
+                "contrastive learning; without it take 0"
             )
     elif not config.distillation.teacher:
         problems.append(
@@ -375,21 +382,20 @@ def validation(
     if not config.validation.hr or not parallel.leads():
         return lambda step, run, log: None
     images = first_images(config.validation.hr, config.validation.images)
-    cases = benchmark.cases(config.setting)
+    cases = make_cases(config.setting)
     pictured = cases[len(cases) // 2].label
+    bicubic = Bicubic(config.scale)
 
     def measure(
-        restore: benchmark.Restore,
+        restorers: dict[str, Restorer],
         on_restored: Callable[[benchmark.Restored], None] | None = None,
-    ) -> tuple[float, float]:
-        scores = benchmark.evaluate(
-            restore, images, cases, scale=config.scale, on_restored=on_restored
+    ) -> list[benchmark.Score]:
+        return benchmark.evaluate(
+            restorers, images, cases, scale=config.scale, on_restored=on_restored
         )
-        psnr = fmean(score.psnr for score in scores)
-        return psnr, fmean(score.ssim for score in scores)
 
     # Before training: images that cannot be scored are an error now, not later.
-    bicubic_psnr, _ = measure(benchmark.bicubic(config.scale))
+    measure({"bicubic": bicubic})
 
     network = LightBSR(config.scale, **config.network)
 
@@ -398,24 +404,33 @@ def validation(
         params = run.average or state.params
         variables = {"params": params, "batch_stats": state.batch_stats}
         variables = parallel.on_first_device(variables)
-        model = Model(config.role, config.setting, network, variables, basis, step)
+        model = Model(
+            config.role,
+            config.setting,
+            network,
+            variables,
+            basis,
+            step,
+            prior=config.get("prior", True),
+        )
 
         def picture(restored: benchmark.Restored) -> None:
-            score = restored.score
             if (
-                score.case == pictured
+                restored.case == pictured
                 and restored.position < config.validation.pictures
             ):
-                panel = pictures.panel(restored, config.role)
-                log.picture(step, Path(score.image).stem, panel)
+                panel = pictures.panel(restored.images, restored.scores)
+                log.picture(step, Path(restored.image).stem, panel)
 
-        psnr, ssim = measure(model.restore, picture)
+        scores = measure({"bicubic": bicubic, config.role: model}, picture)
+        ours = [score for score in scores if score.method == config.role]
+        theirs = [score for score in scores if score.method == "bicubic"]
         log.validation(
             step,
             {
-                "validation_psnr": psnr,
-                "validation_psnr_bicubic": bicubic_psnr,
-                "validation_ssim": ssim,
+                "validation_psnr": fmean(score.psnr for score in ours),
+                "validation_psnr_bicubic": fmean(score.psnr for score in theirs),
+                "validation_ssim": fmean(score.ssim for score in ours),
             },
         )
 

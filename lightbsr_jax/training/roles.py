@@ -19,7 +19,12 @@ from lightbsr_jax.training.state import (
     fresh_teacher,
     student_of_teacher,
 )
-from lightbsr_jax.training.steps import Update, student_update, teacher_update
+from lightbsr_jax.training.steps import (
+    Update,
+    plain_teacher_update,
+    student_update,
+    teacher_update,
+)
 
 
 class Role(NamedTuple):
@@ -48,7 +53,7 @@ def prepare(
             network,
             optimizer,
             key,
-            prior_channels=prior.channels(config.setting),
+            prior_channels=prior.channels(config.setting) if config.prior else 0,
             queue_size=config.contrast.queue_size,
         )
         updates = {
@@ -60,9 +65,19 @@ def prepare(
                 momentum=config.contrast.momentum,
                 temperature=config.contrast.temperature,
                 parts=config.compute.parts,
+                shows_prior=config.prior,
             )
             for stage in (1, 2)
         }
+        if not config.contrast.enabled:
+            plain = plain_teacher_update(
+                network,
+                optimizer,
+                learning_rate,
+                parts=config.compute.parts,
+                shows_prior=config.prior,
+            )
+            updates = {2: plain}
         return Role(state, updates, prior.make_basis(config.seed), {}, None)
 
     model = Model.load(config.distillation.teacher)
@@ -77,6 +92,7 @@ def prepare(
             temperature=config.distillation.temperature,
             l1_weight=config.distillation.l1_weight,
             parts=config.compute.parts,
+            shows_prior=model.prior,
         )
         for stage in (1, 2)
     }
@@ -90,15 +106,13 @@ def check_teacher(config: ConfigDict, model: Model) -> None:
         "role": "teacher",
         "setting": config.setting,
         "scale": config.scale,
-        "network.groups": config.network.groups,
-        "network.blocks": config.network.blocks,
+        **{f"network.{name}": value for name, value in config.network.items()},
     }
     found = {
         "role": model.role,
         "setting": model.setting,
         "scale": model.scale,
-        "network.groups": model.network.groups,
-        "network.blocks": model.network.blocks,
+        **{f"network.{name}": getattr(model.network, name) for name in config.network},
     }
     wrong = [
         f"{field} is {found[field]}, not {wanted[field]}"

@@ -210,11 +210,12 @@ def teacher_update(
     momentum: float,
     temperature: float,
     parts: int = 1,
+    shows_prior: bool = True,
 ) -> Update:
     """The teacher's update.
 
     Stage 1 minimises L_CL with the estimator and projector, stage 2 L_SR + L_CL with
-    everything.
+    everything. Without `shows_prior` the estimator sees the LR images alone.
     """
     reconstruct = reconstruction(network, parts)
 
@@ -237,6 +238,7 @@ def teacher_update(
     def update(
         state: TeacherState, batch: Batch, _: Tree
     ) -> tuple[TeacherState, Metrics]:
+        batch = batch if shows_prior else without_prior(batch)
         lr = jnp.moveaxis(batch.lr, 1, 0)  # [D, B, h, w, 3]
         crops = tuple(range(len(lr)))
         learning = CONTRASTED if stage == 1 else tuple(state.params)
@@ -295,6 +297,62 @@ def teacher_update(
     return update
 
 
+def plain_teacher_update(
+    network: LightBSR,
+    optimizer: optax.GradientTransformation,
+    learning_rate: optax.Schedule,
+    *,
+    parts: int = 1,
+    shows_prior: bool = True,
+) -> Update:
+    """The update of a teacher without contrastive learning (T1, T2 of Table 1).
+
+    L_SR with everything; the projector, momentum branch and queue stay as they are.
+    """
+    reconstruct = reconstruction(network, parts)
+
+    def update(
+        state: TeacherState, batch: Batch, _: Tree
+    ) -> tuple[TeacherState, Metrics]:
+        batch = batch if shows_prior else without_prior(batch)
+        lr = batch.lr[:, 0]
+
+        def loss_fn(params: Tree) -> tuple[Array, Tree]:
+            idr, new = network.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                lr[None],
+                batch.prior,
+                visits=(0,),
+                method="encode",
+                mutable="batch_stats",
+            )
+            modulators = network.apply(
+                {"params": params}, idr[0], lr.shape[1:3], method="convert"
+            )
+            loss = reconstruct(params, modulators, (lr, batch.hr))
+            return loss, new["batch_stats"]
+
+        (loss, batch_stats), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params
+        )
+        params, opt_state, norm = descend(optimizer, learning_rate, state, gradients)
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        metrics = {"reconstruction": loss}
+        return state, lax.pmean(metrics, AXIS) | {"gradient_norm": norm}
+
+    return update
+
+
+def without_prior(batch: Batch) -> Batch:
+    """The batch with a prior of no numbers, which adds no channel to the LR images."""
+    return batch._replace(prior=batch.prior[:, :0])
+
+
 def student_update(
     network: LightBSR,
     optimizer: optax.GradientTransformation,
@@ -304,17 +362,19 @@ def student_update(
     temperature: float,
     l1_weight: float,
     parts: int = 1,
+    shows_prior: bool = True,
 ) -> Update:
     """The student's update, on one crop an image.
 
     Stage 1 minimises L_DL with the estimator and converter, stage 2 L_SR + L_DL with
-    everything.
+    everything. `shows_prior` is for the teacher, as it was trained.
     """
     reconstruct = reconstruction(network, parts)
 
     def update(
         state: StudentState, batch: Batch, teacher: Tree
     ) -> tuple[StudentState, Metrics]:
+        batch = batch if shows_prior else without_prior(batch)
         lr = batch.lr[:, 0]
         learning = DISTILLED if stage == 1 else tuple(state.params)
         size = lr.shape[1:3]

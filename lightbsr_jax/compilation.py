@@ -1,0 +1,56 @@
+"""What XLA compiles: kept for the next run, and counted."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+_FOUND = "/jax/compilation_cache/cache_hits"
+
+
+def keep_compiled_programs() -> None:
+    """Keep what is compiled in the user's cache folder, for the next run to find.
+
+    JAX's own variables have the last word: JAX_COMPILATION_CACHE_DIR names another
+    folder, JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(root, "lightbsr_jax", "compiled")
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+@dataclass
+class Compilations:
+    """Programs that were needed and not at hand."""
+
+    programs: int = 0
+    from_cache: int = 0  # of them, read from the folder of an earlier run
+    seconds: float = 0.0
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Compilations]:
+    """Counts what is compiled inside."""
+    count = Compilations()
+
+    def on_duration(event: str, seconds: float, **_: object) -> None:
+        if event == _COMPILED:
+            count.programs += 1
+            count.seconds += seconds
+
+    def on_event(event: str, **_: object) -> None:
+        if event == _FOUND:
+            count.from_cache += 1
+
+    jax.monitoring.register_event_duration_secs_listener(on_duration)
+    jax.monitoring.register_event_listener(on_event)
+    try:
+        yield count
+    finally:
+        jax.monitoring.unregister_event_duration_listener(on_duration)
+        jax.monitoring.unregister_event_listener(on_event)

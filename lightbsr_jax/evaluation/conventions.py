@@ -1,0 +1,242 @@
+"""PSNR and SSIM of the same images under every convention in use: `lightbsr psnr`.
+
+Programs differ by decibels about the same two images: in the colour (RGB, or luma of
+one of two ranges, rounded or not), in the border that is cut, in the window of SSIM
+and, where an image was resized, in the kind of bicubic. Images are uint8 [H, W, 3].
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.evaluation import tables
+from lightbsr_jax.imaging import files, metrics, resize
+
+Colour = Callable[[np.ndarray], np.ndarray]  # uint8 [H, W, 3] to float64 [C, H, W]
+
+_MODULUS = 12  # of which the scales 2, 3 and 4 are divisors
+_UNIFORM = np.full(7, 1 / 7)
+_PAPER = "luma, studio range"
+_PAPER_SSIM = "luma, studio range, by (..)/255 + 16"
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    return np.moveaxis(image.astype(np.float64), -1, 0)
+
+
+def _studio(image: np.ndarray) -> np.ndarray:
+    return (image * (metrics.LUMA / 256)).sum(-1)[None] + 16
+
+
+def _full(image: np.ndarray) -> np.ndarray:
+    return (image * np.array([0.299, 0.587, 0.114])).sum(-1)[None]
+
+
+COLOURS: dict[str, Colour] = {
+    "RGB": _rgb,
+    _PAPER: _studio,
+    "luma, studio range, rounded (MATLAB)": lambda image: np.rint(_studio(image)),
+    "luma, full range": _full,
+    "luma, full range, rounded (OpenCV)": lambda image: np.rint(_full(image)),
+}
+# The reference's own constant. It takes part in SSIM only.
+SSIM_COLOURS: dict[str, Colour] = {
+    **COLOURS,
+    _PAPER_SSIM: lambda image: (image * (metrics.LUMA / 255)).sum(-1)[None] + 16,
+}
+
+
+def psnr(a: np.ndarray, b: np.ndarray, colour: Colour, *, border: int) -> float:
+    """PSNR in dB with peak 255, over the colour's planes together."""
+    a, b = (_inside(colour(image), border) for image in (a, b))
+    return float(metrics.psnr(a[None], b[None])[0])
+
+
+def ssim(
+    a: np.ndarray, b: np.ndarray, colour: Colour, *, border: int, uniform: bool = False
+) -> float:
+    """SSIM, the mean over the colour's planes, where the window fits.
+
+    The window is an 11x11 Gaussian of 1.5, or a `uniform` 7x7 one with unbiased
+    variances, which is scikit-image's default.
+    """
+    a, b = (_inside(colour(image), border) for image in (a, b))
+    window = _UNIFORM if uniform else metrics.GAUSSIAN
+    return float(metrics.ssim(a, b, window=window, unbiased=uniform).mean())
+
+
+def compare(a: str | Path, b: str | Path, *, scale: int = 4) -> str:
+    """Tables for images A and B, or for folders of images of the same names.
+
+    Where A is smaller by a whole factor it is taken for the low-resolution image of B.
+    Otherwise `scale` is only the paper's border.
+    """
+    pairs = [
+        (files.read_rgb(first), files.read_rgb(second), first, second)
+        for first, second in _pairs(a, b)
+    ]
+    factors = {_factor(*pair) for pair in pairs}
+    if len(factors) > 1:
+        raise UserError(f"{a} against {b}: some images are low-resolution, some not")
+    (factor,) = factors
+    count = f", means of {len(pairs)} images" if len(pairs) > 1 else ""
+    title = f"{a} against {b}{count}"
+    if factor > 1:
+        return f"{title}\n\n{_resized([pair[:2] for pair in pairs], factor)}"
+    cut = [pair for pair in pairs if pair[0].shape != pair[1].shape]
+    if cut:
+        first, second, path, _ = cut[0]
+        title += (
+            f"\n{len(cut)} of different sizes, such as {path} with {_size(first)} and "
+            f"{_size(second)} pixels: compared where both have pixels, from the top "
+            "left on"
+        )
+    common = []
+    for first, second, *_ in pairs:
+        height, width = np.minimum(first.shape[:2], second.shape[:2])
+        common.append((first[:height, :width], second[:height, :width]))
+    return f"{title}\n\n{_tables(common, scale)}"
+
+
+def _tables(images: list[tuple[np.ndarray, np.ndarray]], scale: int) -> str:
+    smallest = min(min(a.shape[:2]) for a, _ in images)
+    borders = sorted({0, scale, 10})
+    borders = [border for border in borders if smallest - 2 * border >= 11]
+    if not borders:
+        raise UserError(
+            f"images of {smallest} pixels are too small for SSIM: 11 at least"
+        )
+    header = [f"border {border}" for border in borders]
+
+    def lines(title, colours, measure, paper, digits, **options) -> list[list[str]]:
+        found = [[title, *header]]
+        for name, colour in colours.items():
+            line = [name]
+            for border in borders:
+                values = [
+                    measure(a, b, colour, border=border, **options) for a, b in images
+                ]
+                mark = " *" if (name, border) == (paper, scale) else ""
+                line.append(f"{np.mean(values):.{digits}f}{mark}")
+            found.append(line)
+        return found
+
+    parts = [
+        lines("PSNR (dB)", COLOURS, psnr, _PAPER, 3),
+        lines("SSIM, 11x11 Gaussian window", SSIM_COLOURS, ssim, _PAPER_SSIM, 5),
+        lines(
+            "SSIM, 7x7 uniform window (scikit-image)",
+            COLOURS,
+            ssim,
+            None,
+            5,
+            uniform=True,
+        ),
+    ]
+    text = "\n".join(map(tables.grid, parts))
+    return f"{text}\n* the paper's: what eval.py prints at scale {scale}\n"
+
+
+def _resized(images: list[tuple[np.ndarray, np.ndarray]], factor: int) -> str:
+    """What tells by which bicubic A was made of B, and what enlarging A would score."""
+    enlarged = [["A enlarged, against B", f"PSNR (dB), the paper's (border {factor})"]]
+    shrunk = [["B shrunk, against A", "PSNR (dB), RGB", "largest difference"]]
+    for name, bicubic in BICUBIC.items():
+        up, down, worst = [], [], 0
+        for lr, hr in images:
+            height, width = (side * factor for side in lr.shape[:2])
+            hr = hr[:height, :width]
+            sr = bicubic(lr, hr.shape[:2])
+            up.append(float(metrics.psnr_y(sr[None], hr[None], border=factor)[0]))
+            made = bicubic(hr, lr.shape[:2])
+            down.append(psnr(made, lr, _rgb, border=0))
+            worst = max(worst, int(np.abs(made.astype(int) - lr).max()))
+        enlarged.append([name, f"{np.mean(up):.3f}"])
+        shrunk.append([name, f"{np.mean(down):.3f}", str(worst)])
+    return (
+        f"A is 1/{factor} of B in size: its low-resolution image\n\n"
+        f"{tables.grid(shrunk)}\nA was made the way that gives inf dB, or far more "
+        f"than the others; if none does, A was blurred or compressed too.\n\n"
+        f"{tables.grid(enlarged)}"
+    )
+
+
+def _by_matrix(**rule: object) -> Callable[..., np.ndarray]:
+    def bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        rows, columns = (
+            resize.bicubic_matrix(before, after, **rule).astype(np.float64)
+            for before, after in zip(image.shape[:2], size, strict=True)
+        )
+        resized = np.einsum("hH,HWC,wW->hwC", rows, image, columns, optimize=True)
+        return np.rint(resized).clip(0, 255).astype(np.uint8)
+
+    return bicubic
+
+
+def _pillow(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)
+    return np.asarray(resized)
+
+
+BICUBIC = {
+    "this protocol: antialiased, border repeated": _by_matrix(),
+    "MATLAB: antialiased, border mirrored": _by_matrix(border="mirror"),
+    "Pillow: antialiased, border left out": _pillow,
+    "OpenCV, PyTorch: a = -0.75, not antialiased": _by_matrix(a=-0.75, antialias=False),
+}
+
+
+def _inside(planes: np.ndarray, border: int) -> np.ndarray:
+    height, width = planes.shape[1:]
+    return planes[:, border : height - border, border : width - border]
+
+
+def _factor(a: np.ndarray, b: np.ndarray, first: Path, second: Path) -> int:
+    """By how much A is smaller than B; 1 for equal but for a few pixels."""
+    if (
+        max(abs(p - q) for p, q in zip(a.shape[:2], b.shape[:2], strict=True))
+        < _MODULUS
+    ):
+        return 1
+    for factor in (2, 3, 4, 8):
+        if a.shape[:2] == tuple(side // factor for side in b.shape[:2]):
+            return factor
+    raise UserError(
+        f"{first} is {_size(a)} pixels, {second} {_size(b)} (width x height): expected "
+        "the same size, or the first smaller by 2, 3, 4 or 8"
+    )
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
+
+
+def _pairs(a: str | Path, b: str | Path) -> list[tuple[Path, Path]]:
+    """The images that belong together: those whose names begin alike.
+
+    "baby_x4.png" of A belongs to "baby.png" of B.
+    """
+    found = files.find_images(a), files.find_images(b)
+    if Path(a).is_file() and Path(b).is_file():
+        return [(found[0][0][1], found[1][0][1])]
+    if Path(a).is_file() or Path(b).is_file():
+        raise UserError(f"{a} and {b}: give two images or two folders")
+    stems = {Path(name).with_suffix("").as_posix(): path for name, path in found[1]}
+    pairs, missing = [], []
+    for name, path in found[0]:
+        stem = Path(name).with_suffix("").as_posix()
+        # The longest name that this one begins with.
+        partners = [other for other in stems if stem.startswith(other)]
+        if partners:
+            pairs.append((path, stems.pop(max(partners, key=len))))
+        else:
+            missing.append(name)
+    if missing or stems:
+        raise UserError(
+            f"without a partner of the same name: {', '.join(missing) or 'none'} of "
+            f"{a}, {', '.join(stems) or 'none'} of {b}"
+        )
+    return pairs

@@ -1,0 +1,52 @@
+"""What a network costs, as in Figure 1 of the paper: size, operations, seconds."""
+
+import os
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from lightbsr_jax.imaging.degradation import Degradation
+from lightbsr_jax.imaging.kernels import KERNEL_SIZE
+from lightbsr_jax.model import Model
+from lightbsr_jax.networks import complexity
+
+SIDE = 256  # of the LR image that the papers of this field count for
+
+
+class Cost(NamedTuple):
+    """Of one network at one LR image of SIDE x SIDE pixels."""
+
+    parameters: int
+    multiply_accumulates: int
+    seconds: float  # the faster of two runs, compiled before
+    device: str
+
+
+def measure(model: Model) -> Cost:
+    """Counts, and times on the first device."""
+    lr = np.full((1, SIDE, SIDE, 3), 0.5, np.float32)
+    flat = np.full((1, KERNEL_SIZE, KERNEL_SIZE), 1 / KERNEL_SIZE**2, np.float32)
+    known = Degradation(flat, np.zeros(1, np.float32))
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        jax.block_until_ready(model.restore(lr, known))
+        seconds.append(time.perf_counter() - began)
+    return Cost(
+        parameters=complexity.parameters(model.variables["params"]),
+        multiply_accumulates=complexity.multiply_accumulates(
+            type(model).restore, model, lr, known
+        ),
+        seconds=min(seconds[1:]),
+        device=device_name(),
+    )
+
+
+def device_name() -> str:
+    """Such as "NVIDIA H100", or "cpu of 2 cores"."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return f"cpu of {os.cpu_count()} cores"
+    return device.device_kind

@@ -1,0 +1,145 @@
+"""All that one measurement found out, and the lines of figures that reports show."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from lightbsr_jax.evaluation import published
+from lightbsr_jax.evaluation.benchmark import Score, convention
+from lightbsr_jax.evaluation.cost import SIDE, Cost
+from lightbsr_jax.evaluation.idr import NEIGHBOURS, Separation
+from lightbsr_jax.evaluation.pictures import Example
+from lightbsr_jax.evaluation.tables import Table
+
+Lines = list[list[str]]  # of a table, the header first
+
+
+class Findings(NamedTuple):
+    """What was measured of one method, beside bicubic."""
+
+    method: str  # its name in the scores
+    title: str
+    scores: list[Score]
+    tables: list[Table]
+    examples: list[Example]
+    cost: Cost | None  # of a network
+    separation: Separation | None  # of a network, where the images are enough
+    about: dict[str, Any]  # how it came about, JSON-able
+
+
+class Headline(NamedTuple):
+    """A figure, of what, and what to hold against it."""
+
+    label: str
+    value: str
+    details: list[str]
+
+
+def headlines(found: Findings) -> list[Headline]:
+    """Each table's mean PSNR, with bicubic's and the paper's."""
+    lines = []
+    for table in found.tables:
+        mean = {row.label: row.psnr[-1] for row in table.rows}
+        details = []
+        if found.method != "bicubic":
+            details.append(f"{mean[found.method] - mean['bicubic']:+.2f} over bicubic")
+        paper = "Bicubic" if found.method == "bicubic" else "LightBSR"
+        if mean.get(f"{paper} (paper)") is not None:
+            details.append(f"the paper's {paper}: {mean[f'{paper} (paper)']:.2f}")
+        label = f"{table.title}, {table.columns[-1]}"
+        lines.append(Headline(label, f"{mean[found.method]:.2f} dB", details))
+    return lines
+
+
+def mean_psnr(tables: Sequence[Table]) -> dict[str, float]:
+    """Each label's PSNR averaged over the tables, if it has a figure in all."""
+    means = [{row.label: row.psnr[-1] for row in table.rows} for table in tables]
+    return {
+        method: sum(mean[method] for mean in means) / len(means)
+        for method in means[0]
+        if all(mean.get(method) is not None for mean in means)
+    }
+
+
+def cost_lines(found: Findings) -> Lines:
+    """Size, operations, seconds and PSNR of the network and of the paper's methods."""
+    gflops = {f"{row.method} (paper)": row.gflops for row in published.TABLE_3}
+    psnr = mean_psnr(found.tables)
+    header = ["method", "parameters (M)", "operations (G)", "seconds", "mean PSNR (dB)"]
+    lines = [header]
+    for row in found.tables[0].rows:
+        if row.label in psnr and row.parameters:
+            operations, seconds = gflops.get(row.label), ""
+            if row.measured:
+                operations = found.cost.multiply_accumulates / 1e9
+                seconds = f"{found.cost.seconds:.3g}"
+            lines.append(
+                [
+                    row.label,
+                    f"{row.parameters:.2f}",
+                    f"{operations:.2f}" if operations else "",
+                    seconds,
+                    f"{psnr[row.label]:.2f}",
+                ]
+            )
+    return lines
+
+
+def cost_note(found: Findings) -> str:
+    """What the figures of `cost_lines` are."""
+    return (
+        f"Operations are multiply-accumulates of convolutions and products at one "
+        f"{SIDE}x{SIDE} low-resolution image (the paper calls them FLOPs); seconds are "
+        f"the faster of two runs on it, compiled before, on {found.cost.device}. PSNR "
+        f"is the mean over {', '.join(table.title for table in found.tables)}."
+    )
+
+
+def separation_lines(found: Findings) -> Lines:
+    """Silhouette, neighbours and probes, of the network and of a fresh one."""
+    separation = found.separation
+    probes = separation.trained.probes
+    lines = [["IDR", "silhouette", f"{NEIGHBOURS} neighbours"]]
+    lines[0] += [f"R² of {trait}" for trait in probes]
+    for name, numbers in (
+        (found.method, separation.trained),
+        ("untrained", separation.untrained),
+    ):
+        line = [name, f"{numbers.silhouette:.3f}", f"{numbers.neighbours:.1%}"]
+        lines.append(line + [f"{numbers.probes[trait]:.3f}" for trait in probes])
+    return lines
+
+
+def separation_note(found: Findings) -> str:
+    """What the figures of `separation_lines` are."""
+    separation = found.separation
+    return (
+        f"{separation.tiles} tiles of {separation.images} images, each under "
+        f"{len(separation.cases)} degradations. Silhouette: 1 where the degradations "
+        "are clusters far apart, 0 where they overlap. Neighbours: how often an IDR's "
+        f"{NEIGHBOURS} nearest ones, of other images, tell its degradation; by chance "
+        f"{1 / len(separation.cases):.0%}. R²: how well a linear function of the IDR, "
+        "learnt from other images, tells the width of random kernels, their stretch "
+        "along columns and along the diagonal, and the noise level: 1 is perfect, 0 no "
+        "better than the mean. Untrained is the same estimator with fresh weights."
+    )
+
+
+def notes(found: Findings) -> Lines:
+    """How the figures came about: terms and what is to be said of them."""
+    about = found.about
+    programs = about["compilation"]
+    return [
+        ["Convention", convention(about["scale"])],
+        [
+            "Low-resolution images",
+            about["lr"],
+        ],
+        [
+            "Work",
+            f"{len(found.scores)} scores in {about['seconds']:.0f} s on "
+            f"{about['devices']}; {programs['programs']} programs compiled in "
+            f"{programs['seconds']:.0f} s, {programs['from_cache']} of them found in "
+            "the cache",
+        ],
+        ["Versions", ", ".join(f"{k} {v}" for k, v in about["versions"].items())],
+    ]

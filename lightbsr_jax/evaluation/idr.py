@@ -1,0 +1,200 @@
+"""How well the IDR tells degradations apart: Figure 5 of the paper, and numbers for it.
+
+An IDR is the estimator's map averaged over its pixels, [N, 128]. It is taken of tiles:
+images are cut into HR tiles of 64 LR pixels, the size of the training crops. What is
+learnt from some images (neighbours, probes) is asked of others, so that nothing is
+told by an image's content.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from sklearn.linear_model import Ridge
+from sklearn.manifold import TSNE
+from sklearn.metrics import r2_score, silhouette_score
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from lightbsr_jax.evaluation.cases import Case
+from lightbsr_jax.imaging import degradation
+from lightbsr_jax.imaging.degradation import Degradation
+from lightbsr_jax.imaging.kernels import KERNEL_SIZE
+from lightbsr_jax.model import Model
+
+NEIGHBOURS = 5
+
+_TILE = 64  # LR pixels
+_TILES = 100  # at most
+_FEWEST = 20  # tiles
+_BATCH = 32
+_RANDOM = 4  # random degradations a tile, for the probes
+
+
+class Numbers(NamedTuple):
+    """What a t-SNE only suggests."""
+
+    silhouette: float  # of the cases as clusters, -1 to 1
+    neighbours: float  # share of IDRs whose nearest ones vote for the right case
+    probes: dict[str, float]  # R^2 of a linear prediction of random degradations
+
+
+class Separation(NamedTuple):
+    """The IDRs of tiles in some cases."""
+
+    cases: tuple[str, ...]
+    case: np.ndarray  # [N], an index into `cases`
+    points: np.ndarray  # [N, 2], t-SNE
+    tiles: int
+    images: int
+    trained: Numbers
+    untrained: Numbers  # of the same estimator with fresh weights
+
+
+class _Tiles(NamedTuple):
+    """Degraded tiles, [N, ...]."""
+
+    hr: np.ndarray  # uint8 [N, H, W, 3]
+    image: np.ndarray  # the index of each one's image
+    degradation: Degradation
+
+
+def separation(
+    model: Model, images: Sequence[np.ndarray], cases: Sequence[Case]
+) -> Separation | None:
+    """How far a model keeps `cases` apart, in tiles of HR images, uint8 [H, W, 3].
+
+    Silhouette and t-SNE are of standardised IDRs. None where images, cases or tiles
+    are too few to tell anything.
+    """
+    hr, image = _cut(images, _TILE * model.scale)
+    if len(hr) < _FEWEST or len(set(image)) < 3 or len(cases) < 3:
+        return None
+    label = np.tile(np.arange(len(cases)), len(hr))
+    known = Degradation(
+        np.concatenate([case.degradation.kernel for case in cases])[label],
+        np.concatenate([case.degradation.noise_level for case in cases])[label],
+    )
+    in_cases = _Tiles(
+        np.repeat(hr, len(cases), axis=0), np.repeat(image, len(cases)), known
+    )
+    drawn = degradation.sample(
+        jax.random.split(jax.random.key(1), len(hr) * _RANDOM),
+        setting=model.setting,
+        width_max=float(model.scale),
+    )
+    at_random = _Tiles(np.repeat(hr, _RANDOM, axis=0), np.repeat(image, _RANDOM), drawn)
+
+    trained, points = _numbers(model, in_cases, label, at_random)
+    untrained, _ = _numbers(_fresh(model), in_cases, label, at_random)
+    return Separation(
+        cases=tuple(case.label for case in cases),
+        case=label,
+        points=_flat(points),
+        tiles=len(hr),
+        images=len(set(image)),
+        trained=trained,
+        untrained=untrained,
+    )
+
+
+def _flat(points: np.ndarray) -> np.ndarray:
+    """The t-SNE [N, 2] of points."""
+    if not points.any():  # all the same: scikit-learn divides by their spread
+        return np.zeros((len(points), 2))
+    # "exact": a few hundred points are too few for its approximation, whose threads
+    # get into each other's way on a busy machine.
+    return TSNE(
+        perplexity=min(30, len(points) / 4), init="pca", method="exact", random_state=0
+    ).fit_transform(points)
+
+
+def _numbers(
+    model: Model, in_cases: _Tiles, label: np.ndarray, at_random: _Tiles
+) -> tuple[Numbers, np.ndarray]:
+    """The numbers, and the standardised IDRs of the cases."""
+    folds = GroupKFold(min(5, len(set(in_cases.image))))
+    idr = StandardScaler().fit_transform(_encode(model, in_cases))
+    voted = cross_val_predict(
+        KNeighborsClassifier(NEIGHBOURS), idr, label, groups=in_cases.image, cv=folds
+    )
+    random_idr = _encode(model, at_random)
+    probe = make_pipeline(StandardScaler(), Ridge(len(random_idr) / 4))
+    probes = {}
+    for name, target in traits(at_random.degradation).items():
+        told = cross_val_predict(
+            probe, random_idr, target, groups=at_random.image, cv=folds
+        )
+        probes[name] = float(r2_score(target, told))
+    silhouette = float(silhouette_score(idr, label))
+    return Numbers(silhouette, float((voted == label).mean()), probes), idr
+
+
+def _fresh(model: Model) -> Model:
+    """The same estimator before any training."""
+    kernel = model.variables["params"]["estimator"]["conv_0"]["kernel"]
+    lr, prior = jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, kernel.shape[2] - 3))
+    init = jax.jit(partial(model.network.init, method="encode"))
+    variables = init(jax.random.key(0), lr, prior)
+    return dataclasses.replace(model, variables=variables)
+
+
+def traits(known: Degradation) -> dict[str, np.ndarray]:
+    """What makes up degradations [N], as far as it varies among them.
+
+    width    standard deviation of the kernel, over both axes
+    columns  (v_x - v_y) / (v_x + v_y) of its variances, along columns and along rows
+    diagonal 2 v_xy / (v_x + v_y)
+    noise    its level
+    """
+    kernel = np.asarray(known.kernel, np.float64)
+    y, x = np.mgrid[:KERNEL_SIZE, :KERNEL_SIZE] - KERNEL_SIZE // 2
+    xx, yy, xy = ((kernel * moment).sum((1, 2)) for moment in (x * x, y * y, x * y))
+    found = {
+        "width": np.sqrt((xx + yy) / 2),
+        "columns": (xx - yy) / (xx + yy),
+        "diagonal": 2 * xy / (xx + yy),
+        "noise": np.asarray(known.noise_level, np.float64),
+    }
+    return {name: values for name, values in found.items() if values.std() > 1e-6}
+
+
+def _cut(images: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tiles [N, size, size, 3] side by side from the middle, and each one's image."""
+    tiles, image = [], []
+    for index, pixels in enumerate(images):
+        rows, columns = (side // size for side in pixels.shape[:2])
+        top = (pixels.shape[0] - rows * size) // 2
+        left = (pixels.shape[1] - columns * size) // 2
+        for row in range(rows):
+            for column in range(columns):
+                y, x = top + row * size, left + column * size
+                tiles.append(pixels[y : y + size, x : x + size])
+                image.append(index)
+    return np.array(tiles[:_TILES]), np.array(image[:_TILES])
+
+
+def _encode(model: Model, tiles: _Tiles) -> np.ndarray:
+    """The IDRs [N, 128]."""
+    count = len(tiles.hr)
+    keys = jax.random.split(jax.random.key(0), count)
+    items = (keys, tiles.hr, tiles.degradation)
+    parts = []
+    for start in range(0, count, _BATCH):
+        # The last batch is filled up, so that all are one compilation.
+        rows = np.minimum(np.arange(start, start + _BATCH), count - 1)
+        parts.append(_encode_batch(model, *jax.tree.map(lambda x: x[rows], items)))  # noqa: B023
+    return np.concatenate(parts)[:count]
+
+
+@jax.jit
+def _encode_batch(model: Model, keys: Array, hr: Array, known: Degradation) -> Array:
+    lr = degradation.apply(keys, hr, known, scale=model.scale)
+    return model.encode(lr, known).mean((1, 2))

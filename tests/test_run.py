@@ -1,0 +1,275 @@
+"""One measurement from a config to its report, and the command line."""
+
+import csv
+import dataclasses
+import functools
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from test_benchmark import picture, save
+
+from configs.benchmark import get_config
+from lightbsr_jax.evaluation import run
+from lightbsr_jax.model import Model
+from lightbsr_jax.networks.lightbsr import LightBSR, initialise
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@functools.cache
+def student() -> Model:
+    network = LightBSR(groups=1, blocks=1)
+    variables = initialise(network, jax.random.key(0))
+    basis = np.zeros((441, 15), np.float32)
+    return Model("student", 1, network, variables, basis, 7)
+
+
+class Page(HTMLParser):
+    """What a page holds; fails on a tag that is not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict]] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        self.seen.append((tag, dict(attributes)))
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list) -> None:
+        self.seen.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_student_beside_bicubic(tmp_path, monkeypatch) -> None:
+    """All that a report has, of images large enough for tiles."""
+    monkeypatch.setattr(run.Model, "load", lambda workdir: student())
+    monkeypatch.setattr(run.cost, "SIDE", 16)
+    monkeypatch.setattr(run.idr, "_TILE", 12)
+    monkeypatch.setattr(run.idr, "_FEWEST", 3)
+    for seed, name in enumerate(("a", "b&c", "d")):
+        save(tmp_path / "Set5" / "HR" / f"{name}.png", picture(seed, 50, 56))
+    config = get_config("table3")
+    config.root = str(tmp_path)
+    config.benchmarks = ("Set5",)
+    workdir = tmp_path / "student"
+    text = run.run(config, method="lightbsr", workdir=str(workdir))
+    assert "**LightBSR**" in text and "LightBSR (paper)" in text
+    assert "65.738" in text and "border of 4 pixels" in text
+    folder = workdir / "evaluation" / "setting1"
+    assert str(folder / "report.html") in text
+
+    def no_constants(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    results = json.loads(
+        (folder / "results.json").read_text(), parse_constant=no_constants
+    )
+    assert results["model"] == {"workdir": str(workdir), "role": "student", "step": 7}
+    assert results["config"]["sigmas"] == [1.2, 2.4, 3.6]
+    assert results["tables"][0]["kernels"][-1] == "mean"
+    assert results["tables"][0]["rows"][0]["psnr"][0] == 27.69
+    assert results["compilation"]["programs"] >= 1 and results["seconds"] > 0
+    assert results["cost"]["parameters"] == 731_603
+    assert set(results["idr"]["untrained"]) == {"silhouette", "neighbours", "probes"}
+    assert results["versions"]["jax"] == jax.__version__
+    with (folder / "images.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 3 * 3
+    assert rows[3]["image"] == "b&c.png" and 5 < float(rows[3]["psnr"]) < 60
+
+    # The page needs nothing beside itself, and Markdown finds what it shows.
+    page = Page((folder / "report.html").read_text())
+    images = [attributes for tag, attributes in page.seen if tag == "img"]
+    assert len(images) == 3 * 5  # three examples: whole, LR, bicubic, LightBSR, HR
+    assert all(image["src"].startswith("data:image/png;base64,") for image in images)
+    assert all(image["alt"] for image in images)
+    assert not {tag for tag, _ in page.seen} & {"script", "link", "iframe"}
+    assert sum(tag == "svg" for tag, _ in page.seen) == 3
+    links = [attributes["href"] for tag, attributes in page.seen if tag == "a"]
+    ids = [attributes["id"] for _, attributes in page.seen if "id" in attributes]
+    assert links and {link.removeprefix("#") for link in links} <= set(ids)
+    assert "http" not in re.sub(r'"http://www.w3.org/[^"]*"', "", page.text)
+    markdown = (folder / "report.md").read_text()
+    shown = re.findall(r"!\[[^]]*\]\(([^)]*)\)", markdown)
+    assert sorted(shown) == sorted(
+        path.relative_to(folder).as_posix()
+        for name in ("panels", "plots")
+        for path in (folder / name).iterdir()
+    )
+
+
+def test_bicubic_alone(tmp_path) -> None:
+    """Equal images, of infinite PSNR, and a table that the paper does not have."""
+    save(tmp_path / "mine" / "a.png", np.full((24, 28, 3), 90, np.uint8))
+    config = get_config("setting1")
+    config.scale = 2
+    text = run.run(
+        config,
+        method="bicubic",
+        folders=[str(tmp_path / "mine")],
+        report_folder=str(tmp_path / "report"),
+    )
+    assert "inf / 1.0000" in text and "(paper)" not in text
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert results["tables"][0]["rows"][0]["psnr"] == ["inf"] * 4
+    Page((tmp_path / "report" / "report.html").read_text())
+
+
+def test_dumped_images_are_read_again(tmp_path) -> None:
+    save(tmp_path / "mine" / "a.png", picture(1))
+    save(tmp_path / "mine" / "b.png", picture(2))
+    folders, lr = [str(tmp_path / "mine")], str(tmp_path / "lr")
+    config = get_config("setting2")
+    config.kernels = config.kernels[:1]
+    made = run.run(config, method="bicubic", folders=folders, dump_lr=lr)
+    found = [path.relative_to(lr).as_posix() for path in Path(lr).rglob("*.png")]
+    assert sorted(found) == [
+        f"mine/2-0.5-0-noise-{level}/{name}.png" for level in (10, 5) for name in "ab"
+    ]
+    config.seed = 1
+    assert run.run(config, method="bicubic", folders=folders, lr_folder=lr) == made
+    assert run.run(config, method="bicubic", folders=folders) != made
+
+    save(tmp_path / "mine" / "a.jpg", picture(1))
+    with pytest.raises(ValueError, match="a.jpg and a.png of mine would have the same"):
+        run.run(config, method="bicubic", folders=folders, dump_lr=lr)
+    with pytest.raises(ValueError, match="give one of them"):
+        run.run(config, method="bicubic", folders=folders, dump_lr=lr, lr_folder=lr)
+
+
+def test_config_and_model_fit(monkeypatch) -> None:
+    model = student()
+
+    def measure(
+        config: ConfigDict, workdir="w", method="lightbsr", **changes: object
+    ) -> None:
+        changed = dataclasses.replace(model, **changes)
+        monkeypatch.setattr(run.Model, "load", lambda _: changed)
+        run.run(config, method=method, workdir=workdir)
+
+    with pytest.raises(ValueError, match="--config.setting=2"):
+        measure(get_config("setting1"), setting=2)
+    config = get_config("setting1")
+    config.scale = 2
+    with pytest.raises(ValueError, match="is for scale 4.*--config.scale is 2"):
+        measure(config)
+    with pytest.raises(ValueError, match="needs --workdir.*--method=bicubic"):
+        measure(get_config("setting1"), workdir=None)
+    with pytest.raises(ValueError, match="--benchmarks=FOLDER"):
+        measure(get_config("setting1"))
+    with pytest.raises(ValueError, match="bicubic has no IDR"):
+        measure(get_config("spoilt"), method="bicubic")
+
+
+def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "XDG_CACHE_HOME": str(cwd / "cache"),
+        },
+        timeout=120,
+    )
+
+
+def test_command_line(tmp_path) -> None:
+    """The program itself, from another folder than its own; what it keeps and where."""
+    save(tmp_path / "data" / "Set5" / "a.png", picture(1))
+    done = python(
+        str(ROOT / "eval.py"),
+        "--method=bicubic",
+        "--config.sigmas=(2.4,)",
+        f"--benchmarks={tmp_path / 'data' / 'Set5'}",
+        "--report=out",
+        "--dump-lr=lr",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| method " in done.stdout and "sigma 2.4" in done.stdout
+    assert not done.stderr
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {
+        "report.html",
+        "report.md",
+        "results.json",
+        "images.csv",
+        "panels",
+        "plots",
+    }
+    assert (tmp_path / "lr" / "Set5" / "sigma-2.4" / "a.png").exists()
+    assert (tmp_path / "cache" / "lightbsr_jax" / "compiled").is_dir()
+
+
+SMALL_PROGRAM = """
+import sys
+from lightbsr_jax import command_line
+CONFIG = command_line.define_config("config.py")
+def main():
+    print(CONFIG.value.batch_size, CONFIG.value.optimiser.learning_rate)
+    if CONFIG.value.bug:
+        int("a bug")
+    open("missing file")
+command_line.run(main)
+"""
+
+SMALL_CONFIG = """
+from ml_collections import ConfigDict
+def get_config(preset="a"):
+    if preset != "a":
+        raise ValueError(f"no preset {preset}")
+    optimiser = {"learning_rate": 0.5}
+    return ConfigDict({"batch_size": 8, "bug": False, "optimiser": optimiser}).lock()
+"""
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.btch_size=3", "--config.batch_size?"),
+        ("--config.optimiser.lernin_rate=3", "--config.optimiser.learning_rate?"),
+        ("--config.optimizer.learning_rate=3", "--config.optimiser.learning_rate?"),
+        ("--config.zzz=3", "did you mean --config."),
+        ("--config.batch_size=x", "--config.batch_size=x"),
+        ("--config=config.py:b", "no preset b"),
+        ("--config=nowhere.py", "nowhere.py"),
+        ("--cnfig=config.py", "cnfig"),
+        ("extra", "'extra' is not a flag"),
+        ("--config.batch_size=9", "missing file"),  # passes; main() fails
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, argument, message):
+    (tmp_path / "program.py").write_text(SMALL_PROGRAM)
+    (tmp_path / "config.py").write_text(SMALL_CONFIG)
+    done = python("program.py", argument, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and message in line
+
+
+def test_bugs_keep_their_traceback(tmp_path):
+    (tmp_path / "program.py").write_text(SMALL_PROGRAM)
+    (tmp_path / "config.py").write_text(SMALL_CONFIG)
+    arguments = ("--config.optimiser.learning_rate=2", "--config.bug")
+    done = python("program.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == "8 2.0\n"
+    assert "Traceback" in done.stderr and "a bug" in done.stderr

@@ -1,0 +1,89 @@
+"""Scores as tables, with the paper's figures between."""
+
+import math
+
+import pytest
+
+from lightbsr_jax.evaluation import cases, tables
+from lightbsr_jax.evaluation.benchmark import Score
+
+SETTING_1 = cases.make(1)
+
+
+def scores(method: str, benchmark: str, **psnr: float) -> list[Score]:
+    """Of the images a, b, ... in setting 1's cases: 2 dB less with each sigma."""
+    return [
+        Score(method, benchmark, image, case.label, value - 2 * step, 0.8 - 0.1 * step)
+        for image, value in psnr.items()
+        for step, case in enumerate(SETTING_1)
+    ]
+
+
+def test_rows_stand_beside_the_papers() -> None:
+    found = scores("bicubic", "Set5", a=20, b=21)
+    found += scores("LightBSR", "Set5", a=30, b=32)
+    (table,) = tables.make(found, SETTING_1, scale=4, parameters=3.26)
+    assert table.title == "Set5"
+    assert table.columns == ("sigma 1.2", "sigma 2.4", "sigma 3.6", "mean")
+    labels = [row.label for row in table.rows]
+    assert labels[:3] == ["Bicubic (paper)", "bicubic", "IKC (paper)"]
+    assert labels[-2:] == ["LightBSR (paper)", "LightBSR"]
+    rows = dict(zip(labels, table.rows, strict=True))
+    assert rows["bicubic"].psnr == pytest.approx((20.5, 18.5, 16.5, 18.5))
+    assert rows["LightBSR"].psnr == pytest.approx((31, 29, 27, 29))
+    assert rows["LightBSR"].ssim == pytest.approx((0.8, 0.7, 0.6, 0.7))
+    assert rows["LightBSR (paper)"].psnr == pytest.approx((32.47, 32.17, 31.06, 31.9))
+    sizes = [rows[label].parameters for label in ("bicubic", "LightBSR", "DAN (paper)")]
+    assert sizes == [None, 3.26, 4.3]
+
+    (table,) = tables.make(found, SETTING_1, scale=2)
+    assert [row.label for row in table.rows] == ["bicubic", "LightBSR"]
+
+
+def test_a_table_is_a_benchmark_at_a_noise_level() -> None:
+    """Table 4, with a kernel that the paper does not print."""
+    kernels = ((2.0, 0.5, 0.0), (2.0, 0.2, 0.0))
+    tested = cases.make(2, kernel_parameters=kernels, noise_levels=[5, 15])
+    found = [
+        Score("bicubic", benchmark, "a", case.label, 20.0 + step, 0.5)
+        for benchmark in ("B100", "mine")
+        for step, case in enumerate(tested)
+    ]
+    made = tables.make(found, tested, scale=4)
+    titles = ["B100, noise 5", "B100, noise 15", "mine, noise 5", "mine, noise 15"]
+    assert [table.title for table in made] == titles
+    rows = {row.label: row for row in made[0].rows}
+    assert made[0].columns == ("(2, 0.5, 0)", "(2, 0.2, 0)", "mean")
+    assert rows["LightBSR (paper)"].psnr == (26.82, None, 26.82)
+    assert rows["bicubic"].psnr == (20, 21, 20)  # the mean is over the paper's kernel
+    assert [row.psnr for row in made[1].rows] == [(22, 23, 22.5)]
+
+
+def test_a_teacher_stands_beside_the_ablations() -> None:
+    found = scores("LightBSR teacher", "Set14", a=28)
+    (table,) = tables.make(found, SETTING_1, scale=4, teacher=True)
+    rows = {row.label: row for row in table.rows}
+    assert rows["M1, no modulation (paper)"].psnr == (None, None, None, 27.01)
+    assert len(rows) == 11 + 4 + 7 + 1
+    fewer = tables.make(
+        [score for score in found if score.case != "sigma 1.2"],
+        SETTING_1[1:],
+        scale=4,
+        teacher=True,
+    )
+    assert len(fewer[0].rows) == 11 + 1  # their mean would be another one
+
+
+def test_markdown() -> None:
+    found = scores("bicubic", "mine", a=math.inf)[:1]
+    (table,) = tables.make(found, SETTING_1[:1], scale=4)
+    assert tables.markdown(table) == (
+        "mine: PSNR (dB) / SSIM\n\n"
+        "| method      | sigma 1.2    |\n"
+        "| ----------- | -----------: |\n"
+        "| **bicubic** | inf / 0.8000 |\n"
+    )
+    found = scores("bicubic", "Set5", a=20)
+    text = tables.markdown(*tables.make(found, SETTING_1, scale=4))
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "| DCLS (paper) | 32.35 | 32.19 | 31.14 | 31.89 | 13.60 |" in lines
