@@ -432,6 +432,10 @@ def _compare(arguments: argparse.Namespace) -> None:
     from lightbsr_jax.interop import case as cases
     from lightbsr_jax.interop import compare
 
+    if arguments.record is not None and (arguments.json or arguments.precision):
+        raise UserError(
+            "--json and --precision are for --replay of what --record saves"
+        )
     for path in filter(None, (arguments.record, arguments.json)):
         if not Path(path).resolve().parent.is_dir():
             raise UserError(f"{path}: there is no such folder")

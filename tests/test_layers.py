@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from goldens import random_like
 
 from lightbsr_jax.networks import layers
+from lightbsr_jax.networks.adaptation import Mixing
 from lightbsr_jax.networks.layers import BatchNorm, Conv, Dense, DepthwiseConv
 from lightbsr_jax.networks.lightbsr import LightBSR, initialise
 
@@ -317,6 +318,28 @@ def test_dense_is_torchs(torch: ModuleType, use_bias: bool) -> None:
         torch.tensor(params["bias"]) if use_bias else None,
     )
     close(layer.apply({"params": params}, x), expected)
+
+
+def test_mixing_is_torchs(torch: ModuleType) -> None:
+    """Above all LayerNorm, on values so small that its epsilon counts."""
+    x = 1e-3 * normal(2, 5, 6, 64)
+    layer = Mixing()
+    params = known_parameters(layer, x)
+    params["depthwise"]["bias"] *= 1e-3
+    theirs = jax.tree.map(torch.tensor, params)
+    functions = torch.nn.functional
+    y = functions.conv2d(
+        torch.tensor(nchw(x)),
+        theirs["depthwise"]["kernel"].permute(3, 2, 0, 1),
+        theirs["depthwise"]["bias"],
+        padding=3,
+        groups=64,
+    ).movedim(1, -1)
+    norm, expand, reduce = (theirs[name] for name in ("norm", "expand", "reduce"))
+    y = functions.layer_norm(y, (64,), norm["scale"], norm["bias"], eps=1e-6)
+    y = functions.gelu(functions.linear(y, expand["kernel"].T, expand["bias"]))
+    y = functions.linear(y, reduce["kernel"].T, reduce["bias"])
+    close(layer.apply({"params": params}, x), y * theirs["layer_scale"])
 
 
 def test_functions_are_torchs(torch: ModuleType) -> None:

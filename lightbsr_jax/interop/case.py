@@ -8,7 +8,7 @@ follow from seeds; weights that do are made anew where they are needed and not r
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,13 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files, prior
 from lightbsr_jax.interop import convert, weights
 from lightbsr_jax.interop.torch_names import PRINCIPAL
-from lightbsr_jax.networks.lightbsr import UPSCALER_STEPS, LightBSR
+from lightbsr_jax.networks.lightbsr import LightBSR
 from lightbsr_jax.training.state import StudentState, TeacherState
 
 Arrays = dict[str, np.ndarray]
 
-ROLES = ("student", "teacher")
+ROLES = ("teacher", "student")
 STAGES = (1, 1, 1, 2, 2, 2)  # of the steps of a trace
-LEARNING_RATE = 2e-4
 
 _FORMAT = 1
 _SEED = 0
@@ -55,28 +54,14 @@ class Case:
     def network(self) -> LightBSR:
         return LightBSR(self.scale, **self.meta["network"])
 
-    def config(self, role: str) -> dict[str, Any]:
-        return _config(self.meta, role)
-
     def state(self, role: str) -> TeacherState | StudentState:
         """The weights as a training state before its first step."""
-        return convert.to_state("the case", self.weights(role), self.config(role))
+        tensors = self.below(f"weights/{role}")
+        return convert.to_state("the case", tensors, _config(self.meta, role))
 
-    def weights(self, role: str) -> Arrays:
-        prefix = f"weights/{role}/"
-        return {
-            name.removeprefix(prefix): array
-            for name, array in self.arrays.items()
-            if name.startswith(prefix)
-        }
-
-    def inputs(self, quantity: str) -> Arrays:
-        prefix = f"{quantity}/"
-        return {
-            name.removeprefix(prefix): array
-            for name, array in self.arrays.items()
-            if name.startswith(prefix)
-        }
+    def below(self, prefix: str) -> Arrays:
+        """The arrays called prefix/NAME, by NAME."""
+        return _below(self.arrays, prefix)
 
 
 def make(
@@ -88,10 +73,12 @@ def make(
     size: tuple[int, int] = (12, 16),
     batch: int = 2,
     crops: int = 3,
+    stages: Sequence[int] = STAGES,
 ) -> Case:
     """A case with seeded weights, whose LR images for training have this `size`.
 
-    `network` is {"groups", "blocks"}, by default the published ones.
+    `network` is {"groups", "blocks"}, by default the published ones; `stages` are those
+    of the steps of training.
     """
     published = {name: convert.PUBLISHED[name] for name in ("groups", "blocks")}
     meta = {
@@ -102,8 +89,8 @@ def make(
         "queue_size": queue_size,
         "prior_channels": prior.channels(setting),
         "weights": dict.fromkeys(ROLES, "seeded"),
-        "stages": STAGES,
-        "learning_rate": LEARNING_RATE,
+        "stages": list(stages),
+        "learning_rate": 2e-4,
         "fixed_degradation": _FIXED_DEGRADATION[setting],
         "images": [],
     }
@@ -149,12 +136,12 @@ def of_file(file: str | Path, *, scale: int | None, setting: int | None) -> Case
 def with_images(case: Case, folder: str | Path) -> Case:
     """The case with the photographs of a folder, cropped to a multiple of the scale."""
     names, arrays = [], dict(case.arrays)
-    for index, path in enumerate(files.find_images([folder])):
+    for index, (name, path) in enumerate(files.find_images(folder)):
         hr = files.read_rgb(path)
         height, width = (side - side % case.scale for side in hr.shape[:2])
         if min(height, width) < 12 + 2 * case.scale:
             raise UserError(f"{path}: {height}x{width} pixels are too few to compare")
-        names.append(path.name)
+        names.append(name)
         arrays[f"images/{index}/hr"] = hr[:height, :width].copy()
         if case.setting == 2:
             shape = (height // case.scale, width // case.scale, 3)
@@ -173,14 +160,14 @@ def save(path: str | Path, case: Case, results: Arrays) -> None:
         for name, array in case.arrays.items()
         if not (name.startswith("weights/") and name.split("/")[1] in seeded)
     }
-    meta = {**case.meta, "checksum": _checksum(case)}
-    with open(path, "wb") as file:
-        np.savez_compressed(
-            file,
-            meta=json.dumps(meta),
-            **kept,
-            **{f"result/{name}": array for name, array in results.items()},
-        )
+    kept |= {f"result/{name}": array for name, array in results.items()}
+    meta = json.dumps({**case.meta, "checksum": _checksum(case)})
+
+    def write(new: Path) -> None:
+        with open(new, "wb") as file:  # numpy would add .npz to a name
+            np.savez_compressed(file, meta=meta, **kept)
+
+    weights.replace(path, write)
 
 
 def load(path: str | Path) -> tuple[Case, Arrays]:
@@ -189,22 +176,19 @@ def load(path: str | Path) -> tuple[Case, Arrays]:
         with np.load(path) as file:
             arrays = dict(file)
         meta = json.loads(str(arrays.pop("meta")))
+        found = meta["format"]
     except OSError:
         raise
-    except Exception as error:
+    except Exception as error:  # numpy stumbles over other files in any way
         raise UserError(
             f"{path} is not a recording of lightbsr compare --record: {error}"
         ) from error
-    if meta["format"] != _FORMAT:
+    if found != _FORMAT:
         raise UserError(
-            f"{path} is a recording of format {meta['format']}, not {_FORMAT}: record "
-            "it anew with this version"
+            f"{path} is a recording of format {found}, not {_FORMAT}: record it anew "
+            "with this version"
         )
-    results = {
-        name.removeprefix("result/"): array
-        for name, array in arrays.items()
-        if name.startswith("result/")
-    }
+    results = _below(arrays, "result")
     arrays = {n: a for n, a in arrays.items() if not n.startswith("result/")}
     for role, source in meta["weights"].items():
         if source == "seeded":
@@ -216,6 +200,14 @@ def load(path: str | Path) -> tuple[Case, Arrays]:
             "anew with this version"
         )
     return case, results
+
+
+def _below(arrays: Arrays, prefix: str) -> Arrays:
+    return {
+        name.removeprefix(f"{prefix}/"): array
+        for name, array in arrays.items()
+        if name.startswith(f"{prefix}/")
+    }
 
 
 def _config(meta: Mapping[str, Any], role: str) -> dict[str, Any]:
@@ -233,7 +225,7 @@ def _config(meta: Mapping[str, Any], role: str) -> dict[str, Any]:
 def _checksum(case: Case) -> int:
     value = 0
     for role in ROLES:
-        for name, tensor in sorted(case.weights(role).items()):
+        for name, tensor in sorted(case.below(f"weights/{role}").items()):
             value = zlib.crc32(name.encode() + tensor.tobytes(), value)
     return value
 
@@ -269,8 +261,7 @@ def _inputs(
     meta: Mapping[str, Any], size: tuple[int, int], batch: int, crops: int
 ) -> Arrays:
     rng = np.random.default_rng(_SEED)
-    scale, steps, (height, width) = meta["scale"], len(STAGES), size
-    assert scale in UPSCALER_STEPS
+    scale, steps, (height, width) = meta["scale"], len(meta["stages"]), size
 
     def uniform(low: float, high: float, *shape: int) -> np.ndarray:
         return rng.uniform(low, high, shape).astype(np.float32)

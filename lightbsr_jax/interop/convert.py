@@ -8,11 +8,9 @@ counts of updates, lies in `about`.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +83,15 @@ def to_workdir(
         "source": {str(f): _sha256(f) for f in (file, basis_file) if f is not None},
         "counters": {name: int(tensors[name]) for name in _counters(config["role"])},
     }
-    _write_workdir(out, state, basis, about)
+
+    def save(new: Path) -> None:
+        checkpoints = Checkpoints(new)
+        checkpoints.save(fresh_run(state, averaged=False), basis, about)
+        checkpoints.wait()
+        checkpoints.close()
+        (new / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+    weights.replace(out, save)
     return _describe(config)
 
 
@@ -369,16 +375,3 @@ def _warn_of_size(config: Tree) -> None:
 def _sha256(file: str | Path) -> str:
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _write_workdir(out: Path, state: State, basis: np.ndarray, about: Tree) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        new = Path(scratch, out.name)
-        checkpoints = Checkpoints(new)
-        checkpoints.save(fresh_run(state, averaged=False), basis, about)
-        checkpoints.wait()
-        checkpoints.close()
-        text = json.dumps(about["config"], indent=1)
-        (new / "config.json").write_text(text + "\n")
-        os.replace(new, out)

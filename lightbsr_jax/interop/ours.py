@@ -3,6 +3,7 @@
 Each function makes the results of one part of a case, in torch's layouts: images
 [..., C, H, W], tensors by the reference's names. A module's output has a leading axis
 for the calls of the module, which in training sees one crop index after the other.
+Numbers are float32, but for what a trace of training leaves behind.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,12 +20,13 @@ from jax import Array
 from lightbsr_jax.imaging import degradation, kernels, metrics, prior, resize
 from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.interop import convert, torch_names
-from lightbsr_jax.interop.case import LEARNING_RATE, ROLES, Arrays, Case
+from lightbsr_jax.interop.case import ROLES, Arrays, Case
 from lightbsr_jax.interop.torch_names import MOMENTUM, PRINCIPAL, STUDENT
 from lightbsr_jax.networks.lightbsr import LightBSR
 from lightbsr_jax.training import losses, steps
 from lightbsr_jax.training.parallel import on_one_device
 from lightbsr_jax.training.state import (
+    CONTRASTED,
     StudentState,
     TeacherState,
     Tree,
@@ -32,8 +34,12 @@ from lightbsr_jax.training.state import (
 )
 
 State = TeacherState | StudentState
+Updates = Mapping[int, steps.Update]  # by stage
 
-TEMPERATURE = 0.15
+# As published.
+MOMENTUM_WEIGHT = 0.999
+CONTRAST_TEMPERATURE = 0.07
+DISTILLATION_TEMPERATURE = 0.15
 L1_WEIGHT = 0.1
 
 _CHANNELS_LAST = (".norm", ".pwconv1", ".pwconv2")  # modules whose torch outputs are
@@ -43,16 +49,20 @@ def everything(case: Case) -> Arrays:
     """All parts; products in float32 where a GPU would take TF32, a TPU bfloat16."""
     results: Arrays = {}
     with jax.default_matmul_precision("highest"):
-        for part in (degradations, scores, distillation, evaluation):
+        for part in (degradations, scores, distillation, images):
             results |= part(case)
-        for role in ("teacher", "student"):
+        for role in ROLES:
+            updates = make_updates(case, role, jax.local_devices()[0])
+            results |= evaluation(case, role)
             results |= training(case, role)
-        results |= images(case)
+            results |= step(case, role, updates)
+            results |= trace_losses(case, role, updates)
+            results |= trace_tensors(case, role)
     return results
 
 
 def degradations(case: Case) -> Arrays:
-    given = case.inputs("degradation")
+    given = case.below("degradation")
     hr = given["hr"]
     height, width = hr.shape[-3:-1]
     anisotropic = kernels.anisotropic(given["l1"], given["l2"], given["theta"])
@@ -87,11 +97,11 @@ def scores(case: Case) -> Arrays:
 
 
 def distillation(case: Case) -> Arrays:
-    given = case.inputs("distillation")
+    given = case.below("distillation")
     channel = losses.channel_distillation(
         given["channel_teacher"],
         given["channel_student"],
-        temperature=TEMPERATURE,
+        temperature=DISTILLATION_TEMPERATURE,
         l1_weight=L1_WEIGHT,
     )
     spatial = losses.spatial_distillation(
@@ -100,67 +110,101 @@ def distillation(case: Case) -> Arrays:
     return _named("distillation", {"channel": channel, "spatial": spatial})
 
 
-def evaluation(case: Case) -> Arrays:
+def evaluation(case: Case, role: str) -> Arrays:
     """Every module's output in evaluation mode."""
-    results: Arrays = {}
-    for role in ROLES:
-        vectors = case.arrays["evaluation/prior"] if role == "teacher" else None
-        outputs = _outputs(
-            case.network,
-            _variables(case.state(role)),
-            case.arrays["evaluation/lr"],
-            vectors,
-        )
-        results |= _named(f"{role}/evaluation", outputs)
-    return results
+    vectors = case.arrays["evaluation/prior"] if role == "teacher" else None
+    variables = _variables(case.state(role))
+    outputs = _outputs(case.network, variables, case.arrays["evaluation/lr"], vectors)
+    return _named(f"{role}/evaluation", outputs)
 
 
 def training(case: Case, role: str) -> Arrays:
-    """Outputs, losses, gradients and new buffers of a step; then a trace."""
-    network = case.network.clone(axis_name=steps.AXIS)
-    fresh = case.state(role)
-    start = fresh.replace(opt_state=fresh_optimizer(_ADAM, fresh.params))
-    teacher = _variables(case.state("teacher")) if role == "student" else {}
-    updates = {stage: _update(network, role, stage) for stage in (1, 2)}
-
-    after, losses_ = updates[2](start, _batch(case, 0), teacher)
-    results = _named(f"{role}/loss", losses_)
-    gradients = {name: gradient for name, (_, gradient) in after.opt_state.items()}
-    estimator = STUDENT if role == "student" else PRINCIPAL
-    results |= _named(
-        f"{role}/gradient",
-        torch_names.to_torch({"params": gradients}, case.network, estimator),
+    """Every module's output in training mode."""
+    state = case.state(role)
+    variables = _variables(state)
+    lr = np.moveaxis(case.arrays["training/lr"][0], 1, 0)  # [D, B, h, w, 3]
+    if isinstance(state, StudentState):
+        outputs = _outputs(case.network, variables, lr[:1], None)
+        return _named(f"{role}/training", outputs)
+    vectors = case.arrays["training/prior"][0]
+    followed = optax.incremental_update(
+        {name: state.params[name] for name in CONTRASTED},
+        state.momentum_params,
+        1 - MOMENTUM_WEIGHT,
     )
+    momentum = {
+        "params": {**state.params, **followed},
+        "batch_stats": state.momentum_batch_stats,
+    }
+    outputs = _outputs(case.network, momentum, lr, vectors, MOMENTUM)
+    outputs |= _outputs(case.network, variables, lr, vectors)
+    return _named(f"{role}/training", outputs)
+
+
+def make_updates(case: Case, role: str, device: jax.Device) -> Updates:
+    """Both stages' updates for that device; the first call compiles."""
+    network = case.network.clone(axis_name=steps.AXIS)
+    rate = optax.constant_schedule(case.meta["learning_rate"])
+    if role == "teacher":
+        make = partial(
+            steps.teacher_update,
+            momentum=MOMENTUM_WEIGHT,
+            temperature=CONTRAST_TEMPERATURE,
+        )
+    else:
+        make = partial(
+            steps.student_update,
+            temperature=DISTILLATION_TEMPERATURE,
+            l1_weight=L1_WEIGHT,
+        )
+    return {
+        stage: on_one_device(make(network, _ADAM, rate, stage=stage), device)
+        for stage in (1, 2)
+    }
+
+
+def step(case: Case, role: str, updates: Updates) -> Arrays:
+    """Losses, gradients and new buffers of a step of the second stage."""
+    state, batches, teacher = _start(case, role, np.float32)
+    state, step_losses = updates[2](state, batches[0], teacher)
+    gradients = {name: gradient for name, (_, gradient) in state.opt_state.items()}
+    estimator = STUDENT if role == "student" else PRINCIPAL
+    gradients = torch_names.to_torch({"params": gradients}, case.network, estimator)
     buffers = {
         name: tensor
-        for name, tensor in convert.to_tensors(after, case.network, {}).items()
-        if _is_buffer(name)
+        for name, tensor in convert.to_tensors(state, case.network, {}).items()
+        if any(part in name for part in ("running_", "encoder_k", "queue"))
     }
-    results |= _named(f"{role}/after", buffers)
+    return {
+        **_named(f"{role}/loss", step_losses),
+        **_named(f"{role}/gradient", gradients),
+        **_named(f"{role}/after", buffers),
+    }
 
-    outputs = _training_outputs(case, start, after)
-    results |= _named(f"{role}/training", outputs)
 
-    trace: dict[str, list[Array]] = {}
-    state = start
-    for step, stage in enumerate(case.meta["stages"]):
-        state, losses_ = updates[stage](state, _batch(case, step), teacher)
-        for name, loss in losses_.items():
-            trace.setdefault(name, []).append(loss)
-    results |= _named(f"{role}/trace/loss", trace)
+def trace_losses(case: Case, role: str, updates: Updates) -> Arrays:
+    """The losses of training across the boundary of the stages."""
+    _, trace = _trace(case, updates, *_start(case, role, np.float32))
+    return _named(f"{role}/trace/loss", trace)
+
+
+def trace_tensors(case: Case, role: str) -> Arrays:
+    """All tensors after that training in float64, which a TPU lacks: on the CPU."""
+    start = _start(case, role, np.float64)
+    updates = make_updates(case, role, jax.local_devices(backend="cpu")[0])
+    with jax.enable_x64(True):
+        state, _ = _trace(case, updates, *start)
     tensors = {
         name: tensor
         for name, tensor in convert.to_tensors(state, case.network, {}).items()
         if name not in torch_names.mean_shift()
     }
-    return results | _named(f"{role}/trace/tensor", tensors)
+    return _named(f"{role}/trace/tensor", tensors)
 
 
 def images(case: Case) -> Arrays:
     """Real images degraded, restored by the student and scored."""
-    network, variables = case.network, _variables(case.state("student"))
-    apply = jax.jit(lambda variables, lr: 255 * network.apply(variables, lr).sr)
-    restore = partial(apply, variables)
+    restore = restorer(case, jnp.float32)
     results: Arrays = {}
     for index in range(len(case.meta["images"])):
         sr, hr = restore_image(case, index, restore)
@@ -176,11 +220,24 @@ def images(case: Case) -> Arrays:
     return results
 
 
+def restorer(case: Case, dtype: type) -> Callable[[Array], Array]:
+    """The student's function from LR to SR images in 0..255, computed in `dtype`."""
+    variables = _variables(case.state("student"))
+    variables = jax.tree.map(lambda x: jnp.asarray(x, dtype), variables)
+
+    @jax.jit
+    def restore(variables: Tree, lr: Array) -> Array:
+        sr = case.network.apply(variables, lr.astype(dtype)).sr
+        return 255 * sr.astype(jnp.float32)
+
+    return partial(restore, variables)
+
+
 def restore_image(
     case: Case, index: int, restore: Callable[[Array], Array]
 ) -> tuple[Array, np.ndarray]:
     """An image's SR, rounded, and its HR, both [1, H, W, 3] in 0..255."""
-    given = case.inputs(f"images/{index}")
+    given = case.below(f"images/{index}")
     hr = given["hr"][None]
     noise = given["noise"][None] if "noise" in given else None
     lr = degradation.synthesise(hr, _fixed_degradation(case), noise, scale=case.scale)
@@ -226,51 +283,45 @@ def _recording_adam() -> optax.GradientTransformation:
 _ADAM = _recording_adam()
 
 
-def _update(network: LightBSR, role: str, stage: int) -> steps.Update:
-    rate = optax.constant_schedule(LEARNING_RATE)
-    if role == "teacher":
-        update = steps.teacher_update(
-            network, _ADAM, rate, stage=stage, momentum=0.999, temperature=0.07
-        )
-    else:
-        update = steps.student_update(
-            network,
-            _ADAM,
-            rate,
-            stage=stage,
-            temperature=TEMPERATURE,
-            l1_weight=L1_WEIGHT,
-        )
-    return on_one_device(update)
+def _start(case: Case, role: str, dtype: type) -> tuple[State, list[steps.Batch], Tree]:
+    """The state before training, the steps' batches and a student's teacher.
+
+    On the host, floats of type `dtype`.
+    """
+    state = case.state(role)
+    state = state.replace(opt_state=fresh_optimizer(_ADAM, state.params))
+    given = case.below("training")
+    batches = [
+        steps.Batch(*(given[name][index] for name in steps.Batch._fields))
+        for index in range(len(case.meta["stages"]))
+    ]
+    teacher = _variables(case.state("teacher")) if role == "student" else {}
+
+    def cast(x: Any) -> np.ndarray:
+        x = np.asarray(x)
+        return x.astype(dtype) if x.dtype == np.float32 else x
+
+    return jax.tree.map(cast, (state, batches, teacher))
 
 
-def _batch(case: Case, step: int) -> steps.Batch:
-    given = case.inputs("training")
-    return steps.Batch(*(jnp.asarray(given[n][step]) for n in ("lr", "prior", "hr")))
+def _trace(
+    case: Case,
+    updates: Updates,
+    state: State,
+    batches: list[steps.Batch],
+    teacher: Tree,
+) -> tuple[State, dict[str, list[Array]]]:
+    """The state after all steps, and the losses of each."""
+    trace: dict[str, list[Array]] = {}
+    for stage, batch in zip(case.meta["stages"], batches, strict=True):
+        state, step_losses = updates[stage](state, batch, teacher)
+        for name, loss in step_losses.items():
+            trace.setdefault(name, []).append(loss)
+    return state, trace
 
 
 def _variables(state: State) -> Tree:
     return {"params": state.params, "batch_stats": state.batch_stats}
-
-
-def _is_buffer(name: str) -> bool:
-    """What a forward pass changes, beside what a gradient step does."""
-    return any(part in name for part in ("running_", "encoder_k", "queue"))
-
-
-def _training_outputs(case: Case, start: State, after: State) -> Arrays:
-    lr = jnp.moveaxis(jnp.asarray(case.arrays["training/lr"][0]), 1, 0)
-    if isinstance(start, StudentState):
-        return _outputs(case.network, _variables(start), lr[:1], None)
-    vectors = case.arrays["training/prior"][0]
-    momentum = {
-        "params": {**start.params, **after.momentum_params},
-        "batch_stats": start.momentum_batch_stats,
-    }
-    return {
-        **_outputs(case.network, momentum, lr, vectors, MOMENTUM),
-        **_outputs(case.network, _variables(start), lr, vectors),
-    }
 
 
 def _outputs(

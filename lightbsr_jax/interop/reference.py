@@ -4,8 +4,8 @@
 
 CHECKOUT is an unmodified checkout of the reference, which is imported and called but
 not written to. CASE holds weights and inputs, images as [..., H, W, C]; RESULT what the
-reference makes of them, in torch's layouts, by the names that `ours` uses as well. What
-float32 costs the reference, against itself in float64, stands there as `rounding/...`.
+reference makes of them, in torch's layouts, by the names that `ours` uses as well. How
+far its float32 is from its own float64 stands there as `rounding/...`.
 
 What the reference needs and does without here: CUDA (it moves tensors there without
 asking), and packages that it imports but does not use for any number, such as timm.
@@ -217,40 +217,43 @@ class Reference:
 
             wide = self.model(role).double()
             sum(self._losses(role, wide, step=0, stage=2).values()).backward()
-            rounding = _rounding(gradients, _gradients(wide))
-            results |= _named(f"rounding/{role}/gradient", rounding)
+            results |= _rounding(f"{role}/gradient", gradients, _gradients(wide))
         return results
 
     def traces(self) -> Results:
-        """Losses and the final tensors of training across the boundary of stages."""
+        """Training across the boundary of stages: its losses, what it makes in float64.
+
+        In float32 Adam would turn a gradient of mere rounding into a step of the full
+        rate, and no two programs would end at the same parameters.
+        """
         results: Results = {}
         for role in ("teacher", "student"):
-            trace, tensors = self._trace(role, self.model(role))
-            results |= _named(f"{role}/trace/loss", trace)
+            losses, _ = self._trace(role, self.model(role))
+            wide_losses, tensors = self._trace(role, self.model(role).double())
+            results |= _named(f"{role}/trace/loss", losses)
             results |= _named(f"{role}/trace/tensor", tensors)
-            _, wide = self._trace(role, self.model(role).double())
-            rounding = _rounding(tensors, wide)
-            results |= _named(f"rounding/{role}/trace/tensor", rounding)
+            results |= _rounding(f"{role}/trace/loss", losses, wide_losses)
         return results
 
     def _trace(
         self, role: str, model: nn.Module
-    ) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         args = SimpleNamespace(
             optimizer="ADAM", beta1=0.9, beta2=0.99, epsilon=1e-8, weight_decay=0
         )
         optimizer = self.utility.make_optimizer(args, model)
         for group in optimizer.param_groups:
             group["lr"] = self.meta["learning_rate"]
-        trace: dict[str, list[float]] = {}
+        trace: dict[str, list[Tensor]] = {}
         for step, stage in enumerate(self.meta["stages"]):
             optimizer.zero_grad()
             losses = self._losses(role, model, step=step, stage=stage)
             sum(losses.values()).backward()
             optimizer.step()
             for name, loss in losses.items():
-                trace.setdefault(name, []).append(loss.item())
-        return trace, _state(model)
+                trace.setdefault(name, []).append(loss.detach())
+        stacked = {name: torch.stack(losses) for name, losses in trace.items()}
+        return stacked, _state(model)
 
     def _losses(
         self, role: str, model: nn.Module, *, step: int, stage: int
@@ -316,7 +319,8 @@ def _stub_missing() -> None:
             pass
         parts = path.split(".")
         for end in range(1, len(parts) + 1):
-            sys.modules[".".join(parts[:end])] = ModuleType(".".join(parts[:end]))
+            package = ".".join(parts[:end])
+            sys.modules[package] = ModuleType(package)
         if name is not None:
             setattr(sys.modules[path], name, nn.Identity)
 
@@ -400,13 +404,12 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _rounding(
-    tensors: Mapping[str, Tensor], wide: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+    quantity: str, tensors: Mapping[str, Tensor], wide: Mapping[str, Tensor]
+) -> Results:
     """How far float32 `tensors` are from the same in float64, relative to it."""
     return {
-        name: (tensors[name] - value).norm() / value.norm()
+        f"rounding/{quantity}/{name}": (tensors[name] - value).norm() / value.norm()
         for name, value in wide.items()
-        if value.is_floating_point()
     }
 
 

@@ -142,7 +142,8 @@ def from_torch(
 ) -> dict[str, Any]:
     """Our variables out of the reference's tensors; the inverse of `to_torch`.
 
-    `shapes` is the tree of variables to fill, of arrays or of their shapes.
+    `shapes` is the tree of variables to fill, of arrays or of their shapes. Raises
+    KeyError for a tensor that is missing, ValueError for one that is misshapen.
     """
     filled = {}
     for path, leaf, names in _leaves(shapes, network, estimator):

@@ -73,13 +73,13 @@ def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
     check_suffix(path)
     plain = {name: tensor.copy() for name, tensor in tensors.items()}  # contiguous
     if path.suffix == _SAFETENSORS:
-        _replace(
+        replace(
             path, lambda new: safetensors.numpy.save_file(plain, new, {"format": "pt"})
         )
     else:
         torch = _torch(path)
         state_dict = {name: torch.from_numpy(t) for name, t in plain.items()}
-        _replace(path, lambda new: torch.save(state_dict, new))
+        replace(path, lambda new: torch.save(state_dict, new))
 
 
 def read_basis(path: str | Path) -> np.ndarray:
@@ -102,9 +102,7 @@ def read_basis(path: str | Path) -> np.ndarray:
 
 def write_basis(path: str | Path, basis: np.ndarray) -> None:
     """Write the basis, whole or not at all."""
-    _replace(
-        Path(path), lambda new: scipy.io.savemat(new, {"p": basis}, appendmat=False)
-    )
+    replace(path, lambda new: scipy.io.savemat(new, {"p": basis}, appendmat=False))
 
 
 def _torch(path: Path) -> ModuleType:
@@ -147,8 +145,9 @@ def _parsed(path: str | Path, parse: Callable[[bytes], Any], content: bytes) -> 
         ) from error
 
 
-def _replace(path: Path, save: Callable[[Path], Any]) -> None:
-    """Let `save` write a file elsewhere, then move it to `path`."""
+def replace(path: str | Path, save: Callable[[Path], Any]) -> None:
+    """Let `save` write a file or folder beside `path`, then move it there."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
         new = Path(scratch, path.name)

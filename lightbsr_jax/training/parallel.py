@@ -31,14 +31,10 @@ def over_devices(step: Step) -> Step:
     )
 
 
-def on_one_device(update: Update) -> Update:
-    """`update` on the first device with the whole batch, to compare its numbers."""
+def on_one_device(update: Update, device: jax.Device) -> Update:
+    """`update` on `device` with the whole batch, to compare its numbers."""
     mapped = jax.pmap(
-        update,
-        AXIS,
-        in_axes=(None, 0, None),
-        out_axes=None,
-        devices=jax.local_devices()[:1],
+        update, AXIS, in_axes=(None, 0, None), out_axes=None, devices=[device]
     )
     return lambda state, batch, teacher: mapped(
         state, jax.tree.map(lambda x: x[None], batch), teacher
