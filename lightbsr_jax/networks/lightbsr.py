@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from lightbsr_jax.networks.adaptation import FEATURES, AdaptationModule
 from lightbsr_jax.networks.estimator import Converter, Estimator, Projector
-from lightbsr_jax.networks.layers import Conv, pixel_shuffle
+from lightbsr_jax.networks.layers import Conv, pixel_shuffle, widened
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
+_MEAN = np.array(RGB_MEAN, np.float32)
 UPSCALER_STEPS = {2: (2,), 3: (3,), 4: (2, 2)}
 
 
@@ -61,14 +63,14 @@ class Restorer(nn.Module):
 
     def extract(self, lr: Array, dtype: Any) -> Array:
         """The features [B, h, w, 64] that the adaptation module starts from."""
-        return self.head((lr - jnp.array(RGB_MEAN)).astype(dtype))
+        return self.head((lr - _MEAN).astype(dtype))
 
     def reconstruct(self, x: Array) -> Array:
         """The SR image, from what the adaptation module makes of the features."""
         for factor, conv in zip(UPSCALER_STEPS[self.scale], self.upscale, strict=True):
             x = pixel_shuffle(conv(x), factor)
         # 8 bits, which is what bfloat16 has, are too few for pixels.
-        return self.tail(x.astype(jnp.float32)) + jnp.array(RGB_MEAN)
+        return self.tail(widened(x)) + _MEAN
 
 
 class LightBSR(nn.Module):
@@ -118,16 +120,16 @@ class LightBSR(nn.Module):
             spread = (*lr.shape[:-1], prior.shape[-1])
             prior = jnp.broadcast_to(prior[:, None, None], spread)
             lr = jnp.concatenate([lr, prior], -1)
-        return self.estimator(lr.astype(self.dtype), visits).astype(jnp.float32)
+        return widened(self.estimator(lr.astype(self.dtype), visits))
 
     def project(self, idr: Array) -> Array:
         """The IDR's embedding [B, 128] for the contrastive loss (teacher)."""
-        return self.projector(idr.astype(self.dtype)).astype(jnp.float32)
+        return widened(self.projector(idr.astype(self.dtype)))
 
     def convert(self, idr: Array, size: tuple[int, int]) -> tuple[Array, Array]:
         """R_c [B, 48] and R_s [B, h, w, 8] of an IDR; `size` is the LR's (h, w)."""
         channel, spatial = self.converter(idr.astype(self.dtype), size)
-        return channel.astype(jnp.float32), spatial.astype(jnp.float32)
+        return widened(channel), widened(spatial)
 
     def restore(self, lr: Array, idr: Array) -> Restoration:
         """The SR image of `lr`, given its IDR."""
