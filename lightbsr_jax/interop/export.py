@@ -275,6 +275,5 @@ def _imported(name: str) -> ModuleType:
         return __import__(name)
     except ImportError as error:
         raise UserError(
-            f"this kind of file takes {name}, which is not installed: pip install "
-            f"{name}"
+            f"this takes {name}, which is not installed: pip install {name}"
         ) from error
