@@ -59,6 +59,10 @@ def test_what_cannot_be_exported_is_refused(model: Model, tmp_path: Path) -> Non
     teacher = Model("teacher", 1, model.network, model.variables, model.basis)
     with pytest.raises(UserError, match="export a student"):
         export.write(teacher, tmp_path / "x.onnx", None, overwrite=False)
+    ablation = model.network.clone(converter_blocks=False)
+    without = Model("student", 1, ablation, model.variables, model.basis)
+    with pytest.raises(UserError, match="ablations have no ONNX form"):
+        export.write(without, tmp_path / "x.onnx", None, overwrite=False)
 
 
 def test_command(
