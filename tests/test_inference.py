@@ -252,8 +252,11 @@ def test_a_folder_with_a_bad_file(
     workdir: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
     small_tiles: None,
 ) -> None:
+    loaded = cli._model(str(workdir))  # once, for the sake of time
+    monkeypatch.setattr(cli, "_model", lambda path: loaded)
     image = np.random.default_rng(2).integers(256, size=(9, 12, 3), dtype=np.uint8)
     save(tmp_path / "in" / "ä b" / "c.png", image)
     (tmp_path / "in" / "text.png").write_text("no picture")

@@ -103,7 +103,14 @@ def to_stablehlo(model: Model, size: tuple[int, int] | None) -> bytes:
 
 
 def to_onnx(model: Model, size: tuple[int, int] | None) -> bytes:
-    """The network as an ONNX model."""
+    """The network as an ONNX model. Raises UserError for the paper's ablations."""
+    network = model.network
+    if not (
+        network.spatial_modulation
+        and network.channel_modulation
+        and network.converter_blocks
+    ):
+        raise UserError("ablations have no ONNX form here: export to .stablehlo")
     onnx = _imported("onnx")
     graph = _Graph(onnx)
     scale = model.scale
@@ -275,6 +282,5 @@ def _imported(name: str) -> ModuleType:
         return __import__(name)
     except ImportError as error:
         raise UserError(
-            f"this kind of file takes {name}, which is not installed: pip install "
-            f"{name}"
+            f"this takes {name}, which is not installed: pip install {name}"
         ) from error
