@@ -38,6 +38,7 @@ def measure(way: str, folders: list[str], batch_size: int) -> list[str]:
 
     from lightbsr_jax import compilation
     from lightbsr_jax.evaluation import benchmark, cases
+    from lightbsr_jax.evaluation.images import find
     from lightbsr_jax.evaluation.restorers import Bicubic
     from lightbsr_jax.imaging import prior
     from lightbsr_jax.model import Model
@@ -57,7 +58,7 @@ def measure(way: str, folders: list[str], batch_size: int) -> list[str]:
             )
             psnr = [score.psnr for score in scores if score.method == "student"]
         else:
-            images = [image.read() for image in benchmark.find(folders)]
+            images = [image.read() for image in find(folders)]
             psnr = list(image_by_image(methods, images, tested))
     seconds = time.perf_counter() - began
     return [

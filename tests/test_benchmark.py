@@ -17,6 +17,7 @@ from PIL import Image
 
 from lightbsr_jax import compilation
 from lightbsr_jax.evaluation import benchmark, cases, published
+from lightbsr_jax.evaluation.images import find, lr_path
 from lightbsr_jax.evaluation.restorers import Bicubic, Spoilt
 from lightbsr_jax.imaging import degradation, metrics
 from lightbsr_jax.imaging.files import ImageError
@@ -217,7 +218,7 @@ def test_given_images_score_as_those_that_were_made(tmp_path) -> None:
 
     def dump(restored: benchmark.Restored) -> None:
         case = next(case for case in tested if case.label == restored.case)
-        path = benchmark.lr_path(tmp_path, restored.benchmark, restored.image, case)
+        path = lr_path(tmp_path, restored.benchmark, restored.image, case)
         save(path, restored.lr)
 
     def measure(tested: list[cases.Case], **options) -> list[benchmark.Score]:
@@ -282,7 +283,7 @@ def test_names_of_benchmarks_and_images(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path / "plain")
 
     def names(*items) -> list[tuple[str, str]]:
-        return [(image.benchmark, image.name) for image in benchmark.find(items)]
+        return [(image.benchmark, image.name) for image in find(items)]
 
     set5 = [("Set5", "a.PNG"), ("Set5", "sub/b.png")]
     assert names("../Set5") == names(tmp_path / "Set5" / "HR") == set5

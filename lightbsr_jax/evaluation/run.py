@@ -27,6 +27,7 @@ from lightbsr_jax.evaluation import (
     cases,
     cost,
     idr,
+    images,
     pictures,
     report,
     tables,
@@ -106,7 +107,7 @@ def run(
     def on_restored(restored: Restored) -> None:
         if dump_lr is not None:
             case = next(case for case in chosen if case.label == restored.case)
-            path = benchmark.lr_path(dump_lr, restored.benchmark, restored.image, case)
+            path = images.lr_path(dump_lr, restored.benchmark, restored.image, case)
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_png(path, restored.lr)
         if report_folder is not None and restored.case == pictured:
@@ -196,11 +197,11 @@ def _separation(
     config: ConfigDict, model: Model, folders: Sequence[str]
 ) -> Separation | None:
     """Figure 5: on B100, or on all images where B100 was not measured."""
-    images = benchmark.find(folders)
-    b100 = [image for image in images if image.benchmark == "B100"]
+    found = images.find(folders)
+    b100 = [image for image in found if image.benchmark == "B100"]
     return idr.separation(
         model,
-        [image.read() for image in b100 or images],
+        [image.read() for image in b100 or found],
         cases.make(
             model.setting,
             sigmas=config.idr.sigmas,
@@ -220,7 +221,7 @@ def _title(name: str, model: Model | None, config: ConfigDict, scale: int) -> st
 def _check_names(folders: Sequence[str]) -> None:
     """Raises UserError where two images would have one low-resolution file."""
     seen = {}
-    for image in benchmark.find(folders):
+    for image in images.find(folders):
         stem = (image.benchmark, Path(image.name).with_suffix(""))
         if stem in seen:
             raise UserError(
