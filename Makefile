@@ -14,7 +14,7 @@ demo: .venv/requirements
 	$(BIN)/python train.py --config=configs/student.py:demo --workdir=$(DEMO)/student \
 	    --config.distillation.teacher=$(DEMO)/teacher
 	$(BIN)/python eval.py --workdir=$(DEMO)/student --benchmarks=$(PHOTOGRAPHS) \
-	    --output=$(DEMO)/evaluation --config.panels=3
+	    --report=$(DEMO)/evaluation
 
 test: .venv/requirements-test
 	$(BIN)/ruff check .

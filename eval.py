@@ -42,16 +42,14 @@ def main() -> None:
     from lightbsr_jax.imaging import files
 
     compilation.keep_compiled_programs()
-    print(
-        run(
-            CONFIG.value,
-            method=METHOD.value,
-            workdir=WORKDIR.value,
-            folders=files.split_folders(BENCHMARKS.value) if BENCHMARKS.value else [],
-            report_folder=REPORT.value,
-            dump_lr=DUMP_LR.value,
-            lr_folder=LR_DIR.value,
-        )
+    run(
+        CONFIG.value,
+        method=METHOD.value,
+        workdir=WORKDIR.value,
+        folders=files.split_folders(BENCHMARKS.value) if BENCHMARKS.value else [],
+        report_folder=REPORT.value,
+        dump_lr=DUMP_LR.value,
+        lr_folder=LR_DIR.value,
     )
 
 

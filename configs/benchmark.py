@@ -76,7 +76,7 @@ def get_config(preset: str = "setting1") -> ConfigDict:
     config.idr = ConfigDict()
     config.idr.sigmas = (0.8, 1.6, 2.4, 3.2)
     config.idr.kernels = (KERNELS[0], KERNELS[2], KERNELS[6], KERNELS[8])
-    config.idr.noise_level = 4.0
+    config.idr.noise_levels = (4.0,)
 
     config.update(PRESETS[preset])
     return config.lock()

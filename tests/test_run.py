@@ -55,6 +55,13 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+def measure(*arguments: object, **options: object) -> str:
+    """What `run.run` says."""
+    said: list[str] = []
+    run.run(*arguments, **options, say=said.append)
+    return "\n".join(said)
+
+
 def test_student_beside_bicubic(tmp_path, monkeypatch) -> None:
     """All that a report has, of images large enough for tiles."""
     monkeypatch.setattr(run.Model, "load", lambda workdir: student())
@@ -67,7 +74,7 @@ def test_student_beside_bicubic(tmp_path, monkeypatch) -> None:
     config.root = str(tmp_path)
     config.benchmarks = ("Set5",)
     workdir = tmp_path / "student"
-    text = run.run(config, method="lightbsr", workdir=str(workdir))
+    text = measure(config, method="lightbsr", workdir=str(workdir))
     assert "**LightBSR**" in text and "LightBSR (paper)" in text
     assert "65.738" in text and "border of 4 pixels" in text
     folder = workdir / "evaluation" / "setting1"
@@ -118,7 +125,7 @@ def test_bicubic_alone(tmp_path) -> None:
     save(tmp_path / "mine" / "a.png", np.full((24, 28, 3), 90, np.uint8))
     config = get_config("setting1")
     config.scale = 2
-    text = run.run(
+    text = measure(
         config,
         method="bicubic",
         folders=[str(tmp_path / "mine")],
@@ -136,26 +143,26 @@ def test_dumped_images_are_read_again(tmp_path) -> None:
     folders, lr = [str(tmp_path / "mine")], str(tmp_path / "lr")
     config = get_config("setting2")
     config.kernels = config.kernels[:1]
-    made = run.run(config, method="bicubic", folders=folders, dump_lr=lr)
+    made = measure(config, method="bicubic", folders=folders, dump_lr=lr)
     found = [path.relative_to(lr).as_posix() for path in Path(lr).rglob("*.png")]
     assert sorted(found) == [
         f"mine/2-0.5-0-noise-{level}/{name}.png" for level in (10, 5) for name in "ab"
     ]
     config.seed = 1
-    assert run.run(config, method="bicubic", folders=folders, lr_folder=lr) == made
-    assert run.run(config, method="bicubic", folders=folders) != made
+    assert measure(config, method="bicubic", folders=folders, lr_folder=lr) == made
+    assert measure(config, method="bicubic", folders=folders) != made
 
     save(tmp_path / "mine" / "a.jpg", picture(1))
     with pytest.raises(ValueError, match="a.jpg and a.png of mine would have the same"):
-        run.run(config, method="bicubic", folders=folders, dump_lr=lr)
+        measure(config, method="bicubic", folders=folders, dump_lr=lr)
     with pytest.raises(ValueError, match="give one of them"):
-        run.run(config, method="bicubic", folders=folders, dump_lr=lr, lr_folder=lr)
+        measure(config, method="bicubic", folders=folders, dump_lr=lr, lr_folder=lr)
 
 
 def test_config_and_model_fit(monkeypatch) -> None:
     model = student()
 
-    def measure(
+    def fit(
         config: ConfigDict, workdir="w", method="lightbsr", **changes: object
     ) -> None:
         changed = dataclasses.replace(model, **changes)
@@ -163,17 +170,17 @@ def test_config_and_model_fit(monkeypatch) -> None:
         run.run(config, method=method, workdir=workdir)
 
     with pytest.raises(ValueError, match="--config.setting=2"):
-        measure(get_config("setting1"), setting=2)
+        fit(get_config("setting1"), setting=2)
     config = get_config("setting1")
     config.scale = 2
     with pytest.raises(ValueError, match="is for scale 4.*--config.scale is 2"):
-        measure(config)
+        fit(config)
     with pytest.raises(ValueError, match="needs --workdir.*--method=bicubic"):
-        measure(get_config("setting1"), workdir=None)
+        fit(get_config("setting1"), workdir=None)
     with pytest.raises(ValueError, match="--benchmarks=FOLDER"):
-        measure(get_config("setting1"))
+        fit(get_config("setting1"))
     with pytest.raises(ValueError, match="bicubic has no IDR"):
-        measure(get_config("spoilt"), method="bicubic")
+        fit(get_config("spoilt"), method="bicubic")
 
 
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:

@@ -11,13 +11,12 @@ image and the case, and scores are float64 on the host.
 
 import hashlib
 import math
-import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,14 +26,15 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.evaluation.cases import GIVEN, Case
+from lightbsr_jax.evaluation.cases import Case
+from lightbsr_jax.evaluation.images import TestImage, find, read_hr, read_lr
 from lightbsr_jax.evaluation.restorers import Restorer
-from lightbsr_jax.imaging import degradation, files, metrics
+from lightbsr_jax.imaging import degradation, metrics
 from lightbsr_jax.imaging.degradation import Degradation
 
-_SSIM_WINDOW = 11
 _AXIS = "images"
 _T = TypeVar("_T")
+_Pixels = tuple[Array, dict[str, Array]]  # LR, and SR by method: uint8 [B, ...]
 
 
 def convention(scale: int) -> str:
@@ -77,21 +77,6 @@ class Restored(NamedTuple):
         return {"LR": self.lr, **self.sr, "HR": self.hr}
 
 
-class TestImage(NamedTuple):
-    """A high-resolution image to measure on."""
-
-    benchmark: str
-    name: str  # relative to the benchmark's folder
-    position: int  # in its benchmark, from 0
-    source: Path | np.ndarray  # uint8 [H, W, 3]
-
-    def read(self) -> np.ndarray:
-        """The pixels, uint8 [H, W, 3]."""
-        if isinstance(self.source, np.ndarray):
-            return self.source
-        return files.read_rgb(self.source)
-
-
 class _Job(NamedTuple):
     """An image in a case."""
 
@@ -126,9 +111,7 @@ def evaluate(
 ) -> list[Score]:
     """Scores of every method, image and case, in this order of nesting.
 
-    A folder is one benchmark, of its own name (or its parent's when it is called HR; a
-    folder that has an HR inside means that). A single file and a (name, uint8
-    [H, W, 3]) pair belong to the benchmark "images". All images are held in memory.
+    Folders and images are as for `images.find`; all are held in memory.
 
     Images of one size are restored together, `batch_size` at a time on each device, by
     one program that degrades and restores by every method: one compilation a size. The
@@ -183,58 +166,6 @@ def evaluate(
     ]
 
 
-def find(
-    folders_or_images: Sequence[str | Path | tuple[str, np.ndarray]],
-) -> list[TestImage]:
-    """The images of `evaluate`'s argument, not read yet."""
-    images: list[TestImage] = []
-    folders: dict[str, Path] = {}
-    singles = 0
-    for item in folders_or_images:
-        if not isinstance(item, tuple) and Path(item).is_file():
-            item = (Path(item).name, Path(item))
-        if isinstance(item, tuple):
-            name, source = item
-            if isinstance(source, np.ndarray) and (
-                source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3
-            ):
-                raise ValueError(
-                    f"{name} is {source.dtype} {source.shape}: expected uint8 [H, W, 3]"
-                )
-            images.append(TestImage("images", name, singles, source))
-            singles += 1
-            continue
-        folder = Path(item, "HR") if Path(item, "HR").is_dir() else Path(item)
-        absolute = Path(os.path.abspath(folder))
-        benchmark = (absolute.parent if absolute.name == "HR" else absolute).name
-        if benchmark in folders:
-            raise UserError(
-                f"{folders[benchmark]} and {folder} are both called {benchmark}: "
-                "rename one, or measure them one after the other"
-            )
-        folders[benchmark] = folder
-        for position, (name, path) in enumerate(files.find_images(folder)):
-            images.append(TestImage(benchmark, name, position, path))
-    if not images:
-        raise UserError("nothing to measure: name a benchmark folder")
-    return images
-
-
-def lr_path(folder: str | Path, benchmark: str, image: str, case: Case) -> Path:
-    """Where the low-resolution image of `image` in `case` lies below `folder`.
-
-    FOLDER/BENCHMARK/sigma-1.2/IMAGE.png, without the third part for GIVEN.
-    """
-    parts = [benchmark] if case is GIVEN else [benchmark, slug(case.label)]
-    return Path(folder, *parts, image).with_suffix(".png")
-
-
-def slug(text: str) -> str:
-    """The text as a file name: letters, digits, dots and dashes only."""
-    kept = "".join(c if c.isalnum() or c == "." else " " for c in text)
-    return "-".join(kept.split())
-
-
 def _launch(
     restorers: Mapping[str, Restorer],
     jobs: Sequence[_Job],
@@ -242,7 +173,7 @@ def _launch(
     scale: int,
     batch_size: int,
     seed: int,
-) -> Iterator[tuple[list[_Job], Any]]:
+) -> Iterator[tuple[list[_Job], _Pixels]]:
     """Starts the devices on one batch after the other: its jobs, and (lr, sr) to come.
 
     Batches are of one image size each, and all those of a size have one length.
@@ -269,38 +200,18 @@ def _launch(
 @partial(jax.jit, static_argnames=("mesh", "scale"))
 def _restore(
     restorers: dict[str, Restorer], batch: _Batch, *, mesh: Mesh, scale: int
-) -> tuple[Array, dict[str, Array]]:
-    """The LR and the SR images by each method, uint8; each device has its share."""
+) -> _Pixels:
+    """The LR images and the SR images by each method; each device has its share."""
 
-    def restore(
-        restorers: dict[str, Restorer], batch: _Batch
-    ) -> tuple[Array, dict[str, Array]]:
-        if batch.lr is None:
-            lr = degradation.synthesise(
-                batch.hr, batch.degradation, batch.noise, scale=scale
-            )
-        else:
-            lr = batch.lr.astype(jnp.float32) / 255
-        sr = {
-            name: _to_uint8(restorer.restore(lr, batch.degradation))
-            for name, restorer in restorers.items()
-        }
-        for name, images in sr.items():
-            size = (lr.shape[1] * scale, lr.shape[2] * scale)
-            if images.shape[1:3] != size:
-                raise ValueError(f"{name} restored {lr.shape} to {images.shape}")
-        return _to_uint8(255 * lr), sr
-
-    def on_device(
-        restorers: dict[str, Restorer], batch: _Batch
-    ) -> tuple[Array, dict[str, Array]]:
+    def on_device(restorers: dict[str, Restorer], batch: _Batch) -> _Pixels:
         if jax.default_backend() != "cpu":
-            return restore(restorers, batch)
+            return _restore_share(restorers, batch, scale=scale)
 
         # On a CPU one image after the other is faster, and equal to the last bit
         # whatever the length of the batch.
-        def one(image: _Batch) -> tuple[Array, dict[str, Array]]:
-            restored = restore(restorers, jax.tree.map(lambda x: x[None], image))
+        def one(image: _Batch) -> _Pixels:
+            alone = jax.tree.map(lambda x: x[None], image)
+            restored = _restore_share(restorers, alone, scale=scale)
             return jax.tree.map(lambda x: x[0], restored)
 
         return lax.map(one, batch)
@@ -314,6 +225,25 @@ def _restore(
             out_specs=PartitionSpec(_AXIS),
             check_vma=False,
         )(restorers, batch)
+
+
+def _restore_share(
+    restorers: dict[str, Restorer], batch: _Batch, *, scale: int
+) -> _Pixels:
+    if batch.lr is not None:
+        lr = batch.lr.astype(jnp.float32) / 255
+    else:
+        lr = degradation.synthesise(
+            batch.hr, batch.degradation, batch.noise, scale=scale
+        )
+    size = (lr.shape[1] * scale, lr.shape[2] * scale)
+    sr = {}
+    for name, restorer in restorers.items():
+        restored = restorer.restore(lr, batch.degradation)
+        if restored.shape[1:3] != size:
+            raise ValueError(f"{name} restored {lr.shape} to {restored.shape}")
+        sr[name] = _to_uint8(restored)
+    return _to_uint8(255 * lr), sr
 
 
 def _to_uint8(images: Array) -> Array:
@@ -359,7 +289,7 @@ def _ahead(items: Iterator[_T]) -> Iterator[_T]:
 
 
 def _score_batches(
-    launched: Iterator[tuple[list[_Job], Any]],
+    launched: Iterator[tuple[list[_Job], _Pixels]],
     pool: ThreadPoolExecutor,
     *,
     names: Sequence[str],
@@ -413,45 +343,14 @@ def _jobs(
 
     def read(item: tuple[int, TestImage]) -> list[_Job]:
         index, image = item
-        hr = _cropped(image, image.read(), scale)
+        hr = read_hr(image, scale=scale)
         jobs = []
         for column, case in enumerate(cases):
             lr = None
             if lr_folder is not None:
-                lr = _read_lr(lr_folder, image, case, hr, scale)
+                lr = read_lr(lr_folder, image, case, hr=hr, scale=scale)
             jobs.append(_Job((index, column), image, case, hr, lr))
         return jobs
 
     with ThreadPoolExecutor() as pool:
         return [job for jobs in pool.map(read, images) for job in jobs]
-
-
-def _read_lr(
-    folder: str | Path, image: TestImage, case: Case, hr: np.ndarray, scale: int
-) -> np.ndarray:
-    path = lr_path(folder, image.benchmark, image.name, case)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no low-resolution image {path} for {image.name} of {image.benchmark}"
-        )
-    lr = files.read_rgb(path)
-    height, width = (side // scale for side in hr.shape[:2])
-    if lr.shape[:2] != (height, width):
-        raise UserError(
-            f"{path} is {lr.shape[1]}x{lr.shape[0]} pixels (width x height), but "
-            f"{image.name} of {image.benchmark}, cropped to {hr.shape[1]}x"
-            f"{hr.shape[0]}, asks for {width}x{height} at scale {scale}"
-        )
-    return lr
-
-
-def _cropped(image: TestImage, hr: np.ndarray, scale: int) -> np.ndarray:
-    height, width = (side // scale * scale for side in hr.shape[:2])
-    needed = math.ceil((_SSIM_WINDOW + 2 * scale) / scale) * scale
-    if min(height, width) < needed:
-        raise UserError(
-            f"{image.name} of {image.benchmark} is {hr.shape[1]}x"
-            f"{hr.shape[0]} pixels (width x height), too small to be scored at "
-            f"scale {scale}: leave it out, each side needs {needed} pixels at least"
-        )
-    return hr[:height, :width]

@@ -70,9 +70,10 @@ def images(found: Findings, table: Table) -> str:
         for index, kernel in enumerate(kernels):
             case = f"{kernel} {table.noise}".strip()
             x = np.array([psnr["bicubic", case, name] for name in names])
-            y = np.array([psnr[found.method, case, name] for name in names]) - x
             if found.method == "bicubic":
                 x, y = np.arange(1, len(names) + 1), np.sort(x)[::-1]
+            else:
+                y = np.array([psnr[found.method, case, name] for name in names]) - x
             colour = _COLOURS[index % len(_COLOURS)]
             axes.scatter(x, y, 14, color=colour, alpha=0.75, linewidths=0, label=kernel)
         if found.method == "bicubic":

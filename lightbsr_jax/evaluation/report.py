@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lightbsr_jax.evaluation import findings, page, pictures, plots, tables
-from lightbsr_jax.evaluation.benchmark import Score, convention, slug
+from lightbsr_jax.evaluation.benchmark import Score, convention
 from lightbsr_jax.evaluation.findings import Findings
+from lightbsr_jax.evaluation.images import slug
 from lightbsr_jax.evaluation.pictures import Example
 from lightbsr_jax.evaluation.plots import Plots
 from lightbsr_jax.imaging import files

@@ -27,11 +27,13 @@ from lightbsr_jax.evaluation import (
     cases,
     cost,
     idr,
+    images,
     pictures,
     report,
     tables,
 )
 from lightbsr_jax.evaluation.benchmark import Restored
+from lightbsr_jax.evaluation.cases import Case
 from lightbsr_jax.evaluation.findings import Findings
 from lightbsr_jax.evaluation.idr import Separation
 from lightbsr_jax.evaluation.pictures import Example
@@ -59,14 +61,15 @@ def run(
     report_folder: str | None = None,
     dump_lr: str | None = None,
     lr_folder: str | None = None,
-) -> str:
-    """Measures `method` ("lightbsr" or "bicubic"), returns its tables as Markdown.
+    say: Callable[[str], None] = print,
+) -> None:
+    """Measures `method` ("lightbsr" or "bicubic") and says its tables in Markdown.
 
     config is that of configs/benchmark.py. LightBSR is read from workdir and measured
     beside bicubic. Without folders the config's benchmarks are measured. The report
     goes into report_folder: for LightBSR a folder of workdir by default, for bicubic
     nowhere. Low-resolution images are written below dump_lr, or read from lr_folder:
-    `benchmark.lr_path` says where they lie.
+    `images.lr_path` says where they lie. Of several processes the first one reports.
     """
     model = _load(config, workdir) if method == "lightbsr" else None
     scale = model.scale if model else config.scale or 4
@@ -83,41 +86,39 @@ def run(
         raise UserError("--dump-lr writes what --lr-dir reads: give one of them")
     if config.spoilt and model is None:
         raise UserError("config.spoilt is for a network: bicubic has no IDR")
-    restorers: dict[str, Restorer] = {BICUBIC: Bicubic(scale)}
+    if dump_lr or lr_folder:
+        _check_names(folders)
+    tested = _cases(config, config.setting)
+    pictured = tested[len(tested) // 2].label
+    if model and report_folder is None:
+        leaf = f"setting{config.setting}" if config.setting else "given"
+        report_folder = str(Path(workdir, "evaluation", leaf))
+    if report_folder is not None:
+        Path(report_folder).mkdir(parents=True, exist_ok=True)  # fails now or never
+
     name = BICUBIC
+    restorers: dict[str, Restorer] = {BICUBIC: Bicubic(scale)}
     if model:
         name = "LightBSR" + " teacher" * (model.role == "teacher")
         name += " (spoilt IDR)" * config.spoilt
         restorers[name] = Spoilt(model) if config.spoilt else model
-        if report_folder is None:
-            leaf = f"setting{config.setting}" if config.setting else "given"
-            report_folder = str(Path(workdir, "evaluation", leaf))
-    if dump_lr or lr_folder:
-        _check_names(folders)
-    chosen = cases.make(
-        config.setting,
-        sigmas=config.sigmas,
-        kernel_parameters=config.kernels,
-        noise_levels=config.noise_levels,
-    )
-    pictured = chosen[len(chosen) // 2].label
     examples: list[Example] = []
 
     def on_restored(restored: Restored) -> None:
         if dump_lr is not None:
-            case = next(case for case in chosen if case.label == restored.case)
-            path = benchmark.lr_path(dump_lr, restored.benchmark, restored.image, case)
+            case = next(case for case in tested if case.label == restored.case)
+            path = images.lr_path(dump_lr, restored.benchmark, restored.image, case)
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_png(path, restored.lr)
         if report_folder is not None and restored.case == pictured:
             examples.append(pictures.example(restored, crop=config.crop))
 
     began = time.monotonic()
-    with compilation.counted() as compilations, _progress() as on_progress:
+    with compilation.counted() as compiled, _progress() as on_progress:
         scores = benchmark.evaluate(
             restorers,
             folders,
-            chosen,
+            tested,
             scale=scale,
             batch_size=config.batch_size,
             seed=config.seed,
@@ -127,19 +128,38 @@ def run(
             on_restored=on_restored,
         )
     seconds = time.monotonic() - began
-    parameters = model and complexity.parameters(model.variables["params"]) / 1e6
+    if jax.process_index() > 0:
+        return
     measured = tables.make(
         scores,
-        chosen,
+        tested,
         scale=scale,
-        parameters=parameters,
+        parameters=model and complexity.parameters(model.variables["params"]) / 1e6,
         teacher=model is not None and model.role == "teacher",
     )
-    text = "\n".join(tables.markdown(table) for table in measured)
-    text += f"\n{benchmark.convention(scale)}\n"
-    if report_folder is None or jax.process_index() > 0:
-        return text
-
+    for table in measured:
+        say(tables.markdown(table))
+    say(benchmark.convention(scale))
+    if report_folder is None:
+        return
+    about = {
+        "scale": scale,
+        "config": config.to_dict(),
+        "model": None,
+        "lr": _READ.format(lr_folder) if lr_folder else _MADE.format(config.seed),
+        "seconds": seconds,
+        "compilation": asdict(compiled),
+        "devices": f"{jax.device_count()} device(s): {cost.device_name()}",
+        "versions": {
+            "lightbsr_jax": lightbsr_jax.__version__,
+            "jax": jax.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    if model:
+        step = int(model.step)
+        about["model"] = {"workdir": workdir, "role": model.role, "step": step}
     found = Findings(
         method=name,
         title=_title(name, model, config, scale),
@@ -148,25 +168,10 @@ def run(
         examples=pictures.spread(examples, name, config.pictures),
         cost=cost.measure(model) if model else None,
         separation=_separation(config, model, folders) if model else None,
-        about={
-            "scale": scale,
-            "config": config.to_dict(),
-            "model": model
-            and {"workdir": workdir, "role": model.role, "step": int(model.step)},
-            "lr": _READ.format(lr_folder) if lr_folder else _MADE.format(config.seed),
-            "seconds": seconds,
-            "compilation": asdict(compilations),
-            "devices": f"{jax.device_count()} device(s): {cost.device_name()}",
-            "versions": {
-                "lightbsr_jax": lightbsr_jax.__version__,
-                "jax": jax.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
-        },
+        about=about,
     )
     report.write(report_folder, found)
-    return f"{text}\nReport: {Path(report_folder, 'report.html')}\n"
+    say(f"\nReport: {Path(report_folder, 'report.html')}")
 
 
 def _load(config: ConfigDict, workdir: str | None) -> Model:
@@ -196,17 +201,22 @@ def _separation(
     config: ConfigDict, model: Model, folders: Sequence[str]
 ) -> Separation | None:
     """Figure 5: on B100, or on all images where B100 was not measured."""
-    images = benchmark.find(folders)
-    b100 = [image for image in images if image.benchmark == "B100"]
+    found = images.find(folders)
+    b100 = [image for image in found if image.benchmark == "B100"]
     return idr.separation(
         model,
-        [image.read() for image in b100 or images],
-        cases.make(
-            model.setting,
-            sigmas=config.idr.sigmas,
-            kernel_parameters=config.idr.kernels,
-            noise_levels=(config.idr.noise_level,),
-        ),
+        [image.read() for image in b100 or found],
+        _cases(config.idr, model.setting),
+    )
+
+
+def _cases(config: ConfigDict, setting: int | None) -> list[Case]:
+    """Those of a config's sigmas, or of its kernels and noise levels."""
+    return cases.make(
+        setting,
+        sigmas=config.sigmas,
+        kernel_parameters=config.kernels,
+        noise_levels=config.noise_levels,
     )
 
 
@@ -220,7 +230,7 @@ def _title(name: str, model: Model | None, config: ConfigDict, scale: int) -> st
 def _check_names(folders: Sequence[str]) -> None:
     """Raises UserError where two images would have one low-resolution file."""
     seen = {}
-    for image in benchmark.find(folders):
+    for image in images.find(folders):
         stem = (image.benchmark, Path(image.name).with_suffix(""))
         if stem in seen:
             raise UserError(

@@ -1,0 +1,132 @@
+"""The images to measure on: finding, reading and cropping them.
+
+Images are uint8 [H, W, 3].
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.evaluation.cases import GIVEN, Case
+from lightbsr_jax.imaging import files, metrics
+
+
+class TestImage(NamedTuple):
+    """A high-resolution image to measure on."""
+
+    benchmark: str
+    name: str  # relative to the benchmark's folder
+    position: int  # in its benchmark, from 0
+    source: Path | np.ndarray  # uint8 [H, W, 3]
+
+    def read(self) -> np.ndarray:
+        """The pixels, uint8 [H, W, 3]."""
+        if isinstance(self.source, np.ndarray):
+            return self.source
+        return files.read_rgb(self.source)
+
+
+def find(
+    folders_or_images: Sequence[str | Path | tuple[str, np.ndarray]],
+) -> list[TestImage]:
+    """The images of folders, files and (name, uint8 [H, W, 3]) pairs, in this order.
+
+    A folder is one benchmark, of its own name (or its parent's when it is called HR; a
+    folder that has an HR inside means that). Files and pairs belong to the benchmark
+    "images". Files are not read yet.
+
+    Raises FileNotFoundError or UserError for a folder that is missing or holds no
+    image, and for two of one name.
+    """
+    images: list[TestImage] = []
+    folders: dict[str, Path] = {}
+    singles = 0
+    for item in folders_or_images:
+        if not isinstance(item, tuple) and Path(item).is_file():
+            item = (Path(item).name, Path(item))
+        if isinstance(item, tuple):
+            name, source = item
+            if isinstance(source, np.ndarray) and (
+                source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3
+            ):
+                raise ValueError(
+                    f"{name} is {source.dtype} {source.shape}: expected uint8 [H, W, 3]"
+                )
+            images.append(TestImage("images", name, singles, source))
+            singles += 1
+            continue
+        folder = Path(item, "HR") if Path(item, "HR").is_dir() else Path(item)
+        absolute = Path(os.path.abspath(folder))
+        benchmark = (absolute.parent if absolute.name == "HR" else absolute).name
+        if benchmark in folders:
+            raise UserError(
+                f"{folders[benchmark]} and {folder} are both called {benchmark}: "
+                "rename one, or measure them one after the other"
+            )
+        folders[benchmark] = folder
+        for position, (name, path) in enumerate(files.find_images(folder)):
+            images.append(TestImage(benchmark, name, position, path))
+    if not images:
+        raise UserError("nothing to measure: name a benchmark folder")
+    return images
+
+
+def read_hr(image: TestImage, *, scale: int) -> np.ndarray:
+    """The pixels, cropped on the right and bottom to a multiple of the scale.
+
+    Raises ImageError or UserError where they cannot be read or are too few to score.
+    """
+    hr = image.read()
+    height, width = (side // scale * scale for side in hr.shape[:2])
+    needed = math.ceil((len(metrics.GAUSSIAN) + 2 * scale) / scale) * scale
+    if min(height, width) < needed:
+        raise UserError(
+            f"{image.name} of {image.benchmark} is {hr.shape[1]}x"
+            f"{hr.shape[0]} pixels (width x height), too small to be scored at "
+            f"scale {scale}: leave it out, each side needs {needed} pixels at least"
+        )
+    return hr[:height, :width]
+
+
+def read_lr(
+    folder: str | Path, image: TestImage, case: Case, *, hr: np.ndarray, scale: int
+) -> np.ndarray:
+    """The low-resolution image that `lr_path` names, for the cropped `hr`.
+
+    Raises FileNotFoundError, ImageError or UserError where it is not there, cannot be
+    read or is of another size.
+    """
+    path = lr_path(folder, image.benchmark, image.name, case)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no low-resolution image {path} for {image.name} of {image.benchmark}"
+        )
+    lr = files.read_rgb(path)
+    height, width = (side // scale for side in hr.shape[:2])
+    if lr.shape[:2] != (height, width):
+        raise UserError(
+            f"{path} is {lr.shape[1]}x{lr.shape[0]} pixels (width x height), but "
+            f"{image.name} of {image.benchmark}, cropped to {hr.shape[1]}x"
+            f"{hr.shape[0]}, asks for {width}x{height} at scale {scale}"
+        )
+    return lr
+
+
+def lr_path(folder: str | Path, benchmark: str, image: str, case: Case) -> Path:
+    """Where the low-resolution image of `image` in `case` lies below `folder`.
+
+    FOLDER/BENCHMARK/sigma-1.2/IMAGE.png, without the third part for GIVEN.
+    """
+    parts = [benchmark] if case is GIVEN else [benchmark, slug(case.label)]
+    return Path(folder, *parts, image).with_suffix(".png")
+
+
+def slug(text: str) -> str:
+    """The text as a file name: letters, digits, dots and dashes only."""
+    kept = "".join(c if c.isalnum() or c == "." else " " for c in text)
+    return "-".join(kept.split())
