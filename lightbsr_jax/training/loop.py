@@ -22,8 +22,7 @@ from lightbsr_jax.data.pipeline import CropBatches, Sampler
 from lightbsr_jax.data.resident import ResidentBatches
 from lightbsr_jax.data.sources import first_images, open_source
 from lightbsr_jax.errors import Interrupted, UserError
-from lightbsr_jax.evaluation import benchmark, pictures
-from lightbsr_jax.evaluation.cases import make as make_cases
+from lightbsr_jax.evaluation import benchmark, cases, pictures
 from lightbsr_jax.evaluation.restorers import Bicubic, Restorer
 from lightbsr_jax.imaging import degradation
 from lightbsr_jax.model import Model
@@ -382,8 +381,8 @@ def validation(
     if not config.validation.hr or not parallel.leads():
         return lambda step, run, log: None
     images = first_images(config.validation.hr, config.validation.images)
-    cases = make_cases(config.setting)
-    pictured = cases[len(cases) // 2].label
+    tested = cases.make(config.setting)
+    pictured = tested[len(tested) // 2].label
     bicubic = Bicubic(config.scale)
 
     def measure(
@@ -391,7 +390,7 @@ def validation(
         on_restored: Callable[[benchmark.Restored], None] | None = None,
     ) -> list[benchmark.Score]:
         return benchmark.evaluate(
-            restorers, images, cases, scale=config.scale, on_restored=on_restored
+            restorers, images, tested, scale=config.scale, on_restored=on_restored
         )
 
     # Before training: images that cannot be scored are an error now, not later.
