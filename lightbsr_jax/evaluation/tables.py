@@ -74,46 +74,43 @@ def make(
             paper = published.rows(benchmark, noise) if scale == published.SCALE else []
             printed = {kernel for row in paper for kernel in row.psnr}
             averaged = [i for i, name in enumerate(kernels) if name in printed]
+            rows = _paper_rows(paper, kernels, averaged) if averaged else []
+            if teacher and not noise and printed and printed <= set(kernels):
+                rows += _ablations(benchmark, kernels)
             averaged = averaged or range(len(kernels))
-
-            rows = [
-                Row(
-                    row.method,
-                    row.parameters,
-                    _with_mean([row.psnr.get(name) for name in kernels], averaged),
-                    None,
-                )
-                for row in paper
-                if printed & set(kernels)
-            ]
-            if teacher and printed and printed <= set(kernels) and not noise:
-                empty = [None] * len(kernels)
-                rows += [
-                    Row(
-                        f"{row.name}, {row.description}",
-                        None,
-                        (*empty, getattr(row, benchmark.lower())),
-                        None,
-                    )
-                    for row in published.TABLE_1 + published.TABLE_2
-                ]
             for method in methods:
                 values = [means[method, benchmark, case.label] for case in shown]
-                psnr, ssim = zip(*values, strict=True)
-                size = None if method == "bicubic" else parameters
-                row = Row(
-                    method,
-                    size,
-                    _with_mean(psnr, averaged),
-                    _with_mean(ssim, averaged),
+                psnr, ssim = (
+                    _with_mean(figures, averaged)
+                    for figures in zip(*values, strict=True)
                 )
+                size = None if method == "bicubic" else parameters
                 names = [row.method.lower() for row in rows]
                 namesake = method.split()[0].lower()
                 place = names.index(namesake) + 1 if namesake in names else len(rows)
-                rows.insert(place, row)
+                rows.insert(place, Row(method, size, psnr, ssim))
             columns = (*kernels, "mean") if len(kernels) > 1 else tuple(kernels)
             tables.append(Table(benchmark, noise, columns, rows))
     return tables
+
+
+def _paper_rows(
+    paper: Sequence[published.Row], kernels: Sequence[str], averaged: Sequence[int]
+) -> list[Row]:
+    rows = []
+    for row in paper:
+        psnr = _with_mean([row.psnr.get(name) for name in kernels], averaged)
+        rows.append(Row(row.method, row.parameters, psnr, None))
+    return rows
+
+
+def _ablations(benchmark: str, kernels: Sequence[str]) -> list[Row]:
+    """Tables 1 and 2, of which the paper prints means."""
+    rows = []
+    for row in published.TABLE_1 + published.TABLE_2:
+        psnr = (*[None] * len(kernels), getattr(row, benchmark.lower()))
+        rows.append(Row(f"{row.name}, {row.description}", None, psnr, None))
+    return rows
 
 
 def markdown(table: Table) -> str:
