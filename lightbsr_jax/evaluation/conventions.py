@@ -6,6 +6,7 @@ and, where an image was resized, in the kind of bicubic. Images are uint8 [H, W,
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,34 +110,31 @@ def _tables(images: list[tuple[np.ndarray, np.ndarray]], scale: int) -> str:
         raise UserError(
             f"images of {smallest} pixels are too small for SSIM: 11 at least"
         )
-    header = [f"border {border}" for border in borders]
-
-    def lines(title, colours, measure, paper, digits, **options) -> list[list[str]]:
-        found = [[title, *header]]
-        for name, colour in colours.items():
-            line = [name]
-            for border in borders:
-                values = [
-                    measure(a, b, colour, border=border, **options) for a, b in images
-                ]
-                mark = " *" if (name, border) == (paper, scale) else ""
-                line.append(f"{np.mean(values):.{digits}f}{mark}")
-            found.append(line)
-        return found
-
     parts = [
-        lines("PSNR (dB)", COLOURS, psnr, _PAPER, 3),
-        lines("SSIM, 11x11 Gaussian window", SSIM_COLOURS, ssim, _PAPER_SSIM, 5),
-        lines(
+        ("PSNR (dB)", psnr, COLOURS, 3, _PAPER),
+        ("SSIM, 11x11 Gaussian window", ssim, SSIM_COLOURS, 5, _PAPER_SSIM),
+        (
             "SSIM, 7x7 uniform window (scikit-image)",
+            partial(ssim, uniform=True),
             COLOURS,
-            ssim,
-            None,
             5,
-            uniform=True,
+            None,
         ),
     ]
-    text = "\n".join(map(tables.grid, parts))
+    grids = []
+    for title, measure, colours, digits, paper in parts:
+        lines = [[title, *(f"border {border}" for border in borders)]]
+        for name, colour in colours.items():
+            cells = []
+            for border in borders:
+                mean = np.mean(
+                    [measure(a, b, colour, border=border) for a, b in images]
+                )
+                mark = " *" if (name, border) == (paper, scale) else ""
+                cells.append(f"{mean:.{digits}f}{mark}")
+            lines.append([name, *cells])
+        grids.append(tables.grid(lines))
+    text = "\n".join(grids)
     return f"{text}\n* the paper's: what eval.py prints at scale {scale}\n"
 
 
