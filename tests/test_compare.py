@@ -48,12 +48,12 @@ def training(case: Case) -> Arrays:
 
 
 def step(case: Case) -> Arrays:
-    updates = ours.make_updates(case, "student", jax.local_devices()[0])
+    updates = ours.make_updates(case, "student")
     return ours.step(case, "student", updates)
 
 
 def trace_losses(case: Case) -> Arrays:
-    updates = ours.make_updates(case, "teacher", jax.local_devices()[0])
+    updates = ours.make_updates(case, "teacher")
     return ours.trace_losses(case, "teacher", updates)
 
 
@@ -284,6 +284,17 @@ def test_command(recording, tmp_path, monkeypatch, capsys) -> None:
     assert f"DIFFERS {LOSS}" in told and "1 of 51 differ." in told
 
 
+def test_cpu_is_needed(monkeypatch, capsys) -> None:
+    def only_a_gpu(backend: str | None = None) -> list:
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", only_a_gpu)
+    with pytest.raises(SystemExit) as caught:
+        main(["compare", "--replay", str(RECORDING)])
+    assert caught.value.code == 2
+    assert "unset JAX_PLATFORMS, or add cpu" in capsys.readouterr().err
+
+
 def test_recording_keeps_all(recording, tmp_path, monkeypatch) -> None:
     case, theirs = recording
     cases.save(tmp_path / "copy", case, theirs)
@@ -325,13 +336,12 @@ def test_photographs_and_precision(recording, tmp_path) -> None:
     assert line == ["photograph.png", psnr, psnr, "0.0e+00"]
 
     theirs = ours.evaluation(case, "student")
-    _, exact, default, coarse, note = map(
-        str.split, compare.format_precision(case, theirs).splitlines()
-    )
-    errors = [float(line[2]) for line in (exact, default, coarse)]
-    assert max(errors[:2]) < 1e-6 and 1e-3 < errors[2] < 0.1
-    assert float(exact[3]) == pytest.approx(results["images/0/psnr"], abs=1e-3)
-    assert "CPU" in note
+    _, *lines, _ = compare.format_precision(case, theirs).splitlines()
+    errors, psnr, _, cost, _ = zip(*(line.split()[-5:] for line in lines), strict=True)
+    exact, default, bfloat16 = map(float, errors)
+    assert max(exact, default) < 1e-6 and 1e-3 < bfloat16 < 0.1
+    assert float(psnr[0]) == pytest.approx(results["images/0/psnr"], abs=1e-3)
+    assert cost[0] == "0.000"
 
 
 def test_photographs_that_are_too_small(recording, tmp_path) -> None:

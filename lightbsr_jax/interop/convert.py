@@ -363,5 +363,5 @@ def _warn_of_size(config: Tree) -> None:
 
 
 def _sha256(file: str | Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -52,7 +52,7 @@ def everything(case: Case) -> Arrays:
         for part in (degradations, scores, distillation, images):
             results |= part(case)
         for role in ROLES:
-            updates = make_updates(case, role, jax.local_devices()[0])
+            updates = make_updates(case, role)
             results |= evaluation(case, role)
             results |= training(case, role)
             results |= step(case, role, updates)
@@ -141,9 +141,15 @@ def training(case: Case, role: str) -> Arrays:
     return _named(f"{role}/training", outputs)
 
 
-def make_updates(case: Case, role: str, device: jax.Device) -> Updates:
-    """Both stages' updates for that device; the first call compiles."""
-    network = case.network.clone(axis_name=steps.AXIS)
+def make_updates(
+    case: Case, role: str, *, dtype: type = np.float32, backend: str | None = None
+) -> Updates:
+    """Both stages' updates, on the backend's first device; their first call compiles.
+
+    The backend is the default one if it is None.
+    """
+    network = case.network.clone(axis_name=steps.AXIS, dtype=dtype)
+    device = jax.local_devices(backend=backend)[0]
     rate = optax.constant_schedule(case.meta["learning_rate"])
     if role == "teacher":
         make = partial(
@@ -166,7 +172,7 @@ def make_updates(case: Case, role: str, device: jax.Device) -> Updates:
 def step(case: Case, role: str, updates: Updates) -> Arrays:
     """Losses, gradients and new buffers of a step of the second stage."""
     state, batches, teacher = _start(case, role, np.float32)
-    state, step_losses = updates[2](state, batches[0], teacher)
+    state, measured = updates[2](state, batches[0], teacher)
     gradients = {name: gradient for name, (_, gradient) in state.opt_state.items()}
     estimator = STUDENT if role == "student" else PRINCIPAL
     gradients = torch_names.to_torch({"params": gradients}, case.network, estimator)
@@ -176,7 +182,7 @@ def step(case: Case, role: str, updates: Updates) -> Arrays:
         if any(part in name for part in ("running_", "encoder_k", "queue"))
     }
     return {
-        **_named(f"{role}/loss", step_losses),
+        **_named(f"{role}/loss", _losses(measured)),
         **_named(f"{role}/gradient", gradients),
         **_named(f"{role}/after", buffers),
     }
@@ -191,7 +197,7 @@ def trace_losses(case: Case, role: str, updates: Updates) -> Arrays:
 def trace_tensors(case: Case, role: str) -> Arrays:
     """All tensors after that training in float64, which a TPU lacks: on the CPU."""
     start = _start(case, role, np.float64)
-    updates = make_updates(case, role, jax.local_devices(backend="cpu")[0])
+    updates = make_updates(case, role, dtype=np.float64, backend="cpu")
     with jax.enable_x64(True):
         state, _ = _trace(case, updates, *start)
     tensors = {
@@ -222,15 +228,9 @@ def images(case: Case) -> Arrays:
 
 def restorer(case: Case, dtype: type) -> Callable[[Array], Array]:
     """The student's function from LR to SR images in 0..255, computed in `dtype`."""
-    variables = _variables(case.state("student"))
-    variables = jax.tree.map(lambda x: jnp.asarray(x, dtype), variables)
-
-    @jax.jit
-    def restore(variables: Tree, lr: Array) -> Array:
-        sr = case.network.apply(variables, lr.astype(dtype)).sr
-        return 255 * sr.astype(jnp.float32)
-
-    return partial(restore, variables)
+    network = case.network.clone(dtype=dtype)
+    restore = jax.jit(lambda variables, lr: 255 * network.apply(variables, lr).sr)
+    return partial(restore, _variables(case.state("student")))
 
 
 def restore_image(
@@ -314,10 +314,14 @@ def _trace(
     """The state after all steps, and the losses of each."""
     trace: dict[str, list[Array]] = {}
     for stage, batch in zip(case.meta["stages"], batches, strict=True):
-        state, step_losses = updates[stage](state, batch, teacher)
-        for name, loss in step_losses.items():
+        state, measured = updates[stage](state, batch, teacher)
+        for name, loss in _losses(measured).items():
             trace.setdefault(name, []).append(loss)
     return state, trace
+
+
+def _losses(measured: steps.Metrics) -> steps.Metrics:
+    return {n: value for n, value in measured.items() if n != "gradient_norm"}
 
 
 def _variables(state: State) -> Tree:

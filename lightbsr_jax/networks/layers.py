@@ -3,7 +3,7 @@
 Feature maps are NHWC. Kernels are HWIO, matrices [in, out]. Weights start as torch's
 do: U(-b, b) with b = 1 / sqrt(fan_in), biases with the same b. Parameters are float32;
 a layer computes in the type of what it is given, float32 or bfloat16, but for means and
-variances, which are float32 always.
+variances, which are float32. (Of float64, for comparisons, all is float64.)
 
 XLA on a CPU is slow at grouped convolutions and at the gradients of convolutions in
 the body of a scan; `depthwise_conv` and `conv` are formulated by backend for that
@@ -35,9 +35,14 @@ def leaky_relu(x: Array) -> Array:
     return nn.leaky_relu(x, 0.1)
 
 
+def widened(x: Array) -> Array:
+    """x in float32, if it is not in float64."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def global_mean(x: Array) -> Array:
     """Mean over rows and columns, summed in float32: [B, h, w, C] to [B, C]."""
-    return x.mean((1, 2), dtype=jnp.float32).astype(x.dtype)
+    return widened(x).mean((1, 2)).astype(x.dtype)
 
 
 def pixel_shuffle(x: Array, factor: int) -> Array:
@@ -271,7 +276,7 @@ class BatchNorm(nn.Module):
         B, h, w and all devices, which enter the running ones in the order of `visits`.
         """
         channels, dtype = x.shape[-1:], x.dtype
-        x = x.astype(jnp.float32)
+        x = widened(x)
         scale = self.param("scale", nn.initializers.ones, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)

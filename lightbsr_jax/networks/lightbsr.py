@@ -16,7 +16,7 @@ from jax import Array
 
 from lightbsr_jax.networks.adaptation import FEATURES, AdaptationModule
 from lightbsr_jax.networks.estimator import Converter, Estimator, Projector
-from lightbsr_jax.networks.layers import Conv, pixel_shuffle
+from lightbsr_jax.networks.layers import Conv, pixel_shuffle, widened
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 UPSCALER_STEPS = {2: (2,), 3: (3,), 4: (2, 2)}
@@ -40,7 +40,7 @@ class Restorer(nn.Module):
 
     @nn.compact
     def __call__(self, lr: Array, channel: Array, spatial: Array) -> Array:
-        mean = jnp.array(RGB_MEAN)
+        mean = jnp.array(RGB_MEAN, jnp.float32)
         x = Conv(FEATURES, name="head")((lr - mean).astype(channel.dtype))
         body = AdaptationModule(self.groups, self.blocks, self.remat, name="body")
         x = body(x, channel, spatial)
@@ -48,7 +48,7 @@ class Restorer(nn.Module):
             x = Conv(FEATURES * factor**2, name=f"upscale_{index}")(x)
             x = pixel_shuffle(x, factor)
         # 8 bits, which is what bfloat16 has, are too few for pixels.
-        return Conv(3, name="tail")(x.astype(jnp.float32)) + mean
+        return Conv(3, name="tail")(widened(x)) + mean
 
 
 class LightBSR(nn.Module):
@@ -94,16 +94,16 @@ class LightBSR(nn.Module):
             spread = (*lr.shape[:-1], prior.shape[-1])
             prior = jnp.broadcast_to(prior[:, None, None], spread)
             lr = jnp.concatenate([lr, prior], -1)
-        return self.estimator(lr.astype(self.dtype), visits).astype(jnp.float32)
+        return widened(self.estimator(lr.astype(self.dtype), visits))
 
     def project(self, idr: Array) -> Array:
         """The IDR's embedding [B, 128] for the contrastive loss (teacher)."""
-        return self.projector(idr.astype(self.dtype)).astype(jnp.float32)
+        return widened(self.projector(idr.astype(self.dtype)))
 
     def convert(self, idr: Array, size: tuple[int, int]) -> tuple[Array, Array]:
         """R_c [B, 48] and R_s [B, h, w, 8] of an IDR; `size` is the LR's (h, w)."""
         channel, spatial = self.converter(idr.astype(self.dtype), size)
-        return channel.astype(jnp.float32), spatial.astype(jnp.float32)
+        return widened(channel), widened(spatial)
 
     def restore(self, lr: Array, idr: Array) -> Restoration:
         """The SR image of `lr`, given its IDR."""
