@@ -206,6 +206,7 @@ def test_planted_error_turns_red(
 
 LOSS = "student/loss/channel"
 GRADIENT = "student/gradient/G.head.0.weight"
+OTHER = "student/gradient/G.body.8.weight"
 BIAS = "student/gradient/E.E.3.bias"
 KERNEL = "student/gradient/E.E.3.weight"
 
@@ -224,6 +225,7 @@ def pixels(**levels: int) -> np.ndarray:
         ({LOSS: 1.00002}, {LOSS: 1.0}, "DIFFERS"),
         ({LOSS: np.nan}, {LOSS: 1.0}, "DIFFERS"),
         ({LOSS: [1.0]}, {LOSS: 1.0}, "DIFFERS"),
+        ({GRADIENT: 3.0, OTHER: np.nan}, {GRADIENT: 3.0, OTHER: 4.0}, "DIFFERS"),
         ({LOSS: 0.0}, {LOSS: 0.0}, "ok"),
         ({}, {LOSS: 1.0}, "MISSING"),
         ({LOSS: 1.0}, {}, "MISSING"),
