@@ -206,6 +206,7 @@ def test_planted_error_turns_red(
 
 LOSS = "student/loss/channel"
 GRADIENT = "student/gradient/G.head.0.weight"
+OTHER = "student/gradient/G.body.8.weight"
 BIAS = "student/gradient/E.E.3.bias"
 KERNEL = "student/gradient/E.E.3.weight"
 
@@ -224,6 +225,7 @@ def pixels(**levels: int) -> np.ndarray:
         ({LOSS: 1.00002}, {LOSS: 1.0}, "DIFFERS"),
         ({LOSS: np.nan}, {LOSS: 1.0}, "DIFFERS"),
         ({LOSS: [1.0]}, {LOSS: 1.0}, "DIFFERS"),
+        ({GRADIENT: 3.0, OTHER: np.nan}, {GRADIENT: 3.0, OTHER: 4.0}, "DIFFERS"),
         ({LOSS: 0.0}, {LOSS: 0.0}, "ok"),
         ({}, {LOSS: 1.0}, "MISSING"),
         ({LOSS: 1.0}, {}, "MISSING"),
@@ -336,14 +338,12 @@ def test_photographs_and_precision(recording, tmp_path) -> None:
     assert line == ["photograph.png", psnr, psnr, "0.0e+00"]
 
     theirs = ours.evaluation(case, "student")
-    _, exact, default, coarse, note = map(
-        str.split, compare.format_precision(case, theirs).splitlines()
-    )
-    # Two words each, "float32 (highest)" and "JAX's default", and one: "bfloat16".
-    errors = [float(exact[2]), float(default[2]), float(coarse[1])]
-    assert max(errors[:2]) < 1e-6 and 1e-3 < errors[2] < 0.1
-    assert float(exact[3]) == pytest.approx(results["images/0/psnr"], abs=1e-3)
-    assert "CPU" in note
+    _, *lines, _ = compare.format_precision(case, theirs).splitlines()
+    errors, psnr, _, cost, _ = zip(*(line.split()[-5:] for line in lines), strict=True)
+    exact, default, bfloat16 = map(float, errors)
+    assert max(exact, default) < 1e-6 and 1e-3 < bfloat16 < 0.1
+    assert float(psnr[0]) == pytest.approx(results["images/0/psnr"], abs=1e-3)
+    assert cost[0] == "0.000"
 
 
 def test_photographs_that_are_too_small(recording, tmp_path) -> None:
