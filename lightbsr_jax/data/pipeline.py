@@ -168,11 +168,10 @@ class CropBatches(Iterator[Any]):
         images, tops, lefts, turns = self._sampler.places(batch)
         drawn = int(images[row]), tops[row], lefts[row]
         # Ends: a source without any readable image raises.
-        for image, *corners in itertools.chain(
-            [drawn], self._sampler.replacements(batch, row)
-        ):
+        others = self._sampler.replacements(batch, row)
+        for image, top, left in itertools.chain([drawn], others):
             try:
-                crops = self._source.crops(image, *corners, self._sampler.size)
+                crops = self._source.crops(image, top, left, self._sampler.size)
             except UserError:
                 raise
             except BaseException as error:  # SystemExit would end the thread in silence
