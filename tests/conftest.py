@@ -4,6 +4,7 @@ They lie in `shared`, beside the repository; a test that needs them is skipped w
 they are absent.
 """
 
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -45,6 +46,14 @@ def highest_precision() -> Iterator[None]:
     """Products in float32 where a GPU would compute in TF32, a TPU in bfloat16."""
     with jax.default_matmul_precision("highest"):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_given_back() -> Iterator[None]:
+    """Linux grants a process 65,530 mappings; a thousand programs would use them up."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +55,19 @@ def sampler_of(source: ImageFolders, **changes) -> Sampler:
     return Sampler(source.sizes, **(options | changes))
 
 
+opened: list[CropBatches] = []
+
+
 def batches_of(source: ImageFolders, *, threads: int = 2, **changes) -> CropBatches:
-    return CropBatches(source, sampler_of(source, **changes), threads=threads)
+    opened.append(CropBatches(source, sampler_of(source, **changes), threads=threads))
+    return opened[-1]
+
+
+@pytest.fixture(autouse=True)
+def threads_ended() -> Iterator[None]:
+    yield
+    while opened:
+        opened.pop().close()
 
 
 def open_batches(folder: Path, **changes) -> CropBatches:
