@@ -78,6 +78,25 @@ def join_processes() -> None:
             f"the processes do not find each other: {error} (--coordinator_address, "
             "--num_processes and --process_id say where they are)"
         ) from error
+    _meet()
+
+
+def _meet() -> None:
+    """Sets up the collectives of the CPU while all processes are here.
+
+    This fails where one comes 30 seconds after the other, having compiled or read for
+    longer; once it is done they wait for each other for as long as it takes.
+    """
+    import jax
+    from jax.experimental import multihost_utils
+
+    # Between all devices, as in a step, and between each process's first, second, ...
+    devices = sorted(
+        jax.devices(), key=lambda device: (device.process_index, device.id)
+    )
+    ones = jax.numpy.ones(jax.local_device_count())
+    total = jax.pmap(lambda x: jax.lax.psum(x, "d"), "d", devices=devices)(ones)
+    multihost_utils.process_allgather(total.addressable_data(0))
 
 
 def run(main: Callable[[], Any]) -> None:

@@ -8,10 +8,12 @@ replay, and that errors are seen. That the two programs agree is for
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
+import literal
 import numpy as np
 import pytest
 from jax import Array
@@ -333,6 +335,10 @@ def test_photographs_and_precision(recording, tmp_path) -> None:
 
     results = ours.images(case)
     assert results["images/0/sr"].shape == (3, 18, 20)
+    kernel = literal.kernel(3.5, 1.5, math.radians(30))
+    noise = 10 * case.arrays["images/0/noise"]
+    lr = np.rint(255 * literal.degrade(photograph[:18], kernel, noise, 2))
+    np.testing.assert_array_equal(results["images/0/lr"], lr.transpose(2, 0, 1))
     line = compare.format_images(case, results, results).splitlines()[1].split()
     psnr = f"{results['images/0/psnr']:.4f}"
     assert line == ["photograph.png", psnr, psnr, "0.0e+00"]

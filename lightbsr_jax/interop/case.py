@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.imaging import files, prior
+from lightbsr_jax.imaging import degradation, files, kernels, prior
+from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.interop import convert, weights
 from lightbsr_jax.interop.torch_names import PRINCIPAL
 from lightbsr_jax.networks.lightbsr import LightBSR
@@ -27,7 +28,7 @@ Arrays = dict[str, np.ndarray]
 ROLES = ("teacher", "student")
 STAGES = (1, 1, 1, 2, 2, 2)  # of the steps of a trace
 
-_FORMAT = 1
+_FORMAT = 2
 _SEED = 0
 _FIXED_DEGRADATION = {
     1: {"sig": 2.4},
@@ -49,6 +50,17 @@ class Case:
     @property
     def setting(self) -> int:
         return self.meta["setting"]
+
+    @property
+    def fixed_degradation(self) -> Degradation:
+        """What the photographs of the comparison suffer."""
+        given = self.meta["fixed_degradation"]
+        if self.setting == 1:
+            kernel = kernels.isotropic(np.array([given["sig"]]))
+            return Degradation(kernel, np.zeros(1))
+        l1, l2 = (np.array([float(given[f"lambda_{i}"])]) for i in (1, 2))
+        kernel = kernels.anisotropic(l1, l2, np.radians([given["theta"]]))
+        return Degradation(kernel, np.array([float(given["noise"])]))
 
     @property
     def network(self) -> LightBSR:
@@ -134,7 +146,11 @@ def of_file(file: str | Path, *, scale: int | None, setting: int | None) -> Case
 
 
 def with_images(case: Case, folder: str | Path) -> Case:
-    """The case with the photographs of a folder, cropped to a multiple of the scale."""
+    """The case with the photographs of a folder, cropped to a multiple of the scale.
+
+    Both programs restore the LR images that it gives, since one level of one LR pixel,
+    where a tie is rounded the other way, changes an SR image all around it.
+    """
     names, arrays = [], dict(case.arrays)
     for index, (name, path) in enumerate(files.find_images(folder)):
         hr = files.read_rgb(path)
@@ -142,11 +158,18 @@ def with_images(case: Case, folder: str | Path) -> Case:
         if min(height, width) < 12 + 2 * case.scale:
             raise UserError(f"{path}: {height}x{width} pixels are too few to compare")
         names.append(name)
-        arrays[f"images/{index}/hr"] = hr[:height, :width].copy()
+        hr = hr[:height, :width].copy()
+        arrays[f"images/{index}/hr"] = hr
+        noise = None
         if case.setting == 2:
             shape = (height // case.scale, width // case.scale, 3)
             noise = np.random.default_rng([_SEED, index]).standard_normal(shape)
             arrays[f"images/{index}/noise"] = noise.astype(np.float32)
+            noise = arrays[f"images/{index}/noise"][None]
+        lr = degradation.synthesise(
+            hr[None], case.fixed_degradation, noise, scale=case.scale
+        )
+        arrays[f"images/{index}/lr"] = np.rint(255 * lr[0]).astype(np.uint8)
     return Case({**case.meta, "images": names}, arrays)
 
 
@@ -243,7 +266,11 @@ def _seeded_weights(meta: Mapping[str, Any], role: str) -> Arrays:
 def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """A tensor such that signals keep their size and every block matters."""
     rng = np.random.default_rng([_SEED, zlib.crc32(name.encode())])
-    if name.endswith("queue"):
+    if "encoder_k" in name:
+        # Close to the encoder, as in training: keys are then far from the negatives.
+        encoder = _draw(name.replace("encoder_k", "encoder_q"), shape)
+        numbers = encoder * rng.uniform(0.95, 1.05, shape)
+    elif name.endswith("queue"):
         numbers = rng.standard_normal(shape)
         numbers /= np.linalg.norm(numbers, axis=0)
     elif name.endswith("running_var"):

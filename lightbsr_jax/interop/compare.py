@@ -82,6 +82,7 @@ _KINDS = {
     "degradation/prior": Kind("degradation prior", FORWARD),
     "metrics/psnr": Kind("PSNR", PSNR, "absolute"),
     "metrics/ssim": Kind("SSIM", 1e-5, "absolute"),
+    r"images/\d+/lr": Kind("photographs: LR, rounded", ROUNDED, "level"),
     r"images/\d+/sr": Kind("photographs: SR, rounded", ROUNDED, "level"),
     r"images/\d+/psnr": Kind("photographs: PSNR", PSNR, "absolute"),
     r"images/\d+/ssim": Kind("photographs: SSIM", 1e-5, "absolute"),

@@ -209,7 +209,7 @@ def trace_tensors(case: Case, role: str) -> Arrays:
 
 
 def images(case: Case) -> Arrays:
-    """Real images degraded, restored by the student and scored."""
+    """Photographs degraded, restored by the student and scored."""
     restore = restorer(case, jnp.float32)
     results: Arrays = {}
     for index in range(len(case.meta["images"])):
@@ -218,6 +218,8 @@ def images(case: Case) -> Arrays:
         results |= _named(
             f"images/{index}",
             {
+                # What the case gives to both programs is what this one makes of HR.
+                "lr": _channels_first(case.arrays[f"images/{index}/lr"]),
                 "psnr": metrics.psnr_y(sr, hr, border=border)[0],
                 "ssim": metrics.ssim_y(sr, hr, border=border)[0],
                 "sr": _channels_first(sr[0]).astype(np.uint8),
@@ -238,10 +240,8 @@ def restore_image(
 ) -> tuple[Array, np.ndarray]:
     """An image's SR, rounded, and its HR, both [1, H, W, 3] in 0..255."""
     given = case.below(f"images/{index}")
-    hr = given["hr"][None]
-    noise = given["noise"][None] if "noise" in given else None
-    lr = degradation.synthesise(hr, _fixed_degradation(case), noise, scale=case.scale)
-    return metrics.quantise(restore(lr)), hr
+    lr = given["lr"][None].astype(np.float32) / 255
+    return metrics.quantise(restore(lr)), given["hr"][None]
 
 
 def _random_degradation(case: Case, uniform: np.ndarray) -> Degradation:
@@ -255,15 +255,6 @@ def _random_degradation(case: Case, uniform: np.ndarray) -> Degradation:
         l1 * (high - low) + low, l2 * (high - low) + low, theta * np.float32(np.pi)
     )
     return Degradation(kernel, jnp.asarray(level * np.float32(25)))
-
-
-def _fixed_degradation(case: Case) -> Degradation:
-    given = case.meta["fixed_degradation"]
-    if case.setting == 1:
-        return Degradation(kernels.isotropic(jnp.array([given["sig"]])), jnp.zeros(1))
-    l1, l2 = (jnp.array([float(given[f"lambda_{i}"])]) for i in (1, 2))
-    kernel = kernels.anisotropic(l1, l2, jnp.radians(jnp.array([given["theta"]])))
-    return Degradation(kernel, jnp.array([float(given["noise"])]))
 
 
 def _recording_adam() -> optax.GradientTransformation:

@@ -289,7 +289,7 @@ class Reference:
         return losses
 
     def images(self) -> Results:
-        """Real images degraded, restored by the student and scored."""
+        """Photographs degraded, restored by the student and scored."""
         model = self.model("student").eval()
         results: Results = {}
         for index in range(len(self.meta["images"])):
@@ -299,8 +299,11 @@ class Reference:
             with torch.no_grad(), _fed("randn_like", normal):
                 degrade = self._preprocessing(**self.meta["fixed_degradation"])
                 lr, _, _ = degrade(hr, random=False)
-                sr = self.utility.quantize(model(lr[:, 0]) * 255.0, 255)
-            scores = {"psnr": self._psnr(sr, hr[:, 0])}
+                given = self.inputs[f"images/{index}/lr"]
+                restored = model(_channels_first(given)[None].float() / 255)
+                sr = self.utility.quantize(restored * 255.0, 255)
+            scores = {"lr": (lr[0, 0] * 255).round().byte()}
+            scores["psnr"] = self._psnr(sr, hr[:, 0])
             if _has_opencv():
                 scores["ssim"] = self._ssim(sr, hr[:, 0])
             scores["sr"] = sr[0].byte()
