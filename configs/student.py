@@ -14,7 +14,13 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-PRESETS = {"setting1": 1, "setting2": 2, "demo": 1}
+PRESETS = {
+    "setting1": 1,
+    "setting2": 2,
+    "setting1-short": 1,
+    "setting2-short": 2,
+    "demo": 1,
+}
 
 
 def get_config(preset: str = "setting1") -> ConfigDict:
@@ -36,4 +42,8 @@ def get_config(preset: str = "setting1") -> ConfigDict:
         config.schedule.learning_rate = 1e-3
         config.schedule.warmup_epochs = 2
         config.schedule.stage2_epochs = 6
+    if preset.endswith("-short"):
+        common.shorten(config)
+        config.schedule.steps_per_epoch = 40
+        config.schedule.learning_rate = 5e-4  # the teacher's network is its start
     return config.lock()

@@ -15,7 +15,13 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-PRESETS = {"setting1": 1, "setting2": 2, "demo": 1}
+PRESETS = {
+    "setting1": 1,
+    "setting2": 2,
+    "setting1-short": 1,
+    "setting2-short": 2,
+    "demo": 1,
+}
 # Without contrastive loss there is no stage 1, and one crop an image is enough.
 NO_CONTRAST = {
     "contrast.enabled": False,
@@ -54,5 +60,12 @@ def get_config(preset: str = "setting1") -> ConfigDict:
         common.shrink(config)
         config.contrast.crops = 2
         config.contrast.queue_size = 1024
+    if preset.endswith("-short"):
+        common.shorten(config)
+        config.schedule.steps_per_epoch = 20
+        config.schedule.learning_rate = 1e-3
+        # Of few keys, not of those of fresh weights: the momentum branch keeps up.
+        config.contrast.queue_size = 1024
+        config.contrast.momentum = 0.99
     config.update_from_flattened_dict(ABLATIONS.get(preset, {}))
     return config.lock()
