@@ -189,18 +189,21 @@ def test_images_may_move(images, teacher_workdir, tmp_path) -> None:
     train(teacher_config(moved), teacher_workdir)
 
 
+def telling_step(update, **_):
+    """For `degrading_step`: learns nothing, and tells which crops it saw."""
+
+    def step(state, crops, fixed):
+        weights = jnp.arange(crops.size).reshape(crops.shape) % 251
+        told = lax.psum(jnp.sum(weights * crops), AXIS)
+        return state.replace(step=state.step + 1), {"told": told}
+
+    return step
+
+
 def test_images_may_be_prepared_and_on_the_device(
     images, tmp_path, monkeypatch
 ) -> None:
     """Even in mid-run: the steps see the same crops as from the folders."""
-
-    def telling_step(update, **_):
-        def step(state, crops, fixed):
-            weights = jnp.arange(crops.size).reshape(crops.shape) % 251
-            told = lax.psum(jnp.sum(weights * crops), AXIS)
-            return state.replace(step=state.step + 1), {"told": told}
-
-        return step
 
     monkeypatch.setattr(loop, "degrading_step", telling_step)
     config = teacher_config(images)
@@ -214,6 +217,29 @@ def test_images_may_be_prepared_and_on_the_device(
     config.data.update(hr=str(prepared), resident=True)
     train(config, broken)
     assert losses(broken) == losses(tmp_path / "whole")
+
+
+def test_schedule_of_so_many_minutes(images, tmp_path, monkeypatch) -> None:
+    """Timed once, at the start; then the same run as one of so many steps."""
+    seconds = iter([1.0, 3.0])  # a step of stage 1, of stage 2
+    timed = loop.seconds_per_step
+    monkeypatch.setattr(
+        loop, "seconds_per_step", lambda *given: timed(*given) and next(seconds)
+    )
+    monkeypatch.setattr(loop, "degrading_step", telling_step)
+    config = teacher_config(images)
+    config.minutes = 0.5  # 2 epochs in each stage: 3 steps an epoch take 24 seconds
+    train(config, tmp_path / "timed")
+    whole = losses(tmp_path / "timed")
+    assert [record["step"] for record in whole] == list(range(1, 13))
+
+    cut_back(tmp_path / "timed", 10)
+    train(config, tmp_path / "timed")
+    assert losses(tmp_path / "timed") == whole
+
+    config.minutes, config.schedule.steps_per_epoch = 0.0, 3
+    train(config, tmp_path / "counted")
+    assert losses(tmp_path / "counted") == whole
 
 
 def test_teacher_of_another_kind_is_refused(images, teacher_workdir, tmp_path) -> None:
@@ -264,6 +290,7 @@ def test_unreadable_images_are_skipped_and_named(
         ({"compute.parts": 3}, "parts 3 does not divide a device's share .* 1 images"),
         ({"compute.parts": 0}, "compute.parts 0: at least 1"),
         ({"compute.dtype": "half"}, "dtype 'half' is not float32 or bfloat16"),
+        ({"minutes": -1.0}, "minutes -1.0: at least 0"),
         ({"ema_decay": 1.0}, r"ema_decay 1.0 is not in \[0, 1\)"),
         ({"skipped_in_a_row": 0}, "skipped_in_a_row 0: at least 1"),
     ],

@@ -239,17 +239,21 @@ def fitting_steps_per_epoch(
     seconds = 0.0  # that all epochs take with one step each
     for stage, step in steps.items():
         run = fresh_run(role.state, averaged=config.ema_decay > 0)
-        run = parallel.replicate(run)
-        times = []
-        for _ in range(1 + TIMED_STEPS):
-            began = time.monotonic()
-            run, metrics = step(run, next(batches), fixed)
-            jax.block_until_ready(metrics)
-            times.append(time.monotonic() - began)
-        # The first one compiles.
-        seconds += config.schedule[f"stage{stage}_epochs"] * median(times[1:])
+        taken = seconds_per_step(step, parallel.replicate(run), batches, fixed)
+        seconds += config.schedule[f"stage{stage}_epochs"] * taken
     batches.set_state(start)
     return parallel.of_first(max(1, int(60 * config.minutes / seconds)))
+
+
+def seconds_per_step(step: Step, run: Run, batches: Batches, fixed: Any) -> float:
+    """The median of some steps from `run` on, compiled before."""
+    times = []
+    for _ in range(1 + TIMED_STEPS):
+        began = time.monotonic()
+        run, metrics = step(run, next(batches), fixed)
+        jax.block_until_ready(metrics)
+        times.append(time.monotonic() - began)
+    return median(times[1:])
 
 
 def numbers(metrics: list[dict[str, Any]]) -> list[dict[str, float]]:
