@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict, unflatten_dict
+
 from lightbsr_jax import pretrained
 from lightbsr_jax.checkpoint import opened
 from lightbsr_jax.errors import UserError
@@ -12,6 +14,9 @@ from lightbsr_jax.interop import weights
 from lightbsr_jax.model import shapes
 
 Facts = dict[str, Any]
+
+# Fields of a config that are nobody else's business.
+PATHS = (("data", "hr"), ("validation", "hr"), ("distillation", "teacher"))
 
 
 def pack(
@@ -27,7 +32,9 @@ def pack(
         raise UserError(f"{file} exists: give another name, or --overwrite")
     with opened(workdir) as checkpoints:
         step, about, model = checkpoints.model(shapes)
-    known = {"config": about["config"], "step": step, **_training(Path(workdir), step)}
+    config = flatten_dict(about["config"])
+    config = unflatten_dict({k: "" if k in PATHS else v for k, v in config.items()})
+    known = {"config": config, "step": step, **_training(Path(workdir), step)}
     weights.replace(file, lambda new: pretrained.write(new, known, model, half=half))
     with open(file, "rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
