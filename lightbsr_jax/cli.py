@@ -307,8 +307,7 @@ def _model(source: str | Path) -> "Model":
     from lightbsr_jax import pretrained
     from lightbsr_jax.model import Model
 
-    packed = pretrained.find(source) or pretrained.is_packed(source)
-    if packed or not Path(source).is_file():
+    if pretrained.find(source) or not Path(source).is_file():
         return Model.load(source)
     from lightbsr_jax.interop import convert
 
@@ -353,10 +352,13 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
         help="exchange weights with the PyTorch reference",
         description="Exchange weights with the PyTorch reference, either way: from its "
         "state dict into a new working directory, which eval.py and train.py take as "
-        "any other, or from a working directory's newest checkpoint into a state dict. "
-        "State dicts end in .pt or .pth (these take PyTorch) or .safetensors.",
+        "any other, or from a working directory's newest checkpoint, or weights that "
+        "come with this program, into a state dict. State dicts end in .pt or .pth "
+        "(these take PyTorch) or .safetensors.",
     )
-    parser.add_argument("source", help="state dict, or working directory")
+    parser.add_argument(
+        "source", help="state dict, working directory, or name of weights (setting2)"
+    )
     parser.add_argument("out", help="working directory, or state dict")
     parser.add_argument(
         "--pca",
@@ -378,10 +380,11 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
+    from lightbsr_jax import pretrained
     from lightbsr_jax.interop import convert  # slow to import
 
     source, out = arguments.source, arguments.out
-    if Path(source).is_dir():
+    if Path(source).is_dir() or pretrained.find(source):
         if arguments.setting is not None:
             raise UserError(f"--setting is for state dicts: {source} knows its own")
         what = convert.to_file(

@@ -24,23 +24,22 @@ DEFAULT = "setting2"
 SUFFIX = ".safetensors"
 
 
-def find(name: str | Path) -> Path | None:
-    """The file of the package's weights of that name, if there is one.
+def find(source: str | Path) -> Path | None:
+    """The packed file that is meant, if one is.
 
-    A Path is never a name: `Path("setting2")` is a folder of yours.
+    A str may be the name of weights that come with the package ("setting2"), a Path
+    never is. All else is a path to a file that `write` wrote.
     """
-    named = [path for path in FOLDER.glob(f"*{SUFFIX}") if path.stem == name]
-    return named[0] if named else None
-
-
-def is_packed(path: str | Path) -> bool:
-    """Whether `path` is a file that `write` wrote."""
-    if Path(path).suffix != SUFFIX:
-        return False
+    for path in FOLDER.glob(f"*{SUFFIX}"):
+        if path.stem == source:
+            return path
+    path = Path(source)
+    if path.suffix != SUFFIX or not path.is_file():
+        return None
     try:
-        return bool(_metadata(Path(path)))
-    except (OSError, safetensors.SafetensorError):
-        return False
+        return path if _metadata(path) else None
+    except safetensors.SafetensorError:
+        return None
 
 
 def read(path: str | Path) -> tuple[Tree, Tree]:
