@@ -19,7 +19,7 @@ from lightbsr_jax.data import df2k
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation, kernels
 from lightbsr_jax.imaging.files import write_png
-from lightbsr_jax.interop import convert
+from lightbsr_jax.interop import convert, pack
 from lightbsr_jax.model import Model
 from lightbsr_jax.training import loop
 from lightbsr_jax.training.loop import check, train
@@ -125,6 +125,17 @@ def test_run_leaves_metrics_pictures_and_a_model(teacher_workdir) -> None:
     assert model.restore(lr, known).shape == (1, 20, 24, 3)
     with pytest.raises(UserError, match="a teacher sees the true degradation"):
         model.restore(lr)
+
+
+def test_run_is_packed_without_its_paths(images, teacher_workdir, tmp_path) -> None:
+    facts = pack.pack(teacher_workdir, tmp_path / "x.safetensors", half=True)
+    told = pack.markdown(facts)
+    assert "| network | teacher, setting 2, x4 |\n| updates | 4 of 4 |" in told
+    assert "| batch | 4 images, LR crops of 8 pixels |" in told
+    content = (tmp_path / "x.safetensors").read_bytes()
+    assert b'"data\\": {\\"hr\\": \\"\\"' in content
+    assert str(images).encode() not in content
+    assert Model.load(tmp_path / "x.safetensors").role == "teacher"
 
 
 def test_student_goes_on_exactly_where_it_was(

@@ -34,23 +34,22 @@ def pack(
         step, about, model = checkpoints.model(shapes)
     config = flatten_dict(about["config"])
     config = unflatten_dict({k: "" if k in PATHS else v for k, v in config.items()})
-    known = {"config": config, "step": step, **_training(Path(workdir), step)}
+    known = {"config": config, "step": step, "seconds": seconds(workdir, step)}
     weights.replace(file, lambda new: pretrained.write(new, known, model, half=half))
     with open(file, "rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     return {**known, "half": half, "sha256": digest, "bytes": Path(file).stat().st_size}
 
 
-def _training(workdir: Path, step: int) -> Facts:
-    """Seconds of training up to `step`, as the run told them; nothing if it did not."""
-    log = workdir / "metrics.jsonl"
+def seconds(workdir: str | Path, step: int) -> int | None:
+    """What a run took up to `step`, by its log; None for one without."""
+    log = Path(workdir, "metrics.jsonl")
     if not log.exists():
-        return {}
+        return None
     records = [json.loads(line) for line in log.open()]
     told = [r for r in records if "steps_per_second" in r and r["step"] <= step]
     steps = zip([0, *(r["step"] for r in told)], told, strict=False)
-    seconds = [(r["step"] - then) / r["steps_per_second"] for then, r in steps]
-    return {"seconds": round(sum(seconds))}
+    return round(sum((r["step"] - then) / r["steps_per_second"] for then, r in steps))
 
 
 def markdown(facts: Facts) -> str:
@@ -75,7 +74,7 @@ def markdown(facts: Facts) -> str:
         )
         rows["computed in"] = config["compute"]["dtype"]
         rows["seed"] = str(config["seed"])
-    if "seconds" in facts:
+    if facts["seconds"] is not None:
         rows["training"] = f"{facts['seconds'] / 60:.0f} minutes"
     rows["config"] = f"SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
     rows["file"] = (
