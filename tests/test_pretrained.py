@@ -112,7 +112,10 @@ def test_upscaling_takes_them_without_being_told(named, tmp_path, capsys) -> Non
     [
         ("upscale x.png -o out --weights=setting9", "no weights 'setting9' come with"),
         ("upscale x.png -o out --weights=a --workdir=b", "not allowed with"),
-        ("serve --workdir=setting2", "setting2 holds no checkpoints"),
+        (
+            "upscale scikit-image:test -o out --workdir=setting2 --dry-run",
+            "setting2 holds no checkpoints",
+        ),
         ("pack {run} x.pt", "the name must end in .safetensors"),
         ("pack {run} {file}", "exists: give another name, or --overwrite"),
         ("pack nowhere x.safetensors", "nowhere holds no checkpoints"),
