@@ -21,10 +21,11 @@ COLUMNS = (
     *("validation_psnr", "validation_psnr_bicubic", "validation_ssim"),
 )
 PANELS = {
-    "reconstruction": "L_SR (0..255)",
-    "contrastive": "L_CL",
-    "channel": "L_DL, channel",
-    "learning_rate": "learning rate",
+    "validation PSNR (dB)": ("validation_psnr", "validation_psnr_bicubic"),
+    "L_SR (0..255)": ("reconstruction",),
+    "L_CL": ("contrastive",),
+    "L_DL": ("channel", "spatial"),
+    "learning rate": ("learning_rate",),
 }
 
 
@@ -34,42 +35,36 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    records = [
-        {"run": workdir.name, **json.loads(line)}
+    runs = {
+        workdir.name: [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
         for workdir in arguments.workdirs
-        for line in (workdir / "metrics.jsonl").open()
-    ]
+    }
     with (arguments.out / "metrics.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(map(rounded, records))
-    draw(records, arguments.out / "curves.png")
+        for run, records in runs.items():
+            writer.writerows({"run": run, **rounded(record)} for record in records)
+    draw(runs, arguments.out / "curves.png")
 
 
 def rounded(record: dict) -> dict:
     return {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in record.items()}
 
 
-def draw(records: list[dict], path: Path) -> None:
-    """Losses, rate and validation over the steps of all runs, one after another."""
-    figure, axes = plt.subplots(1, 1 + len(PANELS), figsize=(16, 3.2))
-    start = 0
-    for run in dict.fromkeys(record["run"] for record in records):
-        own = [record for record in records if record["run"] == run]
-
-        def curve(axis: plt.Axes, name: str, *, own=own, run=run, start=start) -> None:
-            points = [(start + r["step"], r[name]) for r in own if name in r]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=f"{run} {name}"[:40])
-
-        for axis, name in zip(axes[1:], PANELS, strict=True):
-            curve(axis, name)
-            axis.set(title=PANELS[name], xlabel="updates")
-        for name in ("validation_psnr", "validation_psnr_bicubic"):
-            curve(axes[0], name)
-        start += max(record["step"] for record in own)
-    axes[0].set(title="validation PSNR (dB)", xlabel="updates")
-    axes[0].legend(fontsize=6)
+def draw(runs: dict[str, list[dict]], path: Path) -> None:
+    """A panel for each kind of curve, over the steps of one run after another."""
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(16, 3.2))
+    for axis, (title, names) in zip(axes, PANELS.items(), strict=True):
+        start = 0
+        for run, records in runs.items():
+            for name in names:
+                told = [record for record in records if name in record]
+                steps = [start + record["step"] for record in told]
+                values = [record[name] for record in told]
+                axis.plot(steps, values, ".-", markersize=3, label=f"{run} {name}")
+            start += records[-1]["step"]
+        axis.set(title=title, xlabel="updates")
+        axis.legend(fontsize=6)
     figure.tight_layout()
     figure.savefig(path, dpi=100)
 
