@@ -27,13 +27,16 @@ ALLOWED = {
     "imaging": set(),
     "networks": set(),
     "data": {"imaging"},
+    "pretrained": set(),
     "checkpoint": FOUNDATION,
-    "model": FOUNDATION | {"checkpoint"},
+    "model": FOUNDATION | {"checkpoint", "pretrained"},
     "inference": FOUNDATION | {"model"},
     "evaluation": FOUNDATION | {"compilation", "model"},
     "training": FOUNDATION | {"data", "checkpoint", "model", "evaluation"},
-    "interop": FOUNDATION | {"checkpoint", "model", "training", "evaluation"},
-    "cli": {"command_line", "data", "evaluation", "inference", "interop", "model"},
+    "interop": FOUNDATION
+    | {"checkpoint", "pretrained", "model", "training", "evaluation"},
+    "cli": {"command_line", "data", "evaluation", "inference", "interop", "model"}
+    | {"pretrained"},
     "__main__": {"cli"},
 }
 

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from absl import logging
 
+from lightbsr_jax import pretrained
 from lightbsr_jax.checkpoint import Checkpoints, opened
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
@@ -104,6 +105,7 @@ def to_file(
 ) -> str:
     """Write a working directory's newest weights for the reference; says what they are.
 
+    In its place may stand weights that come with the package, or a packed student.
     `basis_file` is where its PCA_matrix.mat goes. Raises UserError for files that are
     there already, unless `overwrite`.
     """
@@ -111,8 +113,12 @@ def to_file(
     for path in (file, basis_file):
         if path is not None and Path(path).exists() and not overwrite:
             raise UserError(f"{path} exists: give another name, or --overwrite")
-    with opened(workdir) as checkpoints:
-        run, basis, about = checkpoints.run(_run_shapes)
+    packed = pretrained.find(workdir)
+    if packed is not None:
+        run, basis, about = _packed_run(packed)
+    else:
+        with opened(workdir) as checkpoints:
+            run, basis, about = checkpoints.run(_run_shapes)
     if basis_file is not None and not basis.any():
         raise UserError(
             f"{workdir} holds a student that came without a basis: leave --pca out"
@@ -273,6 +279,23 @@ def _run_shapes(about: Tree) -> tuple[Run, jax.ShapeDtypeStruct]:
     fresh = partial(fresh_run, averaged=averaged)
     basis = jax.ShapeDtypeStruct(prior.BASIS_SHAPE, jnp.float32)
     return jax.eval_shape(fresh, _shapes(config)), basis
+
+
+def _packed_run(file: Path) -> tuple[Run, np.ndarray, Tree]:
+    """A packed student as the run that it was, but for what it was trained with.
+
+    Raises UserError for a teacher, whose momentum branch and queue are not packed.
+    """
+    about, tree = pretrained.read(file)
+    if about["config"]["role"] != "student":
+        raise UserError(
+            f"{file} is a teacher without momentum branch and queue: convert the "
+            "working directory that it was packed from"
+        )
+    _run_shapes(about)  # an ablation has no counterpart
+    basis = tree.pop("basis")
+    state = StudentState(step=jnp.int32(about["step"]), opt_state={}, **tree)
+    return fresh_run(state, averaged=False), basis, about
 
 
 def _counters(role: str) -> list[str]:
