@@ -50,7 +50,7 @@ def highest_precision() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Compilation takes most of the time: what a test has compiled the next need not."""
+    """What a test has compiled the next need not: most of the time goes there."""
     if not jax.config.jax_compilation_cache_dir:
         folder = str(tmp_path_factory.mktemp("compiled"))
         jax.config.update("jax_compilation_cache_dir", folder)
