@@ -267,9 +267,11 @@ def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """A tensor such that signals keep their size and every block matters."""
     rng = np.random.default_rng([_SEED, zlib.crc32(name.encode())])
     if "encoder_k" in name:
-        # Close to the encoder, as in training: keys are then far from the negatives.
-        encoder = _draw(name.replace("encoder_k", "encoder_q"), shape)
-        numbers = encoder * rng.uniform(0.95, 1.05, shape)
+        # Not far from the encoder, as in training: a key is nearer than the negatives.
+        numbers = _draw(name.replace("encoder_k", "encoder_q"), shape)
+        if len(shape) > 1:
+            own = rng.standard_normal(shape) / math.sqrt(math.prod(shape[1:]))
+            numbers = 0.6 * numbers + 0.8 * own
     elif name.endswith("queue"):
         numbers = rng.standard_normal(shape)
         numbers /= np.linalg.norm(numbers, axis=0)
