@@ -28,11 +28,13 @@ ALLOWED = {
     "networks": set(),
     "data": {"imaging"},
     "checkpoint": FOUNDATION,
-    "model": FOUNDATION | {"checkpoint"},
-    "inference": FOUNDATION | {"model"},
-    "evaluation": FOUNDATION | {"compilation", "model"},
-    "training": FOUNDATION | {"data", "checkpoint", "model", "evaluation"},
-    "interop": FOUNDATION | {"checkpoint", "model", "training", "evaluation"},
+    "methods": FOUNDATION,
+    "model": FOUNDATION | {"checkpoint", "methods"},
+    "inference": FOUNDATION | {"methods", "model"},
+    "evaluation": FOUNDATION | {"compilation", "methods", "model"},
+    "training": FOUNDATION | {"data", "checkpoint", "methods", "model", "evaluation"},
+    "interop": FOUNDATION
+    | {"checkpoint", "methods", "model", "training", "evaluation"},
     "cli": {"command_line", "data", "evaluation", "inference", "interop", "model"},
     "__main__": {"cli"},
 }

@@ -42,7 +42,7 @@ def headlines(found: Findings) -> list[Headline]:
         details = []
         if found.method != "bicubic":
             details.append(f"{mean[found.method] - mean['bicubic']:+.2f} over bicubic")
-        paper = "Bicubic" if found.method == "bicubic" else "LightBSR"
+        paper = found.method.split()[0].replace("bicubic", "Bicubic")
         if mean.get(f"{paper} (paper)") is not None:
             details.append(f"the paper's {paper}: {mean[f'{paper} (paper)']:.2f}")
         label = f"{table.title}, {table.columns[-1]}"

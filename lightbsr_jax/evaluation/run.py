@@ -99,7 +99,7 @@ def run(
     name = BICUBIC
     restorers: dict[str, Restorer] = {BICUBIC: Bicubic(scale)}
     if model:
-        name = "LightBSR" + " teacher" * (model.role == "teacher")
+        name = model.title
         name += " (spoilt IDR)" * config.spoilt
         restorers[name] = Spoilt(model) if config.spoilt else model
     examples: list[Example] = []

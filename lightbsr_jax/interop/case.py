@@ -19,7 +19,7 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation, files, kernels, prior
 from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.interop import convert, weights
-from lightbsr_jax.interop.torch_names import PRINCIPAL
+from lightbsr_jax.methods import PRINCIPAL
 from lightbsr_jax.networks.lightbsr import LightBSR
 from lightbsr_jax.training.state import StudentState, TeacherState
 
@@ -66,10 +66,14 @@ class Case:
     def network(self) -> LightBSR:
         return LightBSR(self.scale, **self.meta["network"])
 
+    def config(self, role: str) -> dict[str, Any]:
+        """The config of a role's weights."""
+        return _config(self.meta, role)
+
     def state(self, role: str) -> TeacherState | StudentState:
         """The weights as a training state before its first step."""
         tensors = self.below(f"weights/{role}")
-        return convert.to_state("the case", tensors, _config(self.meta, role))
+        return convert.to_state("the case", tensors, self.config(role))
 
     def below(self, prefix: str) -> Arrays:
         """The arrays called prefix/NAME, by NAME."""

@@ -23,8 +23,8 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files
 from lightbsr_jax.model import Model
 from lightbsr_jax.networks.adaptation import CHANNEL_FEATURES, SPATIAL_FEATURES
+from lightbsr_jax.networks.blind import RGB_MEAN, UPSCALER_STEPS
 from lightbsr_jax.networks.layers import plain_formulations
-from lightbsr_jax.networks.lightbsr import RGB_MEAN, UPSCALER_STEPS
 
 SUFFIXES = (".onnx", ".stablehlo")
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")

@@ -21,7 +21,7 @@ from lightbsr_jax.imaging import degradation, kernels, metrics, prior, resize
 from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.interop import convert, torch_names
 from lightbsr_jax.interop.case import ROLES, Arrays, Case
-from lightbsr_jax.interop.torch_names import MOMENTUM, PRINCIPAL, STUDENT
+from lightbsr_jax.methods import LONE, MOMENTUM, PRINCIPAL
 from lightbsr_jax.networks.lightbsr import LightBSR
 from lightbsr_jax.training import losses, steps
 from lightbsr_jax.training.parallel import on_one_device
@@ -174,11 +174,11 @@ def step(case: Case, role: str, updates: Updates) -> Arrays:
     state, batches, teacher = _start(case, role, np.float32)
     state, measured = updates[2](state, batches[0], teacher)
     gradients = {name: gradient for name, (_, gradient) in state.opt_state.items()}
-    estimator = STUDENT if role == "student" else PRINCIPAL
+    estimator = LONE if role == "student" else PRINCIPAL
     gradients = torch_names.to_torch({"params": gradients}, case.network, estimator)
     buffers = {
         name: tensor
-        for name, tensor in convert.to_tensors(state, case.network, {}).items()
+        for name, tensor in convert.to_tensors(state, case.config(role), {}).items()
         if any(part in name for part in ("running_", "encoder_k", "queue"))
     }
     return {
@@ -202,7 +202,7 @@ def trace_tensors(case: Case, role: str) -> Arrays:
         state, _ = _trace(case, updates, *start)
     tensors = {
         name: tensor
-        for name, tensor in convert.to_tensors(state, case.network, {}).items()
+        for name, tensor in convert.to_tensors(state, case.config(role), {}).items()
         if name not in torch_names.mean_shift()
     }
     return _named(f"{role}/trace/tensor", tensors)
@@ -331,7 +331,7 @@ def _outputs(
     In evaluation mode lr is [B, h, w, 3], in training mode [D, B, h, w, 3].
     """
     if estimator is None:
-        estimator = STUDENT if vectors is None else PRINCIPAL
+        estimator = LONE if vectors is None else PRINCIPAL
     visits = tuple(range(len(lr))) if lr.ndim == 5 else None
 
     def visit(module: LightBSR, lr: Array, vectors: Array | None) -> None:
@@ -381,7 +381,7 @@ def _by_name(
             for index in np.ndindex(names.shape):
                 yield str(names[index]), values[path][index]
 
-    if estimator == STUDENT:
+    if estimator == LONE:
         yield "E", values["estimator"]
     else:
         yield f"{estimator[:-1]}/0", values["estimator"]

@@ -55,6 +55,13 @@ def pixel_shuffle(x: Array, factor: int) -> Array:
     return x.transpose(0, 1, 4, 2, 5, 3).reshape(b, h * factor, w * factor, -1)
 
 
+def pixel_unshuffle(x: Array, factor: int) -> Array:
+    """The inverse of `pixel_shuffle`: [B, h f, w f, C] to [B, h, w, C f^2]."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // factor, factor, w // factor, factor, c)
+    return x.transpose(0, 1, 3, 5, 2, 4).reshape(b, h // factor, w // factor, -1)
+
+
 # Part of the key of JAX's caches: what was traced outside is traced again inside.
 _plain = jax.make_user_context(False)
 
@@ -187,6 +194,56 @@ def depthwise_conv(x: Array, kernel: Array) -> Array:
     if _uses_cpu_formulations():
         return _cpu_depthwise_conv(x, kernel)
     return plain_depthwise_conv(x, kernel)
+
+
+def plain_image_depthwise_conv(x: Array, kernel: Array) -> Array:
+    """One kernel an image and channel: x [B, h, w, C], kernel [B, k, k, C].
+
+    Padding k // 2. Images become channels, of a convolution with B C groups.
+    """
+    b, h, w, c = x.shape
+    x = x.transpose(1, 2, 0, 3).reshape(1, h, w, b * c)
+    kernel = kernel.transpose(1, 2, 0, 3).reshape(*kernel.shape[1:3], 1, b * c)
+    return plain_depthwise_conv(x, kernel).reshape(h, w, b, c).transpose(2, 0, 1, 3)
+
+
+def _image_taps(x: Array, kernel: Array) -> list[tuple[Array, Array]]:
+    """Weights [B, 1, 1, C] of the taps and the shifted copies that they see."""
+    weights = kernel.reshape(len(kernel), -1, 1, 1, x.shape[-1]).swapaxes(0, 1)
+    return list(zip(weights, _taps(x, kernel[0]), strict=True))
+
+
+@jax.custom_vjp
+def _shifted_image_conv(x: Array, kernel: Array) -> Array:
+    return sum(weight * shifted for weight, shifted in _image_taps(x, kernel))
+
+
+def _shifted_image_forward(
+    x: Array, kernel: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    return _shifted_image_conv(x, kernel), (x, kernel)
+
+
+def _shifted_image_backward(
+    residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    x, kernel = residuals
+    dx = _shifted_image_conv(gradient, kernel[:, ::-1, ::-1])
+    taps = [(tap * gradient).sum(1).sum(1) for tap in _taps(x, kernel[0])]  # [B, C]
+    return dx, jnp.stack(taps, 1).reshape(kernel.shape)
+
+
+_shifted_image_conv.defvjp(_shifted_image_forward, _shifted_image_backward)
+
+
+def image_depthwise_conv(x: Array, kernel: Array) -> Array:
+    """`plain_image_depthwise_conv` as shifted multiply-adds, on every backend.
+
+    Nothing runs convolutions of thousands of groups well.
+    """
+    if _plain.value:
+        return plain_image_depthwise_conv(x, kernel)
+    return _shifted_image_conv(x, kernel)
 
 
 def torch_uniform(fan_in: int) -> nn.initializers.Initializer:

@@ -17,6 +17,7 @@ import optax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from lightbsr_jax import methods
 from lightbsr_jax.checkpoint import Checkpoints, plain
 from lightbsr_jax.data.pipeline import CropBatches, Sampler
 from lightbsr_jax.data.resident import ResidentBatches
@@ -26,7 +27,7 @@ from lightbsr_jax.evaluation import benchmark, cases, pictures
 from lightbsr_jax.evaluation.restorers import Bicubic, Restorer
 from lightbsr_jax.imaging import degradation
 from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import UPSCALER_STEPS, LightBSR
+from lightbsr_jax.networks.blind import UPSCALER_STEPS
 from lightbsr_jax.training import parallel, roles, schedules
 from lightbsr_jax.training.interruption import Interruption
 from lightbsr_jax.training.log import Log
@@ -72,7 +73,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     sampler = Sampler(
         source.sizes,
         batch_size=config.data.batch_size,
-        crops=config.contrast.crops if config.role == "teacher" else 1,
+        crops=config.contrast.crops if "contrast" in config else 1,
         size=hr_crop,
         seed=config.seed,
         shard_index=jax.process_index(),
@@ -90,14 +91,13 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         batches = CropBatches(
             source, sampler, threads=config.data.threads, transfer=parallel.split
         )
-    network = LightBSR(
-        config.scale,
-        **config.network,
+    network = methods.make_network(
+        config,
         axis_name=AXIS,
         remat=config.compute.rematerialise,
         dtype=config.compute.dtype,
     )
-    learning_rate = schedules.learning_rate(**config.schedule)
+    learning_rate = schedules.of(config.schedule)
     role = roles.prepare(
         config, network, optax.scale_by_adam(**config.adam), learning_rate
     )
@@ -302,23 +302,24 @@ def check(config: ConfigDict) -> None:
         problems.append(f"ema_decay {config.ema_decay} is not in [0, 1)")
     if config.skipped_in_a_row < 1:
         problems.append(f"skipped_in_a_row {config.skipped_in_a_row}: at least 1")
-    if config.role == "teacher":
+    if "contrast" in config:
         queue = config.contrast.queue_size
         if batch > 0 and queue % batch:
             problems.append(
                 f"contrast.queue_size {queue} is not a multiple of the global batch "
                 f"size {batch}: take {max(queue // batch, 1) * batch}"
             )
-        if config.contrast.enabled and config.contrast.crops < 2:
+        enabled = config.contrast.get("enabled", True)
+        if enabled and config.contrast.crops < 2:
             problems.append(
                 f"contrast.crops {config.contrast.crops}: a contrast takes at least 2"
             )
-        if not config.contrast.enabled and config.schedule.stage1_epochs:
+        if not enabled and config.schedule.stage1_epochs:
             problems.append(
                 f"schedule.stage1_epochs {config.schedule.stage1_epochs}: stage 1 is "
                 "contrastive learning; without it take 0"
             )
-    elif not config.distillation.teacher:
+    if "distillation" in config and not config.distillation.teacher:
         problems.append(
             "distillation.teacher names no teacher: "
             "--config.distillation.teacher=WORKDIR of a trained one"
@@ -329,7 +330,7 @@ def check(config: ConfigDict) -> None:
             "blur kernels fit into the HR crop"
         )
     positive = {
-        "network": ("groups", "blocks"),
+        "network": [n for n, x in config.network.items() if not isinstance(x, bool)],
         "data": ("batch_size",),
         "compute": ("parts",),
         "schedule": ("steps_per_epoch",),
@@ -337,16 +338,18 @@ def check(config: ConfigDict) -> None:
         "log": ("every_steps",),
         "checkpoint": ("every_steps", "keep"),
     }
-    for group, fields in positive.items():
-        for field in fields:
-            if config[group][field] < 1:
-                problems.append(f"{group}.{field} {config[group][field]}: at least 1")
     schedule = config.schedule
-    if not 0 <= schedule.warmup_epochs < schedule.stage2_epochs:
+    if "decay_epochs" in schedule:
+        positive["schedule"] += ("stage1_decay_epochs", "decay_epochs")
+    elif not 0 <= schedule.warmup_epochs < schedule.stage2_epochs:
         problems.append(
             f"schedule.warmup_epochs {schedule.warmup_epochs} is not below "
             f"schedule.stage2_epochs {schedule.stage2_epochs}"
         )
+    for group, fields in positive.items():
+        for field in fields:
+            if config[group][field] < 1:
+                problems.append(f"{group}.{field} {config[group][field]}: at least 1")
     if problems:
         raise UserError("; ".join(f"config.{problem}" for problem in problems))
 
@@ -396,7 +399,7 @@ def validation(
     # Before training: images that cannot be scored are an error now, not later.
     measure({"bicubic": bicubic})
 
-    network = LightBSR(config.scale, **config.network)
+    network = methods.make_network(config)
 
     def validate(step: int, run: Run, log: Log) -> None:
         state = run.state
