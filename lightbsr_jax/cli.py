@@ -394,8 +394,10 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     source.add_argument(
         "--reference",
         metavar="DIR",
-        help="your checkout of github.com/MJ-NCEPU/LightBSR: nothing is written to it, "
-        "and it runs with or without CUDA (takes PyTorch, and OpenCV for SSIM)",
+        help="your checkout of github.com/MJ-NCEPU/LightBSR, of KDSR "
+        "(github.com/Zj-BinXia/KDSR) or of DASR (github.com/"
+        "The-Learning-And-Vision-Atelier-LAVA/DASR): nothing is written to it, and it "
+        "runs with or without CUDA (takes PyTorch, and OpenCV for SSIM)",
     )
     source.add_argument(
         "--replay", metavar="FILE", help="compare with a recording, without PyTorch"
@@ -449,7 +451,8 @@ def _compare(arguments: argparse.Namespace) -> None:
         if arguments.weights is not None:
             case = cases.of_file(arguments.weights, scale=scale, setting=setting)
         else:
-            case = cases.make(scale=scale or 4, setting=setting or 1)
+            program, _ = compare.find_program(arguments.reference)
+            case = cases.make(scale=scale or 4, setting=setting or 1, method=program)
         if arguments.images is not None:
             case = cases.with_images(case, arguments.images)
         theirs = compare.run_reference(arguments.reference, case)

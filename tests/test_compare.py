@@ -60,7 +60,8 @@ def trace_losses(case: Case) -> Arrays:
 
 
 def trace_tensors(case: Case) -> Arrays:
-    return ours.trace_tensors(case, "teacher")
+    updates = ours.make_updates(case, "teacher", dtype=np.float64, backend="cpu")
+    return ours.trace_tensors(case, "teacher", updates)
 
 
 PARTS = (degradations, evaluation, training, step, trace_losses, trace_tensors)
@@ -362,7 +363,7 @@ def test_weights_of_a_file(tmp_path) -> None:
     tensors = reference_tensors(scale=2, channels=18)
     case = cases.of_file(save(tmp_path / "t.safetensors", tensors), scale=2, setting=2)
     assert (case.scale, case.setting) == (2, 2)
-    assert case.meta["weights"] == dict.fromkeys(cases.ROLES, "t.safetensors")
+    assert case.meta["weights"] == dict.fromkeys(case.roles, "t.safetensors")
     for name, tensor in case.below("weights/teacher").items():
         np.testing.assert_array_equal(tensor, tensors[name])
     student = case.below("weights/student")
@@ -389,7 +390,10 @@ def test_weights_of_a_file(tmp_path) -> None:
         ("--replay {recording} --scale 2", "--scale is for --reference: a recording"),
         ("--reference {tmp} --record {tmp}/no/r.npz", "r.npz: there is no such folder"),
         ("--reference {tmp} --record {tmp}/r.npz --json j", "--json and --precision"),
-        ("--reference {tmp}", "is no checkout of the reference: it has no model/"),
+        (
+            "--reference {tmp}",
+            "is no checkout of a reference: of LightBSR's it has no model/",
+        ),
     ],
 )
 def test_mistakes_read_as_one_line(arguments, message, tmp_path, capsys) -> None:
@@ -406,7 +410,7 @@ def test_mistakes_read_as_one_line(arguments, message, tmp_path, capsys) -> None
 
 
 def test_network_that_the_reference_cannot_have(recording, tmp_path) -> None:
-    for name in compare.CHECKOUT:
+    for name in compare.CHECKOUTS["lightbsr"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with pytest.raises(UserError, match="the reference has {'groups': 8"):

@@ -130,11 +130,17 @@ def to_file(
     return _describe(config)
 
 
-def infer(file: str | Path, tensors: Tensors, setting: int | None = None) -> Tree:
+def infer(
+    file: str | Path,
+    tensors: Tensors,
+    setting: int | None = None,
+    *,
+    otherwise: int | None = None,
+) -> Tree:
     """The config that tensors' names and shapes tell of: method, role and sizes.
 
     Only those of LightBSR's teacher tell the setting. Raises UserError where it is
-    neither told nor given, or both and different.
+    neither told nor given (nor `otherwise`), or both and different.
     """
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     try:
@@ -152,7 +158,7 @@ def infer(file: str | Path, tensors: Tensors, setting: int | None = None) -> Tre
     if sees_prior:
         channels = torch_names.prior_channels(shapes)
         told = {prior.channels(setting): setting for setting in (1, 2)}.get(channels)
-    elif setting is None:
+    elif setting is None and otherwise is None:
         raise UserError(
             f"{file} is a {role}{_of_method(config)}, whose weights do not tell what "
             "degradations it was trained for: give --setting=1 (isotropic blur; the "
@@ -164,7 +170,7 @@ def infer(file: str | Path, tensors: Tensors, setting: int | None = None) -> Tre
             f"{file} is a teacher of setting {told}, not {setting}: leave --setting out"
         )
     config |= {
-        "setting": told or setting or 1,
+        "setting": told or setting or otherwise or 1,
         "scale": network.scale,
         "network": methods.sizes(network),
     }

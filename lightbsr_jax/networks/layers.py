@@ -199,12 +199,11 @@ def depthwise_conv(x: Array, kernel: Array) -> Array:
 def plain_image_depthwise_conv(x: Array, kernel: Array) -> Array:
     """One kernel an image and channel: x [B, h, w, C], kernel [B, k, k, C].
 
-    Padding k // 2. Images become channels, of a convolution with B C groups.
+    Padding k // 2. One product over the taps.
     """
-    b, h, w, c = x.shape
-    x = x.transpose(1, 2, 0, 3).reshape(1, h, w, b * c)
-    kernel = kernel.transpose(1, 2, 0, 3).reshape(*kernel.shape[1:3], 1, b * c)
-    return plain_depthwise_conv(x, kernel).reshape(h, w, b, c).transpose(2, 0, 1, 3)
+    taps = jnp.stack(_taps(x, kernel[0]), 3)  # [B, h, w, k k, C]
+    weights = kernel.reshape(len(kernel), -1, x.shape[-1])
+    return jnp.einsum("bhwtc,btc->bhwc", taps, weights)
 
 
 def _image_taps(x: Array, kernel: Array) -> list[tuple[Array, Array]]:
@@ -239,7 +238,7 @@ _shifted_image_conv.defvjp(_shifted_image_forward, _shifted_image_backward)
 def image_depthwise_conv(x: Array, kernel: Array) -> Array:
     """`plain_image_depthwise_conv` as shifted multiply-adds, on every backend.
 
-    Nothing runs convolutions of thousands of groups well.
+    (As a convolution it would have B C groups, which no backend runs well.)
     """
     if _plain.value:
         return plain_image_depthwise_conv(x, kernel)
