@@ -53,6 +53,7 @@ class Restorer(nn.Module):
         steps = UPSCALER_STEPS[self.scale]
         self.upscale = [Conv(self.features * factor**2) for factor in steps]
         self.tail = Conv(3)
+        self.mean = np.float32(self.pixel_range) * _MEAN
 
     def __call__(self, lr: Array, *modulators: Array) -> Array:
         features = self.extract(lr, modulators[0].dtype)
@@ -60,14 +61,14 @@ class Restorer(nn.Module):
 
     def extract(self, lr: Array, dtype: Any) -> Array:
         """The features [B, h, w, F] that the body starts from."""
-        return self.head((self.pixel_range * (lr - _MEAN)).astype(dtype))
+        return self.head((self.pixel_range * lr - self.mean).astype(dtype))
 
     def reconstruct(self, x: Array) -> Array:
         """The SR image, from what the body makes of the features."""
         for factor, conv in zip(UPSCALER_STEPS[self.scale], self.upscale, strict=True):
             x = pixel_shuffle(conv(x), factor)
         # 8 bits, which is what bfloat16 has, are too few for pixels.
-        return self.tail(widened(x)) / self.pixel_range + _MEAN
+        return (self.tail(widened(x)) + self.mean) / self.pixel_range
 
 
 class BlindNetwork(nn.Module):

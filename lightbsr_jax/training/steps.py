@@ -211,7 +211,7 @@ def privileged(
     """
     kind = methods.of_network(network).privileged
     if kind == "hr":
-        return batch.hr / 255
+        return batch.hr.astype(batch.lr.dtype) / 255
     if kind == "prior":
         return batch.prior if shows_prior else batch.prior[:, :0]
     return None
