@@ -23,7 +23,8 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.inference import explain, upscaler
 from lightbsr_jax.inference.upscaler import Upscaler
-from lightbsr_jax.interop import convert, torch_names, weights
+from lightbsr_jax.interop import case as cases
+from lightbsr_jax.interop import compare, convert, ours, torch_names, weights
 from lightbsr_jax.model import Model
 from lightbsr_jax.networks import complexity, dynamic, layers
 from lightbsr_jax.networks.dasr import DASR
@@ -109,8 +110,8 @@ def test_image_depthwise_conv(images: tuple[np.ndarray, np.ndarray]) -> None:
         literal.depthwise_conv(one, k[:, :, None])
         for one, k in zip(x, kernel, strict=True)
     ]
-    ours = layers.image_depthwise_conv(x, kernel)
-    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    shifted = layers.image_depthwise_conv(x, kernel)
+    np.testing.assert_allclose(shifted, expected, atol=1e-5)
     plain = layers.plain_image_depthwise_conv(x, kernel)
     np.testing.assert_allclose(plain, expected, atol=1e-5)
 
@@ -121,11 +122,11 @@ def test_gradients_of_image_depthwise_conv(
     def loss(conv: Callable, x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jnp.square(conv(x, kernel)).sum()
 
-    ours, plain = (
+    shifted, plain = (
         jax.grad(partial(loss, conv), argnums=(0, 1))(*images)
         for conv in (layers.image_depthwise_conv, layers.plain_image_depthwise_conv)
     )
-    for a, b in zip(ours, plain, strict=True):
+    for a, b in zip(shifted, plain, strict=True):
         assert relative_error(a, b) < 1e-6
 
 
@@ -316,6 +317,41 @@ def test_network_is_torchs(name: str) -> None:
     restored = jax.jit(network.apply)(variables, lr, hr)
     expected = torch_network(name, tensors)(lr, hr)
     assert relative_error(restored.sr, expected) < 1e-5
+
+
+# Beside the published programs
+
+
+def test_checkouts_are_recognised(tmp_path: Path) -> None:
+    folders = {"kdsr": "a/KDSR-classic", "dasr": "b", "lightbsr": "c"}
+    for program, folder in folders.items():
+        for name in compare.CHECKOUTS[program]:
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / name).touch()
+    found = [compare.find_program(tmp_path / name) for name in "abc"]
+    assert found == [(name, tmp_path / folder) for name, folder in folders.items()]
+    case = cases.make(scale=2, setting=1, method="dasr", network=DASR_SIZES)
+    with pytest.raises(UserError, match="is a checkout of KDSR, and the weights are"):
+        compare.run_reference(tmp_path / "a", case)
+
+
+@pytest.mark.parametrize("method", ["kdsr", "dasr"])
+def test_every_layer_is_compared(method: str) -> None:
+    network = {"kdsr": KDSR_SIZES, "dasr": DASR_SIZES}[method]
+    case = cases.make(
+        scale=2, setting=1, method=method, network=network, size=(6, 7), queue_size=16
+    )
+    for role in case.roles:
+        outputs = ours.evaluation(case, role)
+        prefix = methods.METHODS[method].roles[role]
+        layers_of = torch_names.layers(case.network, prefix)
+        wanted = {str(n) for path, names in layers_of.items() for n in names.flat}
+        wanted -= {"G.tail.0.2"}  # at scale 2
+        wanted |= {"G"}
+        assert {n.removeprefix(f"{role}/evaluation/") for n in outputs} == wanted
+        quantities = {compare.classify(name).quantity for name in outputs}
+        assert f"{role}, evaluation: kernels and gates" in quantities
+        assert all(np.isfinite(x).all() and np.any(x) for x in outputs.values())
 
 
 # Use

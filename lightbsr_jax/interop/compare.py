@@ -106,6 +106,7 @@ _KINDS = {
     r"(\w+)/after/E\.queue_ptr": Kind(r"\1, a step: queue pointer", FORWARD),
     r"(\w+)/after/E\.queue": Kind(r"\1, a step: queue", FORWARD),
     r"(\w+)/after/E\.encoder_k": Kind(r"\1, a step: momentum parameters", FORWARD),
+    r"(\w+)/trace/loss64/(\w+)": Kind(r"\1, trace in float64: \2 loss", WIDE),
     r"(\w+)/trace/loss/(\w+)": Kind(r"\1, trace: \2 loss", TRACE_LOSS),
     r"(\w+)/trace/tensor/.*running_": Kind(
         r"\1, trace in float64: BatchNorm statistics", WIDE

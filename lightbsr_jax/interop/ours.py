@@ -58,10 +58,11 @@ def everything(case: Case) -> Arrays:
             results |= evaluation(case, role)
             results |= training(case, role)
             results |= step(case, role, updates)
-            results |= trace_losses(case, role, updates)
             wide = make_updates(case, role, dtype=np.float64, backend="cpu")
             results |= trace_tensors(case, role, wide)
-            if not isinstance(case.network, LightBSR):
+            if isinstance(case.network, LightBSR):
+                results |= trace_losses(case, role, updates)
+            else:
                 results |= wide_gradients(case, role, wide)
     return results
 
@@ -233,13 +234,16 @@ def trace_tensors(case: Case, role: str, updates: Updates) -> Arrays:
     """All tensors after that training in float64, which a TPU lacks: on the CPU."""
     start = _start(case, role, np.float64)
     with jax.enable_x64(True):
-        state, _ = _trace(case, updates, *start)
+        state, trace = _trace(case, updates, *start)
     tensors = {
         name: tensor
         for name, tensor in convert.to_tensors(state, case.config(role), {}).items()
         if "_mean." not in name  # what never learns
     }
-    return _named(f"{role}/trace/tensor", tensors)
+    results = _named(f"{role}/trace/tensor", tensors)
+    if not isinstance(case.network, LightBSR):  # see `wide_gradients`
+        results |= _named(f"{role}/trace/loss64", trace)
+    return results
 
 
 def images(case: Case) -> Arrays:

@@ -28,7 +28,7 @@ class _Peer(Reference):
 
     encodes_twice = False
     # A value near zero that rounding moves to the other side of a LeakyReLU changes a
-    # gradient by more than rounding: gradients are compared in float64.
+    # gradient by more than rounding: gradients and traces are compared in float64.
     smooth = False
 
     def model(self, role: str) -> nn.Module:

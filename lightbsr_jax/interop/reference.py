@@ -259,10 +259,13 @@ class Reference:
         """
         results: Results = {}
         for role in self.roles[::-1]:
-            losses, _ = self._trace(role, self.model(role))
             wide_losses, tensors = self._trace(role, self.model(role).double())
-            results |= _named(f"{role}/trace/loss", losses)
             results |= _named(f"{role}/trace/tensor", tensors)
+            if not self.smooth:
+                results |= _named(f"{role}/trace/loss64", wide_losses)
+                continue
+            losses, _ = self._trace(role, self.model(role))
+            results |= _named(f"{role}/trace/loss", losses)
             results |= _rounding(f"{role}/trace/loss", losses, wide_losses)
         return results
 
