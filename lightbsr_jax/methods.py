@@ -68,6 +68,13 @@ def of_network(network: BlindNetwork) -> Method:
     return next(m for m in METHODS.values() if m.network is type(network))
 
 
+def called(config: Mapping[str, Any]) -> str:
+    """What a run trains, such as "teacher of KDSR"; LightBSR goes without saying."""
+    method = of(config)
+    named = "" if method is METHODS["lightbsr"] else f" of {method.title}"
+    return config["role"] + named
+
+
 def make_network(config: Mapping[str, Any], **options: Any) -> BlindNetwork:
     """The network of a run's config; `options` are axis_name, remat, dtype."""
     return of(config).network(config["scale"], **config["network"], **options)

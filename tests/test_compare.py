@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import literal
@@ -25,7 +26,7 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.interop import case as cases
 from lightbsr_jax.interop import compare, ours
 from lightbsr_jax.interop.case import Arrays, Case
-from lightbsr_jax.networks import adaptation, estimator, layers, lightbsr
+from lightbsr_jax.networks import adaptation, blind, estimator, layers
 from lightbsr_jax.training import contrast
 
 Part = Callable[[Case], Arrays]
@@ -125,7 +126,7 @@ def swap_channels(monkeypatch: pytest.MonkeyPatch) -> None:
         x = x.reshape(b, h, w, factor, factor, c // factor**2)
         return x.swapaxes(2, 3).reshape(b, h * factor, w * factor, -1)
 
-    for module in (estimator, lightbsr):
+    for module in (blind, estimator):
         monkeypatch.setattr(module, "pixel_shuffle", depth_to_space)
 
 
@@ -157,9 +158,9 @@ def feed_the_queue_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """The keys are among the negatives of their own step."""
     correct = contrast.contrastive_loss
 
-    def late(queries: Array, keys: Array, queue: Array, *, temperature: float) -> Array:
+    def late(queries: Array, keys: Array, queue: Array, **options: Any) -> Array:
         queue, _ = contrast.enqueue(queue, 0, keys[0])
-        return correct(queries, keys, queue, temperature=temperature)
+        return correct(queries, keys, queue, **options)
 
     monkeypatch.setattr(contrast, "contrastive_loss", late)
 

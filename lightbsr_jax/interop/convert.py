@@ -24,7 +24,7 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.interop import torch_names, weights
 from lightbsr_jax.interop.torch_names import QUEUE, QUEUE_POINTER
-from lightbsr_jax.methods import METHODS, MOMENTUM
+from lightbsr_jax.methods import MOMENTUM
 from lightbsr_jax.training import contrast
 from lightbsr_jax.training.state import (
     Run,
@@ -144,15 +144,14 @@ def infer(
     """
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     try:
-        network, role = torch_names.infer(shapes)
+        name, network, role = torch_names.infer(shapes)
     except ValueError as error:
         raise UserError(
             f"{file} holds no LightBSR, KDSR or DASR of the references: {error}, but "
             f"{_first(tensors)}"
         ) from None
-    name = next(n for n, m in METHODS.items() if m.network is type(network))
-    config = {"method": name} if name != "lightbsr" else {}
-    config["role"] = role
+    # Configs of LightBSR do not name it.
+    config = {"role": role} | ({"method": name} if name != "lightbsr" else {})
     sees_prior = _sees_prior(config)
     told = None
     if sees_prior:
@@ -160,7 +159,7 @@ def infer(
         told = {prior.channels(setting): setting for setting in (1, 2)}.get(channels)
     elif setting is None and otherwise is None:
         raise UserError(
-            f"{file} is a {role}{_of_method(config)}, whose weights do not tell what "
+            f"{file} is a {methods.called(config)}, whose weights do not tell what "
             "degradations it was trained for: give --setting=1 (isotropic blur; the "
             "reference's folder ends in _iso) or --setting=2 (anisotropic blur and "
             "noise; _aniso)"
@@ -175,7 +174,7 @@ def infer(
         "network": methods.sizes(network),
     }
     # DASR's published files hold the network alone.
-    if sees_prior or (methods.of(config).contrasts and QUEUE in shapes):
+    if sees_prior or (role == "network" and QUEUE in shapes):
         queue = shapes.get(QUEUE, ())
         size = queue[1] if len(queue) == 2 else PUBLISHED["queue_size"]
         config["contrast"] = {"queue_size": size}
@@ -248,11 +247,6 @@ def _branches(state: State, config: Tree) -> list[tuple[Tree, str]]:
 def _sees_prior(config: Tree) -> bool:
     """Whether it is a teacher that sees the degradation prior."""
     return config["role"] == "teacher" and methods.of(config).privileged == "prior"
-
-
-def _of_method(config: Tree) -> str:
-    """Such as " of KDSR"; LightBSR goes without saying."""
-    return f" of {methods.of(config).title}" if "method" in config else ""
 
 
 def _shapes(config: Tree) -> State:
@@ -385,7 +379,7 @@ def _describe(config: Tree) -> str:
     if "groups" in sizes:
         told = f"{sizes['groups']} of {sizes['blocks']}"
     return (
-        f"{config['role']}{_of_method(config)} of setting {config['setting']}, "
+        f"{methods.called(config)} of setting {config['setting']}, "
         f"x{config['scale']}, {told}"
     )
 

@@ -110,16 +110,16 @@ def counters(network: BlindNetwork, estimator: str) -> list[str]:
     ]
 
 
-def infer(shapes: Mapping[str, tuple[int, ...]]) -> tuple[BlindNetwork, str]:
-    """The network with tensors of these names and shapes, and its role.
+def infer(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, BlindNetwork, str]:
+    """The method that tensors of these names and shapes are of, network and role.
 
     Where tensors are missing or misshapen it is the likeliest one; ValueError where no
     method has such names.
     """
-    for method in METHODS.values():
+    for name, method in METHODS.items():
         found = method.recognise(shapes)
         if found is not None:
-            return found
+            return name, *found
     raise ValueError("no names like G.body.0.body.0.spatial_mixing... and E....")
 
 

@@ -143,8 +143,8 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     validate = validation(config, role.basis)
     log = Log(workdir, start=start, total=total, quiet=not parallel.leads())
     log.say(
-        f"{config.role}, setting {config.setting}, x{config.scale}: steps {start} to "
-        f"{total} (stage 2 from {boundary}) on {jax.device_count()} "
+        f"{methods.called(config)}, setting {config.setting}, x{config.scale}: steps "
+        f"{start} to {total} (stage 2 from {boundary}) on {jax.device_count()} "
         f"{jax.devices()[0].device_kind} device(s) of {jax.process_count()} "
         f"process(es), {len(source)} images from {config.data.hr}, into {workdir}"
     )
