@@ -371,7 +371,7 @@ def test_tiles_give_what_the_whole_image_gives(
     upscale = Upscaler(model)
     assert relative_error(upscale(image), whole) < 2e-6
     estimated = upscale.estimate(image)
-    idr = np.asarray(model.encode(image[None]))[0]
+    idr = np.asarray(jax.jit(type(model).encode)(model, image[None]))[0]
     step = 4 // network.REDUCTION
     assert relative_error(estimated.map, idr[::step, ::step]) < 1e-6
     assert relative_error(estimated.mean, idr.mean((0, 1))) < 1e-6
@@ -435,6 +435,7 @@ def test_kdsr_student_learns_by_stage() -> None:
     batch = batch_of(1)
     lr, hr = batch.lr[0, :, 0], batch.hr[0] / np.float32(255)
 
+    @jax.jit
     def feature(variables: Any, hr: np.ndarray | None) -> jax.Array:
         idr = network.apply(variables, lr, hr, method="encode")
         return network.apply(variables, idr, method="project")
@@ -449,7 +450,7 @@ def test_kdsr_student_learns_by_stage() -> None:
 
     second, measured = stepped(make(stage=2), first, 1, teacher)
     assert learning(first, second) == set(state.params)
-    sr = network.apply({"params": first.params}, lr).sr
+    sr = jax.jit(network.apply)({"params": first.params}, lr).sr
     expected = np.abs(np.asarray(sr) - hr).mean()
     assert float(measured["reconstruction"]) == pytest.approx(expected, rel=1e-5)
 
@@ -466,11 +467,12 @@ def test_dasr_contrasts_the_first_crop_with_the_second() -> None:
     after, measured = stepped(update, state, 2, {})
     assert learning(state, after) == {"estimator", "projector"}
 
-    def embed(crop: int) -> jax.Array:
+    @jax.jit
+    def embed(lr: np.ndarray) -> jax.Array:
         alone = methods.make_network(CONFIGS["dasr"])
         idr, _ = alone.apply(
             variables,
-            batch_of(2).lr[0, :, crop][None],
+            lr[None],
             visits=(0,),
             method="encode",
             mutable="batch_stats",
@@ -478,7 +480,7 @@ def test_dasr_contrasts_the_first_crop_with_the_second() -> None:
         projected = alone.apply(variables, idr[0], method="project")
         return contrast.normalise(projected)
 
-    query, key = embed(0), embed(1)
+    query, key = (embed(batch_of(2).lr[0, :, crop]) for crop in (0, 1))
     np.testing.assert_allclose(after.queue[:4], key, atol=1e-4)
     logits = np.concatenate(
         [np.sum(query * key, 1, keepdims=True), query @ np.asarray(state.queue).T], 1
