@@ -369,7 +369,10 @@ def test_tiles_give_what_the_whole_image_gives(
     image = np.random.default_rng(0).random((36, 45, 3), np.float32)
     whole = np.asarray(model.restore(image[None]))[0] / 255
     upscale = Upscaler(model)
-    assert relative_error(upscale(image), whole) < 2e-6
+    done = []
+    sr = upscale(image, on_progress=lambda *progress: done.append(progress))
+    assert relative_error(sr, whole) < 2e-6
+    assert done[-1][0] == done[-1][1] == len(done)
     estimated = upscale.estimate(image)
     idr = np.asarray(jax.jit(type(model).encode)(model, image[None]))[0]
     step = 4 // network.REDUCTION

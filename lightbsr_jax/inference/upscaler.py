@@ -130,14 +130,11 @@ class Upscaler:
 
         def estimate(run: _Run) -> IDR:
             idr, mean = run.encode()
-            return IDR(
-                idr.assembled()[: -(-height // 4), : -(-width // 4)],
-                mean,
-                run.channel(mean)[0],
-                run.convert(idr).assembled()[:height, :width]
-                if isinstance(self._network, LightBSR)
-                else None,
-            )
+            spatial = None
+            if isinstance(self._network, LightBSR):
+                spatial = run.convert(idr).assembled()[:height, :width]
+            idr = idr.assembled()[: -(-height // 4), : -(-width // 4)]
+            return IDR(idr, mean, run.channel(mean)[0], spatial)
 
         return self._fitted(image, _nothing, estimate)
 
@@ -200,8 +197,7 @@ class _Run:
         self._lr = grid.cut(_as_float(image))
         self._progress = progress
         self._done = 0
-        self._total = 4 + _stages(network)
-        self._total *= grid.rows * grid.columns
+        self._total = _stages(network) * grid.rows * grid.columns
 
     def upscale(self, dtype: np.dtype, other: np.ndarray | None) -> np.ndarray:
         """The SR image, by the image's own IDR or the mean of another one."""
@@ -210,28 +206,17 @@ class _Run:
             mean = np.asarray(other, np.float32)
             for row in range(self._grid.rows):
                 idr[row] = [jnp.broadcast_to(mean, x.shape) for x in idr[row]]
-        channel = self.channel(mean)
-        spatial = None
-        if isinstance(self._network, LightBSR):
-            spatial = self.convert(idr)
+        adapts = isinstance(self._network, LightBSR)
+        channel, spatial = self.channel(mean), self.convert(idr) if adapts else None
         del idr
         features = Map(self._grid)
         sums = self._sweep(stages.extract, stages.EXTRACT, [self._lr], into=features)
-        if isinstance(self._network, LightBSR):
-            means = self._mean(sums)
-            for group in map(np.int32, range(self._network.groups)):
-                means, channel = self._group(group, features, means, channel, spatial)
-            x = features
-        elif isinstance(self._network, KDSR):
-            x = self._dynamic_blocks(features, (), channel)
-        else:
-            x = features
-            for group in map(np.int32, range(self._network.groups)):
-                y = self._dynamic_blocks(x, (group,), channel)
-                self._sweep(
-                    stages.dynamic_merge, stages.DYNAMIC_MERGE, [y, x], group, into=x
-                )
-        return self._reconstruct(x, dtype)
+        if not adapts:
+            return self._reconstruct(self._dynamic(features, channel), dtype)
+        means = self._mean(sums)
+        for group in map(np.int32, range(self._network.groups)):
+            means, channel = self._group(group, features, means, channel, spatial)
+        return self._reconstruct(features, dtype)
 
     def encode(self) -> tuple[Map, np.ndarray]:
         """The IDR and its mean [C]."""
@@ -282,6 +267,16 @@ class _Run:
             stages.merge, stages.MERGE, [x, features], group, into=features
         )
         return self._mean(sums), channel
+
+    def _dynamic(self, x: Map, channel: np.ndarray) -> Map:
+        """The body of KDSR, blocks in a row, or of DASR, groups of them."""
+        if isinstance(self._network, KDSR):
+            return self._dynamic_blocks(x, (), channel)
+        for group in map(np.int32, range(self._network.groups)):
+            y = self._dynamic_blocks(x, (group,), channel)
+            halo = stages.DYNAMIC_MERGE
+            self._sweep(stages.dynamic_merge, halo, [y, x], group, into=x)
+        return x
 
     def _dynamic_blocks(
         self, x: Map, group: tuple[np.int32, ...], channel: np.ndarray
@@ -340,10 +335,12 @@ class _Run:
 
 
 def _stages(network: BlindNetwork) -> int:
-    """How many stages a network's body has."""
+    """How many stages an image goes through."""
+    if isinstance(network, LightBSR):
+        return 4 + network.groups * (network.blocks + 2)
     if isinstance(network, KDSR):
-        return network.blocks
-    return network.groups * (network.blocks + 2)
+        return 3 + network.blocks
+    return 3 + network.groups * (network.blocks + 1)
 
 
 def _checked(image: np.ndarray) -> np.ndarray:
