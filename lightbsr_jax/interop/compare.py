@@ -13,7 +13,9 @@ All is float32 but for the tensors after training, which are float64: Adam makes
 gradient of mere rounding into a step of the full rate, so that in float32 no two
 programs would end at the same parameters. For gradients and the losses of training the
 reference runs in float64 as well, and where its own float32 is far from that, three
-times the distance is allowed (an asterisk says so).
+times the distance is allowed (an asterisk says so). KDSR and DASR are full of
+LeakyReLUs, where rounding may move a value to the other side of zero: their gradients
+and losses of training are float64 as well.
 """
 
 import importlib.util

@@ -3,7 +3,8 @@
 Each function makes the results of one part of a case, in torch's layouts: images
 [..., C, H, W], tensors by the reference's names. A module's output has a leading axis
 for the calls of the module, which in training sees one crop index after the other.
-Numbers are float32, but for what a trace of training leaves behind.
+Numbers are float32, but for what a trace of training leaves behind, and for gradients
+and traces of networks with LeakyReLUs.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -208,8 +209,8 @@ def step(case: Case, role: str, updates: Updates) -> Arrays:
 def wide_gradients(case: Case, role: str, updates: Updates) -> Arrays:
     """Gradients of a step of the second stage, in float64.
 
-    Of networks full of LeakyReLUs: values near zero that rounding moves to the other
-    side change gradients by more than rounding.
+    Of networks full of LeakyReLUs: a value near zero that rounding moves to the other
+    side changes them by more than rounding.
     """
     state, batches, teacher = _start(case, role, np.float64)
     with jax.enable_x64(True):
