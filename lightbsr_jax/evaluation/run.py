@@ -216,8 +216,10 @@ def _by_name(
         named[title + own + " (spoilt IDR)" * spoilt] = model
     if len(named) < len(models):
         raise UserError(f"--workdir={','.join(workdirs)}: a folder is named twice")
-    if len({model.scale for model in models}) > 1:
-        raise UserError(f"--workdir={','.join(workdirs)}: of different scales")
+    if len({(model.scale, model.setting) for model in models}) > 1:
+        raise UserError(
+            f"--workdir={','.join(workdirs)}: networks of different scales or settings"
+        )
     return named
 
 
