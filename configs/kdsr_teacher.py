@@ -3,15 +3,15 @@
     python train.py --config=configs/kdsr_teacher.py:setting1 \\
         --workdir=runs/kdsr_teacher1 --config.data.hr=DIV2K_train_HR,Flickr2K_HR
 
-Presets: setting1, setting2 (the published KDSR-M), large1, large2 (KDSR-L), demo
-(setting 1, minutes on a CPU). Expected: 485,000 steps; not yet run.
+Presets: setting1, setting2 (the published KDSR-M), large1 (KDSR-L), demo (setting 1,
+minutes on a CPU). Expected: 485,000 steps; not yet run.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
 
-PRESETS = {"setting1": 1, "setting2": 2, "large1": 1, "large2": 2, "demo": 1}
+PRESETS = {"setting1": 1, "setting2": 2, "large1": 1, "demo": 1}
 
 
 def get_config(preset: str = "setting1") -> ConfigDict:

@@ -20,6 +20,12 @@ from goldens import random_like, relative_error
 from configs import dasr, kdsr_student, kdsr_teacher
 from lightbsr_jax import methods
 from lightbsr_jax.errors import UserError
+from lightbsr_jax.evaluation import cases as evaluation_cases
+from lightbsr_jax.evaluation import report, tables
+from lightbsr_jax.evaluation.benchmark import Score
+from lightbsr_jax.evaluation.cost import Cost
+from lightbsr_jax.evaluation.findings import Findings, Network
+from lightbsr_jax.evaluation.idr import Numbers, Separation
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.inference import explain, upscaler
 from lightbsr_jax.inference.upscaler import Upscaler
@@ -29,7 +35,7 @@ from lightbsr_jax.model import Model
 from lightbsr_jax.networks import complexity, dynamic, layers
 from lightbsr_jax.networks.dasr import DASR
 from lightbsr_jax.networks.kdsr import KDSR
-from lightbsr_jax.training import contrast, losses, roles, schedules, steps
+from lightbsr_jax.training import contrast, loop, losses, roles, schedules, steps
 from lightbsr_jax.training import state as states
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
@@ -383,6 +389,49 @@ def test_tiles_give_what_the_whole_image_gives(
     assert relative_error(other, whole) > 1e-3
 
 
+def test_networks_beside_each_other_in_a_report(tmp_path: Path) -> None:
+    tested = evaluation_cases.make(1)
+    scores = [
+        Score(method, "Set5", image, case.label, 30.0, 0.9)
+        for method in ("bicubic", "KDSR", "DASR")
+        for image in ("a", "b")
+        for case in tested
+    ]
+    numbers = Numbers(0.1, 0.5, {"width": 0.3})
+    separation = Separation(
+        ("a", "b", "c"), np.arange(3), np.eye(3, 2), 1, 1, numbers, numbers
+    )
+    networks = {
+        name: Network(Cost(6 * 10**6, macs * 10**9, 1.0, "cpu"), separation)
+        for name, macs in {"KDSR": 260, "DASR": 211}.items()
+    }
+    sizes = {"KDSR": 5.8, "DASR": 6.0}
+    about = {"seconds": 1, "scale": 4, "devices": "", "lr": "", "versions": {}}
+    found = Findings(
+        method="KDSR",
+        title="KDSR",
+        scores=scores,
+        tables=tables.make(scores, tested, scale=4, parameters=sizes),
+        examples=[],
+        networks=networks,
+        about={**about, "compilation": {"programs": 0, "seconds": 0, "from_cache": 0}},
+    )
+    report.write(tmp_path, found)
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    first = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
+    table, complexity = (
+        first[start : start + 14] for start in (0, first.index("method", 1))
+    )
+    for rows in (table, complexity[1:]):
+        for name, shown in {"KDSR": "**KDSR**", "DASR": "**DASR**"}.items():
+            mine = shown if shown in rows else name
+            assert rows[rows.index(f"{name} (paper)") + 1] == mine
+    assert {"KDSR", "untrained", "DASR", "DASR, untrained"} <= set(first)
+    drawn = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert sum(name.startswith("t-SNE") for name in drawn) == 2
+    assert "211.00" in next(line for line in lines[::-1] if line.startswith("| DASR "))
+
+
 # Training
 
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-3)
@@ -506,6 +555,22 @@ def test_rates_fall_by_steps() -> None:
     for epoch in (1, 59, 60, 100, 101, 224, 225, 349, 350, 600):
         step = (epoch - 1) * config.schedule.steps_per_epoch
         assert float(rate(step)) == pytest.approx(published(epoch), rel=1e-5)
+
+
+@pytest.mark.parametrize("module", [kdsr_teacher, kdsr_student, dasr])
+def test_presets_can_be_trained(module: Any) -> None:
+    for preset in module.PRESETS:
+        config = module.get_config(preset)
+        config.data.hr = "somewhere"
+        if "distillation" in config:
+            config.distillation.teacher = "somewhere"
+        loop.check(config)
+        assert config.network.blocks in (53, 28, 8, 5, 2)
+        config.schedule.decay_epochs = config.network.blocks = 0
+        with pytest.raises(UserError) as caught:
+            loop.check(config)
+        for field in ("schedule.decay_epochs 0", "network.blocks 0"):
+            assert f"config.{field}: at least 1" in str(caught.value)
 
 
 def test_student_of_another_methods_teacher_is_refused() -> None:
