@@ -297,8 +297,9 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "convert",
         help="exchange weights with the PyTorch reference",
-        description="Exchange weights with the PyTorch reference, either way: from its "
-        "state dict into a new working directory, which eval.py and train.py take as "
+        description="Exchange weights with the PyTorch reference of LightBSR, KDSR or "
+        "DASR (the names of the weights tell which), either way: from its state dict "
+        "into a new working directory, which eval.py and train.py take as "
         "any other, or from a working directory's newest checkpoint into a state dict. "
         "State dicts end in .pt or .pth (these take PyTorch) or .safetensors.",
     )
@@ -314,8 +315,8 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
         "--setting",
         type=int,
         choices=(1, 2),
-        help="what a student's state dict was trained for, which it does not tell: 1 "
-        "(isotropic blur) or 2 (anisotropic blur and noise)",
+        help="what a state dict was trained for, which but for LightBSR's teachers' it "
+        "does not tell: 1 (isotropic blur) or 2 (anisotropic blur and noise)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a state dict that exists"
