@@ -202,7 +202,7 @@ def plain_image_depthwise_conv(x: Array, kernel: Array) -> Array:
     Padding k // 2. One product over the taps.
     """
     taps = jnp.stack(_taps(x, kernel[0]), 3)  # [B, h, w, k k, C]
-    weights = kernel.reshape(len(kernel), -1, x.shape[-1])
+    weights = kernel.reshape(kernel.shape[0], -1, x.shape[-1])
     return jnp.einsum("bhwtc,btc->bhwc", taps, weights)
 
 
