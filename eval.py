@@ -22,6 +22,9 @@ METHOD = flags.DEFINE_enum(
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the training run to measure; or several, with commas."
 )
+WEIGHTS = flags.DEFINE_string(
+    "weights", None, "Or weights that come with the program, such as setting2; a file."
+)
 BENCHMARKS = flags.DEFINE_string(
     "benchmarks", "", "Folders of HR images, separated by commas; else the config's."
 )
@@ -48,6 +51,7 @@ def main() -> None:
         CONFIG.value,
         method=METHOD.value,
         workdir=WORKDIR.value,
+        weights=WEIGHTS.value,
         folders=files.split_folders(BENCHMARKS.value) if BENCHMARKS.value else [],
         report_folder=REPORT.value,
         dump_lr=DUMP_LR.value,

@@ -55,6 +55,9 @@ def base(role: str, setting: int) -> ConfigDict:
     config.schedule.warmup_epochs = 5
     config.schedule.learning_rate = 2e-4
     config.schedule.final_learning_rate = 1e-6
+    # Above 0: the first steps are timed, and steps_per_epoch becomes what fits into so
+    # many minutes of training (compiling, validation and checkpoints come on top).
+    config.minutes = 0.0
 
     config.adam = ConfigDict()
     config.adam.b1 = 0.9
@@ -139,3 +142,26 @@ def _shrink_training(config: ConfigDict) -> None:
     config.validation.every_steps = 1000
     config.log.every_steps = 25
     config.checkpoint.every_steps = 200
+
+
+def shorten(config: ConfigDict) -> None:
+    """The whole network and the paper's stages, in few steps of few and small crops.
+
+    They ask for a higher learning rate and a longer warm-up, and the weights that are
+    evaluated are averaged. Stage 1, whose steps cost little, gets more of them.
+    """
+    config.data.resident = True
+    config.data.batch_size = 8
+    config.data.lr_crop = 24
+    config.data.threads = 2
+    config.schedule.stage1_epochs = 20
+    config.schedule.stage1_learning_rate = 5e-4
+    config.schedule.stage2_epochs = 60
+    config.schedule.warmup_epochs = 2
+    config.ema_decay = 0.995
+    config.validation.hr = "scikit-image:test"
+    config.validation.every_steps = 700
+    config.validation.images = 1
+    config.validation.pictures = 1
+    config.log.every_steps = 20
+    config.checkpoint.every_steps = 100

@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_upscale(commands)
     _add_serve(commands)
     _add_prepare(commands)
+    _add_pack(commands)
     _add_convert(commands)
     _add_export(commands)
     _add_compare(commands)
@@ -165,11 +166,7 @@ def _add_upscale(commands: argparse._SubParsersAction) -> None:
         help="folder, which gets the structure of the folders given; or a file's name "
         "for a single picture",
     )
-    parser.add_argument(
-        "--workdir",
-        help="folder of a trained student; or its weights as the PyTorch reference "
-        "keeps them (.safetensors, .pt, .pth)",
-    )
+    _add_weights(parser)
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         "--scale",
@@ -243,7 +240,8 @@ def _add_upscale(commands: argparse._SubParsersAction) -> None:
 def _upscale(arguments: argparse.Namespace) -> None:
     from lightbsr_jax.inference import command
 
-    if not command.run(arguments, _model):
+    source = _source(arguments)
+    if not command.run(arguments, lambda: _model(source)):
         sys.exit(1)
 
 
@@ -254,9 +252,7 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         description="A page in your browser: drop a picture, compare, download. Only "
         "this machine can open it.",
     )
-    parser.add_argument(
-        "--workdir", required=True, help="folder of a trained student, or its weights"
-    )
+    _add_weights(parser)
     parser.add_argument("--port", type=int, default=7860, help="default 7860")
     parser.add_argument(
         "--megapixels", type=float, default=16, help="of a picture at most: default 16"
@@ -268,7 +264,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     from lightbsr_jax.inference import explain, page
     from lightbsr_jax.inference.upscaler import Upscaler
 
-    model = _model(arguments.workdir)
+    model = _model(_source(arguments))
     upscaler = Upscaler(model)
     bank = explain.make_bank(upscaler, explain.known_degradations(model.setting))
     with page.Server(
@@ -279,18 +275,75 @@ def _serve(arguments: argparse.Namespace) -> None:
             server.serve_forever()
 
 
-def _model(path: str) -> "Model":
-    """The model in a working directory, or in a state dict."""
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--weights",
+        metavar="NAME",
+        help="weights that come with this program, by default setting2; or a file: of "
+        "lightbsr pack, or of the PyTorch reference (.safetensors, .pt, .pth)",
+    )
+    source.add_argument("--workdir", help="folder of a student that you trained")
+
+
+def _source(arguments: argparse.Namespace) -> str | Path:
+    """What --weights or --workdir names, or the weights taken without them."""
+    from lightbsr_jax import pretrained
+
+    if arguments.workdir is not None:
+        return Path(arguments.workdir)
+    name = arguments.weights or pretrained.DEFAULT
+    if pretrained.find(name) is None and not Path(name).exists():
+        raise UserError(
+            f"no weights {name!r} come with this version: name a student that you "
+            "trained by --workdir (make demo leaves a small one in runs/demo/student), "
+            "or a file by --weights"
+        )
+    return name
+
+
+def _model(source: str | Path) -> "Model":
+    """The model of weights by name, of a file of weights, or in a working directory."""
+    from lightbsr_jax import pretrained
     from lightbsr_jax.model import Model
 
-    if not Path(path).is_file():
-        return Model.load(path)
+    if pretrained.find(source) or not Path(source).is_file():
+        return Model.load(source)
     from lightbsr_jax.interop import convert
 
     with TemporaryDirectory() as scratch:
         # What a student was trained for makes no difference to its use.
-        convert.to_workdir(path, scratch, setting=1)
+        convert.to_workdir(source, scratch, setting=1)
         return Model.load(scratch)
+
+
+def _add_pack(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "pack",
+        help="one file of a trained network, to pass on",
+        description="Write the network of a working directory's newest checkpoint, "
+        "with its config, as one file that --weights, Model.load and Upscaler.load "
+        "take, and print what a model card should say about it.",
+    )
+    parser.add_argument("workdir", help="folder of a training run")
+    parser.add_argument("out", help="ends in .safetensors")
+    parser.add_argument(
+        "--half", action="store_true", help="parameters in float16: half the size"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+    parser.set_defaults(run=_pack)
+
+
+def _pack(arguments: argparse.Namespace) -> None:
+    from lightbsr_jax.interop import pack
+
+    facts = pack.pack(
+        arguments.workdir,
+        arguments.out,
+        half=arguments.half,
+        overwrite=arguments.overwrite,
+    )
+    print(pack.markdown(facts), end="")
 
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:
@@ -299,11 +352,14 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
         help="exchange weights with the PyTorch reference",
         description="Exchange weights with the PyTorch reference of LightBSR, KDSR or "
         "DASR (the names of the weights tell which), either way: from its state dict "
-        "into a new working directory, which eval.py and train.py take as "
-        "any other, or from a working directory's newest checkpoint into a state dict. "
-        "State dicts end in .pt or .pth (these take PyTorch) or .safetensors.",
+        "into a new working directory, which eval.py and train.py take as any other, "
+        "or from a working directory's newest checkpoint, or weights that come with "
+        "this program, into a state dict. State dicts end in .pt or .pth (these take "
+        "PyTorch) or .safetensors.",
     )
-    parser.add_argument("source", help="state dict, or working directory")
+    parser.add_argument(
+        "source", help="state dict, working directory, or name of weights (setting2)"
+    )
     parser.add_argument("out", help="working directory, or state dict")
     parser.add_argument(
         "--pca",
@@ -325,10 +381,11 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
+    from lightbsr_jax import pretrained
     from lightbsr_jax.interop import convert  # slow to import
 
     source, out = arguments.source, arguments.out
-    if Path(source).is_dir():
+    if Path(source).is_dir() or pretrained.find(source):
         if arguments.setting is not None:
             raise UserError(f"--setting is for state dicts: {source} knows its own")
         what = convert.to_file(
@@ -354,7 +411,9 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
         "[B, h, w, 3] to [B, H, W, 3] and takes flatbuffers. All is RGB in [0, 1].",
     )
     parser.add_argument(
-        "workdir", help="folder of a trained student, or its state dict"
+        "workdir",
+        help="folder of a trained student, its state dict, or the name of weights that "
+        "come with this program",
     )
     parser.add_argument("out", help="ends in .onnx or .stablehlo")
     parser.add_argument(

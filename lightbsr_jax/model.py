@@ -1,6 +1,6 @@
 """A trained network, ready for use.
 
-    model = Model.load("runs/student")
+    model = Model.load("runs/student")  # or "setting2", which comes with the package
     sr = model.restore(lr)
 
 LR images are [B, h, w, 3] RGB in [0, 1], SR images [B, h s, w s, 3] in 0..255.
@@ -13,9 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from jax import Array
 
-from lightbsr_jax import methods
+from lightbsr_jax import methods, pretrained
 from lightbsr_jax.checkpoint import opened
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
@@ -57,13 +58,23 @@ class Model:
         return self.method.title + " teacher" * (self.role == "teacher")
 
     @classmethod
-    def load(cls, workdir: str | Path) -> "Model":
-        """The newest checkpoint of a training run that is not damaged.
+    def load(cls, source: str | Path) -> "Model":
+        """The network of weights that come with the package, of a file, or of a run.
 
-        Raises FileNotFoundError where there is none.
+        `source` is the weights' name ("setting2"), a file that `lightbsr pack` wrote,
+        or the workdir of a run: of that, the newest checkpoint that is not damaged.
+        Raises FileNotFoundError where there is nothing, UserError for any other file.
         """
-        with opened(workdir) as checkpoints:
-            step, about, restored = checkpoints.model(_shapes)
+        file = pretrained.find(source)
+        if file is None and Path(source).is_file():
+            file = Path(source)
+        if file is not None:
+            about, restored = pretrained.read(file)
+            step = about["step"]
+            _check_shapes(file, restored, shapes(about))
+        else:
+            with opened(source) as checkpoints:
+                step, about, restored = checkpoints.model(shapes)
         config = about["config"]
         restored = jax.device_put(restored, jax.local_devices()[0])
         return cls(
@@ -121,11 +132,27 @@ class Model:
         return prior.vector(degradation, self.basis, setting=self.setting)
 
 
-def _shapes(about: dict[str, Any]) -> dict[str, Any]:
-    """The shapes of what a checkpoint holds of a model."""
+def shapes(about: dict[str, Any]) -> dict[str, Any]:
+    """The shapes of {"params", "batch_stats", "basis"}, of the model of a config."""
     initial = partial(methods.fresh_variables, about["config"])
     basis = jax.ShapeDtypeStruct(prior.BASIS_SHAPE, jnp.float32)
     return {**jax.eval_shape(initial, jax.random.key(0)), "basis": basis}
+
+
+def _check_shapes(file: Path, model: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raises UserError where a file's tensors are not those of its network."""
+
+    def forms(tree: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+        flat = flatten_dict(tree, sep="/")
+        return {name: tensor.shape for name, tensor in flat.items()}
+
+    found, wanted = forms(model), forms(wanted)
+    wrong = sorted(n for n in found | wanted if found.get(n) != wanted.get(n))
+    if wrong:
+        raise UserError(
+            f"{file}: {len(wrong)} tensors are not those of its network, such as "
+            f"{wrong[0]}: {found.get(wrong[0])} for {wanted.get(wrong[0])}"
+        )
 
 
 @partial(jax.jit, static_argnums=0)

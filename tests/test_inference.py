@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightbsr_jax import cli, methods
+from lightbsr_jax import cli, methods, pretrained
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import photographs
 from lightbsr_jax.inference import folder, upscaler
@@ -293,7 +293,10 @@ def test_formats_that_cannot_hold_the_result(
 
 def test_without_a_network_one_line_says_how_to_get_one(
     capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     with pytest.raises(SystemExit) as leaving:
         cli.main(["upscale", "x.png", "-o", "out"])
     assert leaving.value.code == 2

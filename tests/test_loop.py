@@ -19,7 +19,7 @@ from lightbsr_jax.data import df2k
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation, kernels
 from lightbsr_jax.imaging.files import write_png
-from lightbsr_jax.interop import convert
+from lightbsr_jax.interop import convert, pack
 from lightbsr_jax.model import Model
 from lightbsr_jax.training import loop
 from lightbsr_jax.training.loop import check, train
@@ -127,6 +127,17 @@ def test_run_leaves_metrics_pictures_and_a_model(teacher_workdir) -> None:
         model.restore(lr)
 
 
+def test_run_is_packed_without_its_paths(images, teacher_workdir, tmp_path) -> None:
+    facts = pack.pack(teacher_workdir, tmp_path / "x.safetensors", half=True)
+    told = pack.markdown(facts)
+    assert "| network | teacher, setting 2, x4 |\n| updates | 4 of 4 |" in told
+    assert "| batch | 4 images, LR crops of 8 pixels |" in told
+    content = (tmp_path / "x.safetensors").read_bytes()
+    assert b"lr_crop" in content
+    assert str(images).encode() not in content
+    assert Model.load(tmp_path / "x.safetensors").role == "teacher"
+
+
 def test_student_goes_on_exactly_where_it_was(
     images, teacher_workdir, tmp_path
 ) -> None:
@@ -189,31 +200,60 @@ def test_images_may_move(images, teacher_workdir, tmp_path) -> None:
     train(teacher_config(moved), teacher_workdir)
 
 
-def test_images_may_be_prepared_and_on_the_device(
-    images, tmp_path, monkeypatch
-) -> None:
-    """Even in mid-run: the steps see the same crops as from the folders."""
+def telling_step(update, **_):
+    """For `degrading_step`: learns nothing, and tells which crops it saw."""
 
-    def telling_step(update, **_):
-        def step(state, crops, fixed):
-            weights = jnp.arange(crops.size).reshape(crops.shape) % 251
-            told = lax.psum(jnp.sum(weights * crops), AXIS)
-            return state.replace(step=state.step + 1), {"told": told}
+    def step(state, crops, fixed):
+        weights = jnp.arange(crops.size).reshape(crops.shape) % 251
+        told = lax.psum(jnp.sum(weights * crops), AXIS)
+        return state.replace(step=state.step + 1), {"told": told}
 
-        return step
+    return step
 
+
+@pytest.fixture
+def told(images, tmp_path_factory, monkeypatch) -> Path:
+    """The workdir of a run of `telling_step`; the runs that follow are such too."""
     monkeypatch.setattr(loop, "degrading_step", telling_step)
-    config = teacher_config(images)
-    train(config, tmp_path / "whole")
-    assert len({record["told"] for record in losses(tmp_path / "whole")}) == 4
+    workdir = tmp_path_factory.getbasetemp() / "told"
+    if not workdir.exists():
+        train(teacher_config(images), workdir)
+    return workdir
 
+
+def crops_told(workdir: Path) -> list[float]:
+    return [record["told"] for record in losses(workdir)]
+
+
+def test_images_may_be_prepared_and_on_the_device(images, told, tmp_path) -> None:
+    """Even in mid-run: the steps see the same crops as from the folders."""
+    assert len(set(crops_told(told))) == 4
     prepared = tmp_path / "prepared"
     df2k.Df2k(data_dir=prepared, inputs=[images], hold_out=0).download_and_prepare()
-    broken = shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    broken = shutil.copytree(told, tmp_path / "broken")
     cut_back(broken, 1)
+    config = teacher_config(images)
     config.data.update(hr=str(prepared), resident=True)
     train(config, broken)
-    assert losses(broken) == losses(tmp_path / "whole")
+    assert losses(broken) == losses(told)
+
+
+def test_schedule_of_so_many_minutes(images, told, tmp_path, monkeypatch) -> None:
+    """Timed once, before the start; of the steps that were timed nothing stays."""
+    seconds = iter([1.0, 3.0])  # a step of stage 1, of stage 2
+    timed = loop.seconds_per_step
+    monkeypatch.setattr(
+        loop, "seconds_per_step", lambda *given: timed(*given) and next(seconds)
+    )
+    config = teacher_config(images)
+    config.minutes = 0.5  # 2 epochs in each stage: 3 steps an epoch take 24 seconds
+    train(config, tmp_path / "run")
+    whole = losses(tmp_path / "run")
+    assert [record["step"] for record in whole] == list(range(1, 13))
+    assert crops_told(tmp_path / "run")[:4] == crops_told(told)
+    cut_back(tmp_path / "run", 10)
+    train(config, tmp_path / "run")
+    assert losses(tmp_path / "run") == whole
 
 
 def test_teacher_of_another_kind_is_refused(images, teacher_workdir, tmp_path) -> None:
@@ -264,6 +304,7 @@ def test_unreadable_images_are_skipped_and_named(
         ({"compute.parts": 3}, "parts 3 does not divide a device's share .* 1 images"),
         ({"compute.parts": 0}, "compute.parts 0: at least 1"),
         ({"compute.dtype": "half"}, "dtype 'half' is not float32 or bfloat16"),
+        ({"minutes": -1.0}, "minutes -1.0: at least 0"),
         ({"ema_decay": 1.0}, r"ema_decay 1.0 is not in \[0, 1\)"),
         ({"skipped_in_a_row": 0}, "skipped_in_a_row 0: at least 1"),
     ],

@@ -27,15 +27,17 @@ ALLOWED = {
     "imaging": set(),
     "networks": set(),
     "data": {"imaging"},
+    "pretrained": set(),
     "checkpoint": FOUNDATION,
     "methods": FOUNDATION,
-    "model": FOUNDATION | {"checkpoint", "methods"},
+    "model": FOUNDATION | {"checkpoint", "methods", "pretrained"},
     "inference": FOUNDATION | {"methods", "model"},
     "evaluation": FOUNDATION | {"compilation", "methods", "model"},
     "training": FOUNDATION | {"data", "checkpoint", "methods", "model", "evaluation"},
     "interop": FOUNDATION
-    | {"checkpoint", "methods", "model", "training", "evaluation"},
-    "cli": {"command_line", "data", "evaluation", "inference", "interop", "model"},
+    | {"checkpoint", "methods", "pretrained", "model", "training", "evaluation"},
+    "cli": {"command_line", "data", "evaluation", "inference", "interop", "model"}
+    | {"pretrained"},
     "__main__": {"cli"},
 }
 

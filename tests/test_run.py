@@ -163,11 +163,15 @@ def test_config_and_model_fit(monkeypatch) -> None:
     model = student()
 
     def fit(
-        config: ConfigDict, workdir="w", method="lightbsr", **changes: object
+        config: ConfigDict,
+        workdir="w",
+        weights=None,
+        method="lightbsr",
+        **changes: object,
     ) -> None:
         changed = dataclasses.replace(model, **changes)
         monkeypatch.setattr(run.Model, "load", lambda _: changed)
-        run.run(config, method=method, workdir=workdir)
+        run.run(config, method=method, workdir=workdir, weights=weights)
 
     with pytest.raises(ValueError, match="--config.setting=2"):
         fit(get_config("setting1"), setting=2)
@@ -177,6 +181,8 @@ def test_config_and_model_fit(monkeypatch) -> None:
         fit(config)
     with pytest.raises(ValueError, match="needs --workdir.*--method=bicubic"):
         fit(get_config("setting1"), workdir=None)
+    with pytest.raises(ValueError, match="needs --workdir=FOLDER.*or --weights=NAME"):
+        fit(get_config("setting1"), weights="setting1")
     with pytest.raises(ValueError, match="--benchmarks=FOLDER"):
         fit(get_config("setting1"))
     with pytest.raises(ValueError, match="bicubic has no IDR"):

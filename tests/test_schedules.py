@@ -22,6 +22,18 @@ def test_presets_differ_in_the_setting_alone() -> None:
     assert {**first.to_dict(), "setting": 2} == second.to_dict()
 
 
+@pytest.mark.parametrize("config", [teacher, student])
+def test_short_presets_train_the_papers_network(config) -> None:
+    for setting in (1, 2):
+        whole = config.get_config(f"setting{setting}").to_dict()
+        short = config.get_config(f"setting{setting}-short").to_dict()
+        differ = {group for group in whole if whole[group] != short[group]}
+        assert differ <= {
+            *("data", "schedule", "contrast", "ema_decay"),
+            *("validation", "log", "checkpoint"),
+        }
+
+
 def test_kernel_width_follows_the_scale() -> None:
     config = teacher.get_config()
     assert config.degradation.width_max == 4.0

@@ -57,6 +57,7 @@ def run(
     *,
     method: str,
     workdir: str | None = None,
+    weights: str | None = None,
     folders: Sequence[str] = (),
     report_folder: str | None = None,
     dump_lr: str | None = None,
@@ -65,16 +66,18 @@ def run(
 ) -> None:
     """Measures `method` ("lightbsr" or "bicubic") and says its tables in Markdown.
 
-    config is that of configs/benchmark.py. LightBSR, or the method that is in workdir,
-    is measured beside bicubic; of several workdirs, separated by commas, the first has
-    the report and the others stand beside it. Without folders the config's benchmarks
-    are measured. The report goes into report_folder: for LightBSR a folder of workdir
-    by default, for bicubic nowhere. Low-resolution images are written below dump_lr, or
-    read from lr_folder: `images.lr_path` says where they lie. Of several processes the
-    first one reports.
+    config is that of configs/benchmark.py. LightBSR or another method, of workdir or of
+    weights (a name or a file, for `Model.load`), is measured beside bicubic; of several
+    workdirs, separated by commas, the first has the report and the others stand beside
+    it. Without folders the config's benchmarks are measured. The report goes into
+    report_folder: by default into workdir, and nowhere without one. Low-resolution
+    images are written below dump_lr, or read from lr_folder: `images.lr_path` says
+    where they lie. Of several processes the first one reports.
     """
     workdirs = workdir.split(",") if workdir else [workdir]
-    models = [_load(config, each) for each in workdirs] if method == "lightbsr" else []
+    models = []
+    if method == "lightbsr":
+        models = [_load(config, each, weights) for each in workdirs]
     model = models[0] if models else None
     scale = model.scale if model else config.scale or 4
     folders = list(folders) or [
@@ -94,7 +97,7 @@ def run(
         _check_names(folders)
     tested = _cases(config, config.setting)
     pictured = tested[len(tested) // 2].label
-    if model and report_folder is None:
+    if model and workdir is not None and report_folder is None:
         leaf = f"setting{config.setting}" if config.setting else "given"
         report_folder = str(Path(workdirs[0], "evaluation", leaf))
     if report_folder is not None:
@@ -165,7 +168,11 @@ def run(
     }
     if model:
         step = int(model.step)
-        about["model"] = {"workdir": workdir, "role": model.role, "step": step}
+        about["model"] = {
+            "workdir": workdir or weights,
+            "role": model.role,
+            "step": step,
+        }
     found = Findings(
         method=name,
         title=_title(name, model, config, scale),
@@ -182,24 +189,26 @@ def run(
     say(f"\nReport: {Path(report_folder, 'report.html')}")
 
 
-def _load(config: ConfigDict, workdir: str | None) -> Model:
-    """The model in `workdir`, when the config measures what it was made for."""
-    if workdir is None:
+def _load(config: ConfigDict, workdir: str | None, weights: str | None) -> Model:
+    """The model to measure, when the config measures what it was made for."""
+    if (workdir is None) == (weights is None):
         raise UserError(
-            "--method=lightbsr needs --workdir=FOLDER, the folder of a training run: "
-            "train one with train.py, or measure --method=bicubic, which needs none"
+            "--method=lightbsr needs --workdir=FOLDER, the folder of a training run, "
+            "or --weights=NAME, of weights that come with this program: train one with "
+            "train.py, or measure --method=bicubic, which needs none"
         )
-    model = Model.load(workdir)
+    source = weights or Path(workdir)
+    model = Model.load(source)
     if config.setting not in (None, model.setting):
         raise UserError(
-            f"the {model.role} in {workdir} was trained in setting {model.setting}, "
+            f"the {model.role} in {source} was trained in setting {model.setting}, "
             f"but the config measures setting {config.setting}: take "
             f"--config=configs/benchmark.py:setting{model.setting}, or "
             f"--config.setting={model.setting}"
         )
     if config.scale not in (None, model.scale):
         raise UserError(
-            f"the {model.role} in {workdir} is for scale {model.scale}, but "
+            f"the {model.role} in {source} is for scale {model.scale}, but "
             f"--config.scale is {config.scale}: leave that out"
         )
     return model

@@ -19,16 +19,11 @@ from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.model import Model
 
 
-def run(arguments: Namespace, load: Callable[[str], Model]) -> bool:
+def run(arguments: Namespace, load: Callable[[], Model]) -> bool:
     """Upscales what the command line names; whether all of it came out.
 
-    `load` reads the model that --workdir names. Raises UserError, FileNotFoundError.
+    `load` reads the model that it names. Raises UserError, FileNotFoundError.
     """
-    if arguments.workdir is None:
-        raise UserError(
-            "--workdir names the network: the folder of a training run (make demo "
-            "leaves a small one in runs/demo/student), or the weights of one"
-        )
     if not 1 <= arguments.quality <= 100:
         raise UserError(f"--quality={arguments.quality}: expected 1 to 100")
     target = folder.parse_target(arguments.scale, arguments.size)
@@ -40,7 +35,7 @@ def run(arguments: Namespace, load: Callable[[str], Model]) -> bool:
     )
     if arguments.device == "cpu":
         jax.config.update("jax_platforms", "cpu")  # before anything else is woken
-    model = load(arguments.workdir)
+    model = load()
     upscaler = _upscaler(arguments, model)
     idr = None
     if arguments.idr_from is not None:

@@ -80,12 +80,12 @@ class Upscaler:
         self._largest = LARGEST
 
     @classmethod
-    def load(cls, workdir: str | Path, **options: Any) -> "Upscaler":
-        """The network of a training run's newest checkpoint, with __init__'s options.
+    def load(cls, source: str | Path, **options: Any) -> "Upscaler":
+        """The network that `Model.load` finds, with __init__'s options.
 
         Raises FileNotFoundError where there is none.
         """
-        return cls(Model.load(workdir), **options)
+        return cls(Model.load(source), **options)
 
     def __call__(
         self,

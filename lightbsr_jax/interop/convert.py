@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from absl import logging
 
-from lightbsr_jax import methods
+from lightbsr_jax import methods, pretrained
 from lightbsr_jax.checkpoint import Checkpoints, opened
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
@@ -101,6 +101,7 @@ def to_file(
 ) -> str:
     """Write a working directory's newest weights for the reference; says what they are.
 
+    In its place may stand weights that come with the package, or a packed student.
     `basis_file` is where its PCA_matrix.mat goes. Raises UserError for files that are
     there already, unless `overwrite`.
     """
@@ -108,8 +109,12 @@ def to_file(
     for path in (file, basis_file):
         if path is not None and Path(path).exists() and not overwrite:
             raise UserError(f"{path} exists: give another name, or --overwrite")
-    with opened(workdir) as checkpoints:
-        run, basis, about = checkpoints.run(_run_shapes)
+    packed = pretrained.find(workdir)
+    if packed is not None:
+        run, basis, about = _packed_run(packed)
+    else:
+        with opened(workdir) as checkpoints:
+            run, basis, about = checkpoints.run(_run_shapes)
     if basis_file is not None and not basis.any():
         raise UserError(
             f"{workdir} holds a student that came without a basis: leave --pca out"
@@ -279,6 +284,25 @@ def _run_shapes(about: Tree) -> tuple[Run, jax.ShapeDtypeStruct]:
         lambda state: fresh_run(state, averaged=averaged), _shapes(config)
     )
     return run, jax.ShapeDtypeStruct(prior.BASIS_SHAPE, jnp.float32)
+
+
+def _packed_run(file: Path) -> tuple[Run, np.ndarray, Tree]:
+    """A packed network as the run that it was, but for what it was trained with.
+
+    Raises UserError for what learnt by contrast, whose momentum branch and queue are
+    not packed.
+    """
+    about, tree = pretrained.read(file)
+    if "contrast" in about["config"]:
+        raise UserError(
+            f"{file} is a {methods.called(about['config'])} without momentum branch "
+            "and queue: convert the working directory that it was packed from"
+        )
+    _run_shapes(about)  # an ablation has no counterpart
+    basis = tree.pop("basis")
+    tree = {"batch_stats": {}, **tree}  # KDSR has none
+    state = StudentState(step=jnp.int32(about["step"]), opt_state={}, **tree)
+    return fresh_run(state, averaged=False), basis, about
 
 
 def _estimators(config: Tree) -> list[str]:

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ from lightbsr_jax.evaluation import benchmark, cases, pictures
 from lightbsr_jax.evaluation.restorers import Bicubic, Restorer
 from lightbsr_jax.imaging import degradation
 from lightbsr_jax.model import Model
-from lightbsr_jax.networks.blind import UPSCALER_STEPS
+from lightbsr_jax.networks.blind import UPSCALER_STEPS, BlindNetwork
 from lightbsr_jax.training import parallel, roles, schedules
 from lightbsr_jax.training.interruption import Interruption
 from lightbsr_jax.training.log import Log
@@ -35,6 +35,7 @@ from lightbsr_jax.training.state import Run, fresh_run
 from lightbsr_jax.training.steps import (
     AXIS,
     Fixed,
+    Step,
     cropping_step,
     degrading_step,
     guarded,
@@ -50,13 +51,18 @@ FREE = (
     "compute.rematerialise",
     "compute.parts",
     "skipped_in_a_row",
+    "minutes",  # what counts is schedule.steps_per_epoch, made of it
     "validation.",
     "log.",
     "checkpoint.",
 )
 
 SMALLEST_CROP = 8  # in LR pixels
+TIMED_STEPS = 8  # of each stage, for config.minutes
 DTYPES = ("float32", "bfloat16")
+
+Batches = CropBatches | ResidentBatches
+Steps = dict[int, Step]  # by stage
 
 
 def train(config: ConfigDict, workdir: str | Path) -> None:
@@ -97,10 +103,12 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         remat=config.compute.rematerialise,
         dtype=config.compute.dtype,
     )
-    learning_rate = schedules.of(config.schedule)
-    role = roles.prepare(
-        config, network, optax.scale_by_adam(**config.adam), learning_rate
-    )
+    if config.minutes:
+        config = config.copy_and_resolve_references()
+        config.schedule.steps_per_epoch = fitting_steps_per_epoch(
+            config, workdir, network, batches
+        )
+    role, steps = prepare(config, network)
     run = fresh_run(role.state, averaged=config.ema_decay > 0)
     identity = {
         "config": plain(config),
@@ -121,22 +129,8 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         (workdir / "config.json").write_text(text + "\n")
     parallel.check_same({f"the newest checkpoint's step in {workdir}": start})
 
-    steps = {}
-    for stage, update in role.updates.items():
-        step = degrading_step(
-            update,
-            setting=config.setting,
-            scale=config.scale,
-            width_max=config.degradation.width_max,
-        )
-        step = guarded(step, ema_decay=config.ema_decay)
-        if config.data.resident:
-            step = cropping_step(step, size=hr_crop)
-        steps[stage] = parallel.over_devices(step)
     run = parallel.replicate(run)
-    fixed = parallel.replicate(Fixed(config.seed, role.basis, role.teacher))
-    if config.data.resident:
-        fixed = fixed, batches.pixels
+    fixed = fixed_inputs(config, role, batches)
     boundary = config.schedule.stage1_epochs * config.schedule.steps_per_epoch
     total = boundary + config.schedule.stage2_epochs * config.schedule.steps_per_epoch
 
@@ -148,6 +142,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         f"{jax.devices()[0].device_kind} device(s) of {jax.process_count()} "
         f"process(es), {len(source)} images from {config.data.hr}, into {workdir}"
     )
+    learning_rate = schedules.of(config.schedule)
     under_way = deque()
     try:
         with Interruption() as interruption:
@@ -198,6 +193,67 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
             log.say(f"{len(source.skipped)} not used of the images in {config.data.hr}")
         for reason in source.skipped.values():
             log.say(f"not used: {reason}")
+
+
+def prepare(config: ConfigDict, network: BlindNetwork) -> tuple[roles.Role, Steps]:
+    """The config's role, and its steps on all devices by stage."""
+    learning_rate = schedules.of(config.schedule)
+    role = roles.prepare(
+        config, network, optax.scale_by_adam(**config.adam), learning_rate
+    )
+    steps = {}
+    for stage, update in role.updates.items():
+        step = degrading_step(
+            update,
+            setting=config.setting,
+            scale=config.scale,
+            width_max=config.degradation.width_max,
+        )
+        step = guarded(step, ema_decay=config.ema_decay)
+        if config.data.resident:
+            step = cropping_step(step, size=config.data.lr_crop * config.scale)
+        steps[stage] = parallel.over_devices(step)
+    return role, steps
+
+
+def fixed_inputs(config: ConfigDict, role: roles.Role, batches: Batches) -> Any:
+    """What the steps take beside run and batch, on all devices."""
+    fixed = parallel.replicate(Fixed(config.seed, role.basis, role.teacher))
+    return (fixed, batches.pixels) if config.data.resident else fixed
+
+
+def fitting_steps_per_epoch(
+    config: ConfigDict, workdir: Path, network: BlindNetwork, batches: Batches
+) -> int:
+    """The length of an epoch with which a run takes config.minutes.
+
+    Timed at a run's start and kept in its config.json: a run that goes on has the
+    schedule that it began with. Of the steps that are timed nothing stays.
+    """
+    begun = workdir / "config.json"
+    if any(workdir.glob("checkpoints/[0-9]*")) and begun.exists():
+        return json.loads(begun.read_text())["schedule"]["steps_per_epoch"]
+    role, steps = prepare(config, network)
+    fixed = fixed_inputs(config, role, batches)
+    start = batches.get_state()
+    seconds = 0.0  # that all epochs take with one step each
+    for stage, step in steps.items():
+        run = fresh_run(role.state, averaged=config.ema_decay > 0)
+        taken = seconds_per_step(step, parallel.replicate(run), batches, fixed)
+        seconds += config.schedule[f"stage{stage}_epochs"] * taken
+    batches.set_state(start)
+    return parallel.of_first(max(1, int(60 * config.minutes / seconds)))
+
+
+def seconds_per_step(step: Step, run: Run, batches: Batches, fixed: Any) -> float:
+    """The median of some steps from `run` on, compiled before."""
+    times = []
+    for _ in range(1 + TIMED_STEPS):
+        began = time.monotonic()
+        run, metrics = step(run, next(batches), fixed)
+        jax.block_until_ready(metrics)
+        times.append(time.monotonic() - began)
+    return median(times[1:])
 
 
 def numbers(metrics: list[dict[str, Any]]) -> list[dict[str, float]]:
@@ -298,6 +354,8 @@ def check(config: ConfigDict) -> None:
         problems.append(
             f"compute.dtype {config.compute.dtype!r} is not {' or '.join(DTYPES)}"
         )
+    if config.minutes < 0:
+        problems.append(f"minutes {config.minutes}: at least 0")
     if not 0 <= config.ema_decay < 1:
         problems.append(f"ema_decay {config.ema_decay} is not in [0, 1)")
     if config.skipped_in_a_row < 1:

@@ -84,6 +84,11 @@ def leads() -> bool:
     return jax.process_index() == 0
 
 
+def of_first(number: int) -> int:
+    """The first process's `number`, in all of them."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
 def check_same(facts: dict[str, Any]) -> None:
     """Raises UserError, in every process, where facts are not the same in all."""
     if jax.process_count() == 1:

@@ -1,0 +1,73 @@
+"""The record of training runs: metrics.csv and curves.png from their metrics.jsonl.
+
+    python -m benchmarks.training_curves runs/teacher2 runs/student2 --out=docs/setting2
+
+The runs follow one another: a teacher, then its student.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+COLUMNS = (
+    *("run", "step", "stage", "learning_rate", "steps_per_second"),
+    *("contrastive", "reconstruction", "spatial", "channel", "gradient_norm"),
+    *("validation_psnr", "validation_psnr_bicubic", "validation_ssim"),
+)
+PANELS = {
+    "validation PSNR (dB)": ("validation_psnr", "validation_psnr_bicubic"),
+    "L_SR (0..255)": ("reconstruction",),
+    "L_CL": ("contrastive",),
+    "L_DL": ("channel", "spatial"),
+    "learning rate": ("learning_rate",),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("workdirs", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    runs = {
+        workdir.name: [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+        for workdir in arguments.workdirs
+    }
+    with (arguments.out / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        for run, records in runs.items():
+            writer.writerows({"run": run, **rounded(record)} for record in records)
+    draw(runs, arguments.out / "curves.png")
+
+
+def rounded(record: dict) -> dict:
+    return {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in record.items()}
+
+
+def draw(runs: dict[str, list[dict]], path: Path) -> None:
+    """A panel for each kind of curve, over the steps of one run after another."""
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(16, 3.2))
+    for axis, (title, names) in zip(axes, PANELS.items(), strict=True):
+        start = 0
+        for run, records in runs.items():
+            for name in names:
+                told = [record for record in records if name in record]
+                steps = [start + record["step"] for record in told]
+                values = [record[name] for record in told]
+                axis.plot(steps, values, ".-", markersize=3, label=f"{run} {name}")
+            start += records[-1]["step"]
+        axis.set(title=title, xlabel="updates")
+        axis.legend(fontsize=6)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+
+
+if __name__ == "__main__":
+    main()

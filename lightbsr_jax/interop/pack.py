@@ -1,0 +1,87 @@
+"""A finished run as one file, with the facts for its model card."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from lightbsr_jax import methods, pretrained
+from lightbsr_jax.checkpoint import opened
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.interop import weights
+from lightbsr_jax.model import shapes
+
+Facts = dict[str, Any]
+
+# Fields of a config that are nobody else's business.
+PATHS = (("data", "hr"), ("validation", "hr"), ("distillation", "teacher"))
+
+
+def pack(
+    workdir: str | Path, file: str | Path, *, half: bool, overwrite: bool = False
+) -> Facts:
+    """Write the newest checkpoint's network as one file; what is known about it.
+
+    Raises UserError for a file that exists, unless `overwrite`.
+    """
+    if Path(file).suffix != pretrained.SUFFIX:
+        raise UserError(f"{file}: the name must end in {pretrained.SUFFIX}")
+    if Path(file).exists() and not overwrite:
+        raise UserError(f"{file} exists: give another name, or --overwrite")
+    with opened(workdir) as checkpoints:
+        step, about, model = checkpoints.model(shapes)
+    config = flatten_dict(about["config"])
+    config = unflatten_dict({k: "" if k in PATHS else v for k, v in config.items()})
+    known = {"config": config, "step": step, "seconds": seconds(workdir, step)}
+    weights.replace(file, lambda new: pretrained.write(new, known, model, half=half))
+    with open(file, "rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    return {**known, "half": half, "sha256": digest, "bytes": Path(file).stat().st_size}
+
+
+def seconds(workdir: str | Path, step: int) -> int | None:
+    """What a run took up to `step`, by its log; None for one without."""
+    log = Path(workdir, "metrics.jsonl")
+    if not log.exists():
+        return None
+    records = [json.loads(line) for line in log.open()]
+    told = [r for r in records if "steps_per_second" in r and r["step"] <= step]
+    steps = zip([0, *(r["step"] for r in told)], told, strict=False)
+    return round(sum((r["step"] - then) / r["steps_per_second"] for then, r in steps))
+
+
+def markdown(facts: Facts) -> str:
+    """The facts as a table for a model card."""
+    config = facts["config"]
+    schedule = config.get("schedule", {})
+    data = config.get("data", {})
+    text = json.dumps(config, sort_keys=True)
+    rows = {
+        "network": f"{methods.called(config)}, setting {config['setting']}, "
+        f"x{config['scale']}",
+        "updates": str(facts["step"]),
+    }
+    if schedule:
+        epochs = schedule["stage1_epochs"] + schedule["stage2_epochs"]
+        rows["updates"] += f" of {epochs * schedule['steps_per_epoch']}"
+        rows["batch"] = (
+            f"{data['batch_size']} images, LR crops of {data['lr_crop']} pixels"
+        )
+        rows["learning rate"] = (
+            f"{schedule['stage1_learning_rate']:g}, then {schedule['learning_rate']:g}"
+        )
+        if "final_learning_rate" in schedule:
+            rows["learning rate"] += f" to {schedule['final_learning_rate']:g}"
+        rows["computed in"] = config["compute"]["dtype"]
+        rows["seed"] = str(config["seed"])
+    if facts["seconds"] is not None:
+        rows["training"] = f"{facts['seconds'] / 60:.0f} minutes"
+    rows["config"] = f"SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    rows["file"] = (
+        f"{facts['bytes'] / 1e6:.1f} MB, float{16 if facts['half'] else 32} parameters,"
+        f" SHA-256 {facts['sha256'][:16]}"
+    )
+    lines = ["| | |", "|---|---|"]
+    return "\n".join(lines + [f"| {k} | {v} |" for k, v in rows.items()]) + "\n"

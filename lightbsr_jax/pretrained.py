@@ -1,0 +1,85 @@
+"""Trained networks as single files, and the ones that come with the package.
+
+A file is a .safetensors with the tensors params/..., batch_stats/... and basis. Its
+metadata are JSON: `config`, that of the training run, `step`, the updates it made, and
+what else is to be known. Parameters may be float16; they are read as float32.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from lightbsr_jax.errors import UserError
+
+Tree = dict[str, Any]
+
+FOLDER = Path(__file__).parent / "weights"  # NAME.safetensors and its card, NAME.md
+DEFAULT = "setting2"
+SUFFIX = ".safetensors"
+
+
+def find(source: str | Path) -> Path | None:
+    """The packed file that is meant, if one is.
+
+    A str may be the name of weights that come with the package ("setting2"), a Path
+    never is. All else is a path to a file that `write` wrote.
+    """
+    for path in FOLDER.glob(f"*{SUFFIX}"):
+        if path.stem == source:
+            return path
+    path = Path(source)
+    if path.suffix != SUFFIX or not path.is_file():
+        return None
+    try:
+        return path if _metadata(path) else None
+    except safetensors.SafetensorError:
+        return None
+
+
+def read(path: str | Path) -> tuple[Tree, Tree]:
+    """What is known about the weights, and their {"params", "batch_stats", "basis"}.
+
+    Raises UserError for a file that is damaged or holds something else.
+    """
+    path = Path(path)
+    try:
+        about = _metadata(path)
+        tensors = safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    if not about:
+        raise UserError(
+            f"{path} holds no network of this program: convert a state dict of the "
+            "PyTorch reference into a working directory (lightbsr convert)"
+        )
+    tree = unflatten_dict(tensors, sep="/")
+    return about, jax.tree.map(lambda x: x.astype(np.float32), tree)
+
+
+def write(path: str | Path, about: Tree, model: Tree, *, half: bool) -> None:
+    """Write weights and what is known about them, as `read` returns both.
+
+    With `half` the parameters are rounded to float16.
+    """
+    if half:
+        params = jax.tree.map(lambda x: np.asarray(x, np.float16), model["params"])
+        model = {**model, "params": params}
+    flat = flatten_dict(model, sep="/")
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in flat.items()}
+    metadata = {name: json.dumps(value) for name, value in about.items()}
+    safetensors.numpy.save_file(tensors, path, metadata)
+
+
+def _metadata(path: Path) -> Tree:
+    """Nothing for a file of another program's."""
+    with safetensors.safe_open(path, "np") as file:
+        metadata = file.metadata() or {}
+    if "config" not in metadata:
+        return {}
+    return {name: json.loads(value) for name, value in metadata.items()}

@@ -1,0 +1,165 @@
+"""Networks as single files, and those that come with the package."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+from test_weights import reference_tensors, save
+
+from lightbsr_jax import cli, pretrained
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.evaluation.restorers import Bicubic
+from lightbsr_jax.imaging import degradation, files, kernels, metrics
+from lightbsr_jax.inference.upscaler import Upscaler
+from lightbsr_jax.interop import convert, pack
+from lightbsr_jax.model import Model
+
+SHIPPED = sorted(pretrained.FOLDER.glob("*.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny student of setting 2."""
+    folder = tmp_path_factory.mktemp("student")
+    state_dict = save(folder / "x.safetensors", reference_tensors(scale=2))
+    convert.to_workdir(state_dict, folder / "run", setting=2)
+    lines = [
+        '{"step": 0, "stage": 1, "steps_per_second": 4.0}',
+        '{"step": 20, "stage": 1, "steps_per_second": 2.0}',
+    ]
+    (folder / "run" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "run"
+
+
+@pytest.fixture
+def named(workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny student in the place of the weights that come with the package."""
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "weights")
+    file = tmp_path / "weights" / "setting2.safetensors"
+    cli.main(["pack", str(workdir), str(file)])
+    return file
+
+
+def leaves(model: Model) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(model)]
+
+
+def test_a_packed_network_is_the_workdirs(workdir: Path, named: Path) -> None:
+    trained = Model.load(workdir)
+    for source in ("setting2", str(named), named):
+        model = Model.load(source)
+        assert (model.role, model.setting, model.scale) == ("student", 2, 2)
+        assert jax.tree.structure(model) == jax.tree.structure(trained)
+        for ours, theirs in zip(leaves(model), leaves(trained), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    about, _ = pretrained.read(named)
+    assert about["config"]["role"] == "student" and about["step"] == 0
+
+
+def test_a_packed_network_goes_to_the_reference(workdir, named, tmp_path) -> None:
+    for source, name in ((str(workdir), "a"), ("setting2", "b")):
+        cli.main(["convert", source, str(tmp_path / f"{name}.safetensors")])
+    trained, packed = (
+        safetensors.numpy.load_file(tmp_path / f"{name}.safetensors") for name in "ab"
+    )
+    assert trained.keys() == packed.keys()
+    for name, tensor in trained.items():
+        if not name.endswith("num_batches_tracked"):  # converted weights' own counts
+            np.testing.assert_array_equal(tensor, packed[name])
+
+
+def test_half_precision_rounds_the_parameters_alone(workdir, tmp_path, capsys) -> None:
+    file = tmp_path / "half.safetensors"
+    cli.main(["pack", str(workdir), str(file), "--half"])
+    assert "float16 parameters" in capsys.readouterr().out
+    model, trained = Model.load(file), Model.load(workdir)
+    for ours, theirs in zip(leaves(model), leaves(trained), strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, rtol=2**-11, atol=2**-25)
+    ours, theirs = model.variables["batch_stats"], trained.variables["batch_stats"]
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    pairs = zip(leaves(model), leaves(trained), strict=True)
+    assert any((ours != theirs).any() for ours, theirs in pairs)
+
+
+def test_facts_for_the_card(workdir: Path, tmp_path: Path) -> None:
+    facts = pack.pack(workdir, tmp_path / "x.safetensors", half=False)
+    assert facts["bytes"] == (tmp_path / "x.safetensors").stat().st_size
+    told = pack.markdown(facts)
+    assert "| network | student, setting 2, x2 |" in told and "| updates | 0 |" in told
+    # Of what later steps took nothing is in the weights.
+    assert facts["seconds"] == 0 and pack.seconds(workdir, 20) == 10
+
+
+def test_upscaling_takes_them_without_being_told(named, tmp_path, capsys) -> None:
+    image = np.random.default_rng(1).integers(256, size=(6, 7, 3), dtype=np.uint8)
+    files.write_png(tmp_path / "in.png", image)
+    outputs = []
+    for options in ([], ["--weights=setting2"], [f"--weights={named}"]):
+        out = tmp_path / f"{len(outputs)}.png"
+        cli.main(["upscale", str(tmp_path / "in.png"), "-o", str(out), *options])
+        outputs.append(np.asarray(Image.open(out)))
+    expected = Upscaler.load("setting2")(image)
+    for output in outputs:
+        np.testing.assert_array_equal(output, expected)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("upscale x.png -o out --weights=setting9", "no weights 'setting9' come with"),
+        ("upscale x.png -o out --weights=a --workdir=b", "not allowed with"),
+        (
+            "upscale scikit-image:test -o out --workdir=setting2 --dry-run",
+            "setting2 holds no checkpoints",
+        ),
+        ("pack {run} x.pt", "the name must end in .safetensors"),
+        ("pack {run} {file}", "exists: give another name, or --overwrite"),
+        ("pack nowhere x.safetensors", "nowhere holds no checkpoints"),
+    ],
+)
+def test_mistakes_are_one_line(line, message, workdir, named, capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(line.format(run=workdir, file=named).split())
+    assert caught.value.code == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
+
+
+def test_other_files_are_refused(named: Path, tmp_path: Path) -> None:
+    theirs = save(tmp_path / "theirs.safetensors", reference_tensors())
+    with pytest.raises(UserError, match="convert a state dict"):
+        Model.load(theirs)
+    assert pretrained.find(theirs) is None
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(named.read_bytes()[:-100])
+    with pytest.raises(UserError, match="damaged"):
+        Model.load(damaged)
+    about, model = pretrained.read(named)
+    del model["params"]["estimator"]["conv_0"]["bias"]
+    pretrained.write(tmp_path / "less.safetensors", about, model, half=False)
+    with pytest.raises(UserError, match="params/estimator/conv_0/bias: None for"):
+        Model.load(tmp_path / "less.safetensors")
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_what_ships_beats_bicubic(file: Path) -> None:
+    """On a part of a photograph that no run was trained on, in its own setting."""
+    model = Model.load(file.stem)
+    assert (model.role, model.scale) == ("student", 4)
+    assert file.stem == f"setting{model.setting}"
+    assert file.with_suffix(".md").read_text().startswith(f"# {file.stem}")
+    (_, path), *_ = files.find_images("scikit-image:test")
+    hr = files.read_rgb(path)[None, :192, 128:320]  # a face
+    noise_level = np.array([5.0 if model.setting == 2 else 0.0])
+    known = degradation.Degradation(kernels.isotropic(np.array([2.4])), noise_level)
+    noise = np.random.default_rng(1).standard_normal((1, 48, 48, 3))
+    lr = degradation.synthesise(hr, known, noise, scale=4)
+    (ours,), (bicubic,) = (
+        metrics.psnr_y(metrics.quantise(restorer.restore(lr)), hr, border=4)
+        for restorer in (model, Bicubic(4))
+    )
+    assert ours > bicubic + 0.5
