@@ -48,6 +48,15 @@ def highest_precision() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a test has compiled the next need not: most of the time goes there."""
+    if not jax.config.jax_compilation_cache_dir:
+        folder = str(tmp_path_factory.mktemp("compiled"))
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def compiled_programs_given_back() -> Iterator[None]:
     """Linux grants a process 65,530 mappings; a thousand programs would use them up."""
