@@ -19,7 +19,9 @@ CONFIG = command_line.define_config(
 METHOD = flags.DEFINE_enum(
     "method", "lightbsr", ("lightbsr", "bicubic"), "What to measure."
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run to measure.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the training run to measure; or several, with commas."
+)
 WEIGHTS = flags.DEFINE_string(
     "weights", None, "Or weights that come with the program, such as setting2; a file."
 )

@@ -57,7 +57,8 @@ def measure(arguments: dict[str, Any], compute: dict[str, Any]) -> dict[str, flo
 
     from configs import teacher
     from lightbsr_jax.imaging import prior
-    from lightbsr_jax.networks.lightbsr import LightBSR
+    from lightbsr_jax.methods import METHODS
+    from lightbsr_jax.networks.lightbsr import LightBSR, initialise
     from lightbsr_jax.training import parallel, state, steps
 
     setting = arguments["setting"]
@@ -70,12 +71,10 @@ def measure(arguments: dict[str, Any], compute: dict[str, Any]) -> dict[str, flo
     )
     optimizer = optax.scale_by_adam(**config.adam)
     rate = optax.constant_schedule(1e-4)
+    key = jax.random.key(0)
+    variables = initialise(network, key, prior_channels=prior.channels(setting))
     fresh = state.fresh_teacher(
-        network,
-        optimizer,
-        jax.random.key(0),
-        prior_channels=prior.channels(setting),
-        queue_size=config.contrast.queue_size,
+        variables, optimizer, key, queue_size=config.contrast.queue_size
     )
     parts = config.compute.parts
     crops, teacher_weights = config.contrast.crops, {}
@@ -91,10 +90,13 @@ def measure(arguments: dict[str, Any], compute: dict[str, Any]) -> dict[str, flo
         )
     else:
         crops = 1
-        teacher_weights = {"params": fresh.params, "batch_stats": fresh.batch_stats}
-        fresh = state.student_of_teacher(
-            network, optimizer, jax.random.key(1), teacher_weights
+        teacher_weights = variables
+        student = state.inherit(
+            initialise(network, jax.random.key(1)),
+            teacher_weights,
+            METHODS["lightbsr"].inherited,
         )
+        fresh = state.fresh_student(student, optimizer)
         update = steps.student_update(
             network,
             optimizer,

@@ -102,17 +102,42 @@ def shrink(config: ConfigDict) -> None:
     """
     config.network.groups = 2
     config.network.blocks = 2
+    config.schedule.stage1_epochs = 2
+    config.schedule.warmup_epochs = 1
+    config.schedule.final_learning_rate = 1e-5
+    _shrink_training(config)
+
+
+def stepped_schedule() -> ConfigDict:
+    """KDSR's and DASR's: the rate falls by steps, and stage 2 takes 500 epochs."""
+    schedule = ConfigDict()
+    schedule.steps_per_epoch = 970
+    schedule.stage1_epochs = 0
+    schedule.stage1_learning_rate = 1e-3
+    schedule.stage1_decay_epochs = 60
+    schedule.stage1_decay = 0.1
+    schedule.stage2_epochs = 500
+    schedule.learning_rate = 1e-4
+    schedule.decay_epochs = 125
+    schedule.decay = 0.5
+    return schedule
+
+
+def shrink_stepped(config: ConfigDict) -> None:
+    """As `shrink`, with a `stepped_schedule` and but for the network."""
+    config.schedule.decay_epochs = 2
+    _shrink_training(config)
+
+
+def _shrink_training(config: ConfigDict) -> None:
     config.data.hr = "scikit-image"
     config.data.batch_size = 8
     config.data.lr_crop = 24
     config.data.threads = 2
     config.schedule.steps_per_epoch = 50
-    config.schedule.stage1_epochs = 2
     config.schedule.stage1_learning_rate = 1e-3
     config.schedule.stage2_epochs = 8
-    config.schedule.warmup_epochs = 1
     config.schedule.learning_rate = 2e-3
-    config.schedule.final_learning_rate = 1e-5
     config.validation.hr = "scikit-image:test"
     config.validation.every_steps = 1000
     config.log.every_steps = 25

@@ -350,11 +350,12 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "convert",
         help="exchange weights with the PyTorch reference",
-        description="Exchange weights with the PyTorch reference, either way: from its "
-        "state dict into a new working directory, which eval.py and train.py take as "
-        "any other, or from a working directory's newest checkpoint, or weights that "
-        "come with this program, into a state dict. State dicts end in .pt or .pth "
-        "(these take PyTorch) or .safetensors.",
+        description="Exchange weights with the PyTorch reference of LightBSR, KDSR or "
+        "DASR (the names of the weights tell which), either way: from its state dict "
+        "into a new working directory, which eval.py and train.py take as any other, "
+        "or from a working directory's newest checkpoint, or weights that come with "
+        "this program, into a state dict. State dicts end in .pt or .pth (these take "
+        "PyTorch) or .safetensors.",
     )
     parser.add_argument(
         "source", help="state dict, working directory, or name of weights (setting2)"
@@ -370,8 +371,8 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
         "--setting",
         type=int,
         choices=(1, 2),
-        help="what a student's state dict was trained for, which it does not tell: 1 "
-        "(isotropic blur) or 2 (anisotropic blur and noise)",
+        help="what a state dict was trained for, which but for LightBSR's teachers' it "
+        "does not tell: 1 (isotropic blur) or 2 (anisotropic blur and noise)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a state dict that exists"
@@ -453,8 +454,10 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     source.add_argument(
         "--reference",
         metavar="DIR",
-        help="your checkout of github.com/MJ-NCEPU/LightBSR: nothing is written to it, "
-        "and it runs with or without CUDA (takes PyTorch, and OpenCV for SSIM)",
+        help="your checkout of github.com/MJ-NCEPU/LightBSR, of KDSR "
+        "(github.com/Zj-BinXia/KDSR) or of DASR (github.com/"
+        "The-Learning-And-Vision-Atelier-LAVA/DASR): nothing is written to it, and it "
+        "runs with or without CUDA (takes PyTorch, and OpenCV for SSIM)",
     )
     source.add_argument(
         "--replay", metavar="FILE", help="compare with a recording, without PyTorch"
@@ -508,7 +511,8 @@ def _compare(arguments: argparse.Namespace) -> None:
         if arguments.weights is not None:
             case = cases.of_file(arguments.weights, scale=scale, setting=setting)
         else:
-            case = cases.make(scale=scale or 4, setting=setting or 1)
+            program, _ = compare.find_program(arguments.reference)
+            case = cases.make(scale=scale or 4, setting=setting or 1, method=program)
         if arguments.images is not None:
             case = cases.with_images(case, arguments.images)
         theirs = compare.run_reference(arguments.reference, case)

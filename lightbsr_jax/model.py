@@ -16,12 +16,13 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jax import Array
 
-from lightbsr_jax import pretrained
+from lightbsr_jax import methods, pretrained
 from lightbsr_jax.checkpoint import opened
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.imaging.degradation import Degradation
-from lightbsr_jax.networks.lightbsr import LightBSR, initialise
+from lightbsr_jax.methods import Method
+from lightbsr_jax.networks.blind import BlindNetwork
 
 _STATIC = {"static": True}
 
@@ -34,10 +35,10 @@ class Model:
     A pytree, whose leaves are its numbers: an argument of compiled functions.
     """
 
-    role: str = field(metadata=_STATIC)  # "teacher" or "student"
+    role: str = field(metadata=_STATIC)  # "teacher", "student"; "network" if neither
     # 1 or 2, the kind of degradation that it was trained for
     setting: int = field(metadata=_STATIC)
-    network: LightBSR = field(metadata=_STATIC)
+    network: BlindNetwork = field(metadata=_STATIC)
     variables: dict[str, Any]  # {"params", "batch_stats"}
     basis: Array  # [441, 15]; zeros where a converted student came without
     step: int = 0  # updates that it was trained for
@@ -46,6 +47,15 @@ class Model:
     @property
     def scale(self) -> int:
         return self.network.scale
+
+    @property
+    def method(self) -> Method:
+        return methods.of_network(self.network)
+
+    @property
+    def title(self) -> str:
+        """Such as "LightBSR teacher"; of what restores LR images alone, "LightBSR"."""
+        return self.method.title + " teacher" * (self.role == "teacher")
 
     @classmethod
     def load(cls, source: str | Path) -> "Model":
@@ -70,32 +80,49 @@ class Model:
         return cls(
             role=config["role"],
             setting=config["setting"],
-            network=_network(config),
+            network=methods.make_network(config),
             basis=restored.pop("basis"),
             variables=restored,
             step=step,
             prior=config.get("prior", True),
         )
 
-    def restore(self, lr: Array, degradation: Degradation | None = None) -> Array:
+    def restore(
+        self,
+        lr: Array,
+        degradation: Degradation | None = None,
+        hr: Array | None = None,
+    ) -> Array:
         """SR images of LR images, not rounded.
 
-        A teacher needs the true `degradation` (UserError without), a student ignores
-        it.
+        A teacher needs the truth (UserError without): LightBSR's the `degradation`,
+        KDSR's the HR images in 0..255. A student ignores them.
         """
-        vector = self._prior_vector(len(lr), degradation)
-        return _restore(self.network, self.variables, lr, vector)
+        privileged = self.privileged(len(lr), degradation, hr)
+        return _restore(self.network, self.variables, lr, privileged)
 
-    def encode(self, lr: Array, degradation: Degradation | None = None) -> Array:
-        """The IDRs [B, h/4, w/4, 128] of LR images; `degradation` as for `restore`."""
-        vector = self._prior_vector(len(lr), degradation)
-        return self.network.apply(self.variables, lr, vector, method="encode")
+    def encode(
+        self,
+        lr: Array,
+        degradation: Degradation | None = None,
+        hr: Array | None = None,
+    ) -> Array:
+        """The IDRs [B, h', w', C] of LR images; the rest is as for `restore`."""
+        privileged = self.privileged(len(lr), degradation, hr)
+        return self.network.apply(self.variables, lr, privileged, method="encode")
 
-    def _prior_vector(
-        self, batch: int, degradation: Degradation | None
+    def privileged(
+        self, batch: int, degradation: Degradation | None, hr: Array | None
     ) -> Array | None:
-        if self.role == "student":
+        """What the network sees beside LR images, in its own terms; None for none."""
+        if self.role != "teacher":
             return None
+        if self.method.privileged == "hr":
+            if hr is None:
+                raise UserError(
+                    "a teacher of KDSR sees the HR image: give it, or use a student"
+                )
+            return jnp.asarray(hr) / 255
         if not self.prior:
             return jnp.zeros((batch, 0))
         if degradation is None:
@@ -105,18 +132,9 @@ class Model:
         return prior.vector(degradation, self.basis, setting=self.setting)
 
 
-def _network(config: dict[str, Any]) -> LightBSR:
-    return LightBSR(config["scale"], **config["network"])
-
-
 def shapes(about: dict[str, Any]) -> dict[str, Any]:
     """The shapes of {"params", "batch_stats", "basis"}, of the model of a config."""
-    config = about["config"]
-    channels = None
-    if config["role"] == "teacher":
-        shown = config.get("prior", True)
-        channels = prior.channels(config["setting"]) if shown else 0
-    initial = partial(initialise, _network(config), prior_channels=channels)
+    initial = partial(methods.fresh_variables, about["config"])
     basis = jax.ShapeDtypeStruct(prior.BASIS_SHAPE, jnp.float32)
     return {**jax.eval_shape(initial, jax.random.key(0)), "basis": basis}
 
@@ -139,6 +157,9 @@ def _check_shapes(file: Path, model: dict[str, Any], wanted: dict[str, Any]) -> 
 
 @partial(jax.jit, static_argnums=0)
 def _restore(
-    network: LightBSR, variables: dict[str, Any], lr: Array, vector: Array | None
+    network: BlindNetwork,
+    variables: dict[str, Any],
+    lr: Array,
+    privileged: Array | None,
 ) -> Array:
-    return 255 * network.apply(variables, lr, vector).sr
+    return 255 * network.apply(variables, lr, privileged).sr

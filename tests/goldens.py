@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from conftest import SHARED
 
+from lightbsr_jax import methods
 from lightbsr_jax.interop import torch_names
 from lightbsr_jax.networks.lightbsr import LightBSR, initialise
 from lightbsr_jax.training.state import TeacherState, fresh_optimizer, fresh_teacher
@@ -61,7 +62,7 @@ def seeded_variables(
     """{"params", "batch_stats"} of a student, or of a teacher with its prior."""
     shapes = variable_shapes(network, prior_channels)
     student = prior_channels is None
-    names = torch_names.STUDENT if student else torch_names.PRINCIPAL
+    names = methods.LONE if student else methods.PRINCIPAL
     return seeded(shapes, network, names, seed)
 
 
@@ -75,20 +76,15 @@ def seeded_teacher(
     """A teacher before its first step: both branches and the queue from the seed."""
 
     def start(key: jax.Array) -> TeacherState:
-        return fresh_teacher(
-            network,
-            optimizer,
-            key,
-            prior_channels=prior_channels,
-            queue_size=QUEUE_SIZE,
-        )
+        variables = initialise(network, key, prior_channels=prior_channels)
+        return fresh_teacher(variables, optimizer, key, queue_size=QUEUE_SIZE)
 
     shapes = jax.eval_shape(start, jax.random.key(0))
     momentum = {
         "params": shapes.momentum_params,
         "batch_stats": shapes.momentum_batch_stats,
     }
-    momentum = seeded(momentum, network, torch_names.MOMENTUM, seed)
+    momentum = seeded(momentum, network, methods.MOMENTUM, seed)
     principal = seeded_variables(network, seed, prior_channels=prior_channels)
     return TeacherState(
         step=jnp.int32(0),
@@ -111,8 +107,8 @@ def teacher_tensors(state: TeacherState, network: LightBSR) -> dict[str, np.ndar
     }
     return {
         **torch_names.mean_shift(),
-        **torch_names.to_torch(principal, network, torch_names.PRINCIPAL),
-        **torch_names.to_torch(momentum, network, torch_names.MOMENTUM),
+        **torch_names.to_torch(principal, network, methods.PRINCIPAL),
+        **torch_names.to_torch(momentum, network, methods.MOMENTUM),
         "E.queue": np.asarray(state.queue).T,
     }
 

@@ -179,7 +179,7 @@ class Constant:
 
     value: float
 
-    def restore(self, lr: Array, _: object = None) -> Array:
+    def restore(self, lr: Array, *_: object) -> Array:
         batch, height, width, _ = lr.shape
         return jnp.full((batch, 4 * height, 4 * width, 3), self.value)
 

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import literal
@@ -25,7 +26,7 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.interop import case as cases
 from lightbsr_jax.interop import compare, ours
 from lightbsr_jax.interop.case import Arrays, Case
-from lightbsr_jax.networks import adaptation, estimator, layers, lightbsr
+from lightbsr_jax.networks import adaptation, blind, estimator, layers
 from lightbsr_jax.training import contrast
 
 Part = Callable[[Case], Arrays]
@@ -60,7 +61,8 @@ def trace_losses(case: Case) -> Arrays:
 
 
 def trace_tensors(case: Case) -> Arrays:
-    return ours.trace_tensors(case, "teacher")
+    updates = ours.make_updates(case, "teacher", dtype=np.float64, backend="cpu")
+    return ours.trace_tensors(case, "teacher", updates)
 
 
 PARTS = (degradations, evaluation, training, step, trace_losses, trace_tensors)
@@ -124,7 +126,7 @@ def swap_channels(monkeypatch: pytest.MonkeyPatch) -> None:
         x = x.reshape(b, h, w, factor, factor, c // factor**2)
         return x.swapaxes(2, 3).reshape(b, h * factor, w * factor, -1)
 
-    for module in (estimator, lightbsr):
+    for module in (blind, estimator):
         monkeypatch.setattr(module, "pixel_shuffle", depth_to_space)
 
 
@@ -156,9 +158,9 @@ def feed_the_queue_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """The keys are among the negatives of their own step."""
     correct = contrast.contrastive_loss
 
-    def late(queries: Array, keys: Array, queue: Array, *, temperature: float) -> Array:
+    def late(queries: Array, keys: Array, queue: Array, **options: Any) -> Array:
         queue, _ = contrast.enqueue(queue, 0, keys[0])
-        return correct(queries, keys, queue, temperature=temperature)
+        return correct(queries, keys, queue, **options)
 
     monkeypatch.setattr(contrast, "contrastive_loss", late)
 
@@ -362,7 +364,7 @@ def test_weights_of_a_file(tmp_path) -> None:
     tensors = reference_tensors(scale=2, channels=18)
     case = cases.of_file(save(tmp_path / "t.safetensors", tensors), scale=2, setting=2)
     assert (case.scale, case.setting) == (2, 2)
-    assert case.meta["weights"] == dict.fromkeys(cases.ROLES, "t.safetensors")
+    assert case.meta["weights"] == dict.fromkeys(case.roles, "t.safetensors")
     for name, tensor in case.below("weights/teacher").items():
         np.testing.assert_array_equal(tensor, tensors[name])
     student = case.below("weights/student")
@@ -389,7 +391,10 @@ def test_weights_of_a_file(tmp_path) -> None:
         ("--replay {recording} --scale 2", "--scale is for --reference: a recording"),
         ("--reference {tmp} --record {tmp}/no/r.npz", "r.npz: there is no such folder"),
         ("--reference {tmp} --record {tmp}/r.npz --json j", "--json and --precision"),
-        ("--reference {tmp}", "is no checkout of the reference: it has no model/"),
+        (
+            "--reference {tmp}",
+            "is no checkout of a reference: of LightBSR's it has no model/",
+        ),
     ],
 )
 def test_mistakes_read_as_one_line(arguments, message, tmp_path, capsys) -> None:
@@ -406,7 +411,7 @@ def test_mistakes_read_as_one_line(arguments, message, tmp_path, capsys) -> None
 
 
 def test_network_that_the_reference_cannot_have(recording, tmp_path) -> None:
-    for name in compare.CHECKOUT:
+    for name in compare.CHECKOUTS["lightbsr"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with pytest.raises(UserError, match="the reference has {'groups': 8"):

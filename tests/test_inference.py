@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightbsr_jax import cli, pretrained
+from lightbsr_jax import cli, methods, pretrained
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import photographs
 from lightbsr_jax.inference import folder, upscaler
@@ -58,9 +58,9 @@ def workdir(replicating: Model, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The replicating network's state dict."""
     path = tmp_path_factory.mktemp("weights") / "replicating.safetensors"
     tensors = torch_names.mean_shift() | torch_names.to_torch(
-        replicating.variables, replicating.network, torch_names.STUDENT
+        replicating.variables, replicating.network, methods.LONE
     )
-    for name in torch_names.counters(torch_names.STUDENT):
+    for name in torch_names.counters(replicating.network, methods.LONE):
         tensors[name] = np.array(0, np.int64)
     weights.write(path, tensors)
     return path

@@ -15,11 +15,13 @@ from goldens import (
 )
 
 from configs.common import NETWORKS
+from lightbsr_jax import methods
 from lightbsr_jax.interop import torch_names
 from lightbsr_jax.networks import adaptation, complexity
 from lightbsr_jax.networks.adaptation import AdaptationModule
+from lightbsr_jax.networks.blind import Restoration
 from lightbsr_jax.networks.layers import Conv
-from lightbsr_jax.networks.lightbsr import LightBSR, Restoration
+from lightbsr_jax.networks.lightbsr import LightBSR
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
@@ -249,7 +251,7 @@ def training_pass(
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (value, (sr, statistics)), gradients = step(student["params"])
     statistics, gradients = (
-        torch_names.to_torch(tree, NETWORK, torch_names.STUDENT)
+        torch_names.to_torch(tree, NETWORK, methods.LONE)
         for tree in (statistics, {"params": gradients})
     )
     return value, sr, statistics, gradients

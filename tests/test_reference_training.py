@@ -10,7 +10,9 @@ import numpy as np
 import optax
 import pytest
 
+from lightbsr_jax import methods
 from lightbsr_jax.interop import torch_names
+from lightbsr_jax.methods import METHODS
 from lightbsr_jax.networks.lightbsr import LightBSR
 from lightbsr_jax.training import state as states
 from lightbsr_jax.training import steps
@@ -147,10 +149,9 @@ def test_traces(goldens) -> None:
     check_tensors(tensors, goldens, "teacher", tolerance=5e-4)
 
     variables = {"params": teacher.params, "batch_stats": teacher.batch_stats}
-    student = states.student_of_teacher(NETWORK, ADAM, jax.random.key(0), variables)
-    fresh = reference.seeded_variables(NETWORK, 104)["params"]["estimator"]["conv_0"]
-    estimator = {**student.params["estimator"], "conv_0": fresh}
-    student = student.replace(params={**student.params, "estimator": estimator})
+    fresh = reference.seeded_variables(NETWORK, 104)
+    inherited = METHODS["lightbsr"].inherited
+    student = states.fresh_student(states.inherit(fresh, variables, inherited), ADAM)
     stages = updates(steps.student_update, temperature=0.15, l1_weight=0.1)
     names = ["spatial", "channel", "reconstruction"]
     student, losses = run(student, stages, variables, names)
@@ -158,7 +159,7 @@ def test_traces(goldens) -> None:
     # its running means, used here in evaluation mode, with them: 3e-3 was measured.
     np.testing.assert_allclose(losses, goldens["trace/student_losses"], rtol=5e-3)
     variables = {"params": student.params, "batch_stats": student.batch_stats}
-    tensors = torch_names.to_torch(variables, NETWORK, torch_names.STUDENT)
+    tensors = torch_names.to_torch(variables, NETWORK, methods.LONE)
     check_tensors(
         {**torch_names.mean_shift(), **tensors}, goldens, "student", tolerance=1e-3
     )

@@ -29,12 +29,13 @@ ALLOWED = {
     "data": {"imaging"},
     "pretrained": set(),
     "checkpoint": FOUNDATION,
-    "model": FOUNDATION | {"checkpoint", "pretrained"},
-    "inference": FOUNDATION | {"model"},
-    "evaluation": FOUNDATION | {"compilation", "model"},
-    "training": FOUNDATION | {"data", "checkpoint", "model", "evaluation"},
+    "methods": FOUNDATION,
+    "model": FOUNDATION | {"checkpoint", "methods", "pretrained"},
+    "inference": FOUNDATION | {"methods", "model"},
+    "evaluation": FOUNDATION | {"compilation", "methods", "model"},
+    "training": FOUNDATION | {"data", "checkpoint", "methods", "model", "evaluation"},
     "interop": FOUNDATION
-    | {"checkpoint", "pretrained", "model", "training", "evaluation"},
+    | {"checkpoint", "methods", "pretrained", "model", "training", "evaluation"},
     "cli": {"command_line", "data", "evaluation", "inference", "interop", "model"}
     | {"pretrained"},
     "__main__": {"cli"},

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from lightbsr_jax.imaging import prior
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.methods import METHODS
+from lightbsr_jax.networks.lightbsr import LightBSR, initialise
 from lightbsr_jax.training import state as states
 from lightbsr_jax.training import steps
 
@@ -43,16 +44,18 @@ def student_updates(network: LightBSR, rate: optax.Schedule) -> list[steps.Updat
 
 
 def fresh_teacher() -> states.TeacherState:
-    return states.fresh_teacher(
-        NETWORK, ADAM, jax.random.key(0), prior_channels=18, queue_size=16
-    )
+    network_key, queue_key = jax.random.split(jax.random.key(0))
+    variables = initialise(NETWORK, network_key, prior_channels=18)
+    return states.fresh_teacher(variables, ADAM, queue_key, queue_size=16)
 
 
 def fresh_student() -> tuple[states.StudentState, dict[str, Any]]:
     teacher = fresh_teacher()
     variables = {"params": teacher.params, "batch_stats": teacher.batch_stats}
-    key = jax.random.key(1)
-    return states.student_of_teacher(NETWORK, ADAM, key, variables), variables
+    fresh = initialise(NETWORK, jax.random.key(1))
+    inherited = METHODS["lightbsr"].inherited
+    student = states.inherit(fresh, variables, inherited)
+    return states.fresh_student(student, ADAM), variables
 
 
 def run(role: str, devices: int) -> tuple[list[dict[str, float]], list[Any]]:

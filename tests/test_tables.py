@@ -22,7 +22,7 @@ def scores(method: str, benchmark: str, **psnr: float) -> list[Score]:
 def test_rows_stand_beside_the_papers() -> None:
     found = scores("bicubic", "Set5", a=20, b=21)
     found += scores("LightBSR", "Set5", a=30, b=32)
-    (table,) = tables.make(found, SETTING_1, scale=4, parameters=3.26)
+    (table,) = tables.make(found, SETTING_1, scale=4, parameters={"LightBSR": 3.26})
     assert table.title == "Set5"
     assert table.columns == ("sigma 1.2", "sigma 2.4", "sigma 3.6", "mean")
     labels = [row.label for row in table.rows]

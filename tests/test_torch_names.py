@@ -7,8 +7,9 @@ import pytest
 from goldens import random_like, seeded_teacher, teacher_tensors, variable_shapes
 
 from lightbsr_jax.interop import torch_names
-from lightbsr_jax.interop.torch_names import MOMENTUM, PRINCIPAL, STUDENT
-from lightbsr_jax.networks.lightbsr import RGB_MEAN, LightBSR
+from lightbsr_jax.methods import LONE, MOMENTUM, PRINCIPAL
+from lightbsr_jax.networks.blind import RGB_MEAN
+from lightbsr_jax.networks.lightbsr import LightBSR
 from lightbsr_jax.training.state import CONTRASTED
 
 Tree = dict[str, Any]
@@ -34,7 +35,7 @@ def momentum(teacher: Tree) -> Tree:
 
 @pytest.mark.parametrize(
     ("variables", "estimator"),
-    [("student", STUDENT), ("teacher", PRINCIPAL), ("momentum", MOMENTUM)],
+    [("student", LONE), ("teacher", PRINCIPAL), ("momentum", MOMENTUM)],
 )
 def test_round_trip_is_exact(
     variables: str, estimator: str, request: pytest.FixtureRequest
@@ -58,7 +59,7 @@ def test_branches_share_no_name(teacher: Tree, momentum: Tree) -> None:
 
 def test_places(student: Tree) -> None:
     """Groups and blocks by their numbers, and torch's layouts."""
-    tensors = torch_names.to_torch(student, NETWORK, STUDENT)
+    tensors = torch_names.to_torch(student, NETWORK, LONE)
     params = student["params"]
     groups = params["restorer"]["body"]["groups"]
     converters, mixing = groups["channel_converter"], groups["blocks"]["mixing"]
@@ -83,7 +84,7 @@ def test_names_are_the_references(goldens: np.lib.npyio.NpzFile) -> None:
     student = jax.tree.map(
         lambda leaf: np.empty(leaf.shape, np.float32), variable_shapes(network)
     )
-    tensors = torch_names.to_torch(student, network, STUDENT)
+    tensors = torch_names.to_torch(student, network, LONE)
     names = sorted({**torch_names.mean_shift(), **tensors})
     assert names == sorted(goldens["trace/student_keys"].tolist())
 
@@ -101,10 +102,10 @@ def test_names_are_the_references(goldens: np.lib.npyio.NpzFile) -> None:
     ],
 )
 def test_misshapen_tensor(student: Tree, name: str, wanted: tuple[int, ...]) -> None:
-    tensors = torch_names.to_torch(student, NETWORK, STUDENT)
+    tensors = torch_names.to_torch(student, NETWORK, LONE)
     tensors[name] = tensors[name][:-1]
     with pytest.raises(ValueError) as caught:
-        torch_names.from_torch(tensors, student, NETWORK, STUDENT)
+        torch_names.from_torch(tensors, student, NETWORK, LONE)
     assert name in str(caught.value)
     assert f"not {wanted}" in str(caught.value)
 

@@ -24,7 +24,7 @@ from lightbsr_jax.checkpoint import Checkpoints
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.interop import convert, weights
 from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.networks.lightbsr import LightBSR, initialise
 from lightbsr_jax.training.state import (
     StudentState,
     fresh_optimizer,
@@ -399,9 +399,8 @@ def test_our_own_teacher_in_the_references_names(tmp_path, caplog) -> None:
     optimizer = optax.scale_by_adam()
 
     def fresh(key: jax.Array) -> Any:
-        return fresh_teacher(
-            network, optimizer, key, prior_channels=18, queue_size=QUEUE_SIZE
-        )
+        variables = initialise(network, key, prior_channels=18)
+        return fresh_teacher(variables, optimizer, key, queue_size=QUEUE_SIZE)
 
     state = random_like(jax.eval_shape(fresh, jax.random.key(0)), seed=3)
     state = state.replace(step=jnp.int32(7), queue_pointer=jnp.int32(8))

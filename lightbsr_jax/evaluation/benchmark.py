@@ -239,7 +239,7 @@ def _restore_share(
     size = (lr.shape[1] * scale, lr.shape[2] * scale)
     sr = {}
     for name, restorer in restorers.items():
-        restored = restorer.restore(lr, batch.degradation)
+        restored = restorer.restore(lr, batch.degradation, batch.hr)
         if restored.shape[1:3] != size:
             raise ValueError(f"{name} restored {lr.shape} to {restored.shape}")
         sr[name] = _to_uint8(restored)

@@ -29,15 +29,16 @@ def measure(model: Model) -> Cost:
     lr = np.full((1, SIDE, SIDE, 3), 0.5, np.float32)
     flat = np.full((1, KERNEL_SIZE, KERNEL_SIZE), 1 / KERNEL_SIZE**2, np.float32)
     known = Degradation(flat, np.zeros(1, np.float32))
+    hr = np.full((1, SIDE * model.scale, SIDE * model.scale, 3), 127, np.uint8)
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
-        jax.block_until_ready(model.restore(lr, known))
+        jax.block_until_ready(model.restore(lr, known, hr))
         seconds.append(time.perf_counter() - began)
     return Cost(
         parameters=complexity.parameters(model.variables["params"]),
         multiply_accumulates=complexity.multiply_accumulates(
-            type(model).restore, model, lr, known
+            type(model).restore, model, lr, known, hr
         ),
         seconds=min(seconds[1:]),
         device=device_name(),

@@ -13,17 +13,33 @@ from lightbsr_jax.evaluation.tables import Table
 Lines = list[list[str]]  # of a table, the header first
 
 
+class Network(NamedTuple):
+    """What was measured of a network, but for its scores."""
+
+    cost: Cost
+    separation: Separation | None  # where the images are enough
+
+
 class Findings(NamedTuple):
-    """What was measured of one method, beside bicubic."""
+    """What was measured of one method, beside bicubic and maybe other networks."""
 
     method: str  # its name in the scores
     title: str
     scores: list[Score]
     tables: list[Table]
     examples: list[Example]
-    cost: Cost | None  # of a network
-    separation: Separation | None  # of a network, where the images are enough
+    networks: dict[str, Network]  # by method, which is the first if it is a network
     about: dict[str, Any]  # how it came about, JSON-able
+
+    @property
+    def cost(self) -> Cost | None:
+        """The method's, if it is a network."""
+        return self.networks[self.method].cost if self.networks else None
+
+    @property
+    def separation(self) -> Separation | None:
+        """The method's, if it is a network and the images are enough."""
+        return self.networks[self.method].separation if self.networks else None
 
 
 class Headline(NamedTuple):
@@ -42,7 +58,7 @@ def headlines(found: Findings) -> list[Headline]:
         details = []
         if found.method != "bicubic":
             details.append(f"{mean[found.method] - mean['bicubic']:+.2f} over bicubic")
-        paper = "Bicubic" if found.method == "bicubic" else "LightBSR"
+        paper = found.method.split()[0].replace("bicubic", "Bicubic")
         if mean.get(f"{paper} (paper)") is not None:
             details.append(f"the paper's {paper}: {mean[f'{paper} (paper)']:.2f}")
         label = f"{table.title}, {table.columns[-1]}"
@@ -61,7 +77,7 @@ def mean_psnr(tables: Sequence[Table]) -> dict[str, float]:
 
 
 def cost_lines(found: Findings) -> Lines:
-    """Size, operations, seconds and PSNR of the network and of the paper's methods."""
+    """Size, operations, seconds and PSNR of the networks and of the paper's methods."""
     gflops = {f"{row.method} (paper)": row.gflops for row in published.TABLE_3}
     psnr = mean_psnr(found.tables)
     header = ["method", "parameters (M)", "operations (G)", "seconds", "mean PSNR (dB)"]
@@ -70,8 +86,9 @@ def cost_lines(found: Findings) -> Lines:
         if row.label in psnr and row.parameters:
             operations, seconds = gflops.get(row.label), ""
             if row.measured:
-                operations = found.cost.multiply_accumulates / 1e9
-                seconds = f"{found.cost.seconds:.3g}"
+                cost = found.networks[row.method].cost
+                operations = cost.multiply_accumulates / 1e9
+                seconds = f"{cost.seconds:.3g}"
             lines.append(
                 [
                     row.label,
@@ -95,15 +112,15 @@ def cost_note(found: Findings) -> str:
 
 
 def separation_lines(found: Findings) -> Lines:
-    """Silhouette, neighbours and probes, of the network and of a fresh one."""
-    separation = found.separation
-    probes = separation.trained.probes
+    """Silhouette, neighbours and probes, of the networks and of fresh ones."""
+    probes = found.separation.trained.probes
     lines = [["IDR", "silhouette", f"{NEIGHBOURS} neighbours"]]
     lines[0] += [f"R² of {trait}" for trait in probes]
-    for name, numbers in (
-        (found.method, separation.trained),
-        ("untrained", separation.untrained),
-    ):
+    rows = []
+    for name, (_, separation) in found.networks.items():
+        untrained = "untrained" if name == found.method else f"{name}, untrained"
+        rows += [(name, separation.trained), (untrained, separation.untrained)]
+    for name, numbers in rows:
         line = [name, f"{numbers.silhouette:.3f}", f"{numbers.neighbours:.1%}"]
         lines.append(line + [f"{numbers.probes[trait]:.3f}" for trait in probes])
     return lines

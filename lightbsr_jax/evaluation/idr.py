@@ -1,6 +1,6 @@
 """How well the IDR tells degradations apart: Figure 5 of the paper, and numbers for it.
 
-An IDR is the estimator's map averaged over its pixels, [N, 128]. It is taken of tiles:
+An IDR is the estimator's map averaged over its pixels, [N, C]. It is taken of tiles:
 images are cut into HR tiles of 64 LR pixels, the size of the training crops. What is
 learnt from some images (neighbours, probes) is asked of others, so that nothing is
 told by an image's content.
@@ -139,10 +139,14 @@ def _numbers(
 
 def _fresh(model: Model) -> Model:
     """The same estimator before any training."""
-    kernel = model.variables["params"]["estimator"]["conv_0"]["kernel"]
-    lr, prior = jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, kernel.shape[2] - 3))
+    lr, known = (
+        jnp.zeros((1, 8, 8, 3)),
+        Degradation(jnp.zeros((1, KERNEL_SIZE, KERNEL_SIZE)), jnp.zeros(1)),
+    )
+    hr = jnp.zeros((1, 8 * model.scale, 8 * model.scale, 3))
     init = jax.jit(partial(model.network.init, method="encode"))
-    variables = init(jax.random.key(0), lr, prior)
+    seen = model.privileged(len(lr), known, hr)
+    variables = init(jax.random.key(0), lr, seen)
     return dataclasses.replace(model, variables=variables)
 
 
@@ -182,7 +186,7 @@ def _cut(images: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarra
 
 
 def _encode(model: Model, tiles: _Tiles) -> np.ndarray:
-    """The IDRs [N, 128]."""
+    """The IDRs [N, C]."""
     count = len(tiles.hr)
     keys = jax.random.split(jax.random.key(0), count)
     items = (keys, tiles.hr, tiles.degradation)
@@ -197,4 +201,4 @@ def _encode(model: Model, tiles: _Tiles) -> np.ndarray:
 @jax.jit
 def _encode_batch(model: Model, keys: Array, hr: Array, known: Degradation) -> Array:
     lr = degradation.apply(keys, hr, known, scale=model.scale)
-    return model.encode(lr, known).mean((1, 2))
+    return model.encode(lr, known, hr).mean((1, 2))

@@ -11,7 +11,7 @@ from PIL import Image
 from lightbsr_jax.evaluation import findings
 from lightbsr_jax.evaluation.findings import Findings, Lines
 from lightbsr_jax.evaluation.pictures import Example
-from lightbsr_jax.evaluation.plots import SINGLE, Plots
+from lightbsr_jax.evaluation.plots import TSNE, Plots
 from lightbsr_jax.evaluation.tables import Table
 
 _WHOLE_HEIGHT = 230  # pixels on the screen
@@ -110,7 +110,7 @@ def render(found: Findings, drawn: Plots) -> str:
     """The page."""
     sections = [
         ("psnr", "PSNR and SSIM", _tables(found)),
-        ("images", "Every image", _plots(drawn)),
+        ("images", "Every image", _plots(found, drawn)),
         ("pictures", "Pictures", _pictures(found)),
         ("idr", "Degradations in the IDR", _separation(found, drawn)),
         ("cost", "Complexity", _cost(found, drawn)),
@@ -180,8 +180,8 @@ def _table(table: Table, ours: str) -> str:
     )
 
 
-def _plots(drawn: Plots) -> str:
-    figures = [_plot(name, svg) for name, svg in drawn.items() if name not in SINGLE]
+def _plots(found: Findings, drawn: Plots) -> str:
+    figures = [_plot(table.title, drawn[table.title]) for table in found.tables]
     text = "Each dot is an image under one degradation."
     return f'<p class="soft">{text}</p><div class="grid">{"".join(figures)}</div>'
 
@@ -227,10 +227,14 @@ def _example(example: Example) -> str:
 def _separation(found: Findings, drawn: Plots) -> str:
     if found.separation is None:
         return ""
+    others = [
+        _plot(name, svg) for name, svg in drawn.items() if name.startswith(f"{TSNE},")
+    ]
     return (
         f"{_lines(findings.separation_lines(found), found.method)}"
-        f'<div class="beside">{_plot("t-SNE", drawn["t-SNE"])}'
+        f'<div class="beside">{_plot(TSNE, drawn[TSNE])}'
         f'<p class="soft">{escape(findings.separation_note(found))}</p></div>'
+        f'<div class="grid">{"".join(others)}</div>'
     )
 
 

@@ -15,8 +15,10 @@ from lightbsr_jax.evaluation.findings import Findings, mean_psnr
 from lightbsr_jax.evaluation.idr import Separation
 from lightbsr_jax.evaluation.tables import Table
 
-Plots = dict[str, str]  # SVG by name: those of SINGLE, and one a table
-SINGLE = ("t-SNE", "complexity")
+# SVG by name: one a table by its title, TSNE (of the second network on with its name
+# behind), "complexity".
+Plots = dict[str, str]
+TSNE = "t-SNE"
 
 # Of middling lightness: they stand out from white and from black.
 _COLOURS = ("#3b82d6", "#e08a1e", "#2fa36b", "#d9534f", "#8b6fd0", "#b5892f", "#cf6aa8")
@@ -44,10 +46,12 @@ _STYLE = {
 
 
 def draw(found: Findings) -> Plots:
-    """A plot for each table, and those of SINGLE that there are figures for."""
+    """A plot for each table, and the others that there are figures for."""
     drawn = {table.title: images(found, table) for table in found.tables}
-    if found.separation is not None:
-        drawn["t-SNE"] = separation(found.separation)
+    for name, (_, separate) in found.networks.items():
+        if separate is not None:
+            own = f", {name}" * (name != found.method)
+            drawn[TSNE + own] = separation(separate)
     if found.cost is not None and (svg := complexity(found)) is not None:
         drawn["complexity"] = svg
     return drawn
@@ -101,13 +105,13 @@ def complexity(found: Findings) -> str | None:
         (row.method, row.gflops, psnr[f"{row.method} (paper)"], row.parameters)
         for row in rivals
     ]
-    operations = found.cost.multiply_accumulates / 1e9
-    size = found.cost.parameters / 1e6
-    points.append((f"{found.method}, ours", operations, psnr[found.method], size))
+    for name, (cost, _) in found.networks.items():
+        operations, size = cost.multiply_accumulates / 1e9, cost.parameters / 1e6
+        points.append((f"{name}, ours", operations, psnr[name], size))
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure()
         for index, (name, x, y, size) in enumerate(points):
-            colour = _COLOURS[index == len(rivals)]
+            colour = _COLOURS[index >= len(rivals)]
             axes.scatter(x, y, 14 * size, color=colour, alpha=0.7, linewidths=0)
             axes.annotate(
                 name,

@@ -43,7 +43,7 @@ def markdown(found: Findings, drawn: Plots) -> str:
     parts = [f"# {found.title}"]
     parts += [tables.markdown(table) for table in found.tables]
     parts += ["## Every image"]
-    parts += [_figure(name, _plot(name)) for name in drawn if name not in plots.SINGLE]
+    parts += [_figure(table.title, _plot(table.title)) for table in found.tables]
     parts += ["## Pictures"]
     for example in found.examples:
         name = f"{example.benchmark} {example.image}, {example.case}"
@@ -51,7 +51,8 @@ def markdown(found: Findings, drawn: Plots) -> str:
     if found.separation is not None:
         lines = tables.grid(findings.separation_lines(found))
         parts += ["## Degradations in the IDR", lines, findings.separation_note(found)]
-        parts.append(_figure("t-SNE", _plot("t-SNE")))
+        tsne = [name for name in drawn if name.startswith(plots.TSNE)]
+        parts += [_figure(name, _plot(name)) for name in tsne]
     if found.cost is not None:
         lines = tables.grid(findings.cost_lines(found))
         parts += ["## Complexity", lines, findings.cost_note(found)]
@@ -96,6 +97,9 @@ def _results(found: Findings) -> dict[str, Any]:
             for table in found.tables
         ],
         "cost": found.cost and found.cost._asdict(),
+        "networks": {
+            name: cost._asdict() for name, (cost, _) in found.networks.items()
+        },
         "idr": found.separation
         and {
             "cases": found.separation.cases,

@@ -15,10 +15,12 @@ from lightbsr_jax.model import Model
 class Restorer(Protocol):
     """What can be measured: a pytree, whose leaves are its weights."""
 
-    def restore(self, lr: Array, degradation: Degradation | None) -> Array:
+    def restore(
+        self, lr: Array, degradation: Degradation | None, hr: Array | None
+    ) -> Array:
         """LR images [B, h, w, 3] in [0, 1] to [B, H, W, 3], 0..255, not rounded.
 
-        `degradation` is what made them, or None where nobody knows.
+        `degradation` is what made them of `hr`, in 0..255: None where nobody knows.
         """
 
 
@@ -29,7 +31,9 @@ class Bicubic:
 
     scale: int = field(metadata={"static": True})
 
-    def restore(self, lr: Array, _: Degradation | None = None) -> Array:
+    def restore(
+        self, lr: Array, _: Degradation | None = None, hr: Array | None = None
+    ) -> Array:
         height, width = lr.shape[1:3]
         return 255 * resize.bicubic(lr, (height * self.scale, width * self.scale))
 
@@ -37,7 +41,9 @@ class Bicubic:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Spoilt:
-    """A model whose R_c and R_s are replaced by U(0, 1): M4- and M5- of Table 2.
+    """A model whose modulators are replaced by U(0, 1): M4- and M5- of Table 2.
+
+    Of LightBSR these are R_c and R_s.
 
     One draw serves all images of a size. Its PSNR against the model's own tells what
     the IDR contributes.
@@ -45,15 +51,16 @@ class Spoilt:
 
     model: Model
 
-    def restore(self, lr: Array, _: Degradation | None = None) -> Array:
-        batch, height, width, _ = lr.shape
-        channel_key, spatial_key = jax.random.split(jax.random.key(0))
-        channel = jax.random.uniform(channel_key, (48,))
-        spatial = jax.random.uniform(spatial_key, (height, width, 8))
-        return 255 * self.model.network.apply(
-            self.model.variables,
-            lr,
-            jnp.broadcast_to(channel, (batch, *channel.shape)),
-            jnp.broadcast_to(spatial, (batch, *spatial.shape)),
-            method="upscale",
-        )
+    def restore(
+        self, lr: Array, _: Degradation | None = None, hr: Array | None = None
+    ) -> Array:
+        network, variables = self.model.network, self.model.variables
+        size = lr.shape[1:3]
+        idr = network.apply(variables, lr, method="encode")
+        modulators = network.apply(variables, idr, size, method="convert")
+        keys = jax.random.split(jax.random.key(0))
+        spoilt = [
+            jnp.broadcast_to(jax.random.uniform(key, x.shape[1:]), x.shape)
+            for key, x in zip(keys, modulators, strict=False)
+        ]
+        return 255 * network.apply(variables, lr, *spoilt, method="upscale")

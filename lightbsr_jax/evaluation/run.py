@@ -34,7 +34,7 @@ from lightbsr_jax.evaluation import (
 )
 from lightbsr_jax.evaluation.benchmark import Restored
 from lightbsr_jax.evaluation.cases import Case
-from lightbsr_jax.evaluation.findings import Findings
+from lightbsr_jax.evaluation.findings import Findings, Network
 from lightbsr_jax.evaluation.idr import Separation
 from lightbsr_jax.evaluation.pictures import Example
 from lightbsr_jax.evaluation.restorers import Bicubic, Restorer, Spoilt
@@ -66,14 +66,19 @@ def run(
 ) -> None:
     """Measures `method` ("lightbsr" or "bicubic") and says its tables in Markdown.
 
-    config is that of configs/benchmark.py. LightBSR, of workdir or of weights (a name
-    or a file, for `Model.load`), is measured beside bicubic. Without folders the
-    config's benchmarks are measured. The report goes into report_folder: by default
-    into workdir, and nowhere without one. Low-resolution images are written below
-    dump_lr, or read from lr_folder: `images.lr_path` says where they lie. Of several
-    processes the first one reports.
+    config is that of configs/benchmark.py. LightBSR or another method, of workdir or of
+    weights (a name or a file, for `Model.load`), is measured beside bicubic; of several
+    workdirs, separated by commas, the first has the report and the others stand beside
+    it. Without folders the config's benchmarks are measured. The report goes into
+    report_folder: by default into workdir, and nowhere without one. Low-resolution
+    images are written below dump_lr, or read from lr_folder: `images.lr_path` says
+    where they lie. Of several processes the first one reports.
     """
-    model = _load(config, workdir, weights) if method == "lightbsr" else None
+    workdirs = workdir.split(",") if workdir else [workdir]
+    models = []
+    if method == "lightbsr":
+        models = [_load(config, each, weights) for each in workdirs]
+    model = models[0] if models else None
     scale = model.scale if model else config.scale or 4
     folders = list(folders) or [
         str(Path(config.root, name)) for name in config.benchmarks
@@ -94,16 +99,15 @@ def run(
     pictured = tested[len(tested) // 2].label
     if model and workdir is not None and report_folder is None:
         leaf = f"setting{config.setting}" if config.setting else "given"
-        report_folder = str(Path(workdir, "evaluation", leaf))
+        report_folder = str(Path(workdirs[0], "evaluation", leaf))
     if report_folder is not None:
         Path(report_folder).mkdir(parents=True, exist_ok=True)  # fails now or never
 
-    name = BICUBIC
+    networks = _by_name(models, workdirs, spoilt=config.spoilt)
+    name = next(iter(networks), BICUBIC)
     restorers: dict[str, Restorer] = {BICUBIC: Bicubic(scale)}
-    if model:
-        name = "LightBSR" + " teacher" * (model.role == "teacher")
-        name += " (spoilt IDR)" * config.spoilt
-        restorers[name] = Spoilt(model) if config.spoilt else model
+    for each, network in networks.items():
+        restorers[each] = Spoilt(network) if config.spoilt else network
     examples: list[Example] = []
 
     def on_restored(restored: Restored) -> None:
@@ -136,8 +140,11 @@ def run(
         scores,
         tested,
         scale=scale,
-        parameters=model and complexity.parameters(model.variables["params"]) / 1e6,
-        teacher=model is not None and model.role == "teacher",
+        parameters={
+            each: complexity.parameters(network.variables["params"]) / 1e6
+            for each, network in networks.items()
+        },
+        teacher=model is not None and model.title == "LightBSR teacher",
     )
     for table in measured:
         say(tables.markdown(table))
@@ -172,8 +179,10 @@ def run(
         scores=scores,
         tables=measured,
         examples=pictures.spread(examples, name, config.pictures),
-        cost=cost.measure(model) if model else None,
-        separation=_separation(config, model, folders) if model else None,
+        networks={
+            each: Network(cost.measure(network), _separation(config, network, folders))
+            for each, network in networks.items()
+        },
         about=about,
     )
     report.write(report_folder, found)
@@ -203,6 +212,24 @@ def _load(config: ConfigDict, workdir: str | None, weights: str | None) -> Model
             f"--config.scale is {config.scale}: leave that out"
         )
     return model
+
+
+def _by_name(
+    models: Sequence[Model], workdirs: Sequence[str], *, spoilt: bool
+) -> dict[str, Model]:
+    """The models by what they are called, each its own; a workdir tells namesakes."""
+    titles = [model.title for model in models]
+    named = {}
+    for model, title, workdir in zip(models, titles, workdirs, strict=False):
+        own = f" ({workdir})" if titles.count(title) > 1 else ""
+        named[title + own + " (spoilt IDR)" * spoilt] = model
+    if len(named) < len(models):
+        raise UserError(f"--workdir={','.join(workdirs)}: a folder is named twice")
+    if len({(model.scale, model.setting) for model in models}) > 1:
+        raise UserError(
+            f"--workdir={','.join(workdirs)}: networks of different scales or settings"
+        )
+    return named
 
 
 def _separation(

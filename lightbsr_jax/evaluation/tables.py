@@ -4,7 +4,7 @@ PSNR is in dB.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,15 +49,15 @@ def make(
     cases: Sequence[Case],
     *,
     scale: int,
-    parameters: float | None = None,
+    parameters: Mapping[str, float] | None = None,
     teacher: bool = False,
 ) -> list[Table]:
     """A table for each benchmark and noise level, in the order of the scores.
 
     A measured method stands below its namesake of the paper, whose figures are at x4.
     Where the paper prints some of the kernels only, the mean is over those. Beside a
-    `teacher` stand the ablations too, which are teachers. `parameters` are those of the
-    network that was measured, in millions.
+    `teacher` of LightBSR stand the ablations too, which are teachers. `parameters` are
+    those of the networks that were measured, in millions, by method.
     """
     groups = defaultdict(list)
     for score in scores:
@@ -84,7 +84,7 @@ def make(
                     _with_mean(figures, averaged)
                     for figures in zip(*values, strict=True)
                 )
-                size = None if method == "bicubic" else parameters
+                size = (parameters or {}).get(method)
                 names = [row.method.lower() for row in rows]
                 namesake = method.split()[0].lower()
                 place = names.index(namesake) + 1 if namesake in names else len(rows)

@@ -101,13 +101,18 @@ def picture(idr: IDR) -> np.ndarray:
     """The IDR as a picture, uint8 [H, W, 3]: 3 x 3 maps.
 
     The estimator's map in three colours (its principal components), and the eight
-    channels of R_s in grey. Each is stretched to its own range.
+    channels of R_s in grey; for want of R_s, more of the principal components. Each is
+    stretched to its own range.
     """
-    height, width = idr.spatial.shape[:2]
+    maps = idr.spatial
+    if maps is None:
+        maps = _principal_components(idr.map, 11)[..., 3:]
+        maps = maps.repeat(4, 0).repeat(4, 1)
+    height, width = maps.shape[:2]
     shrink = min(1, _SIDE / max(height, width))
     size = max(round(width * shrink), 1), max(round(height * shrink), 1)
-    panels = [_principal_components(idr.map)]
-    panels += [idr.spatial[..., channel, None].repeat(3, -1) for channel in range(8)]
+    panels = [_principal_components(idr.map, 3)]
+    panels += [maps[..., channel, None].repeat(3, -1) for channel in range(8)]
     tiles = [
         np.asarray(Image.fromarray(_stretched(panel)).resize(size)) for panel in panels
     ]
@@ -135,11 +140,11 @@ def write(path: Path, idr: IDR, nearest: list[tuple[Known, float]]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _principal_components(idr: np.ndarray) -> np.ndarray:
+def _principal_components(idr: np.ndarray, count: int) -> np.ndarray:
     flat = idr.reshape(-1, idr.shape[-1]).astype(np.float64)
     flat = flat - flat.mean(0)
     _, components = np.linalg.eigh(flat.T @ flat)  # smallest first
-    return (flat @ components[:, -3:][:, ::-1]).reshape(*idr.shape[:2], 3)
+    return (flat @ components[:, -count:][:, ::-1]).reshape(*idr.shape[:2], count)
 
 
 def _stretched(panel: np.ndarray) -> np.ndarray:

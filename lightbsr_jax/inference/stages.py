@@ -1,8 +1,8 @@
 """The network in stages that are computed tile by tile.
 
-The estimator, the converter and each block of the adaptation module need the pixels
-around a tile and, of the rest of the image, only a mean of the stage before: so each
-stage is computed for all tiles before the next one begins, and gives sums for its mean.
+The estimator, the converter and each block of the body need the pixels around a tile
+and, of the rest of the image, at most a mean of the stage before: so each stage is
+computed for all tiles before the next one begins, and gives sums for its mean.
 A stage takes tiles amid their neighbours (see `tiles`), and the window is where the
 image lies. The arithmetic is that of the network's own modules.
 
@@ -24,6 +24,7 @@ from lightbsr_jax.inference.tiles import (
     with_halo,
     without_halo,
 )
+from lightbsr_jax.networks import dasr, kdsr
 from lightbsr_jax.networks.adaptation import (
     FEATURES,
     SPATIAL_FEATURES,
@@ -32,13 +33,16 @@ from lightbsr_jax.networks.adaptation import (
     Mixing,
     SpatialConverter,
 )
+from lightbsr_jax.networks.blind import BlindNetwork
 from lightbsr_jax.networks.layers import Conv
-from lightbsr_jax.networks.lightbsr import LightBSR, restorer
+from lightbsr_jax.networks.lightbsr import LightBSR
 
-# How far a stage's convolutions reach, in LR pixels. The estimator's is rounded up to a
-# multiple of 4, so that its strides fall as in the whole image.
-ENCODE, CONVERT, EXTRACT = 12, 4, 1
+# How far a stage's convolutions reach, in LR pixels. (The estimator's is its network's
+# `reach`: a multiple of 4, so that its strides fall as in the whole image.)
+CONVERT, EXTRACT = 4, 1
 CONVERT_SPATIAL, BLOCK, MERGE, RECONSTRUCT = 2, 6, 4, 4
+DYNAMIC_BLOCK, DYNAMIC_MERGE = 4, 1
+IDR_STEP = 4  # every so many LR pixels the IDR is kept
 _STRIP = 32  # rows that `reconstruct` makes at once: it has most features, by far
 _NO_SUMS = 0.0
 
@@ -47,19 +51,21 @@ Tree = dict[str, Any]
 
 @partial(jax.jit, static_argnums=0)
 def encode(
-    network: LightBSR, variables: Tree, window: Window, lr: Neighbours
+    network: BlindNetwork, variables: Tree, window: Window, lr: Neighbours
 ) -> tuple[Array, Array]:
-    """The IDR, at a quarter of the resolution, and its sums [128]."""
-    lr = with_halo(lr, ENCODE)
+    """The IDR, at a quarter of the resolution, and its sums [C]."""
+    lr = with_halo(lr, network.reach)
     with at_the_border(window, lr.shape[1]):
         idr = network.apply(variables, lr, method="encode")
-    idr = without_halo(idr, ENCODE // 4).astype(network.dtype)
-    return idr, _sums(idr, window.at(1, 4), ENCODE // 4)
+    halo = network.reach // network.REDUCTION
+    idr = without_halo(idr, halo).astype(network.dtype)
+    step = IDR_STEP // network.REDUCTION
+    return idr[:, ::step, ::step], _sums(idr, window.at(1, network.REDUCTION), halo)
 
 
 @partial(jax.jit, static_argnums=0)
-def channel(network: LightBSR, variables: Tree, mean: Array) -> Array:
-    """R_c [1, 48] of the IDR's mean [128]."""
+def channel(network: BlindNetwork, variables: Tree, mean: Array) -> Array:
+    """The vector that modulates, of the IDR's mean [C]: of LightBSR R_c [1, 48]."""
     idr = mean[None, None, None]
     return network.apply(variables, idr, (1, 1), method="convert")[0]
 
@@ -78,9 +84,9 @@ def convert(
 
 @partial(jax.jit, static_argnums=0)
 def extract(
-    network: LightBSR, variables: Tree, window: Window, lr: Neighbours
+    network: BlindNetwork, variables: Tree, window: Window, lr: Neighbours
 ) -> tuple[Array, Array]:
-    """The features that the adaptation module starts from; their sums."""
+    """The features that the body starts from; their sums."""
     x = without_halo(_head(network, variables, window, with_halo(lr, EXTRACT)), EXTRACT)
     return x, _channel_sums(x, window, EXTRACT)
 
@@ -158,9 +164,47 @@ def merge(
     return x, _channel_sums(x, window, MERGE)
 
 
+@partial(jax.jit, static_argnums=0)
+def dynamic_block(
+    network: BlindNetwork,
+    variables: Tree,
+    window: Window,
+    x: Neighbours,
+    place: tuple[Array, ...],
+    idr: Array,
+) -> tuple[Array, float]:
+    """A block of KDSR or DASR, of the `place` on the leading axes; `idr` is [1, F]."""
+    blocks = variables["params"]["restorer"]["body"]
+    if isinstance(network, kdsr.KDSR):
+        block, params = kdsr.Block(), _at(blocks["blocks"], place)
+    else:
+        block, params = dasr.Block(), _at(blocks["groups"]["blocks"], place)
+    x = with_halo(x, DYNAMIC_BLOCK)
+    with at_the_border(window, x.shape[1]):
+        x, _ = block.apply({"params": params}, x, idr.astype(x.dtype))
+    return without_halo(x, DYNAMIC_BLOCK), _NO_SUMS
+
+
+@partial(jax.jit, static_argnums=0)
+def dynamic_merge(
+    network: BlindNetwork,
+    variables: Tree,
+    window: Window,
+    x: Neighbours,
+    features: Neighbours,
+    group: Array,
+) -> tuple[Array, float]:
+    """The end of a group of DASR's: its convolution, plus the group's input."""
+    params = _group(variables, group)["conv"]
+    x = with_halo(x, DYNAMIC_MERGE)
+    with at_the_border(window, x.shape[1]):
+        x = Conv(x.shape[-1]).apply({"params": params}, x)
+    return with_halo(features, 0) + without_halo(x, DYNAMIC_MERGE), _NO_SUMS
+
+
 @partial(jax.jit, static_argnums=(0, 5))
 def reconstruct(
-    network: LightBSR,
+    network: BlindNetwork,
     variables: Tree,
     window: Window,
     x: Neighbours,
@@ -180,8 +224,8 @@ def reconstruct(
         )
         features = _head(network, variables, here, lr_strip)
         with at_the_border(here, rows):
-            features += Conv(FEATURES).apply(body, x_strip)
-            sr = restorer(network).apply(whole, features, method="reconstruct")
+            features += Conv(x.shape[-1]).apply(body, x_strip)
+            sr = network.new_restorer().apply(whole, features, method="reconstruct")
         sr = without_halo(sr, network.scale * RECONSTRUCT)[0]
         if dtype == jnp.float32:
             return sr
@@ -193,10 +237,10 @@ def reconstruct(
     return strips.reshape(1, -1, *strips.shape[2:]), _NO_SUMS
 
 
-def _head(network: LightBSR, variables: Tree, window: Window, lr: Array) -> Array:
+def _head(network: BlindNetwork, variables: Tree, window: Window, lr: Array) -> Array:
     params = {"params": variables["params"]["restorer"]}
     with at_the_border(window, lr.shape[1]):
-        return restorer(network).apply(params, lr, network.dtype, method="extract")
+        return network.new_restorer().apply(params, lr, network.dtype, method="extract")
 
 
 def _group(variables: Tree, group: Array) -> Tree:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lightbsr_jax.networks.dynamic import DynamicDepthwise
 from lightbsr_jax.networks.layers import Conv, DepthwiseConv
 
 SMALLEST = 32  # pixels along a tile's side
@@ -200,6 +201,8 @@ def with_halo(tiles: Neighbours, halo: int) -> Array:
     """The middle tile with `halo` pixels of its neighbours: [1, t + 2n, u + 2n, C]."""
     if not halo:
         return tiles[1][1]
+    if halo > min(tiles[1][1].shape[1:3]):
+        raise ValueError(f"a halo of {halo} is wider than the tiles beside")
     before, after = slice(-halo, None), slice(None, halo)
     rows = (before, slice(None), after)
     return jnp.concatenate(
@@ -227,9 +230,10 @@ def at_the_border(window: Window, rows: int) -> AbstractContextManager[None]:
     """
 
     def mask(call: Callable, arguments: tuple, options: dict, context) -> Array:
-        if isinstance(context.module, Conv | DepthwiseConv):
-            if context.method_name == "__call__":
-                x, *others = arguments
+        if isinstance(context.module, Conv | DepthwiseConv | DynamicDepthwise):
+            x, *others = arguments
+            # (A map of one pixel is a vector.)
+            if context.method_name == "__call__" and x.shape[1] > 1:
                 common = math.gcd(x.shape[1], rows)
                 here = window.at(x.shape[1] // common, rows // common)
                 arguments = (here.masked(x), *others)

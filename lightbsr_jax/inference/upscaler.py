@@ -26,6 +26,8 @@ from lightbsr_jax.inference import stages
 from lightbsr_jax.inference.tiles import SMALLEST, Grid, Map, Storage
 from lightbsr_jax.model import Model
 from lightbsr_jax.networks.adaptation import FEATURES
+from lightbsr_jax.networks.blind import BlindNetwork
+from lightbsr_jax.networks.kdsr import KDSR
 from lightbsr_jax.networks.lightbsr import LightBSR
 
 LARGEST = 256  # pixels along a tile's side; more saves little
@@ -39,10 +41,12 @@ Progress = Callable[[int, int], None]  # tiles done and in all, of all stages
 class IDR(NamedTuple):
     """The estimated degradation of a picture."""
 
-    map: np.ndarray  # [ceil(h/4), ceil(w/4), 128], as it leaves the estimator
-    mean: np.ndarray  # [128], over the map
-    channel: np.ndarray  # R_c [48]
-    spatial: np.ndarray  # R_s [h, w, 8]
+    # [ceil(h/4), ceil(w/4), C], as it leaves the estimator; of KDSR, whose is as large
+    # as the image, every fourth pixel.
+    map: np.ndarray
+    mean: np.ndarray  # [C], over the whole map
+    channel: np.ndarray  # LightBSR's R_c [48], the others' vector [F]
+    spatial: np.ndarray | None  # LightBSR's R_s [h, w, 8]
 
 
 class Upscaler:
@@ -61,7 +65,7 @@ class Upscaler:
         By default the first device is used; a picture's rows are spread over several.
         Raises UserError for a teacher.
         """
-        if model.role != "student":
+        if model.role == "teacher":
             raise UserError(
                 "a teacher sees the true degradation, which nobody knows of a picture: "
                 "upscale with a student of it (configs/student.py)"
@@ -94,7 +98,7 @@ class Upscaler:
         """The SR image [h s, w s, 3], of the image's type.
 
         It is restored by its own estimated degradation, or by another picture's: `idr`
-        is the mean [128] of that, taken for the whole image. `self_ensemble` averages
+        is the mean [C] of that, taken for the whole image. `self_ensemble` averages
         the results of all 8 flips and transpositions. Raises UserError where not even
         the smallest tiles fit into memory.
         """
@@ -126,12 +130,11 @@ class Upscaler:
 
         def estimate(run: _Run) -> IDR:
             idr, mean = run.encode()
-            return IDR(
-                idr.assembled()[: -(-height // 4), : -(-width // 4)],
-                mean,
-                run.channel(mean)[0],
-                run.convert(idr).assembled()[:height, :width],
-            )
+            spatial = None
+            if isinstance(self._network, LightBSR):
+                spatial = run.convert(idr).assembled()[:height, :width]
+            idr = idr.assembled()[: -(-height // 4), : -(-width // 4)]
+            return IDR(idr, mean, run.channel(mean)[0], spatial)
 
         return self._fitted(image, _nothing, estimate)
 
@@ -165,7 +168,8 @@ class Upscaler:
         A file costs little where the system has memory to spare for it.
         """
         budget = self._memory or 0.7 * min(map(_free, self._devices))
-        itemsize = jnp.dtype(self._network.dtype).itemsize
+        features = self._network.new_restorer().features
+        itemsize = jnp.dtype(self._network.dtype).itemsize * features / FEATURES
         largest = self._largest
         while largest > SMALLEST and _tile_bytes(largest, size, itemsize) > budget / 4:
             largest //= 2
@@ -181,7 +185,7 @@ class _Run:
 
     def __init__(
         self,
-        network: LightBSR,
+        network: BlindNetwork,
         variables: dict[jax.Device, dict[str, Any]],
         grid: Grid,
         image: np.ndarray,
@@ -193,8 +197,7 @@ class _Run:
         self._lr = grid.cut(_as_float(image))
         self._progress = progress
         self._done = 0
-        self._total = 4 + network.groups * (network.blocks + 2)  # stages
-        self._total *= grid.rows * grid.columns
+        self._total = _stages(network) * grid.rows * grid.columns
 
     def upscale(self, dtype: np.dtype, other: np.ndarray | None) -> np.ndarray:
         """The SR image, by the image's own IDR or the mean of another one."""
@@ -203,24 +206,28 @@ class _Run:
             mean = np.asarray(other, np.float32)
             for row in range(self._grid.rows):
                 idr[row] = [jnp.broadcast_to(mean, x.shape) for x in idr[row]]
-        channel, spatial = self.channel(mean), self.convert(idr)
+        adapts = isinstance(self._network, LightBSR)
+        channel, spatial = self.channel(mean), self.convert(idr) if adapts else None
         del idr
         features = Map(self._grid)
         sums = self._sweep(stages.extract, stages.EXTRACT, [self._lr], into=features)
+        if not adapts:
+            return self._reconstruct(self._dynamic(features, channel), dtype)
         means = self._mean(sums)
         for group in map(np.int32, range(self._network.groups)):
             means, channel = self._group(group, features, means, channel, spatial)
         return self._reconstruct(features, dtype)
 
     def encode(self) -> tuple[Map, np.ndarray]:
-        """The IDR and its mean [128]."""
+        """The IDR and its mean [C]."""
         idr = Map(self._grid)
-        sums = self._sweep(stages.encode, stages.ENCODE, [self._lr], into=idr)
-        height, width = (-(-n // 4) for n in self._grid.size)
+        halo = self._network.reach
+        sums = self._sweep(stages.encode, halo, [self._lr], into=idr)
+        height, width = (-(-n // self._network.REDUCTION) for n in self._grid.size)
         return idr, (sums / (height * width)).astype(np.float32)
 
     def channel(self, mean: np.ndarray) -> np.ndarray:
-        """R_c [1, 48]."""
+        """The vector that modulates, such as R_c [1, 48]."""
         variables = self._variables[self._grid.device(0)]
         return np.asarray(stages.channel(self._network, variables, mean))
 
@@ -260,6 +267,28 @@ class _Run:
             stages.merge, stages.MERGE, [x, features], group, into=features
         )
         return self._mean(sums), channel
+
+    def _dynamic(self, x: Map, channel: np.ndarray) -> Map:
+        """The body of KDSR, blocks in a row, or of DASR, groups of them."""
+        if isinstance(self._network, KDSR):
+            return self._dynamic_blocks(x, (), channel)
+        for group in map(np.int32, range(self._network.groups)):
+            y = self._dynamic_blocks(x, (group,), channel)
+            halo = stages.DYNAMIC_MERGE
+            self._sweep(stages.dynamic_merge, halo, [y, x], group, into=x)
+        return x
+
+    def _dynamic_blocks(
+        self, x: Map, group: tuple[np.int32, ...], channel: np.ndarray
+    ) -> Map:
+        """The output of a row of blocks of KDSR's or DASR's; `x` stays."""
+        out = Map(self._grid)
+        for index in map(np.int32, range(self._network.blocks)):
+            given = ((*group, index), channel)
+            halo = stages.DYNAMIC_BLOCK
+            self._sweep(stages.dynamic_block, halo, [x], *given, into=out)
+            x = out
+        return out
 
     def _reconstruct(self, features: Map, dtype: np.dtype) -> np.ndarray:
         scale = self._network.scale
@@ -303,6 +332,15 @@ class _Run:
     def _mean(self, sums: np.ndarray) -> np.ndarray:
         height, width = self._grid.size
         return (sums / (height * width)).astype(np.float32)[None]
+
+
+def _stages(network: BlindNetwork) -> int:
+    """How many stages an image goes through."""
+    if isinstance(network, LightBSR):
+        return 4 + network.groups * (network.blocks + 2)
+    if isinstance(network, KDSR):
+        return 3 + network.blocks
+    return 3 + network.groups * (network.blocks + 1)
 
 
 def _checked(image: np.ndarray) -> np.ndarray:

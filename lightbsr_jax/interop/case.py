@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from lightbsr_jax import methods
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation, files, kernels, prior
 from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.interop import convert, weights
-from lightbsr_jax.interop.torch_names import PRINCIPAL
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.methods import METHODS
+from lightbsr_jax.networks.blind import BlindNetwork
 from lightbsr_jax.training.state import StudentState, TeacherState
 
 Arrays = dict[str, np.ndarray]
 
-ROLES = ("teacher", "student")
 STAGES = (1, 1, 1, 2, 2, 2)  # of the steps of a trace
 
 _FORMAT = 2
@@ -63,13 +63,22 @@ class Case:
         return Degradation(kernel, np.array([float(given["noise"])]))
 
     @property
-    def network(self) -> LightBSR:
-        return LightBSR(self.scale, **self.meta["network"])
+    def roles(self) -> tuple[str, ...]:
+        """The last of them restores images without knowing how they were degraded."""
+        return _roles(self.meta)
+
+    @property
+    def network(self) -> BlindNetwork:
+        return methods.make_network(self.meta)
+
+    def config(self, role: str) -> dict[str, Any]:
+        """The config of a role's weights."""
+        return _config(self.meta, role)
 
     def state(self, role: str) -> TeacherState | StudentState:
         """The weights as a training state before its first step."""
         tensors = self.below(f"weights/{role}")
-        return convert.to_state("the case", tensors, _config(self.meta, role))
+        return convert.to_state("the case", tensors, self.config(role))
 
     def below(self, prefix: str) -> Arrays:
         """The arrays called prefix/NAME, by NAME."""
@@ -80,6 +89,7 @@ def make(
     *,
     scale: int,
     setting: int,
+    method: str = "lightbsr",
     network: Mapping[str, int] | None = None,
     queue_size: int = convert.PUBLISHED["queue_size"],
     size: tuple[int, int] = (12, 16),
@@ -92,22 +102,23 @@ def make(
     `network` is {"groups", "blocks"}, by default the published ones; `stages` are those
     of the steps of training.
     """
-    published = {name: convert.PUBLISHED[name] for name in ("groups", "blocks")}
+    published = methods.sizes(METHODS[method].network())
     meta = {
         "format": _FORMAT,
+        "method": method,
         "scale": scale,
         "setting": setting,
         "network": dict(network or published),
         "queue_size": queue_size,
         "prior_channels": prior.channels(setting),
-        "weights": dict.fromkeys(ROLES, "seeded"),
+        "weights": dict.fromkeys(METHODS[method].roles, "seeded"),
         "stages": list(stages),
         "learning_rate": 2e-4,
         "fixed_degradation": _FIXED_DEGRADATION[setting],
         "images": [],
     }
     arrays = _inputs(meta, size, batch, crops)
-    for role in ROLES:
+    for role in _roles(meta):
         arrays |= _seeded_weights(meta, role)
     return Case(meta, arrays)
 
@@ -115,13 +126,11 @@ def make(
 def of_file(file: str | Path, *, scale: int | None, setting: int | None) -> Case:
     """A case with a file's weights for a student, or for a teacher and its student.
 
-    Scale and setting are None where the file tells; a student's does not tell the
-    setting, which then is 1. Raises UserError where they are not the file's.
+    Scale and setting are None where the file tells; most do not tell the setting, which
+    then is 1. Raises UserError where they are not the file's.
     """
     tensors = weights.read(file)
-    if setting is None and not any(name.startswith(PRINCIPAL) for name in tensors):
-        setting = 1
-    config = convert.infer(file, tensors, setting)
+    config = convert.infer(file, tensors, setting, otherwise=1)
     convert.to_state(file, tensors, config)  # checks names and shapes
     role, told = config["role"], config["scale"]
     if scale not in (None, told):
@@ -129,13 +138,14 @@ def of_file(file: str | Path, *, scale: int | None, setting: int | None) -> Case
     case = make(
         scale=told,
         setting=config["setting"],
+        method=config.get("method", "lightbsr"),
         network=config["network"],
         queue_size=config.get("contrast", convert.PUBLISHED)["queue_size"],
     )
     arrays, sources = dict(case.arrays), dict(case.meta["weights"])
     arrays |= {f"weights/{role}/{name}": tensor for name, tensor in tensors.items()}
     sources[role] = Path(file).name
-    if role == "teacher":
+    if "student" in sources and role == "teacher":
         # As training starts a student: only its first convolution is fresh.
         for name, tensor in tensors.items():
             own = f"weights/student/{name.replace('encoder_q.', '')}"
@@ -233,21 +243,26 @@ def _below(arrays: Arrays, prefix: str) -> Arrays:
     }
 
 
+def _roles(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(methods.of(meta).roles)
+
+
 def _config(meta: Mapping[str, Any], role: str) -> dict[str, Any]:
     config = {
+        "method": meta.get("method", "lightbsr"),
         "role": role,
         "setting": meta["setting"],
         "scale": meta["scale"],
         "network": meta["network"],
     }
-    if role == "teacher":
+    if methods.of(meta).contrasts and role != "student":
         config["contrast"] = {"queue_size": meta["queue_size"]}
     return config
 
 
 def _checksum(case: Case) -> int:
     value = 0
-    for role in ROLES:
+    for role in case.roles:
         for name, tensor in sorted(case.below(f"weights/{role}").items()):
             value = zlib.crc32(name.encode() + tensor.tobytes(), value)
     return value
@@ -255,12 +270,17 @@ def _checksum(case: Case) -> int:
 
 def _seeded_weights(meta: Mapping[str, Any], role: str) -> Arrays:
     fixed = ("sub_mean", "add_mean", "num_batches_tracked", "queue_ptr")
-    return {
+    pixel_range = np.float32(methods.of(meta).network.PIXEL_RANGE)
+    drawn = {
         f"weights/{role}/{name}": zero
         if any(part in name for part in fixed)
         else _draw(f"{role}/{name}", zero.shape)
         for name, zero in convert.blank(_config(meta, role)).items()
     }
+    for name in drawn:
+        if name.endswith(".E.0.weight"):  # the estimator's first: it sees pixels
+            drawn[name] = drawn[name] / pixel_range
+    return drawn
 
 
 def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -309,7 +329,7 @@ def _inputs(
     # of 4, tell mistakes with them.
     lr, odd = (11, 13), (height + 1, width + 2)
     hr = tuple(scale * side for side in lr)
-    return {
+    inputs = {
         "basis": prior.make_basis(_SEED),
         "degradation/hr": pixels(batch, 2, *hr),
         "degradation/sigma": uniform(0.3, 4, batch),
@@ -331,3 +351,6 @@ def _inputs(
         "training/prior": vectors(steps, batch),
         "training/hr": pixels(steps, batch, scale * height, scale * width),
     }
+    if methods.of(meta).privileged == "hr":
+        inputs["evaluation/hr"] = pixels(1, *(scale * side for side in odd))
+    return inputs

@@ -13,7 +13,9 @@ All is float32 but for the tensors after training, which are float64: Adam makes
 gradient of mere rounding into a step of the full rate, so that in float32 no two
 programs would end at the same parameters. For gradients and the losses of training the
 reference runs in float64 as well, and where its own float32 is far from that, three
-times the distance is allowed (an asterisk says so).
+times the distance is allowed (an asterisk says so). KDSR and DASR are full of
+LeakyReLUs, where rounding may move a value to the other side of zero: their gradients
+and losses of training are float64 as well.
 """
 
 import importlib.util
@@ -33,6 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lightbsr_jax
+from lightbsr_jax import methods
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import metrics
 from lightbsr_jax.interop import convert, weights
@@ -46,14 +49,18 @@ WIDE = 1e-8  # in float64
 PSNR = 1e-3  # dB
 ROUNDED = 1e-3  # of the values in rounded images may be a level apart
 
-CHECKOUT = (  # what a checkout is known by, and used of it
-    "model/student.py",
-    "model/teacher.py",
-    "moco/builder.py",
-    "loss/distillation_loss.py",
-    "utils/util.py",
-    "utility.py",
-)
+_SHARED = ("utils/util.py", "utility.py")
+CHECKOUTS = {  # what a method's checkout is known by, and used of it
+    "lightbsr": (
+        "model/student.py",
+        "model/teacher.py",
+        "moco/builder.py",
+        "loss/distillation_loss.py",
+        *_SHARED,
+    ),
+    "kdsr": ("model_TA/blindsr.py", "model_ST/blindsr.py", *_SHARED),
+    "dasr": ("model/blindsr.py", "moco/builder.py", *_SHARED),
+}
 _ROUNDING_ALLOWED = 3  # times what float32 costs the reference
 
 Measure = Literal["relative", "absolute", "level", "cancelled"]
@@ -93,10 +100,15 @@ _KINDS = {
         r"\1, gradients: cancelled biases", FORWARD, "cancelled"
     ),
     r"(\w+)/gradient/": Kind(r"\1, gradients:", GRADIENT),
+    rf"(\w+)/gradient64/{_CANCELLED}": Kind(
+        r"\1, gradients in float64: cancelled biases", WIDE, "cancelled"
+    ),
+    r"(\w+)/gradient64/": Kind(r"\1, gradients in float64:", WIDE),
     r"(\w+)/after/.*running_": Kind(r"\1, a step: BatchNorm statistics", FORWARD),
     r"(\w+)/after/E\.queue_ptr": Kind(r"\1, a step: queue pointer", FORWARD),
     r"(\w+)/after/E\.queue": Kind(r"\1, a step: queue", FORWARD),
     r"(\w+)/after/E\.encoder_k": Kind(r"\1, a step: momentum parameters", FORWARD),
+    r"(\w+)/trace/loss64/(\w+)": Kind(r"\1, trace in float64: \2 loss", WIDE),
     r"(\w+)/trace/loss/(\w+)": Kind(r"\1, trace: \2 loss", TRACE_LOSS),
     r"(\w+)/trace/tensor/.*running_": Kind(
         r"\1, trace in float64: BatchNorm statistics", WIDE
@@ -109,17 +121,18 @@ _KINDS = {
 }
 # Parts of the network by the reference's names; the first that fits.
 _PARTS = {
-    "estimator": r"E$|E(\.encoder_q)?(\.E\b|/0)",
-    "projector": r"E\.encoder_q(\.mlp|/1)",
+    "estimator": r"E$|E(\.encoder_q|_st)?(\.E\b|/0)",
+    "projector": r"E(\.encoder_q|_st)?(\.mlp|/1)",
     "momentum branch": r"E\.encoder_k",
-    "IDR-converter": r"G\.(compress|afterpixshuffle)|G/[12]",
+    "IDR-converter": r"G\.(compress|afterpixshuffle)|G/[12]|E(_st)?\.compress",
+    "kernels and gates": r".*da_conv\d\.(kernel|ca)",
     "IDR-CBs": r".*(ca|xk)_change|G\.body\.\d+/[12]",
     "spatial modulation": r".*(spatial_attention|partial_conv3)",
     "channel modulation": r".*spatial_mixing",
     "blocks": r"G\.body\.\d+\.body",
     "head and groups": r"G\.(body|head)",
     "upscaler": r"G\.tail",
-    "SR": r"G/0",
+    "SR": r"G/0|G$",
 }
 
 
@@ -163,17 +176,17 @@ def run_reference(checkout: str | Path, case: Case) -> Arrays:
 
     Raises UserError where that is no checkout of it, or it fails.
     """
-    checkout = Path(checkout).resolve()
-    missing = [name for name in CHECKOUT if not (checkout / name).is_file()]
-    if missing:
+    program, checkout = find_program(checkout)
+    method = methods.of(case.meta)
+    if methods.METHODS[program] is not method:
         raise UserError(
-            f"{checkout} is no checkout of the reference: it has no "
-            f"{', '.join(missing)}. Clone github.com/MJ-NCEPU/LightBSR and give its "
-            "folder"
+            f"{checkout} is a checkout of {methods.METHODS[program].title}, and the "
+            f"weights are of {method.title}"
         )
     sizes = {**case.meta["network"], "queue_size": case.meta["queue_size"]}
-    if sizes != convert.PUBLISHED:
-        raise UserError(f"the reference has {convert.PUBLISHED}, not {sizes}")
+    published = {**method.published, "queue_size": convert.PUBLISHED["queue_size"]}
+    if method.published and sizes != published:
+        raise UserError(f"the reference has {published}, not {sizes}")
     if importlib.util.find_spec("torch") is None:
         raise UserError(
             "the reference takes PyTorch, which is not installed: pip install torch, "
@@ -185,6 +198,8 @@ def run_reference(checkout: str | Path, case: Case) -> Arrays:
         given, made = Path(scratch, "case.npz"), Path(scratch, "results.npz")
         np.savez(given, meta=json.dumps(case.meta), **case.arrays)
         module = "lightbsr_jax.interop.reference"
+        if program != "lightbsr":
+            module = "lightbsr_jax.interop.peer_reference"
         done = subprocess.run(
             [sys.executable, "-B", "-m", module, checkout, given, made],
             cwd=scratch,  # what it might write goes there
@@ -199,12 +214,33 @@ def run_reference(checkout: str | Path, case: Case) -> Arrays:
             return dict(results)
 
 
-def table(ours: Arrays, theirs: Arrays) -> list[Row]:
-    """The rows of a comparison."""
+def find_program(checkout: str | Path) -> tuple[str, Path]:
+    """The name of the method that a checkout is of, and the folder of its code.
+
+    Raises UserError where it is of none.
+    """
+    for folder in (Path(checkout).resolve(), Path(checkout, "KDSR-classic").resolve()):
+        for name, files in CHECKOUTS.items():
+            if all((folder / file).is_file() for file in files):
+                return name, folder
+    known = ", ".join(method.reference for method in methods.METHODS.values())
+    files = CHECKOUTS["lightbsr"]
+    missing = [name for name in files if not Path(checkout, name).is_file()]
+    raise UserError(
+        f"{Path(checkout).resolve()} is no checkout of a reference: of LightBSR's it "
+        f"has no {', '.join(missing)}. Clone one of {known} and give its folder"
+    )
+
+
+def table(ours: Arrays, theirs: Arrays, *, cancels: bool = True) -> list[Row]:
+    """The rows of a comparison.
+
+    `cancels` says whether a BatchNorm cancels the biases of the estimator.
+    """
     rows: dict[str, Row] = {}
     names = [name for name in theirs if not name.startswith("rounding/")]
     for name in [*names, *(ours.keys() - theirs.keys())]:
-        kind = classify(name)
+        kind = classify(name, cancels=cancels)
         row = rows.setdefault(kind.quantity, Row(kind))
         if name in ours and name in theirs:
             row.parts[name] = _difference(kind, name, ours, theirs)
@@ -225,9 +261,11 @@ def _sorted(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=place)
 
 
-def classify(name: str) -> Kind:
+def classify(name: str, *, cancels: bool = True) -> Kind:
     """What an array belongs to."""
     for pattern, kind in _KINDS.items():
+        if kind.measure == "cancelled" and not cancels:
+            continue
         if match := re.match(pattern, name):
             quantity = match.expand(kind.quantity)
             if quantity.endswith(":"):
@@ -357,9 +395,10 @@ def as_json(case: Case, rows: Sequence[Row], ours: Arrays, theirs: Arrays) -> st
 
 
 def format_precision(case: Case, theirs: Arrays) -> str:
-    """What arithmetic costs: the student's SR in several, beside the reference's."""
+    """What arithmetic costs: a student's SR in several, beside the reference's."""
     lr = jnp.asarray(case.arrays["evaluation/lr"])
-    expected = 255 * np.moveaxis(theirs["student/evaluation/G/0"][0], -3, -1)
+    sr = np.moveaxis(theirs[_sr_name(theirs)][0], -3, -1)
+    expected = 255 / case.network.PIXEL_RANGE * sr
     images = range(len(case.meta["images"]))
     lines = [f"{'arithmetic':20} {'relative error':>14}"]
     if images:
@@ -387,6 +426,12 @@ def format_precision(case: Case, theirs: Arrays) -> str:
     return "\n".join(lines)
 
 
+def _sr_name(theirs: Arrays) -> str:
+    """The array of the SR image in evaluation mode, by whom the LR image is enough."""
+    names = ("student/evaluation/G/0", "student/evaluation/G", "network/evaluation/G")
+    return next(name for name in names if name in theirs)
+
+
 def report(
     case: Case,
     theirs: Arrays,
@@ -408,11 +453,12 @@ def report(
     has_ssim = "metrics/ssim" in theirs
     if not has_ssim:
         ours = {name: x for name, x in ours.items() if not name.endswith("/ssim")}
-    rows = table(ours, theirs)
+    method = methods.of(case.meta)
+    rows = table(ours, theirs, cancels=method.contrasts is not None)
     sources = ", ".join(
         f"{role} {source}" for role, source in case.meta["weights"].items()
     )
-    print(f"LightBSR x{case.scale}, setting {case.setting}; weights: {sources}\n")
+    print(f"{method.title} x{case.scale}, setting {case.setting}; weights: {sources}\n")
     print(format_table(rows))
     if case.meta["images"]:
         print("\n" + format_images(case, ours, theirs))

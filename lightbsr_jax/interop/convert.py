@@ -1,15 +1,15 @@
-"""Weights from the PyTorch reference into a working directory, and back.
+"""Weights from the PyTorch references into a working directory, and back.
 
 A converted working directory is one that training leaves, at step 0 and with a fresh
-optimiser: the network, the basis of the prior and, of a teacher, the momentum branch
-and the queue. What the reference keeps and our training state does not, BatchNorm's
+optimiser: the network, the basis of the prior and, of what learns by contrast, the
+momentum branch and the queue. DASR publishes weights without these two; such a file is
+for use alone. What the reference keeps and our training state does not, BatchNorm's
 counts of updates, lies in `about`.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,19 +18,14 @@ import numpy as np
 import optax
 from absl import logging
 
-from lightbsr_jax import pretrained
+from lightbsr_jax import methods, pretrained
 from lightbsr_jax.checkpoint import Checkpoints, opened
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.interop import torch_names, weights
-from lightbsr_jax.interop.torch_names import (
-    MOMENTUM,
-    PRINCIPAL,
-    QUEUE,
-    QUEUE_POINTER,
-    STUDENT,
-)
-from lightbsr_jax.networks.lightbsr import LightBSR, initialise
+from lightbsr_jax.interop.torch_names import QUEUE, QUEUE_POINTER
+from lightbsr_jax.methods import MOMENTUM
+from lightbsr_jax.training import contrast
 from lightbsr_jax.training.state import (
     Run,
     StudentState,
@@ -38,13 +33,14 @@ from lightbsr_jax.training.state import (
     Tree,
     fresh_optimizer,
     fresh_run,
+    fresh_student,
     fresh_teacher,
 )
 
 Tensors = Mapping[str, np.ndarray]
 State = TeacherState | StudentState
 
-# What the published reference builds, and so what it can load.
+# What the published LightBSR builds, and so what it can load.
 PUBLISHED = {"groups": 8, "blocks": 8, "queue_size": 8192}
 
 _OPTIMIZER = optax.scale_by_adam()
@@ -62,14 +58,14 @@ def to_workdir(
 
     `basis_file` is the PCA_matrix.mat of a teacher's training, `setting` what a
     student was trained for. Raises UserError, and writes nothing, for files that are
-    not a whole LightBSR of the reference.
+    not a whole network of a reference.
     """
     out = Path(workdir).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{workdir} is not an empty folder: give a new one")
     tensors = weights.read(file)
     config = infer(file, tensors, setting)
-    if config["role"] == "teacher" and basis_file is None:
+    if _sees_prior(config) and basis_file is None:
         raise UserError(
             f"{file} is a teacher, which is useless without the basis of the prior "
             "that it was trained with, and so is any student of it: give the "
@@ -82,7 +78,7 @@ def to_workdir(
     about = {
         "config": config,
         "source": {str(f): _sha256(f) for f in (file, basis_file) if f is not None},
-        "counters": {name: int(tensors[name]) for name in _counters(config["role"])},
+        "counters": {name: int(tensors[name]) for name in _counters(config)},
     }
 
     def save(new: Path) -> None:
@@ -127,10 +123,10 @@ def to_file(
     updates = int(run.state.step - run.skipped)
     counts = about.get("counters") or _counts(config, updates)
     state = run.state.replace(params=run.average or run.state.params)
-    weights.write(file, to_tensors(state, _network(config), counts))
+    weights.write(file, to_tensors(state, config, counts))
     if basis_file is not None:
         weights.write_basis(basis_file, basis)
-    elif config["role"] == "teacher":
+    elif _sees_prior(config):
         logging.warning(
             "without --pca=FILE.mat the reference makes a basis of its own, with which "
             "this teacher is useless"
@@ -139,37 +135,51 @@ def to_file(
     return _describe(config)
 
 
-def infer(file: str | Path, tensors: Tensors, setting: int | None = None) -> Tree:
-    """The config that tensors' names and shapes tell of.
+def infer(
+    file: str | Path,
+    tensors: Tensors,
+    setting: int | None = None,
+    *,
+    otherwise: int | None = None,
+) -> Tree:
+    """The config that tensors' names and shapes tell of: method, role and sizes.
 
-    A student's does not tell the setting. Raises UserError where it is neither told
-    nor given, or both and different.
+    Only those of LightBSR's teacher tell the setting. Raises UserError where it is
+    neither told nor given (nor `otherwise`), or both and different.
     """
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     try:
-        network, channels = torch_names.infer(shapes)
+        name, network, role = torch_names.infer(shapes)
     except ValueError as error:
         raise UserError(
-            f"{file} holds no LightBSR of the reference: {error}, but {_first(tensors)}"
+            f"{file} holds no LightBSR, KDSR or DASR of the references: {error}, but "
+            f"{_first(tensors)}"
         ) from None
-    told = {prior.channels(setting): setting for setting in (1, 2)}.get(channels)
-    if channels is None and setting is None:
+    # Configs of LightBSR do not name it.
+    config = {"role": role} | ({"method": name} if name != "lightbsr" else {})
+    sees_prior = _sees_prior(config)
+    told = None
+    if sees_prior:
+        channels = torch_names.prior_channels(shapes)
+        told = {prior.channels(setting): setting for setting in (1, 2)}.get(channels)
+    elif setting is None and otherwise is None:
         raise UserError(
-            f"{file} is a student, whose weights do not tell what degradations it was "
-            "trained for: give --setting=1 (isotropic blur; the reference's folder "
-            "ends in _iso) or --setting=2 (anisotropic blur and noise; _aniso)"
+            f"{file} is a {methods.called(config)}, whose weights do not tell what "
+            "degradations it was trained for: give --setting=1 (isotropic blur; the "
+            "reference's folder ends in _iso) or --setting=2 (anisotropic blur and "
+            "noise; _aniso)"
         )
     if None not in (told, setting) and told != setting:
         raise UserError(
             f"{file} is a teacher of setting {told}, not {setting}: leave --setting out"
         )
-    config = {
-        "role": "student" if channels is None else "teacher",
-        "setting": told or setting or 1,
+    config |= {
+        "setting": told or setting or otherwise or 1,
         "scale": network.scale,
-        "network": {"groups": network.groups, "blocks": network.blocks},
+        "network": methods.sizes(network),
     }
-    if channels is not None:
+    # DASR's published files hold the network alone.
+    if sees_prior or (role == "network" and QUEUE in shapes):
         queue = shapes.get(QUEUE, ())
         size = queue[1] if len(queue) == 2 else PUBLISHED["queue_size"]
         config["contrast"] = {"queue_size": size}
@@ -183,18 +193,19 @@ def to_state(file: str | Path, tensors: Tensors, config: Tree) -> State:
     their names; warns of numbers that are not finite.
     """
     shapes = _shapes(config)
-    network = _network(config)
+    network = methods.make_network(config)
     _check(file, tensors, config)
     filled = [
         torch_names.from_torch(tensors, variables, network, estimator)
-        for variables, estimator in _branches(shapes)
+        for variables, estimator in _branches(shapes, config)
     ]
     shared = {
         "step": jnp.int32(0),
         "opt_state": fresh_optimizer(_OPTIMIZER, filled[0]["params"]),
+        "batch_stats": {},  # KDSR has none
         **filled[0],
     }
-    if config["role"] == "student":
+    if "contrast" not in config:
         return StudentState(**shared)
     return TeacherState(
         momentum_params=filled[1]["params"],
@@ -206,11 +217,12 @@ def to_state(file: str | Path, tensors: Tensors, config: Tree) -> State:
 
 
 def to_tensors(
-    state: State, network: LightBSR, counts: Mapping[str, int]
+    state: State, config: Tree, counts: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
     """All tensors of the reference's state dict; `counts` are BatchNorm's, by name."""
-    tensors = torch_names.mean_shift()
-    for variables, estimator in _branches(state):
+    network = methods.make_network(config)
+    tensors = torch_names.mean_shift(network.PIXEL_RANGE)
+    for variables, estimator in _branches(state, config):
         tensors |= torch_names.to_torch(variables, network, estimator)
     if isinstance(state, TeacherState):
         tensors[QUEUE] = np.asarray(state.queue).T
@@ -221,44 +233,37 @@ def to_tensors(
 def blank(config: Tree) -> dict[str, np.ndarray]:
     """All tensors of the reference's state dict for a config, holding zeros."""
     empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _shapes(config))
-    return to_tensors(
-        empty, _network(config), dict.fromkeys(_counters(config["role"]), 0)
-    )
+    return to_tensors(empty, config, dict.fromkeys(_counters(config), 0))
 
 
-def _branches(state: State) -> list[tuple[Tree, str]]:
+def _branches(state: State, config: Tree) -> list[tuple[Tree, str]]:
     """The variables in a training state and the reference's name of their estimator."""
     principal = {"params": state.params, "batch_stats": state.batch_stats}
+    estimator = methods.of(config).roles[config["role"]]
     if isinstance(state, StudentState):
-        return [(principal, STUDENT)]
+        return [(principal, estimator)]
     momentum = {
         "params": state.momentum_params,
         "batch_stats": state.momentum_batch_stats,
     }
-    return [(principal, PRINCIPAL), (momentum, MOMENTUM)]
+    return [(principal, estimator), (momentum, MOMENTUM)]
 
 
-def _network(config: Tree) -> LightBSR:
-    return LightBSR(config["scale"], **config["network"])
+def _sees_prior(config: Tree) -> bool:
+    """Whether it is a teacher that sees the degradation prior."""
+    return config["role"] == "teacher" and methods.of(config).privileged == "prior"
 
 
 def _shapes(config: Tree) -> State:
     """The shapes of the training state."""
 
-    def student(key: jax.Array) -> StudentState:
-        variables = initialise(_network(config), key)
-        opt_state = fresh_optimizer(_OPTIMIZER, variables["params"])
-        return StudentState(step=jnp.int32(0), opt_state=opt_state, **variables)
+    def fresh(key: jax.Array) -> State:
+        variables = methods.fresh_variables(config, key)
+        if "contrast" not in config:
+            return fresh_student(variables, _OPTIMIZER)
+        size = config["contrast"]["queue_size"]
+        return fresh_teacher(variables, _OPTIMIZER, key, queue_size=size)
 
-    fresh = student
-    if config["role"] == "teacher":
-        fresh = partial(
-            fresh_teacher,
-            _network(config),
-            _OPTIMIZER,
-            prior_channels=prior.channels(config["setting"]),
-            queue_size=config["contrast"]["queue_size"],
-        )
     return jax.eval_shape(fresh, jax.random.key(0))
 
 
@@ -268,49 +273,64 @@ def _run_shapes(about: Tree) -> tuple[Run, jax.ShapeDtypeStruct]:
     Raises UserError for an ablation, of which the reference has no counterpart.
     """
     config = about["config"]
-    network = _network(config)
-    whole = LightBSR(network.scale, network.groups, network.blocks)
-    if network != whole or not config.get("prior", True):
+    ablated = [n for n, x in config["network"].items() if x is False]
+    if ablated or not config.get("prior", True):
         raise UserError(
             "the working directory holds an ablation (config.network, config.prior): "
             "the reference has no such network"
         )
     averaged = config.get("ema_decay", 0) > 0  # converted weights have no such field
-    fresh = partial(fresh_run, averaged=averaged)
-    basis = jax.ShapeDtypeStruct(prior.BASIS_SHAPE, jnp.float32)
-    return jax.eval_shape(fresh, _shapes(config)), basis
+    run = jax.eval_shape(
+        lambda state: fresh_run(state, averaged=averaged), _shapes(config)
+    )
+    return run, jax.ShapeDtypeStruct(prior.BASIS_SHAPE, jnp.float32)
 
 
 def _packed_run(file: Path) -> tuple[Run, np.ndarray, Tree]:
-    """A packed student as the run that it was, but for what it was trained with.
+    """A packed network as the run that it was, but for what it was trained with.
 
-    Raises UserError for a teacher, whose momentum branch and queue are not packed.
+    Raises UserError for what learnt by contrast, whose momentum branch and queue are
+    not packed.
     """
     about, tree = pretrained.read(file)
-    if about["config"]["role"] != "student":
+    if "contrast" in about["config"]:
         raise UserError(
-            f"{file} is a teacher without momentum branch and queue: convert the "
-            "working directory that it was packed from"
+            f"{file} is a {methods.called(about['config'])} without momentum branch "
+            "and queue: convert the working directory that it was packed from"
         )
     _run_shapes(about)  # an ablation has no counterpart
     basis = tree.pop("basis")
+    tree = {"batch_stats": {}, **tree}  # KDSR has none
     state = StudentState(step=jnp.int32(about["step"]), opt_state={}, **tree)
     return fresh_run(state, averaged=False), basis, about
 
 
-def _counters(role: str) -> list[str]:
+def _estimators(config: Tree) -> list[str]:
+    """The reference's names of the estimators in a state dict."""
+    own = [methods.of(config).roles[config["role"]]]
+    return own + [MOMENTUM] * ("contrast" in config)
+
+
+def _counters(config: Tree) -> list[str]:
     """Names of BatchNorm's counts of updates."""
-    branches = (STUDENT,) if role == "student" else (PRINCIPAL, MOMENTUM)
-    return [name for branch in branches for name in torch_names.counters(branch)]
+    network = methods.make_network(config)
+    branches = _estimators(config)
+    return [n for branch in branches for n in torch_names.counters(network, branch)]
 
 
 def _counts(config: Tree, step: int) -> dict[str, int]:
     """BatchNorm's counts after `step` steps of our training."""
-    if config["role"] == "student":
-        return dict.fromkeys(torch_names.counters(STUDENT), step)
-    crops = config["contrast"]["crops"]  # the principal branch sees one of them twice
-    principal = dict.fromkeys(torch_names.counters(PRINCIPAL), step * (crops + 1))
-    return principal | dict.fromkeys(torch_names.counters(MOMENTUM), step * crops)
+    network = methods.make_network(config)
+    visits = [1, 1]
+    if "contrast" in config:
+        crops = config["contrast"]["crops"]
+        pairing = contrast.pairing(methods.of(config).contrasts, crops)
+        visits = [len(pairing.visits), pairing.positives.shape[1]]
+    return {
+        name: step * times
+        for branch, times in zip(_estimators(config), visits, strict=False)
+        for name in torch_names.counters(network, branch)
+    }
 
 
 def _check(file: str | Path, tensors: Tensors, config: Tree) -> None:
@@ -332,7 +352,7 @@ def _check(file: str | Path, tensors: Tensors, config: Tree) -> None:
         if names
     ]
     if not problems:
-        problems = _wrong_values(tensors)
+        problems = _wrong_values(tensors, config)
     if problems:
         raise UserError(
             f"{file} reads like a {_describe(config)}, but is none: "
@@ -348,13 +368,14 @@ def _check(file: str | Path, tensors: Tensors, config: Tree) -> None:
         )
 
 
-def _wrong_values(tensors: Tensors) -> list[str]:
+def _wrong_values(tensors: Tensors, config: Tree) -> list[str]:
     """What is wrong with the tensors whose values are not free."""
+    pixel_range = methods.of(config).network.PIXEL_RANGE
     wrong = [
         f"{name} is not the fixed {value.ravel().tolist()}"
-        for name, value in torch_names.mean_shift().items()
+        for name, value in torch_names.mean_shift(pixel_range).items()
         # Weights that went through float16 are good enough.
-        if not np.allclose(tensors[name], value, rtol=0, atol=1e-3)
+        if not np.allclose(tensors[name], value, rtol=0, atol=1e-3 * pixel_range)
     ]
     if QUEUE in tensors:
         pointer, size = int(tensors[QUEUE_POINTER][0]), tensors[QUEUE].shape[1]
@@ -373,19 +394,30 @@ def _first(names: Iterable[str]) -> str:
 
 
 def _describe(config: Tree) -> str:
-    network = config["network"]
+    sizes = {
+        name: f"{size} {name.replace('_', ' ')}"
+        for name, size in config["network"].items()
+        if not isinstance(size, bool)
+    }
+    told = ", ".join(sizes.values())
+    if "groups" in sizes:
+        told = f"{sizes['groups']} of {sizes['blocks']}"
     return (
-        f"{config['role']} of setting {config['setting']}, x{config['scale']}, "
-        f"{network['groups']} groups of {network['blocks']} blocks"
+        f"{methods.called(config)} of setting {config['setting']}, "
+        f"x{config['scale']}, {told}"
     )
 
 
 def _warn_of_size(config: Tree) -> None:
+    method = methods.of(config)
     sizes = {**config["network"], **config.get("contrast", {})}
+    published = dict(method.published)
+    if method.contrasts:
+        published["queue_size"] = PUBLISHED["queue_size"]
     others = [
-        f"{name} {sizes[name]} for {published}"
-        for name, published in PUBLISHED.items()
-        if sizes.get(name, published) != published
+        f"{name} {sizes[name]} for {size}"
+        for name, size in published.items()
+        if sizes.get(name, size) != size
     ]
     if others:
         logging.warning(

@@ -23,8 +23,9 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files
 from lightbsr_jax.model import Model
 from lightbsr_jax.networks.adaptation import CHANNEL_FEATURES, SPATIAL_FEATURES
+from lightbsr_jax.networks.blind import RGB_MEAN, UPSCALER_STEPS
 from lightbsr_jax.networks.layers import plain_formulations
-from lightbsr_jax.networks.lightbsr import RGB_MEAN, UPSCALER_STEPS
+from lightbsr_jax.networks.lightbsr import LightBSR
 
 SUFFIXES = (".onnx", ".stablehlo")
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -45,7 +46,7 @@ def write(
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: the name must end in one of {', '.join(SUFFIXES)}")
-    if model.role != "student":
+    if model.role == "teacher":
         raise UserError("a teacher takes the true degradation: export a student of it")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists: give another name, or --overwrite")
@@ -103,8 +104,15 @@ def to_stablehlo(model: Model, size: tuple[int, int] | None) -> bytes:
 
 
 def to_onnx(model: Model, size: tuple[int, int] | None) -> bytes:
-    """The network as an ONNX model. Raises UserError for the paper's ablations."""
+    """The network as an ONNX model.
+
+    Raises UserError for the paper's ablations and for other methods.
+    """
     network = model.network
+    if not isinstance(network, LightBSR):
+        raise UserError(
+            f"{model.method.title} has no ONNX form here: export to .stablehlo"
+        )
     if not (
         network.spatial_modulation
         and network.channel_modulation

@@ -3,7 +3,8 @@
 Each function makes the results of one part of a case, in torch's layouts: images
 [..., C, H, W], tensors by the reference's names. A module's output has a leading axis
 for the calls of the module, which in training sees one crop index after the other.
-Numbers are float32, but for what a trace of training leaves behind.
+Numbers are float32, but for what a trace of training leaves behind, and for gradients
+and traces of networks with LeakyReLUs.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,13 +18,15 @@ import optax
 from flax.traverse_util import flatten_dict
 from jax import Array
 
+from lightbsr_jax import methods
 from lightbsr_jax.imaging import degradation, kernels, metrics, prior, resize
 from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.interop import convert, torch_names
-from lightbsr_jax.interop.case import ROLES, Arrays, Case
-from lightbsr_jax.interop.torch_names import MOMENTUM, PRINCIPAL, STUDENT
+from lightbsr_jax.interop.case import Arrays, Case
+from lightbsr_jax.methods import LONE, MOMENTUM
+from lightbsr_jax.networks.blind import BlindNetwork
 from lightbsr_jax.networks.lightbsr import LightBSR
-from lightbsr_jax.training import losses, steps
+from lightbsr_jax.training import contrast, losses, steps
 from lightbsr_jax.training.parallel import on_one_device
 from lightbsr_jax.training.state import (
     CONTRASTED,
@@ -51,13 +54,17 @@ def everything(case: Case) -> Arrays:
     with jax.default_matmul_precision("highest"):
         for part in (degradations, scores, distillation, images):
             results |= part(case)
-        for role in ROLES:
+        for role in case.roles:
             updates = make_updates(case, role)
             results |= evaluation(case, role)
             results |= training(case, role)
             results |= step(case, role, updates)
-            results |= trace_losses(case, role, updates)
-            results |= trace_tensors(case, role)
+            wide = make_updates(case, role, dtype=np.float64, backend="cpu")
+            results |= trace_tensors(case, role, wide)
+            if isinstance(case.network, LightBSR):
+                results |= trace_losses(case, role, updates)
+            else:
+                results |= wide_gradients(case, role, wide)
     return results
 
 
@@ -70,14 +77,18 @@ def degradations(case: Case) -> Arrays:
     small = (height // case.scale, width // case.scale)
     large = (height * case.scale, width * case.scale)
 
-    drawn = _random_degradation(case, given["uniform"])
-    noise = given["noise"] if case.setting == 2 else None
     results = {
         "isotropic": kernels.isotropic(given["sigma"]),
         "anisotropic": anisotropic,
         "blurred": _channels_first(blurred),
         "down": _channels_first(_flat(resize.bicubic(blurred, small))),
         "up": _channels_first(_flat(resize.bicubic(hr, large))),
+    }
+    if not isinstance(case.network, LightBSR):
+        return _named("degradation", results)
+    drawn = _random_degradation(case, given["uniform"])
+    noise = given["noise"] if case.setting == 2 else None
+    results |= {
         "lr": _channels_first(
             degradation.synthesise(hr, drawn, noise, scale=case.scale)
         ),
@@ -97,6 +108,9 @@ def scores(case: Case) -> Arrays:
 
 
 def distillation(case: Case) -> Arrays:
+    """LightBSR's losses alone; those of other methods are seen in their steps."""
+    if not isinstance(case.network, LightBSR):
+        return {}
     given = case.below("distillation")
     channel = losses.channel_distillation(
         given["channel_teacher"],
@@ -112,9 +126,11 @@ def distillation(case: Case) -> Arrays:
 
 def evaluation(case: Case, role: str) -> Arrays:
     """Every module's output in evaluation mode."""
-    vectors = case.arrays["evaluation/prior"] if role == "teacher" else None
+    given = case.below("evaluation")
+    batch = steps.Batch(given["lr"], given["prior"], given.get("hr"))
+    seen = _seen(case, role, batch)
     variables = _variables(case.state(role))
-    outputs = _outputs(case.network, variables, case.arrays["evaluation/lr"], vectors)
+    outputs = _outputs(case, role, variables, given["lr"], seen)
     return _named(f"{role}/evaluation", outputs)
 
 
@@ -122,11 +138,13 @@ def training(case: Case, role: str) -> Arrays:
     """Every module's output in training mode."""
     state = case.state(role)
     variables = _variables(state)
-    lr = np.moveaxis(case.arrays["training/lr"][0], 1, 0)  # [D, B, h, w, 3]
+    batch = _batches(case)[0]
+    seen = _seen(case, role, batch)
+    lr = np.moveaxis(batch.lr, 1, 0)  # [D, B, h, w, 3]
     if isinstance(state, StudentState):
-        outputs = _outputs(case.network, variables, lr[:1], None)
+        outputs = _outputs(case, role, variables, lr[:1], seen)
         return _named(f"{role}/training", outputs)
-    vectors = case.arrays["training/prior"][0]
+    pairing = contrast.pairing(methods.of(case.meta).contrasts, len(lr))
     followed = optax.incremental_update(
         {name: state.params[name] for name in CONTRASTED},
         state.momentum_params,
@@ -136,8 +154,8 @@ def training(case: Case, role: str) -> Arrays:
         "params": {**state.params, **followed},
         "batch_stats": state.momentum_batch_stats,
     }
-    outputs = _outputs(case.network, momentum, lr, vectors, MOMENTUM)
-    outputs |= _outputs(case.network, variables, lr, vectors)
+    outputs = _outputs(case, role, momentum, lr[pairing.keys], seen, MOMENTUM)
+    outputs |= _outputs(case, role, variables, lr[pairing.queries], seen)
     return _named(f"{role}/training", outputs)
 
 
@@ -151,7 +169,11 @@ def make_updates(
     network = case.network.clone(axis_name=steps.AXIS, dtype=dtype)
     device = jax.local_devices(backend=backend)[0]
     rate = optax.constant_schedule(case.meta["learning_rate"])
-    if role == "teacher":
+    method = methods.of(case.meta)
+    if role == "teacher" and method.contrasts is None:
+        plain = on_one_device(steps.plain_teacher_update(network, _ADAM, rate), device)
+        return {1: plain, 2: plain}  # it has no stages
+    if role != "student":
         make = partial(
             steps.teacher_update,
             momentum=MOMENTUM_WEIGHT,
@@ -161,7 +183,7 @@ def make_updates(
         make = partial(
             steps.student_update,
             temperature=DISTILLATION_TEMPERATURE,
-            l1_weight=L1_WEIGHT,
+            l1_weight=L1_WEIGHT if isinstance(network, LightBSR) else 0.0,
         )
     return {
         stage: on_one_device(make(network, _ADAM, rate, stage=stage), device)
@@ -173,19 +195,34 @@ def step(case: Case, role: str, updates: Updates) -> Arrays:
     """Losses, gradients and new buffers of a step of the second stage."""
     state, batches, teacher = _start(case, role, np.float32)
     state, measured = updates[2](state, batches[0], teacher)
-    gradients = {name: gradient for name, (_, gradient) in state.opt_state.items()}
-    estimator = STUDENT if role == "student" else PRINCIPAL
-    gradients = torch_names.to_torch({"params": gradients}, case.network, estimator)
     buffers = {
         name: tensor
-        for name, tensor in convert.to_tensors(state, case.network, {}).items()
+        for name, tensor in convert.to_tensors(state, case.config(role), {}).items()
         if any(part in name for part in ("running_", "encoder_k", "queue"))
     }
-    return {
-        **_named(f"{role}/loss", _losses(measured)),
-        **_named(f"{role}/gradient", gradients),
-        **_named(f"{role}/after", buffers),
-    }
+    results = _named(f"{role}/loss", _losses(measured))
+    if isinstance(case.network, LightBSR):
+        results |= _named(f"{role}/gradient", _gradients(case, role, state))
+    return results | _named(f"{role}/after", buffers)
+
+
+def wide_gradients(case: Case, role: str, updates: Updates) -> Arrays:
+    """Gradients of a step of the second stage, in float64.
+
+    Of networks full of LeakyReLUs: a value near zero that rounding moves to the other
+    side changes them by more than rounding.
+    """
+    state, batches, teacher = _start(case, role, np.float64)
+    with jax.enable_x64(True):
+        state, _ = updates[2](state, batches[0], teacher)
+    return _named(f"{role}/gradient64", _gradients(case, role, state))
+
+
+def _gradients(case: Case, role: str, state: State) -> Arrays:
+    """Those of the last step, by the reference's names."""
+    gradients = {name: gradient for name, (_, gradient) in state.opt_state.items()}
+    estimator = methods.of(case.meta).roles[role]
+    return torch_names.to_torch({"params": gradients}, case.network, estimator)
 
 
 def trace_losses(case: Case, role: str, updates: Updates) -> Arrays:
@@ -194,22 +231,24 @@ def trace_losses(case: Case, role: str, updates: Updates) -> Arrays:
     return _named(f"{role}/trace/loss", trace)
 
 
-def trace_tensors(case: Case, role: str) -> Arrays:
+def trace_tensors(case: Case, role: str, updates: Updates) -> Arrays:
     """All tensors after that training in float64, which a TPU lacks: on the CPU."""
     start = _start(case, role, np.float64)
-    updates = make_updates(case, role, dtype=np.float64, backend="cpu")
     with jax.enable_x64(True):
-        state, _ = _trace(case, updates, *start)
+        state, trace = _trace(case, updates, *start)
     tensors = {
         name: tensor
-        for name, tensor in convert.to_tensors(state, case.network, {}).items()
-        if name not in torch_names.mean_shift()
+        for name, tensor in convert.to_tensors(state, case.config(role), {}).items()
+        if "_mean." not in name  # what never learns
     }
-    return _named(f"{role}/trace/tensor", tensors)
+    results = _named(f"{role}/trace/tensor", tensors)
+    if not isinstance(case.network, LightBSR):  # see `wide_gradients`
+        results |= _named(f"{role}/trace/loss64", trace)
+    return results
 
 
 def images(case: Case) -> Arrays:
-    """Photographs degraded, restored by the student and scored."""
+    """Photographs degraded, restored by the student, or DASR, and scored."""
     restore = restorer(case, jnp.float32)
     results: Arrays = {}
     for index in range(len(case.meta["images"])):
@@ -229,10 +268,10 @@ def images(case: Case) -> Arrays:
 
 
 def restorer(case: Case, dtype: type) -> Callable[[Array], Array]:
-    """The student's function from LR to SR images in 0..255, computed in `dtype`."""
+    """The function from LR to SR images in 0..255 of what needs no more, in `dtype`."""
     network = case.network.clone(dtype=dtype)
     restore = jax.jit(lambda variables, lr: 255 * network.apply(variables, lr).sr)
-    return partial(restore, _variables(case.state("student")))
+    return partial(restore, _variables(case.state(case.roles[-1])))
 
 
 def restore_image(
@@ -281,11 +320,7 @@ def _start(case: Case, role: str, dtype: type) -> tuple[State, list[steps.Batch]
     """
     state = case.state(role)
     state = state.replace(opt_state=fresh_optimizer(_ADAM, state.params))
-    given = case.below("training")
-    batches = [
-        steps.Batch(*(given[name][index] for name in steps.Batch._fields))
-        for index in range(len(case.meta["stages"]))
-    ]
+    batches = _batches(case)
     teacher = _variables(case.state("teacher")) if role == "student" else {}
 
     def cast(x: Any) -> np.ndarray:
@@ -311,6 +346,22 @@ def _trace(
     return state, trace
 
 
+def _batches(case: Case) -> list[steps.Batch]:
+    """Those of the steps of training."""
+    given = case.below("training")
+    return [
+        steps.Batch(*(given[name][index] for name in steps.Batch._fields))
+        for index in range(len(case.meta["stages"]))
+    ]
+
+
+def _seen(case: Case, role: str, batch: steps.Batch) -> Array | None:
+    """What the role's estimator sees beside LR images."""
+    if role != "teacher":
+        return None
+    return np.asarray(steps.privileged(case.network, batch), np.float32)
+
+
 def _losses(measured: steps.Metrics) -> steps.Metrics:
     return {n: value for n, value in measured.items() if n != "gradient_norm"}
 
@@ -320,23 +371,25 @@ def _variables(state: State) -> Tree:
 
 
 def _outputs(
-    network: LightBSR,
+    case: Case,
+    role: str,
     variables: Tree,
     lr: Array,
-    vectors: Array | None,
+    seen: Array | None,
     estimator: str | None = None,
 ) -> Arrays:
     """Every module's output by the reference's names; of MOMENTUM, its branch alone.
 
     In evaluation mode lr is [B, h, w, 3], in training mode [D, B, h, w, 3].
     """
+    network, method = case.network, methods.of(case.meta)
     if estimator is None:
-        estimator = STUDENT if vectors is None else PRINCIPAL
+        estimator = method.roles[role]
     visits = tuple(range(len(lr))) if lr.ndim == 5 else None
 
-    def visit(module: LightBSR, lr: Array, vectors: Array | None) -> None:
-        idr = module.encode(lr, vectors, visits=visits)
-        if vectors is not None:
+    def visit(module: BlindNetwork, lr: Array, seen: Array | None) -> None:
+        idr = module.encode(lr, seen, visits=visits)
+        if role in method.projecting:
             module.project(idr.reshape(-1, *idr.shape[-3:]))
         if visits is not None:
             lr, idr = lr[0], idr[0]
@@ -344,18 +397,18 @@ def _outputs(
             module.restore(lr, idr)
 
     @jax.jit
-    def capture(variables: Tree, lr: Array, vectors: Array | None) -> Tree:
+    def capture(variables: Tree, lr: Array, seen: Array | None) -> Tree:
         _, new = network.apply(
             variables,
             lr,
-            vectors,
+            seen,
             method=visit,
             capture_intermediates=True,
             mutable=["batch_stats", "intermediates"],
         )
         return new["intermediates"]
 
-    captured = jax.device_get(capture(variables, lr, vectors))
+    captured = jax.device_get(capture(variables, lr, seen))
     values = {
         "/".join(path[:-1]): value[0] for path, value in flatten_dict(captured).items()
     }
@@ -371,7 +424,7 @@ def _outputs(
 
 
 def _by_name(
-    values: Mapping[str, Any], network: LightBSR, estimator: str
+    values: Mapping[str, Any], network: BlindNetwork, estimator: str
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The outputs of our modules, by path, as those of the reference's, by name."""
     body = "restorer/body/groups"
@@ -381,7 +434,11 @@ def _by_name(
             for index in np.ndindex(names.shape):
                 yield str(names[index]), values[path][index]
 
-    if estimator == STUDENT:
+    if not isinstance(network, LightBSR):  # layers, and the whole
+        if estimator != MOMENTUM:
+            yield "G", values["restorer"] * network.PIXEL_RANGE
+        return
+    if estimator == LONE:
         yield "E", values["estimator"]
     else:
         yield f"{estimator[:-1]}/0", values["estimator"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from lightbsr_jax import pretrained
+from lightbsr_jax import methods, pretrained
 from lightbsr_jax.checkpoint import opened
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.interop import weights
@@ -59,7 +59,8 @@ def markdown(facts: Facts) -> str:
     data = config.get("data", {})
     text = json.dumps(config, sort_keys=True)
     rows = {
-        "network": f"{config['role']}, setting {config['setting']}, x{config['scale']}",
+        "network": f"{methods.called(config)}, setting {config['setting']}, "
+        f"x{config['scale']}",
         "updates": str(facts["step"]),
     }
     if schedule:
@@ -69,9 +70,10 @@ def markdown(facts: Facts) -> str:
             f"{data['batch_size']} images, LR crops of {data['lr_crop']} pixels"
         )
         rows["learning rate"] = (
-            f"{schedule['stage1_learning_rate']:g}, then {schedule['learning_rate']:g} "
-            f"to {schedule['final_learning_rate']:g}"
+            f"{schedule['stage1_learning_rate']:g}, then {schedule['learning_rate']:g}"
         )
+        if "final_learning_rate" in schedule:
+            rows["learning rate"] += f" to {schedule['final_learning_rate']:g}"
         rows["computed in"] = config["compute"]["dtype"]
         rows["seed"] = str(config["seed"])
     if facts["seconds"] is not None:

@@ -15,7 +15,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -32,13 +32,17 @@ STUBS = {
     "timm.models.layers": "DropPath",  # for a rate of 0, where it is not constructed
     "matplotlib.pyplot": None,
     "imageio": None,
+    "scipy.misc": None,
     "cv2": None,  # SSIM alone needs it, and is left out without
 }
 
 
-def main(checkout: str, case_file: str, result_file: str) -> None:
+def main(
+    program: type["Reference"], checkout: str, case_file: str, result_file: str
+) -> None:
+    """Write what the `program` in a checkout makes of a case."""
     case = dict(np.load(case_file))
-    reference = Reference(checkout, json.loads(str(case.pop("meta"))), case)
+    reference = program(checkout, json.loads(str(case.pop("meta"))), case)
     # On operands as small as the case's, threads that wait for each other cost up to
     # thirty times more than they save.
     threads = torch.get_num_threads()
@@ -59,7 +63,15 @@ def main(checkout: str, case_file: str, result_file: str) -> None:
 
 
 class Reference:
-    """The reference's modules, with a case's weights and inputs."""
+    """The reference's modules, with a case's weights and inputs.
+
+    Of LightBSR; the others' programs, which descend from one another, are made of the
+    same parts.
+    """
+
+    roles: tuple[str, ...] = ("student", "teacher")
+    encodes_twice = True  # the first crop, in a training pass
+    smooth = True  # but for the estimator
 
     def __init__(self, checkout: str, meta: dict[str, Any], case: Inputs) -> None:
         _stub_missing()
@@ -70,11 +82,9 @@ class Reference:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         sys.path.insert(0, checkout)
-        self.student_module = importlib.import_module("model.student")
-        self.teacher_module = importlib.import_module("model.teacher")
+        self.import_modules()
         self.util = importlib.import_module("utils.util")
         self.utility = importlib.import_module("utility")
-        self.losses = importlib.import_module("loss.distillation_loss")
         self.meta = meta
         self.scale = meta["scale"]
         self.inputs = {
@@ -88,10 +98,10 @@ class Reference:
                 for name, value in case.items()
                 if name.startswith(f"weights/{role}/")
             }
-            for role in ("student", "teacher")
+            for role in self.roles
         }
-
-        self.teacher = self.model("teacher").eval()  # a student's
+        if "teacher" in self.roles:
+            self.teacher = self.model("teacher").eval()  # a student's
 
     def model(self, role: str) -> nn.Module:
         """A fresh model with the case's weights, in training mode."""
@@ -106,6 +116,21 @@ class Reference:
                 encoder.requires_grad_(encoder is model.E.encoder_q)
         model.load_state_dict(self.weights[role], strict=True)
         return model.to(DEVICE).train()
+
+    def import_modules(self) -> None:
+        self.student_module = importlib.import_module("model.student")
+        self.teacher_module = importlib.import_module("model.teacher")
+        self.losses = importlib.import_module("loss.distillation_loss")
+
+    def outputs(self, model: nn.Module) -> AbstractContextManager[dict]:
+        """Collects the outputs of modules, call by call."""
+        return _outputs(model)
+
+    def restore(self, role: str, model: nn.Module, lr: Tensor) -> Tensor:
+        """The SR image in [0, 1] of LR images; a teacher's for the evaluation's."""
+        if role == "student":
+            return model(lr)
+        return model((lr, _spread(self.inputs["evaluation/prior"], lr)))
 
     def degradations(self) -> Results:
         given = {
@@ -129,15 +154,19 @@ class Reference:
             "down": bicubic(blurred.flatten(0, 1), scale=1 / self.scale),
             "up": bicubic(hr.flatten(0, 1), scale=self.scale),
         }
-        # Its random degradations, with the random numbers given.
-        normal = _channels_first(given["noise"]).flatten(0, 1)
-        with _fed("rand", list(given["uniform"])), _fed("randn_like", [normal]):
-            lr, kernels, level = self._preprocessing()(hr, random=True)
-        results |= {"lr": lr, "kernel": kernels, "noise_level": level.flatten()}
-        results["prior"] = self._prior(kernels, level.flatten())
+        results |= self.random_degradations(given, hr)
         return {f"degradation/{name}": value for name, value in results.items()}
 
-    def _preprocessing(self, **fixed: float) -> Any:
+    def random_degradations(self, given: dict[str, Tensor], hr: Tensor) -> Results:
+        """Its random degradations of HR images, with the random numbers given."""
+        normal = _channels_first(given["noise"]).flatten(0, 1)
+        with _fed("rand", list(given["uniform"])), _fed("randn_like", [normal]):
+            lr, kernels, level = self.preprocessing()(hr, random=True)
+        level = level.flatten()
+        results = {"lr": lr, "kernel": kernels, "noise_level": level}
+        return {**results, "prior": self.prior(kernels, level)}
+
+    def preprocessing(self, **fixed: float) -> Any:
         """Its degradations: of the setting, or fixed ones."""
         if self.meta["setting"] == 1:
             return self.util.SRMDPreprocessing(
@@ -148,7 +177,7 @@ class Reference:
             self.scale, blur_type="aniso_gaussian", noise=noise, **fixed
         )
 
-    def _prior(self, kernels: Tensor, noise_level: Tensor) -> Tensor:
+    def prior(self, kernels: Tensor, noise_level: Tensor) -> Tensor:
         """What the trainer makes of them, in the middle of its loop."""
         vector = torch.mm(kernels.view(len(kernels), -1), self.inputs["basis"])
         if self.meta["setting"] == 2:
@@ -187,36 +216,38 @@ class Reference:
     def evaluation(self) -> Results:
         """Every module's output in evaluation mode."""
         lr = _channels_first(self.inputs["evaluation/lr"])
-        prior = _spread(self.inputs["evaluation/prior"], lr)
         results: Results = {}
-        for role, x in (("student", lr), ("teacher", (lr, prior))):
+        for role in self.roles:
             model = self.model(role).eval()
-            with torch.no_grad(), _outputs(model) as outputs:
-                model(x)
+            with torch.no_grad(), self.outputs(model) as outputs:
+                self.restore(role, model, lr)
             results |= _named(f"{role}/evaluation", outputs)
         return results
 
     def training(self) -> Results:
         """Outputs, losses, gradients and new buffers of a pass of the second stage."""
         results: Results = {}
-        for role in ("teacher", "student"):
+        for role in self.roles[::-1]:
             model = self.model(role)
-            with _outputs(model) as outputs:
+            with self.outputs(model) as outputs:
                 losses = self._losses(role, model, step=0, stage=2)
             sum(losses.values()).backward()
             for name, calls in outputs.items():
-                if "encoder_q" in name:
+                if "encoder_q" in name and self.encodes_twice:
                     calls.pop()  # the first crop once more
             results |= _named(f"{role}/training", outputs)
             results |= _named(f"{role}/loss", losses)
             gradients = _gradients(model)
-            results |= _named(f"{role}/gradient", gradients)
             learnt = {name for name, _ in model.named_parameters() if name in gradients}
             after = {name: x for name, x in _state(model).items() if name not in learnt}
             results |= _named(f"{role}/after", after)
 
             wide = self.model(role).double()
             sum(self._losses(role, wide, step=0, stage=2).values()).backward()
+            if not self.smooth:
+                results |= _named(f"{role}/gradient64", _gradients(wide))
+                continue
+            results |= _named(f"{role}/gradient", gradients)
             results |= _rounding(f"{role}/gradient", gradients, _gradients(wide))
         return results
 
@@ -227,23 +258,21 @@ class Reference:
         rate, and no two programs would end at the same parameters.
         """
         results: Results = {}
-        for role in ("teacher", "student"):
-            losses, _ = self._trace(role, self.model(role))
+        for role in self.roles[::-1]:
             wide_losses, tensors = self._trace(role, self.model(role).double())
-            results |= _named(f"{role}/trace/loss", losses)
             results |= _named(f"{role}/trace/tensor", tensors)
+            if not self.smooth:
+                results |= _named(f"{role}/trace/loss64", wide_losses)
+                continue
+            losses, _ = self._trace(role, self.model(role))
+            results |= _named(f"{role}/trace/loss", losses)
             results |= _rounding(f"{role}/trace/loss", losses, wide_losses)
         return results
 
     def _trace(
         self, role: str, model: nn.Module
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        args = SimpleNamespace(
-            optimizer="ADAM", beta1=0.9, beta2=0.99, epsilon=1e-8, weight_decay=0
-        )
-        optimizer = self.utility.make_optimizer(args, model)
-        for group in optimizer.param_groups:
-            group["lr"] = self.meta["learning_rate"]
+        optimizer = self.optimizer(model)
         trace: dict[str, list[Tensor]] = {}
         for step, stage in enumerate(self.meta["stages"]):
             optimizer.zero_grad()
@@ -255,30 +284,53 @@ class Reference:
         stacked = {name: torch.stack(losses) for name, losses in trace.items()}
         return stacked, _state(model)
 
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Its Adam, at the case's learning rate."""
+        args = SimpleNamespace(
+            optimizer="ADAM", beta1=0.9, beta2=0.99, epsilon=1e-8, weight_decay=0
+        )
+        optimizer = self.utility.make_optimizer(args, model)
+        for group in optimizer.param_groups:
+            group["lr"] = self.meta["learning_rate"]
+        return optimizer
+
     def _losses(
         self, role: str, model: nn.Module, *, step: int, stage: int
     ) -> dict[str, Tensor]:
-        """The stage's losses on a step's batch, as the trainers put modules together.
-
-        Computed in the precision of the model.
-        """
+        """The stage's losses on a step's batch, in the precision of the model."""
         precision = next(model.parameters()).dtype
         given = {
             name: self.inputs[f"training/{name}"][step].to(precision)
             for name in ("lr", "prior", "hr")
         }
         lr, hr = _channels_first(given["lr"]), _channels_first(given["hr"])
+        return self.stage_losses(role, model, lr, given["prior"], hr, stage=stage)
+
+    def stage_losses(
+        self,
+        role: str,
+        model: nn.Module,
+        lr: Tensor,
+        prior: Tensor,
+        hr: Tensor,
+        *,
+        stage: int,
+    ) -> dict[str, Tensor]:
+        """The stage's losses on LR images [B, D, C, h, w] and HR images [B, C, H, W].
+
+        As the trainers put modules together; computed in the precision of the images.
+        """
         if role == "teacher":
-            prior = _spread(given["prior"][:, None].repeat(1, lr.shape[1], 1), lr)
+            spread = _spread(prior[:, None].repeat(1, lr.shape[1], 1), lr)
             if stage == 1:
-                _, loss = model.E(torch.cat([lr, prior], dim=2))
+                _, loss = model.E(torch.cat([lr, spread], dim=2))
                 return {"contrastive": loss}
-            sr, loss = model((lr, prior))
+            sr, loss = model((lr, spread))
             return {"contrastive": loss, "reconstruction": F.l1_loss(sr * 255, hr)}
         lr = lr[:, 0]
-        teacher = self.teacher.to(precision)
+        teacher = self.teacher.to(lr.dtype)
         with torch.no_grad():
-            _, channel, spatial = teacher((lr, _spread(given["prior"], lr)))
+            _, channel, spatial = teacher((lr, _spread(prior, lr)))
         sr, own_channel, own_spatial = model(lr)
         losses = {
             "spatial": self.losses.Fea_loss()(own_spatial, spatial),
@@ -288,19 +340,24 @@ class Reference:
             losses["reconstruction"] = F.l1_loss(sr * 255, hr)
         return losses
 
+    def degraded(self, hr: Tensor) -> Tensor:
+        """LR images [B, D, C, h, w] in [0, 1], by the case's fixed degradation."""
+        return self.preprocessing(**self.meta["fixed_degradation"])(hr, random=False)[0]
+
     def images(self) -> Results:
         """Photographs degraded, restored by the student and scored."""
-        model = self.model("student").eval()
+        role = self.roles[0]
+        model = self.model(role).eval()
         results: Results = {}
         for index in range(len(self.meta["images"])):
             hr = _channels_first(self.inputs[f"images/{index}/hr"])[None, None].float()
             noise = self.inputs.get(f"images/{index}/noise")
             normal = [] if noise is None else [_channels_first(noise)[None]]
             with torch.no_grad(), _fed("randn_like", normal):
-                degrade = self._preprocessing(**self.meta["fixed_degradation"])
-                lr, _, _ = degrade(hr, random=False)
+                lr = self.degraded(hr)
                 given = self.inputs[f"images/{index}/lr"]
-                restored = model(_channels_first(given)[None].float() / 255)
+                given = _channels_first(given)[None].float() / 255
+                restored = self.restore(role, model, given)
                 sr = self.utility.quantize(restored * 255.0, 255)
             scores = {"lr": (lr[0, 0] * 255).round().byte()}
             scores["psnr"] = self._psnr(sr, hr[:, 0])
@@ -321,9 +378,10 @@ def _stub_missing() -> None:
         except ImportError:
             pass
         parts = path.split(".")
-        for end in range(1, len(parts) + 1):
+        for end in range(1, len(parts)):
             package = ".".join(parts[:end])
-            sys.modules[package] = ModuleType(package)
+            sys.modules.setdefault(package, ModuleType(package))
+        sys.modules[path] = ModuleType(path)
         if name is not None:
             setattr(sys.modules[path], name, nn.Identity)
 
@@ -355,11 +413,14 @@ def _fed(name: str, numbers: list[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def _outputs(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+def _outputs(
+    model: nn.Module, *, layers: bool = False
+) -> Iterator[dict[str, list[Tensor]]]:
     """Collects the outputs of modules with parameters, call by call.
 
-    A module's several outputs are numbered. Without containers, whose output is their
-    last module's, and the fixed layers around the network.
+    Of `layers` and the generator alone, if so. A module's several outputs are numbered.
+    Without containers, whose output is their last module's, and the fixed layers around
+    the network.
     """
     outputs: dict[str, list[Tensor]] = {}
 
@@ -381,6 +442,7 @@ def _outputs(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
         and not hasattr(module, "encoder_q")
         and not name.endswith("_mean")
         and name
+        and not (layers and name != "G" and any(True for _ in module.children()))
     ]
     try:
         yield outputs
@@ -440,4 +502,4 @@ def _numpy(value: Any) -> np.ndarray:
 
 if __name__ == "__main__":
     sys.dont_write_bytecode = True
-    main(*sys.argv[1:])
+    main(Reference, *sys.argv[1:])

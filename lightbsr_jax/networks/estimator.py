@@ -1,6 +1,7 @@
 """The IDR-estimator, the projector above it and the IDR-converter (Figure 2).
 
 The implicit degradation representation (IDR) is the estimator's map [B, h/4, w/4, 128].
+DASR, from which the method has its estimator and projector, has them twice as wide.
 """
 
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ class Estimator(nn.Module):
     """
 
     axis_name: str | None = None
+    width: int = 32  # of the first convolution; a quarter of the last one's
 
     @nn.compact
     def __call__(self, x: Array, visits: Sequence[int] | None = None) -> Array:
@@ -34,7 +36,8 @@ class Estimator(nn.Module):
 
         With `visits` in training mode, over crops [D, B, h, w, 3 + P]: see `BatchNorm`.
         """
-        plan = [(32, 1), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1)]
+        widths = self.width, self.width * 2, self.width * 4
+        plan = [(w, stride) for w in widths for stride in (1 + (w > self.width), 1)]
         crops = x.shape[:-3]  # (B,), or (D, B) in training mode
         for index, (features, stride) in enumerate(plan):
             x = x.reshape(-1, *x.shape[-3:])
@@ -48,10 +51,12 @@ class Estimator(nn.Module):
 class Projector(nn.Module):
     """Map to embedding, for the contrastive loss: [B, h/4, w/4, 128] to [B, 128]."""
 
+    width: int = 128
+
     @nn.compact
     def __call__(self, idr: Array) -> Array:
-        x = leaky_relu(Dense(128, name="hidden")(global_mean(idr)))
-        return Dense(128, name="output")(x)
+        x = leaky_relu(Dense(self.width, name="hidden")(global_mean(idr)))
+        return Dense(self.width, name="output")(x)
 
 
 class Converter(nn.Module):

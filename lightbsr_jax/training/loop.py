@@ -17,6 +17,7 @@ import optax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from lightbsr_jax import methods
 from lightbsr_jax.checkpoint import Checkpoints, plain
 from lightbsr_jax.data.pipeline import CropBatches, Sampler
 from lightbsr_jax.data.resident import ResidentBatches
@@ -26,7 +27,7 @@ from lightbsr_jax.evaluation import benchmark, cases, pictures
 from lightbsr_jax.evaluation.restorers import Bicubic, Restorer
 from lightbsr_jax.imaging import degradation
 from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import UPSCALER_STEPS, LightBSR
+from lightbsr_jax.networks.blind import UPSCALER_STEPS, BlindNetwork
 from lightbsr_jax.training import parallel, roles, schedules
 from lightbsr_jax.training.interruption import Interruption
 from lightbsr_jax.training.log import Log
@@ -78,7 +79,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     sampler = Sampler(
         source.sizes,
         batch_size=config.data.batch_size,
-        crops=config.contrast.crops if config.role == "teacher" else 1,
+        crops=config.contrast.crops if "contrast" in config else 1,
         size=hr_crop,
         seed=config.seed,
         shard_index=jax.process_index(),
@@ -96,9 +97,8 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         batches = CropBatches(
             source, sampler, threads=config.data.threads, transfer=parallel.split
         )
-    network = LightBSR(
-        config.scale,
-        **config.network,
+    network = methods.make_network(
+        config,
         axis_name=AXIS,
         remat=config.compute.rematerialise,
         dtype=config.compute.dtype,
@@ -137,12 +137,12 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     validate = validation(config, role.basis)
     log = Log(workdir, start=start, total=total, quiet=not parallel.leads())
     log.say(
-        f"{config.role}, setting {config.setting}, x{config.scale}: steps {start} to "
-        f"{total} (stage 2 from {boundary}) on {jax.device_count()} "
+        f"{methods.called(config)}, setting {config.setting}, x{config.scale}: steps "
+        f"{start} to {total} (stage 2 from {boundary}) on {jax.device_count()} "
         f"{jax.devices()[0].device_kind} device(s) of {jax.process_count()} "
         f"process(es), {len(source)} images from {config.data.hr}, into {workdir}"
     )
-    learning_rate = schedules.learning_rate(**config.schedule)
+    learning_rate = schedules.of(config.schedule)
     under_way = deque()
     try:
         with Interruption() as interruption:
@@ -195,9 +195,9 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
             log.say(f"not used: {reason}")
 
 
-def prepare(config: ConfigDict, network: LightBSR) -> tuple[roles.Role, Steps]:
+def prepare(config: ConfigDict, network: BlindNetwork) -> tuple[roles.Role, Steps]:
     """The config's role, and its steps on all devices by stage."""
-    learning_rate = schedules.learning_rate(**config.schedule)
+    learning_rate = schedules.of(config.schedule)
     role = roles.prepare(
         config, network, optax.scale_by_adam(**config.adam), learning_rate
     )
@@ -223,7 +223,7 @@ def fixed_inputs(config: ConfigDict, role: roles.Role, batches: Batches) -> Any:
 
 
 def fitting_steps_per_epoch(
-    config: ConfigDict, workdir: Path, network: LightBSR, batches: Batches
+    config: ConfigDict, workdir: Path, network: BlindNetwork, batches: Batches
 ) -> int:
     """The length of an epoch with which a run takes config.minutes.
 
@@ -360,23 +360,24 @@ def check(config: ConfigDict) -> None:
         problems.append(f"ema_decay {config.ema_decay} is not in [0, 1)")
     if config.skipped_in_a_row < 1:
         problems.append(f"skipped_in_a_row {config.skipped_in_a_row}: at least 1")
-    if config.role == "teacher":
+    if "contrast" in config:
         queue = config.contrast.queue_size
         if batch > 0 and queue % batch:
             problems.append(
                 f"contrast.queue_size {queue} is not a multiple of the global batch "
                 f"size {batch}: take {max(queue // batch, 1) * batch}"
             )
-        if config.contrast.enabled and config.contrast.crops < 2:
+        enabled = config.contrast.get("enabled", True)
+        if enabled and config.contrast.crops < 2:
             problems.append(
                 f"contrast.crops {config.contrast.crops}: a contrast takes at least 2"
             )
-        if not config.contrast.enabled and config.schedule.stage1_epochs:
+        if not enabled and config.schedule.stage1_epochs:
             problems.append(
                 f"schedule.stage1_epochs {config.schedule.stage1_epochs}: stage 1 is "
                 "contrastive learning; without it take 0"
             )
-    elif not config.distillation.teacher:
+    if "distillation" in config and not config.distillation.teacher:
         problems.append(
             "distillation.teacher names no teacher: "
             "--config.distillation.teacher=WORKDIR of a trained one"
@@ -387,7 +388,7 @@ def check(config: ConfigDict) -> None:
             "blur kernels fit into the HR crop"
         )
     positive = {
-        "network": ("groups", "blocks"),
+        "network": [n for n, x in config.network.items() if not isinstance(x, bool)],
         "data": ("batch_size",),
         "compute": ("parts",),
         "schedule": ("steps_per_epoch",),
@@ -395,16 +396,18 @@ def check(config: ConfigDict) -> None:
         "log": ("every_steps",),
         "checkpoint": ("every_steps", "keep"),
     }
-    for group, fields in positive.items():
-        for field in fields:
-            if config[group][field] < 1:
-                problems.append(f"{group}.{field} {config[group][field]}: at least 1")
     schedule = config.schedule
-    if not 0 <= schedule.warmup_epochs < schedule.stage2_epochs:
+    if "decay_epochs" in schedule:
+        positive["schedule"] += ("stage1_decay_epochs", "decay_epochs")
+    elif not 0 <= schedule.warmup_epochs < schedule.stage2_epochs:
         problems.append(
             f"schedule.warmup_epochs {schedule.warmup_epochs} is not below "
             f"schedule.stage2_epochs {schedule.stage2_epochs}"
         )
+    for group, fields in positive.items():
+        for field in fields:
+            if config[group][field] < 1:
+                problems.append(f"{group}.{field} {config[group][field]}: at least 1")
     if problems:
         raise UserError("; ".join(f"config.{problem}" for problem in problems))
 
@@ -454,7 +457,7 @@ def validation(
     # Before training: images that cannot be scored are an error now, not later.
     measure({"bicubic": bicubic})
 
-    network = LightBSR(config.scale, **config.network)
+    network = methods.make_network(config)
 
     def validate(step: int, run: Run, log: Log) -> None:
         state = run.state

@@ -5,9 +5,12 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def reconstruction(sr: Array, hr: Array) -> Array:
-    """L_SR: mean absolute error on the 0..255 scale; sr is in [0, 1], hr in 0..255."""
-    return jnp.abs(255 * sr - hr).mean()
+def reconstruction(sr: Array, hr: Array, *, pixel_range: float = 255) -> Array:
+    """L_SR: mean absolute error; sr is in [0, 1], hr in 0..255.
+
+    On the 0..`pixel_range` scale: 255 in the paper and for DASR, 1 for KDSR.
+    """
+    return jnp.abs(255 * sr - hr).mean() * (pixel_range / 255)
 
 
 def spatial_distillation(teacher: Array, student: Array) -> Array:
@@ -19,6 +22,8 @@ def channel_distillation(
     teacher: Array, student: Array, *, temperature: float, l1_weight: float
 ) -> Array:
     """KL(teacher || student) of softmaxed R_c [B, 48], plus their weighted L1 distance.
+
+    Of KDSR's distilled features [B, 256] with an L1 distance of no weight.
 
     The paper has no temperature; the reference divides by 0.15 before the softmax.
     """

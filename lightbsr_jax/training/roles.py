@@ -1,5 +1,10 @@
-"""What differs between training a teacher and training a student."""
+"""A run before its first step: its state, and the updates that train it.
 
+By what its config has: `contrast`, `distillation` of a teacher, or neither.
+"""
+
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -7,17 +12,19 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from lightbsr_jax import methods
 from lightbsr_jax.checkpoint import checksum
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.networks.blind import BlindNetwork
 from lightbsr_jax.training.state import (
     StudentState,
     TeacherState,
     Tree,
+    fresh_student,
     fresh_teacher,
-    student_of_teacher,
+    inherit,
 )
 from lightbsr_jax.training.steps import (
     Update,
@@ -33,13 +40,13 @@ class Role(NamedTuple):
     state: TeacherState | StudentState
     updates: dict[int, Update]  # by stage
     basis: np.ndarray  # of the prior
-    teacher: Tree  # the student's; {} for a teacher
-    teacher_checksum: int | None  # of its weights; None for a teacher
+    teacher: Tree  # the student's; {} for others
+    teacher_checksum: int | None  # of its weights; None for others
 
 
 def prepare(
     config: ConfigDict,
-    network: LightBSR,
+    network: BlindNetwork,
     optimizer: optax.GradientTransformation,
     learning_rate: optax.Schedule,
 ) -> Role:
@@ -48,71 +55,78 @@ def prepare(
     Raises UserError for a student whose teacher is of another kind.
     """
     key = jax.random.key(config.seed)
-    if config.role == "teacher":
-        state = fresh_teacher(
-            network,
-            optimizer,
-            key,
-            prior_channels=prior.channels(config.setting) if config.prior else 0,
-            queue_size=config.contrast.queue_size,
+    parts = config.compute.parts
+    if "distillation" in config:
+        model = Model.load(config.distillation.teacher)
+        check_teacher(config, model)
+        variables = inherit(
+            methods.fresh_variables(config, key),
+            model.variables,
+            methods.of(config).inherited,
         )
-        updates = {
-            stage: teacher_update(
-                network,
-                optimizer,
-                learning_rate,
-                stage=stage,
-                momentum=config.contrast.momentum,
-                temperature=config.contrast.temperature,
-                parts=config.compute.parts,
-                shows_prior=config.prior,
-            )
-            for stage in (1, 2)
-        }
-        if not config.contrast.enabled:
-            plain = plain_teacher_update(
-                network,
-                optimizer,
-                learning_rate,
-                parts=config.compute.parts,
-                shows_prior=config.prior,
-            )
-            updates = {2: plain}
-        return Role(state, updates, prior.make_basis(config.seed), {}, None)
-
-    model = Model.load(config.distillation.teacher)
-    check_teacher(config, model)
-    state = student_of_teacher(network, optimizer, key, model.variables)
-    updates = {
-        stage: student_update(
+        update = partial(
+            student_update,
             network,
             optimizer,
             learning_rate,
-            stage=stage,
             temperature=config.distillation.temperature,
             l1_weight=config.distillation.l1_weight,
-            parts=config.compute.parts,
+            parts=parts,
             shows_prior=model.prior,
         )
-        for stage in (1, 2)
-    }
-    basis = np.asarray(model.basis)
-    return Role(state, updates, basis, model.variables, checksum(model.variables))
+        return Role(
+            fresh_student(variables, optimizer),
+            {stage: update(stage=stage) for stage in (1, 2)},
+            np.asarray(model.basis),
+            model.variables,
+            checksum(model.variables),
+        )
+
+    basis, shows_prior = prior.make_basis(config.seed), config.get("prior", True)
+    plain = plain_teacher_update(
+        network, optimizer, learning_rate, parts=parts, shows_prior=shows_prior
+    )
+    if "contrast" not in config:
+        state = fresh_student(methods.fresh_variables(config, key), optimizer)
+        return Role(state, {2: plain}, basis, {}, None)
+    network_key, queue_key = jax.random.split(key)
+    state = fresh_teacher(
+        methods.fresh_variables(config, network_key),
+        optimizer,
+        queue_key,
+        queue_size=config.contrast.queue_size,
+    )
+    updates = {2: plain}
+    if config.contrast.get("enabled", True):
+        update = partial(
+            teacher_update,
+            network,
+            optimizer,
+            learning_rate,
+            momentum=config.contrast.momentum,
+            temperature=config.contrast.temperature,
+            parts=parts,
+            shows_prior=shows_prior,
+        )
+        updates = {stage: update(stage=stage) for stage in (1, 2)}
+    return Role(state, updates, basis, {}, None)
 
 
 def check_teacher(config: ConfigDict, model: Model) -> None:
     """Raises UserError where a student's config does not fit its teacher."""
     wanted: dict[str, Any] = {
+        "method": methods.of(config).title,
         "role": "teacher",
         "setting": config.setting,
         "scale": config.scale,
-        **{f"network.{name}": value for name, value in config.network.items()},
+        **_sizes(config.network),
     }
     found = {
+        "method": model.method.title,
         "role": model.role,
         "setting": model.setting,
         "scale": model.scale,
-        **{f"network.{name}": getattr(model.network, name) for name in config.network},
+        **_sizes({name: getattr(model.network, name, None) for name in config.network}),
     }
     wrong = [
         f"{field} is {found[field]}, not {wanted[field]}"
@@ -124,3 +138,7 @@ def check_teacher(config: ConfigDict, model: Model) -> None:
             f"distillation.teacher {config.distillation.teacher}: {'; '.join(wrong)}. "
             "Name a teacher of the same kind, or give the student the teacher's values"
         )
+
+
+def _sizes(network: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"network.{name}": value for name, value in network.items()}

@@ -1,6 +1,14 @@
 """The learning rate at a step: constant within an epoch, two stages."""
 
+from typing import Any
+
 import optax
+
+
+def of(schedule: dict[str, Any]) -> optax.Schedule:
+    """The schedule that a config's fields describe."""
+    make = stepped if "decay_epochs" in schedule else learning_rate
+    return make(**schedule)
 
 
 def learning_rate(
@@ -25,5 +33,35 @@ def learning_rate(
     # The second schedule counts from the boundary: epoch 0 there is epoch 1 of stage 2.
     by_epoch = optax.join_schedules(
         [stage1, lambda epoch: stage2(epoch + 1)], [stage1_epochs]
+    )
+    return lambda step: by_epoch(step // steps_per_epoch)
+
+
+def stepped(
+    *,
+    steps_per_epoch: int,
+    stage1_epochs: int,
+    stage1_learning_rate: float,
+    stage1_decay_epochs: int,
+    stage1_decay: float,
+    stage2_epochs: int,
+    learning_rate: float,
+    decay_epochs: int,
+    decay: float,
+) -> optax.Schedule:
+    """KDSR's and DASR's: times `decay` every so many epochs, in each stage.
+
+    Epochs count from 1, so that the first of these steps comes one epoch early.
+    """
+
+    def stage(rate: float, every: int, factor: float) -> optax.Schedule:
+        return lambda epoch: rate * factor ** ((epoch + 1) // every)
+
+    by_epoch = optax.join_schedules(
+        [
+            stage(stage1_learning_rate, stage1_decay_epochs, stage1_decay),
+            stage(learning_rate, decay_epochs, decay),
+        ],
+        [stage1_epochs],
     )
     return lambda step: by_epoch(step // steps_per_epoch)

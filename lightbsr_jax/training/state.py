@@ -1,44 +1,48 @@
 """All that training changes, as explicit data.
 
 Parameters are held by the network's top modules: estimator, converter, restorer, and
-the teacher's projector. Each module has an optimiser state of its own, so that Adam's
+maybe a projector. Each module has an optimiser state of its own, so that Adam's
 moments and its bias correction start with the first stage in which the module learns.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from lightbsr_jax.networks.lightbsr import LightBSR, initialise
 from lightbsr_jax.training import contrast
 
 Tree = dict[str, Any]
 
 CONTRASTED = ("estimator", "projector")  # what the momentum branch has a copy of
-DISTILLED = ("estimator", "converter")  # what makes the student's IDRs
 
 
 @flax.struct.dataclass
 class TeacherState:
-    """The teacher's training: its network, the momentum branch and the queue."""
+    """Training by contrast: the network, the momentum branch and the queue.
+
+    LightBSR's teacher and DASR learn so.
+    """
 
     step: Array  # int32, updates done
     params: Tree
     batch_stats: Tree
     momentum_params: Tree  # of CONTRASTED
     momentum_batch_stats: Tree  # the momentum branch's own
-    queue: Array  # [Q, 128] unit vectors
+    queue: Array  # [Q, E] unit vectors
     queue_pointer: Array  # int32, row of the oldest key
     opt_state: Tree
 
 
 @flax.struct.dataclass
 class StudentState:
-    """The student's training; the frozen teacher is an argument of its step."""
+    """A student's training; the frozen teacher is an argument of its step.
+
+    And that of KDSR's teacher, which contrasts nothing.
+    """
 
     step: Array  # int32, updates done
     params: Tree
@@ -68,47 +72,53 @@ def fresh_optimizer(optimizer: optax.GradientTransformation, params: Tree) -> Tr
 
 
 def fresh_teacher(
-    network: LightBSR,
+    variables: Tree,
     optimizer: optax.GradientTransformation,
     key: Array,
     *,
-    prior_channels: int,
     queue_size: int,
 ) -> TeacherState:
-    """A teacher before its first step; the momentum branch starts as a copy."""
-    network_key, queue_key = jax.random.split(key)
-    variables = initialise(network, network_key, prior_channels=prior_channels)
+    """Training by contrast before its first step, with {"params", "batch_stats"}.
+
+    The momentum branch starts as a copy; `key` is the queue's.
+    """
     params, batch_stats = variables["params"], variables["batch_stats"]
+    embedding = params["projector"]["output"]["kernel"].shape[-1]
     return TeacherState(
         step=jnp.int32(0),
         params=params,
         batch_stats=batch_stats,
         momentum_params={name: params[name] for name in CONTRASTED},
         momentum_batch_stats=batch_stats,
-        queue=contrast.fresh_queue(queue_key, queue_size),
+        queue=contrast.fresh_queue(key, queue_size, embedding),
         queue_pointer=jnp.int32(0),
         opt_state=fresh_optimizer(optimizer, params),
     )
 
 
-def student_of_teacher(
-    network: LightBSR,
-    optimizer: optax.GradientTransformation,
-    key: Array,
-    teacher: Tree,
+def fresh_student(
+    variables: Tree, optimizer: optax.GradientTransformation
 ) -> StudentState:
-    """A student before its first step, with the teacher's {"params", "batch_stats"}.
-
-    All but the estimator's first convolution, which sees other channels, is the
-    teacher's.
-    """
-    fresh = initialise(network, key)
-    params = {name: teacher["params"][name] for name in fresh["params"]}
-    first = fresh["params"]["estimator"]["conv_0"]
-    params["estimator"] = {**params["estimator"], "conv_0": first}
+    """Other training before its first step, with {"params", "batch_stats"}."""
     return StudentState(
         step=jnp.int32(0),
-        params=params,
-        batch_stats=teacher["batch_stats"],
-        opt_state=fresh_optimizer(optimizer, params),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=fresh_optimizer(optimizer, variables["params"]),
     )
+
+
+def inherit(fresh: Tree, teacher: Tree, inherited: Sequence[str]) -> Tree:
+    """A student's {"params", "batch_stats"}, with these modules of its teacher's.
+
+    Of an estimator all but the first convolution, which sees other channels.
+    """
+    params = {
+        name: teacher["params"][name] if name in inherited else module
+        for name, module in fresh["params"].items()
+    }
+    if "estimator" not in inherited:
+        return {**fresh, "params": params}
+    first = fresh["params"]["estimator"]["conv_0"]
+    params["estimator"] = {**params["estimator"], "conv_0": first}
+    return {"params": params, "batch_stats": teacher["batch_stats"]}

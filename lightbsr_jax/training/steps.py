@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from lightbsr_jax import methods
 from lightbsr_jax.data import resident
 from lightbsr_jax.imaging import degradation, prior
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.networks.blind import BlindNetwork
 from lightbsr_jax.training import contrast, losses
 from lightbsr_jax.training.state import (
     CONTRASTED,
-    DISTILLED,
     Run,
     StudentState,
     TeacherState,
@@ -188,21 +188,37 @@ def in_parts(loss: Callable[..., Array], parts: int) -> Callable[..., Array]:
     return mean
 
 
-def reconstruction(network: LightBSR, parts: int) -> Callable[..., Array]:
-    """L_SR of (params, (R_c, R_s), (lr, hr)), over one part after another."""
+def reconstruction(network: BlindNetwork, parts: int) -> Callable[..., Array]:
+    """L_SR of (params, modulators, (lr, hr)), over one part after another."""
+    pixel_range = methods.of_network(network).pixel_range
 
     def loss(
-        params: Tree, modulators: tuple[Array, Array], images: tuple[Array, Array]
+        params: Tree, modulators: tuple[Array, ...], images: tuple[Array, Array]
     ) -> Array:
         lr, hr = images
         sr = network.apply({"params": params}, lr, *modulators, method="upscale")
-        return losses.reconstruction(sr, hr)
+        return losses.reconstruction(sr, hr, pixel_range=pixel_range)
 
     return in_parts(loss, parts)
 
 
+def privileged(
+    network: BlindNetwork, batch: Batch, shows_prior: bool = True
+) -> Array | None:
+    """What a teacher's estimator sees beside the LR images, if anything.
+
+    Without `shows_prior` a prior of no numbers, which adds no channel to them.
+    """
+    kind = methods.of_network(network).privileged
+    if kind == "hr":
+        return batch.hr.astype(batch.lr.dtype) / 255
+    if kind == "prior":
+        return batch.prior if shows_prior else batch.prior[:, :0]
+    return None
+
+
 def teacher_update(
-    network: LightBSR,
+    network: BlindNetwork,
     optimizer: optax.GradientTransformation,
     learning_rate: optax.Schedule,
     *,
@@ -212,20 +228,25 @@ def teacher_update(
     parts: int = 1,
     shows_prior: bool = True,
 ) -> Update:
-    """The teacher's update.
+    """The update of training by contrast: LightBSR's teacher, DASR.
 
     Stage 1 minimises L_CL with the estimator and projector, stage 2 L_SR + L_CL with
     everything. Without `shows_prior` the estimator sees the LR images alone.
     """
     reconstruct = reconstruction(network, parts)
+    contrasts = methods.of_network(network).contrasts
 
     def encode(
-        params: Tree, batch_stats: Tree, visits: Sequence[int], lr: Array, prior: Array
+        params: Tree,
+        batch_stats: Tree,
+        visits: Sequence[int],
+        lr: Array,
+        seen: Array | None,
     ) -> tuple[Array, Array, Tree]:
         idr, new = network.apply(
             {"params": params, "batch_stats": batch_stats},
             lr,
-            prior,
+            seen,
             visits=visits,
             method="encode",
             mutable="batch_stats",
@@ -238,9 +259,9 @@ def teacher_update(
     def update(
         state: TeacherState, batch: Batch, _: Tree
     ) -> tuple[TeacherState, Metrics]:
-        batch = batch if shows_prior else without_prior(batch)
+        seen = privileged(network, batch, shows_prior)
         lr = jnp.moveaxis(batch.lr, 1, 0)  # [D, B, h, w, 3]
-        crops = tuple(range(len(lr)))
+        pairing = contrast.pairing(contrasts, len(lr))
         learning = CONTRASTED if stage == 1 else tuple(state.params)
 
         momentum_params = optax.incremental_update(
@@ -248,20 +269,27 @@ def teacher_update(
             state.momentum_params,
             1 - momentum,
         )
+        lr_keys = lr[pairing.keys]
         _, keys, momentum_batch_stats = encode(
-            momentum_params, state.momentum_batch_stats, crops, lr, batch.prior
+            momentum_params,
+            state.momentum_batch_stats,
+            range(len(lr_keys)),
+            lr_keys,
+            seen,
         )
 
         def loss_fn(learnt: Tree) -> tuple[Array, tuple[Metrics, Tree]]:
             params = {**state.params, **learnt}
-            # The reference encodes crop 1 once more for its features: no other result,
-            # but one more visit to the running statistics.
             idr, queries, batch_stats = encode(
-                params, state.batch_stats, (*crops, 0), lr, batch.prior
+                params, state.batch_stats, pairing.visits, lr[pairing.queries], seen
             )
             metrics = {
                 "contrastive": contrast.contrastive_loss(
-                    queries, keys, state.queue, temperature=temperature
+                    queries,
+                    keys,
+                    state.queue,
+                    temperature=temperature,
+                    positives=pairing.positives,
                 )
             }
             if stage == 2:
@@ -298,30 +326,29 @@ def teacher_update(
 
 
 def plain_teacher_update(
-    network: LightBSR,
+    network: BlindNetwork,
     optimizer: optax.GradientTransformation,
     learning_rate: optax.Schedule,
     *,
     parts: int = 1,
     shows_prior: bool = True,
 ) -> Update:
-    """The update of a teacher without contrastive learning (T1, T2 of Table 1).
+    """The update of a teacher without contrastive learning.
 
-    L_SR with everything; the projector, momentum branch and queue stay as they are.
+    KDSR's, and those of T1 and T2 of Table 1. L_SR with everything; a momentum branch
+    and queue stay as they are.
     """
     reconstruct = reconstruction(network, parts)
 
-    def update(
-        state: TeacherState, batch: Batch, _: Tree
-    ) -> tuple[TeacherState, Metrics]:
-        batch = batch if shows_prior else without_prior(batch)
+    def update(state: Any, batch: Batch, _: Tree) -> tuple[Any, Metrics]:
+        seen = privileged(network, batch, shows_prior)
         lr = batch.lr[:, 0]
 
         def loss_fn(params: Tree) -> tuple[Array, Tree]:
             idr, new = network.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 lr[None],
-                batch.prior,
+                seen,
                 visits=(0,),
                 method="encode",
                 mutable="batch_stats",
@@ -330,7 +357,7 @@ def plain_teacher_update(
                 {"params": params}, idr[0], lr.shape[1:3], method="convert"
             )
             loss = reconstruct(params, modulators, (lr, batch.hr))
-            return loss, new["batch_stats"]
+            return loss, new.get("batch_stats", {})  # KDSR has none
 
         (loss, batch_stats), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params
@@ -348,13 +375,8 @@ def plain_teacher_update(
     return update
 
 
-def without_prior(batch: Batch) -> Batch:
-    """The batch with a prior of no numbers, which adds no channel to the LR images."""
-    return batch._replace(prior=batch.prior[:, :0])
-
-
 def student_update(
-    network: LightBSR,
+    network: BlindNetwork,
     optimizer: optax.GradientTransformation,
     learning_rate: optax.Schedule,
     *,
@@ -366,22 +388,31 @@ def student_update(
 ) -> Update:
     """The student's update, on one crop an image.
 
-    Stage 1 minimises L_DL with the estimator and converter, stage 2 L_SR + L_DL with
+    Stage 1 minimises L_DL with what makes the representation, stage 2 L_SR + L_DL with
     everything. `shows_prior` is for the teacher, as it was trained.
     """
     reconstruct = reconstruction(network, parts)
+    distilled = methods.of_network(network).distilled
+
+    def represent(
+        params: Tree, idr: Array, size: tuple[int, int]
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """The modulators, and of them or before them what is distilled."""
+        modulators = network.apply({"params": params}, idr, size, method="convert")
+        if "converter" in distilled:  # LightBSR: R_c and R_s
+            return modulators, modulators
+        feature = network.apply({"params": params}, idr, method="project")
+        return modulators, (feature,)
 
     def update(
         state: StudentState, batch: Batch, teacher: Tree
     ) -> tuple[StudentState, Metrics]:
-        batch = batch if shows_prior else without_prior(batch)
+        seen = privileged(network, batch, shows_prior)
         lr = batch.lr[:, 0]
-        learning = DISTILLED if stage == 1 else tuple(state.params)
+        learning = distilled if stage == 1 else tuple(state.params)
         size = lr.shape[1:3]
-        teacher_idr = network.apply(teacher, lr, batch.prior, method="encode")
-        target_channel, target_spatial = network.apply(
-            teacher, teacher_idr, size, method="convert"
-        )
+        teacher_idr = network.apply(teacher, lr, seen, method="encode")
+        _, target = represent(teacher["params"], teacher_idr, size)
 
         def loss_fn(learnt: Tree) -> tuple[Array, tuple[Metrics, Tree]]:
             params = {**state.params, **learnt}
@@ -392,19 +423,18 @@ def student_update(
                 method="encode",
                 mutable="batch_stats",
             )
-            channel, spatial = network.apply(
-                {"params": params}, idr[0], size, method="convert"
-            )
+            modulators, own = represent(params, idr[0], size)
             metrics = {}
             if stage == 2:
                 metrics["reconstruction"] = reconstruct(
-                    params, (channel, spatial), (lr, batch.hr)
+                    params, modulators, (lr, batch.hr)
                 )
-            metrics["spatial"] = losses.spatial_distillation(target_spatial, spatial)
+            if len(own) > 1:
+                metrics["spatial"] = losses.spatial_distillation(target[1], own[1])
             metrics["channel"] = losses.channel_distillation(
-                target_channel, channel, temperature=temperature, l1_weight=l1_weight
+                target[0], own[0], temperature=temperature, l1_weight=l1_weight
             )
-            return sum(metrics.values()), (metrics, new["batch_stats"])
+            return sum(metrics.values()), (metrics, new.get("batch_stats", {}))
 
         gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
             {name: state.params[name] for name in learning}

@@ -1,0 +1,38 @@
+"""Blocks whose depthwise kernels are made for each image: what KDSR and DASR modulate.
+
+`x` is [B, h, w, F], `idr` a vector [B, F]. Blocks are scanned, as in `adaptation`.
+"""
+
+import flax.linen as nn
+from jax import Array
+
+from lightbsr_jax.networks.layers import Dense, image_depthwise_conv, leaky_relu
+
+
+class DynamicDepthwise(nn.Module):
+    """3 x 3 depthwise convolution with a kernel that two layers make of the IDR.
+
+    KDSR calls it IDR-DDC; DASR has it in its degradation-aware convolution.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array, idr: Array) -> Array:
+        features = x.shape[-1]
+        kernel = leaky_relu(Dense(features, use_bias=False, name="hidden")(idr))
+        kernel = Dense(9 * features, use_bias=False, name="kernel")(kernel)
+        kernel = kernel.reshape(-1, features, 3, 3)  # torch's order
+        return image_depthwise_conv(x, kernel.transpose(0, 2, 3, 1))
+
+
+def scanned(block: type[nn.Module], length: int, *, remat: bool) -> nn.Module:
+    """`length` blocks (x, idr) -> (x, None) in a row, called "blocks"."""
+    if remat:
+        block = nn.remat(block, prevent_cse=False)
+    blocks = nn.scan(
+        block,
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,
+        length=length,
+    )
+    return blocks(name="blocks")
