@@ -132,12 +132,12 @@ class Reference:
         # Its random degradations, with the random numbers given.
         normal = _channels_first(given["noise"]).flatten(0, 1)
         with _fed("rand", list(given["uniform"])), _fed("randn_like", [normal]):
-            lr, kernels, level = self._preprocessing()(hr, random=True)
+            lr, kernels, level = self.preprocessing()(hr, random=True)
         results |= {"lr": lr, "kernel": kernels, "noise_level": level.flatten()}
-        results["prior"] = self._prior(kernels, level.flatten())
+        results["prior"] = self.prior(kernels, level.flatten())
         return {f"degradation/{name}": value for name, value in results.items()}
 
-    def _preprocessing(self, **fixed: float) -> Any:
+    def preprocessing(self, **fixed: float) -> Any:
         """Its degradations: of the setting, or fixed ones."""
         if self.meta["setting"] == 1:
             return self.util.SRMDPreprocessing(
@@ -148,7 +148,7 @@ class Reference:
             self.scale, blur_type="aniso_gaussian", noise=noise, **fixed
         )
 
-    def _prior(self, kernels: Tensor, noise_level: Tensor) -> Tensor:
+    def prior(self, kernels: Tensor, noise_level: Tensor) -> Tensor:
         """What the trainer makes of them, in the middle of its loop."""
         vector = torch.mm(kernels.view(len(kernels), -1), self.inputs["basis"])
         if self.meta["setting"] == 2:
@@ -238,12 +238,7 @@ class Reference:
     def _trace(
         self, role: str, model: nn.Module
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        args = SimpleNamespace(
-            optimizer="ADAM", beta1=0.9, beta2=0.99, epsilon=1e-8, weight_decay=0
-        )
-        optimizer = self.utility.make_optimizer(args, model)
-        for group in optimizer.param_groups:
-            group["lr"] = self.meta["learning_rate"]
+        optimizer = self.optimizer(model)
         trace: dict[str, list[Tensor]] = {}
         for step, stage in enumerate(self.meta["stages"]):
             optimizer.zero_grad()
@@ -255,30 +250,53 @@ class Reference:
         stacked = {name: torch.stack(losses) for name, losses in trace.items()}
         return stacked, _state(model)
 
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Its Adam, at the case's learning rate."""
+        args = SimpleNamespace(
+            optimizer="ADAM", beta1=0.9, beta2=0.99, epsilon=1e-8, weight_decay=0
+        )
+        optimizer = self.utility.make_optimizer(args, model)
+        for group in optimizer.param_groups:
+            group["lr"] = self.meta["learning_rate"]
+        return optimizer
+
     def _losses(
         self, role: str, model: nn.Module, *, step: int, stage: int
     ) -> dict[str, Tensor]:
-        """The stage's losses on a step's batch, as the trainers put modules together.
-
-        Computed in the precision of the model.
-        """
+        """The stage's losses on a step's batch, in the precision of the model."""
         precision = next(model.parameters()).dtype
         given = {
             name: self.inputs[f"training/{name}"][step].to(precision)
             for name in ("lr", "prior", "hr")
         }
         lr, hr = _channels_first(given["lr"]), _channels_first(given["hr"])
+        return self.stage_losses(role, model, lr, given["prior"], hr, stage=stage)
+
+    def stage_losses(
+        self,
+        role: str,
+        model: nn.Module,
+        lr: Tensor,
+        prior: Tensor,
+        hr: Tensor,
+        *,
+        stage: int,
+    ) -> dict[str, Tensor]:
+        """The stage's losses on LR images [B, D, C, h, w] and HR images [B, C, H, W].
+
+        As the trainers put modules together; computed in the precision of the images.
+        """
         if role == "teacher":
-            prior = _spread(given["prior"][:, None].repeat(1, lr.shape[1], 1), lr)
+            spread = _spread(prior[:, None].repeat(1, lr.shape[1], 1), lr)
             if stage == 1:
-                _, loss = model.E(torch.cat([lr, prior], dim=2))
+                _, loss = model.E(torch.cat([lr, spread], dim=2))
                 return {"contrastive": loss}
-            sr, loss = model((lr, prior))
+            sr, loss = model((lr, spread))
             return {"contrastive": loss, "reconstruction": F.l1_loss(sr * 255, hr)}
         lr = lr[:, 0]
-        teacher = self.teacher.to(precision)
+        teacher = self.teacher.to(lr.dtype)
         with torch.no_grad():
-            _, channel, spatial = teacher((lr, _spread(given["prior"], lr)))
+            _, channel, spatial = teacher((lr, _spread(prior, lr)))
         sr, own_channel, own_spatial = model(lr)
         losses = {
             "spatial": self.losses.Fea_loss()(own_spatial, spatial),
@@ -297,7 +315,7 @@ class Reference:
             noise = self.inputs.get(f"images/{index}/noise")
             normal = [] if noise is None else [_channels_first(noise)[None]]
             with torch.no_grad(), _fed("randn_like", normal):
-                degrade = self._preprocessing(**self.meta["fixed_degradation"])
+                degrade = self.preprocessing(**self.meta["fixed_degradation"])
                 lr, _, _ = degrade(hr, random=False)
                 given = self.inputs[f"images/{index}/lr"]
                 restored = model(_channels_first(given)[None].float() / 255)
