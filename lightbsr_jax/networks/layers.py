@@ -42,7 +42,20 @@ def widened(x: Array) -> Array:
 
 def global_mean(x: Array) -> Array:
     """Mean over rows and columns, summed in float32: [B, h, w, C] to [B, C]."""
-    return widened(x).mean((1, 2)).astype(x.dtype)
+    wide = widened(x)
+    if not _uses_cpu_formulations():
+        return wide.mean((1, 2)).astype(x.dtype)
+    pixels = x.shape[1] * x.shape[2]
+    weights = jnp.full(pixels, 1 / pixels, wide.dtype)
+    means = jnp.einsum("p,bpc->bc", weights, wide.reshape(len(x), pixels, -1))
+    return means.astype(x.dtype)
+
+
+def _channel_mean(x: Array) -> Array:
+    """Mean over channels, which stay as an axis of 1."""
+    if not _uses_cpu_formulations():
+        return x.mean(-1, keepdims=True)
+    return x @ jnp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
 
 
 def pixel_shuffle(x: Array, factor: int) -> Array:
@@ -127,10 +140,10 @@ def conv(x: Array, kernel: Array, stride: int = 1) -> Array:
     return plain_conv(x, kernel, stride)
 
 
-def plain_depthwise_conv(x: Array, kernel: Array) -> Array:
+def plain_depthwise_conv(x: Array, kernel: Array, bias: Array) -> Array:
     """One kernel a channel: x [B, h, w, C], kernel [k, k, 1, C], padding k // 2."""
     padding = [(k // 2, k // 2) for k in kernel.shape[:2]]
-    return lax.conv_general_dilated(
+    y = lax.conv_general_dilated(
         x,
         kernel,
         (1, 1),
@@ -138,34 +151,40 @@ def plain_depthwise_conv(x: Array, kernel: Array) -> Array:
         dimension_numbers=NHWC,
         feature_group_count=x.shape[-1],
     )
+    return y + bias
 
 
 @partial(jax.jit, inline=False)
-def _shifted_sum(x: Array, kernel: Array) -> Array:
-    taps = kernel.reshape(-1, x.shape[-1])
-    return sum(
-        weight * shifted for weight, shifted in zip(taps, _taps(x, kernel), strict=True)
-    )
+def _shifted_sum(padded: Array, kernel: Array, bias: Array) -> Array:
+    size = kernel.shape[0]
+    h, w = padded.shape[1] - size + 1, padded.shape[2] - size + 1
+    total = bias
+    for i in range(size):
+        for j in range(size):
+            total = total + kernel[i, j] * padded[:, i : i + h, j : j + w]
+    return total
 
 
 @jax.custom_vjp
-def _cpu_depthwise_conv(x: Array, kernel: Array) -> Array:
+def _cpu_depthwise_conv(x: Array, kernel: Array, bias: Array) -> Array:
     # Not inlined: its consumers would each compute it again.
+    padded = _pad(x, kernel)
     with set_xla_metadata(inlineable="false"):
-        return _shifted_sum(x, kernel)
+        return _shifted_sum(padded, kernel, bias)
 
 
 def _cpu_depthwise_forward(
-    x: Array, kernel: Array
+    x: Array, kernel: Array, bias: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    return _cpu_depthwise_conv(x, kernel), (x, kernel)
+    return _cpu_depthwise_conv(x, kernel, bias), (x, kernel)
 
 
 def _cpu_depthwise_backward(
     residuals: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     x, kernel = residuals
-    dx = _cpu_depthwise_conv(gradient, kernel[::-1, ::-1])
+    zero = jnp.zeros(x.shape[-1], x.dtype)
+    dx = _cpu_depthwise_conv(gradient, kernel[::-1, ::-1], zero)
     h, w = x.shape[1:3]
     padded = _pad(x, kernel)
 
@@ -176,17 +195,17 @@ def _cpu_depthwise_backward(
         return None, jnp.stack([tap.sum((0, 1)) for tap in taps])
 
     _, sums = lax.scan(kernel_row, None, jnp.arange(kernel.shape[0]))  # [k, k, w, C]
-    return dx, sums.sum(2).reshape(kernel.shape)
+    return dx, sums.sum(2).reshape(kernel.shape), gradient.sum((0, 1, 2))
 
 
 _cpu_depthwise_conv.defvjp(_cpu_depthwise_forward, _cpu_depthwise_backward)
 
 
-def depthwise_conv(x: Array, kernel: Array) -> Array:
+def depthwise_conv(x: Array, kernel: Array, bias: Array) -> Array:
     """`plain_depthwise_conv`, formulated for the backend (see the module's head)."""
     if _uses_cpu_formulations():
-        return _cpu_depthwise_conv(x, kernel)
-    return plain_depthwise_conv(x, kernel)
+        return _cpu_depthwise_conv(x, kernel, bias)
+    return plain_depthwise_conv(x, kernel, bias)
 
 
 def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
@@ -255,7 +274,21 @@ class DepthwiseConv(_Linear):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel, bias = self.parameters((7, 7, 1, self.features))
-        return depthwise_conv(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+        return depthwise_conv(x, kernel.astype(x.dtype), bias.astype(x.dtype))
+
+
+class LayerNorm(nn.Module):
+    """Normalisation over channels in float32, with eps 1e-6."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels, dtype = x.shape[-1:], x.dtype
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        x = widened(x)
+        x = x - _channel_mean(x)
+        x = x * (lax.rsqrt(_channel_mean(jnp.square(x)) + 1e-6) * scale) + bias
+        return x.astype(dtype)
 
 
 class BatchNorm(nn.Module):
