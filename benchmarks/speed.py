@@ -11,8 +11,8 @@ under torch.compile too, which takes minutes.
 - The floor is what the machine takes at its best: the least operations at the rate of a
   large matrix product, or the bytes of input and output at the rate of a large sum.
 - To compile is what the first run took beyond the median. Nothing is kept between runs.
-- Memory is what the work adds to the process at its peak (its resident set; on a GPU,
-  what the program has in use there), compilation included.
+- Memory is what the work adds to the process (its resident set; on a GPU, what the
+  program has in use there) at its peak: at work, and in all, compilation included.
 
 It runs on a CPU or a GPU, in true float32 and, with --dtype, in bfloat16.
 """
@@ -23,7 +23,6 @@ import math
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import tempfile
 import time
@@ -182,11 +181,14 @@ class Worker:
         self._process.join()
         times, of_processor = zip(*self.times, strict=True)
         median = statistics.median(times)
+        median_of_processor = statistics.median(of_processor)
+        first, first_of_processor = self.about.pop("first")
         figures = {
             "seconds": median,
             "times": times,
-            "processor_seconds": statistics.median(of_processor),
-            "compile": max(0.0, self.about["first"] - median),
+            "processor_seconds": median_of_processor,
+            "compile": max(0.0, first - median),
+            "compile_processor_seconds": first_of_processor - median_of_processor,
         }
         return {**figures, **self.about, **peaks}
 
@@ -209,39 +211,44 @@ def serve(
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
         from benchmarks import speed_ours
 
-        imported = resident_bytes()
+        imported = peak_bytes()
         side = speed_ours.Side(weights, dtype)
         do, *about["floor"] = getattr(side, case.work)(**case.options)
     else:
         sys.dont_write_bytecode = True  # in the checkout
         from benchmarks import speed_reference
 
-        imported = resident_bytes()
+        imported = peak_bytes()
         side = speed_reference.Side(checkout, weights, dtype, mode)
         do = getattr(side, case.work)(**case.options)
-    warm = time.perf_counter()
-    do()
-    about["first"] = time.perf_counter() - warm
-    about["start"] = time.time() - began  # imports, weights and the first run
-    warm = time.perf_counter()
-    do()
-    repeats = math.ceil(SHORTEST / (time.perf_counter() - warm))
-    pipe.send(about)
-    while pipe.recv() == "measure":
+
+    def timed(repeats: int) -> tuple[float, float]:
         start, of_processor = time.perf_counter(), time.process_time()
         for _ in range(repeats):
             do()
         ends = time.perf_counter(), time.process_time()
-        pipe.send(((ends[0] - start) / repeats, (ends[1] - of_processor) / repeats))
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    added = side.peak_bytes()
-    pipe.send({"memory": peak - imported if added is None else added, "peak": peak})
+        return (ends[0] - start) / repeats, (ends[1] - of_processor) / repeats
+
+    about["first"] = timed(1)
+    about["start"] = time.time() - began  # imports, weights and the first run
+    peak = peak_bytes()
+    Path("/proc/self/clear_refs").write_text("5")  # forget that peak
+    repeats = math.ceil(SHORTEST / timed(1)[0])
+    pipe.send(about)
+    while pipe.recv() == "measure":
+        pipe.send(timed(repeats))
+    at_work = peak_bytes()
+    memory = {"memory": at_work, "memory_in_all": max(peak, at_work)}
+    memory = {name: size - imported for name, size in memory.items()}
+    if (on_device := side.peak_bytes()) is not None:
+        memory = dict.fromkeys(memory, on_device)
+    pipe.send(memory)
 
 
-def resident_bytes() -> int:
-    import psutil
-
-    return psutil.Process().memory_info().rss
+def peak_bytes() -> int:
+    """This process's largest resident set."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def measure(
@@ -286,7 +293,8 @@ def describe(machine: dict[str, Any]) -> str:
 
 def heading() -> str:
     columns = ["case", "ours (s)", "/ floor", EAGER, CHANNELS_LAST, COMPILED]
-    columns += ["MB: ours", EAGER, "to compile (s): ours", COMPILED, "start (s)", EAGER]
+    columns += ["MB at work: ours", EAGER, "MB in all: ours", EAGER]
+    columns += ["to compile (s): ours", COMPILED, "to start (s): ours", EAGER]
     return f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
 
 
@@ -303,7 +311,8 @@ def line(row: dict[str, Any]) -> str:
         f"x {cell(mode, 'seconds', '.2f', ours['seconds'])}" if mode in row else ""
         for mode in (EAGER, CHANNELS_LAST, COMPILED)
     ]
-    cells += [cell(mode, "memory", ".0f", 1e6) for mode in (OURS, EAGER)]
+    for figure in ("memory", "memory_in_all"):
+        cells += [cell(mode, figure, ".0f", 1e6) for mode in (OURS, EAGER)]
     cells += [cell(mode, "compile", ".1f") for mode in (OURS, COMPILED)]
     cells += [cell(mode, "start", ".1f") for mode in (OURS, EAGER)]
     return f"| {' | '.join(cells)} |"

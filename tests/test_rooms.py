@@ -29,8 +29,8 @@ ALLOWED = {
     "data": {"imaging"},
     "pretrained": set(),
     "checkpoint": FOUNDATION,
-    "model": FOUNDATION | {"checkpoint", "pretrained"},
-    "inference": FOUNDATION | {"model"},
+    "model": FOUNDATION | {"checkpoint", "compilation", "pretrained"},
+    "inference": FOUNDATION | {"compilation", "model"},
     "evaluation": FOUNDATION | {"compilation", "model"},
     "training": FOUNDATION | {"data", "checkpoint", "model", "evaluation"},
     "interop": FOUNDATION

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from lightbsr_jax.compilation import inference_jit
 from lightbsr_jax.inference.tiles import (
     Neighbours,
     Window,
@@ -45,7 +46,7 @@ _NO_SUMS = 0.0
 Tree = dict[str, Any]
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def encode(
     network: LightBSR, variables: Tree, window: Window, lr: Neighbours
 ) -> tuple[Array, Array]:
@@ -57,14 +58,14 @@ def encode(
     return idr, _sums(idr, window.at(1, 4), ENCODE // 4)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def channel(network: LightBSR, variables: Tree, mean: Array) -> Array:
     """R_c [1, 48] of the IDR's mean [128]."""
     idr = mean[None, None, None]
     return network.apply(variables, idr, (1, 1), method="convert")[0]
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def convert(
     network: LightBSR, variables: Tree, window: Window, idr: Neighbours
 ) -> tuple[Array, float]:
@@ -76,7 +77,7 @@ def convert(
     return without_halo(spatial, CONVERT).astype(network.dtype), _NO_SUMS
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def extract(
     network: LightBSR, variables: Tree, window: Window, lr: Neighbours
 ) -> tuple[Array, Array]:
@@ -85,7 +86,7 @@ def extract(
     return x, _channel_sums(x, window, EXTRACT)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def convert_channel(
     network: LightBSR, variables: Tree, group: Array, channel: Array
 ) -> Array:
@@ -97,7 +98,7 @@ def convert_channel(
     return ChannelConverter().apply({"params": params}, channel)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def convert_spatial(
     network: LightBSR,
     variables: Tree,
@@ -115,7 +116,7 @@ def convert_spatial(
     return without_halo(spatial, CONVERT_SPATIAL), _NO_SUMS
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def block(
     network: LightBSR,
     variables: Tree,
@@ -139,7 +140,7 @@ def block(
     return x, _channel_sums(x, window, BLOCK)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def merge(
     network: LightBSR,
     variables: Tree,
@@ -158,7 +159,7 @@ def merge(
     return x, _channel_sums(x, window, MERGE)
 
 
-@partial(jax.jit, static_argnums=(0, 5))
+@partial(inference_jit, static_argnums=(0, 5))
 def reconstruct(
     network: LightBSR,
     variables: Tree,
