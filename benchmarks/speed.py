@@ -5,8 +5,8 @@
 
 LightBSR is a checkout of the reference, which is used as it is. Each side of a case has
 a process of its own, and they take turns: a round is one measurement of each, the table
-holds medians over rounds and ratios of them. With --compile the reference is measured
-under torch.compile too, which takes minutes.
+holds medians over rounds and ratios of them. `--against eager channels-last compiled`
+measures the reference under torch.compile as well, which takes minutes.
 
 - The floor is what the machine takes at its best: the least operations at the rate of a
   large matrix product, or the bytes of input and output at the rate of a large sum.
@@ -14,7 +14,7 @@ under torch.compile too, which takes minutes.
 - Memory is what the work adds to the process (its resident set; on a GPU, what the
   program has in use there) at its peak: at work, and in all, compilation included.
 
-It runs on a CPU or a GPU, in true float32 and, with --dtype, in bfloat16.
+It runs on Linux, on a CPU or a GPU, in true float32 and, with --dtype, in bfloat16.
 """
 
 import argparse
@@ -78,7 +78,7 @@ CASES = [
 ]
 GROUPS = list(dict.fromkeys(case.group for case in CASES))
 IN_BFLOAT16 = ("restore", "upscale", "train")
-NOT_COMPILED = ("degrade", "contrast", "score")
+EAGER_ONLY = ("degrade", "contrast", "score")
 
 
 def main() -> None:
@@ -88,7 +88,8 @@ def main() -> None:
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=", ".join(GROUPS))
     parser.add_argument("--only", metavar="TEXT", help="of the cases, in their names")
     parser.add_argument("--reference", metavar="DIR", help="a checkout of it")
-    parser.add_argument("--compile", action="store_true", help="torch.compile, too")
+    modes = (EAGER, CHANNELS_LAST, COMPILED)
+    parser.add_argument("--against", nargs="+", choices=modes, default=list(modes[:2]))
     parser.add_argument("--dtype", nargs="+", default=["float32"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", metavar="FILE", help="all figures")
@@ -113,9 +114,9 @@ def main() -> None:
         for case, dtype in cases:
             rows.append(measure(case, dtype, weights, machine, arguments))
             print(line(rows[-1]), flush=True)
-    if arguments.json:
-        results = {"machine": machine, "rows": rows}
-        Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
+            if arguments.json:
+                results = json.dumps({"machine": machine, "rows": rows}, indent=1)
+                Path(arguments.json).write_text(results + "\n")
 
 
 def prepare(weights: Path, dtypes: Sequence[str]) -> dict[str, Any]:
@@ -261,9 +262,11 @@ def measure(
     """A row of the table."""
     modes = [OURS]
     if arguments.reference:
-        modes.append(EAGER)
-        if case.work not in NOT_COMPILED:
-            modes += [CHANNELS_LAST, *[COMPILED] * arguments.compile]
+        modes += [
+            mode
+            for mode in arguments.against
+            if mode == EAGER or case.work not in EAGER_ONLY
+        ]
     workers = {
         mode: Worker(case, mode, dtype, weights, arguments.reference) for mode in modes
     }
