@@ -185,17 +185,38 @@ def _cpu_depthwise_backward(
     x, kernel = residuals
     zero = jnp.zeros(x.shape[-1], x.dtype)
     dx = _cpu_depthwise_conv(gradient, kernel[::-1, ::-1], zero)
-    h, w = x.shape[1:3]
-    padded = _pad(x, kernel)
+    of_kernel = _depthwise_kernel_gradient(_pad(x, kernel), gradient, len(kernel))
+    return dx, of_kernel.reshape(kernel.shape), gradient.sum((0, 1, 2))
 
-    # Summed over batch and rows first: those sums vectorise over columns and channels.
-    def kernel_row(_: None, row: Array) -> tuple[None, Array]:
-        rows = lax.dynamic_slice_in_dim(padded, row, h, axis=1)
-        taps = [rows[:, :, j : j + w] * gradient for j in range(kernel.shape[1])]
-        return None, jnp.stack([tap.sum((0, 1)) for tap in taps])
 
-    _, sums = lax.scan(kernel_row, None, jnp.arange(kernel.shape[0]))  # [k, k, w, C]
-    return dx, sums.sum(2).reshape(kernel.shape), gradient.sum((0, 1, 2))
+def _depthwise_kernel_gradient(padded: Array, gradient: Array, size: int) -> Array:
+    """[size, size, C]: the sums over pixels of each tap's view times the gradient.
+
+    Sixteen rows at once are multiplied and added up in one pass over batch, columns and
+    channels, which vectorises; XLA would write out each product and then sum it.
+    """
+    batch, h, w, channels = gradient.shape
+    at_once = min(16, h)
+    parts = -(-h // at_once)
+    beyond = ((0, 0), (0, parts * at_once - h), (0, 0), (0, 0))
+    padded, gradient = jnp.pad(padded, beyond), jnp.pad(gradient, beyond)
+
+    def kernel_row(_: None, i: Array) -> tuple[None, Array]:
+        def add(part: Array, sums: list[Array]) -> list[Array]:
+            first = part * at_once
+            g = lax.dynamic_slice_in_dim(gradient, first, at_once, axis=1)
+            x = lax.dynamic_slice_in_dim(padded, first + i, at_once, axis=1)
+            return [
+                total + sum(x[:, row, j : j + w] * g[:, row] for row in range(at_once))
+                for j, total in enumerate(sums)
+            ]
+
+        zeros = [jnp.zeros((batch, w, channels), gradient.dtype)] * size
+        return None, jnp.stack(lax.fori_loop(0, parts, add, zeros))
+
+    _, sums = lax.scan(kernel_row, None, jnp.arange(size))
+    ones = jnp.ones(batch * w, gradient.dtype)
+    return jnp.einsum("p,ijpc->ijc", ones, sums.reshape(size, size, -1, channels))
 
 
 _cpu_depthwise_conv.defvjp(_cpu_depthwise_forward, _cpu_depthwise_backward)
