@@ -62,6 +62,14 @@ def test_formulations_agree(size: int, depthwise: bool) -> None:
         close(results[0], [slow(image, others[0]) + sum(others[1:]) for image in x])
 
 
+def test_dense_formulations_agree() -> None:
+    x, kernel, bias = normal(2, 3, 5, 6), normal(6, 4), normal(4)
+    results = value_and_gradients(layers.dense, x, kernel, bias)
+    expected = value_and_gradients(layers.plain_dense, x, kernel, bias)
+    for result, other in zip(results, expected, strict=True):
+        close(result, other)
+
+
 def test_formulation_follows_backend_and_context() -> None:
     x, kernel, depthwise = normal(1, 4, 4, 6), normal(3, 3, 6, 8), normal(3, 3, 1, 6)
 

@@ -5,9 +5,10 @@ do: U(-b, b) with b = 1 / sqrt(fan_in), biases with the same b. Parameters are f
 a layer computes in the type of what it is given, float32 or bfloat16, but for means and
 variances, which are float32. (Of float64, for comparisons, all is float64.)
 
-XLA on a CPU is slow at grouped convolutions and at the gradients of convolutions in
-the body of a scan; `depthwise_conv` and `conv` are formulated by backend for that
-reason, here and nowhere else. Both formulations agree to float rounding.
+XLA on a CPU is slow at grouped convolutions, at sums over pixels or channels, and at
+the gradients of convolutions and products in the body of a scan: `depthwise_conv`,
+`conv`, `dense` and means are formulated by backend for that reason, here and nowhere
+else. Both formulations agree to float rounding.
 """
 
 from collections.abc import Sequence
@@ -229,6 +230,41 @@ def depthwise_conv(x: Array, kernel: Array, bias: Array) -> Array:
     return plain_depthwise_conv(x, kernel, bias)
 
 
+@jax.custom_vjp
+def _cpu_dense(x: Array, kernel: Array, bias: Array) -> Array:
+    return x @ kernel + bias
+
+
+def _cpu_dense_forward(
+    x: Array, kernel: Array, bias: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    return _cpu_dense(x, kernel, bias), (x, kernel)
+
+
+def _cpu_dense_backward(
+    residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array, Array]:
+    x, kernel = residuals
+    rows, gradients = (y.reshape(-1, y.shape[-1]) for y in (x, gradient))
+    of_bias = jnp.ones(len(rows), rows.dtype) @ gradients
+    return gradient @ kernel.T, rows.T @ gradients, of_bias
+
+
+_cpu_dense.defvjp(_cpu_dense_forward, _cpu_dense_backward)
+
+
+def plain_dense(x: Array, kernel: Array, bias: Array) -> Array:
+    """Linear over the last axis: [..., I] to [..., O]."""
+    return x @ kernel + bias
+
+
+def dense(x: Array, kernel: Array, bias: Array) -> Array:
+    """`plain_dense`, formulated for the backend (see the module's head)."""
+    if _uses_cpu_formulations():
+        return _cpu_dense(x, kernel, bias)
+    return plain_dense(x, kernel, bias)
+
+
 def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
     """U(-b, b) with b = 1 / sqrt(fan_in), torch's default for weights and biases.
 
@@ -273,7 +309,8 @@ class Dense(_Linear):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel, bias = self.parameters((x.shape[-1], self.features))
-        return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+        bias = jnp.broadcast_to(bias, self.features)
+        return dense(x, kernel.astype(x.dtype), bias.astype(x.dtype))
 
 
 class Conv(_Linear):
