@@ -25,7 +25,7 @@ def test_convolutions() -> None:
     halving = partial(layers.conv, stride=2)
     assert count(halving, x, kernel) == 2 * 4 * 3 * 8 * 27
     depthwise = jnp.zeros((5, 5, 1, 3))
-    assert count(layers.depthwise_conv, x, depthwise) == 2 * 7 * 5 * 3 * 25
+    assert count(layers.depthwise_conv, x, depthwise, np.zeros(3)) == 2 * 7 * 5 * 3 * 25
 
 
 def test_products() -> None:

@@ -76,6 +76,17 @@ def test_synthesise_is_the_literal_degradation(scale: int) -> None:
     np.testing.assert_allclose(ours[0], expected, atol=0.5001 / 255)
 
 
+@pytest.mark.parametrize(("scale", "size"), [(2, (12, 6)), (3, (4, 7)), (4, (5, 9))])
+def test_blur_and_shrink_are_both_in_turn(scale: int, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    hr = rng.integers(0, 256, (2, 2, scale * size[0], scale * size[1], 3), np.uint8)
+    kernel = rng.uniform(size=(2, 21, 21))
+    kernel /= kernel.sum((1, 2), keepdims=True)
+    expected = resize.bicubic(degradation.blur(hr, kernel), size)
+    result = degradation.blur_and_shrink(hr, kernel, scale=scale)
+    np.testing.assert_allclose(result, expected, atol=2e-4)  # of 255
+
+
 def test_images_must_be_a_multiple_of_the_scale() -> None:
     chosen = Degradation(kernels.isotropic(np.ones(1)), np.zeros(1))
     with pytest.raises(ValueError, match="12x14 pixels are no multiple of scale 4"):

@@ -19,7 +19,7 @@ from lightbsr_jax.networks.lightbsr import LightBSR, initialise
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
-Operator = Callable[[jax.Array, jax.Array], jax.Array]
+Operator = Callable[..., jax.Array]
 
 close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 
@@ -28,17 +28,15 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def value_and_gradients(
-    operator: Operator, x: np.ndarray, kernel: np.ndarray
-) -> list[jax.Array]:
-    """operator(x, kernel) and the gradients of a quadratic loss of it in both."""
+def value_and_gradients(operator: Operator, *arguments: np.ndarray) -> list[jax.Array]:
+    """operator(*arguments) and the gradients of a quadratic loss of it in all."""
 
     @jax.jit
-    def run(x: jax.Array, kernel: jax.Array) -> list[jax.Array]:
-        y, pull = jax.vjp(operator, x, kernel)
+    def run(*arguments: jax.Array) -> list[jax.Array]:
+        y, pull = jax.vjp(operator, *arguments)
         return [y, *pull(y)]
 
-    return run(x, kernel)
+    return run(*arguments)
 
 
 # Convolutions
@@ -48,20 +46,28 @@ def value_and_gradients(
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_formulations_agree(size: int, depthwise: bool) -> None:
     if depthwise:
-        kernel = normal(size, size, 1, 6) / size
+        others = normal(size, size, 1, 6) / size, normal(6)
         chosen, plain = layers.depthwise_conv, layers.plain_depthwise_conv
         slow = literal.depthwise_conv
     else:
-        kernel = normal(size, size, 6, 8) / (size * math.sqrt(6))
+        others = (normal(size, size, 6, 8) / (size * math.sqrt(6)),)
         chosen, plain = layers.conv, layers.plain_conv
         slow = literal.conv
     for shape in ((2, 5, 8, 6), (1, 2, 1, 6)):  # the second smaller than kernels
         x = normal(*shape, seed=size)
-        results = value_and_gradients(chosen, x, kernel)
-        expected = value_and_gradients(plain, x, kernel)
+        results = value_and_gradients(chosen, x, *others)
+        expected = value_and_gradients(plain, x, *others)
         for result, other in zip(results, expected, strict=True):
             close(result, other)
-        close(results[0], [slow(image, kernel) for image in x])
+        close(results[0], [slow(image, others[0]) + sum(others[1:]) for image in x])
+
+
+def test_dense_formulations_agree() -> None:
+    x, kernel, bias = normal(2, 3, 5, 6), normal(6, 4), normal(4)
+    results = value_and_gradients(layers.dense, x, kernel, bias)
+    expected = value_and_gradients(layers.plain_dense, x, kernel, bias)
+    for result, other in zip(results, expected, strict=True):
+        close(result, other)
 
 
 def test_formulation_follows_backend_and_context() -> None:
@@ -70,7 +76,7 @@ def test_formulation_follows_backend_and_context() -> None:
     def primitives() -> list[str]:
         traced = [
             jax.make_jaxpr(layers.conv)(x, kernel),
-            jax.make_jaxpr(layers.depthwise_conv)(x, depthwise),
+            jax.make_jaxpr(layers.depthwise_conv)(x, depthwise, np.zeros(6)),
         ]
         return [t.eqns[0].primitive.name.split("_")[0] for t in traced]
 
@@ -105,6 +111,8 @@ def test_leaky_relu() -> None:
 def test_global_mean() -> None:
     x = normal(2, 3, 5, 4)
     close(layers.global_mean(x), x.reshape(2, 15, 4).mean(1))
+    with layers.plain_formulations():
+        close(layers.global_mean(x), x.reshape(2, 15, 4).mean(1))
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])

@@ -30,8 +30,8 @@ ALLOWED = {
     "pretrained": set(),
     "checkpoint": FOUNDATION,
     "methods": FOUNDATION,
-    "model": FOUNDATION | {"checkpoint", "methods", "pretrained"},
-    "inference": FOUNDATION | {"methods", "model"},
+    "model": FOUNDATION | {"checkpoint", "compilation", "methods", "pretrained"},
+    "inference": FOUNDATION | {"compilation", "methods", "model"},
     "evaluation": FOUNDATION | {"compilation", "methods", "model"},
     "training": FOUNDATION | {"data", "checkpoint", "methods", "model", "evaluation"},
     "interop": FOUNDATION

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from lightbsr_jax.imaging import kernels, metrics, resize
@@ -89,8 +90,7 @@ def synthesise(
             f"high-resolution images of {height}x{width} pixels are no multiple of "
             f"scale {scale}: crop them on the right and bottom first"
         )
-    lr = blur(hr, degradation.kernel)
-    lr = resize.bicubic(lr, (height // scale, width // scale))
+    lr = blur_and_shrink(hr, degradation.kernel, scale=scale)
     if noise is not None:
         lr += jnp.expand_dims(degradation.noise_level, range(1, lr.ndim)) * noise
     return metrics.quantise(lr) / 255
@@ -100,18 +100,94 @@ def synthesise(
 def blur(images: Array, kernel: Array) -> Array:
     """`images` [B, ..., H, W, C] correlated with `kernel` [B, K, K], float32.
 
-    An image's crops and channels share its kernel. The border is reflected. Shifted
-    multiply-adds are true float32 on every backend, and on a CPU many times faster
-    than a convolution with one kernel an image.
+    An image's crops and channels share its kernel. The border is reflected.
     """
-    batch, *_, height, width, channels = images.shape
+    return _correlate(_padded(images, kernel), kernel).reshape(images.shape)
+
+
+@functools.partial(jax.jit, static_argnames="scale")
+def blur_and_shrink(images: Array, kernel: Array, *, scale: int) -> Array:
+    """`blur`, then bicubic interpolation to 1 / scale of the size: float32.
+
+    Both are linear and, away from the border, the same at every pixel. There they
+    change places, so that the kernel is applied to the few pixels of the smaller image
+    alone; results differ by float rounding.
+    """
+    if jax.default_backend() != "cpu":
+        return _blur_and_shrink(images, kernel, scale)
+
+    # On a CPU one image after the other, whose intermediate results fit into its cache.
+    def one(image_and_kernel: tuple[Array, Array]) -> Array:
+        image, kernel = image_and_kernel
+        return _blur_and_shrink(image[None], kernel[None], scale)[0]
+
+    return lax.map(one, (images, kernel))
+
+
+def _blur_and_shrink(images: Array, kernel: Array, scale: int) -> Array:
+    *_, height, width, channels = images.shape
+    rows, columns = height // scale, width // scale
+    padded = _padded(images, kernel)
+    row_matrix = resize.bicubic_matrix(height, rows)
+    column_matrix = resize.bicubic_matrix(width, columns)
+
+    def in_turn(row_range: slice, column_range: slice) -> Array:
+        """These pixels of the smaller image, blurred first and then shrunk."""
+        part, matrices = padded, []
+        ranges = (row_matrix[row_range], column_matrix[column_range])
+        for axis, matrix in enumerate(ranges, start=2):
+            seen = np.flatnonzero(matrix.any(0))
+            first, last = seen[0], seen[-1] + 1
+            matrices.append(matrix[:, first:last])
+            part = lax.slice_in_dim(part, first, last + kernel.shape[-1] - 1, axis=axis)
+        return jnp.einsum(
+            "hH,bnHWc,wW->bnhwc",
+            matrices[0],
+            _correlate(part, kernel),
+            matrices[1],
+            precision=lax.Precision.HIGHEST,
+        )
+
+    edge, everything = 2, slice(None)  # the cubic of pixels at the edge reaches beyond
+    if min(rows, columns) <= 2 * edge:
+        shrunk = in_turn(everything, everything)
+    else:
+        first, *_, last = np.flatnonzero(row_matrix[edge])
+        filtered = _filtered(
+            padded[:, :, first:, first:], row_matrix[edge, first : last + 1]
+        )
+        inside = (rows - 2 * edge, columns - 2 * edge)
+        inside = _every_nth(filtered, kernel, scale, inside)
+        between, before, after = slice(edge, -edge), slice(edge), slice(-edge, None)
+        middle = [in_turn(between, before), inside, in_turn(between, after)]
+        shrunk = [
+            in_turn(before, everything),
+            jnp.concatenate(middle, axis=3),
+            in_turn(after, everything),
+        ]
+        shrunk = jnp.concatenate(shrunk, axis=2)
+    return shrunk.reshape(*images.shape[:-3], rows, columns, channels)
+
+
+def _padded(images: Array, kernel: Array) -> Array:
+    """Float32 [B, N, H + K - 1, W + K - 1, C], the border reflected."""
+    images = images.reshape(len(images), -1, *images.shape[-3:]).astype(jnp.float32)
+    border = (kernel.shape[-1] // 2,) * 2
+    return jnp.pad(images, ((0, 0), (0, 0), border, border, (0, 0)), mode="reflect")
+
+
+def _correlate(padded: Array, kernel: Array) -> Array:
+    """Each image [N, H, W, C] with its kernel, where that fits inside.
+
+    Shifted multiply-adds are true float32 on every backend, and on a CPU many times
+    faster than a convolution with one kernel an image.
+    """
+    batch, crops, height, width, channels = padded.shape
     size = kernel.shape[-1]
+    height, width = height - size + 1, width - size + 1
     # Columns and channels as one axis: a shift by a column moves it by C.
-    padded = images.reshape(batch, -1, height, width, channels).astype(jnp.float32)
-    border = (size // 2, size // 2)
-    padded = jnp.pad(padded, ((0, 0), (0, 0), border, border, (0, 0)), mode="reflect")
     padded = padded.reshape(*padded.shape[:3], -1)
-    weights = jnp.moveaxis(kernel.astype(jnp.float32), 0, -1)[..., None, None, None]
+    weights = _weights(kernel)
 
     def add_row(i: Array, total: Array) -> Array:
         row = lax.dynamic_slice_in_dim(padded, i, height, axis=2)
@@ -122,5 +198,53 @@ def blur(images: Array, kernel: Array) -> Array:
 
     # A loop over the rows only: unrolling all K x K terms would be slow to compile.
     # A row's terms are summed first, which loses less than one running sum.
-    total = jnp.zeros((batch, padded.shape[1], height, width * channels))
-    return lax.fori_loop(0, size, add_row, total).reshape(images.shape)
+    total = jnp.zeros((batch, crops, height, width * channels))
+    total = lax.fori_loop(0, size, add_row, total)
+    return total.reshape(batch, crops, height, width, channels)
+
+
+def _filtered(padded: Array, taps: np.ndarray) -> Array:
+    """Correlated with the same taps along rows and columns, where they fit inside."""
+    for axis in (2, 3):
+        length = padded.shape[axis] - len(taps) + 1
+        padded = sum(
+            tap * lax.slice_in_dim(padded, i, i + length, axis=axis)
+            for i, tap in enumerate(taps)
+        )
+    return padded
+
+
+def _every_nth(padded: Array, kernel: Array, n: int, size: tuple[int, int]) -> Array:
+    """The first pixels [B, N, *size, C] of every n-th one of `_correlate`."""
+    batch, crops, *_, channels = padded.shape
+    (rows, columns), taps = size, kernel.shape[-1]
+    # A tap sees pixels of one phase: these are put together, rows and columns last.
+    beyond = (taps - 1) // n
+    needed = [n * (rows + beyond), n * (columns + beyond)]
+    missing = [max(0, x - y) for x, y in zip(needed, padded.shape[2:4], strict=True)]
+    padded = jnp.pad(padded, ((0, 0), (0, 0), *((0, m) for m in missing), (0, 0)))
+    phases = padded[:, :, : needed[0], : needed[1]].reshape(
+        batch, crops, rows + beyond, n, columns + beyond, n, channels
+    )
+    phases = phases.transpose(0, 1, 3, 5, 2, 4, 6)
+    phases = phases.reshape(batch, crops, n, n, rows + beyond, -1)
+    weights = _weights(kernel)
+
+    def add_row(i: Array, total: Array) -> Array:
+        row = lax.dynamic_index_in_dim(phases, i % n, axis=2, keepdims=False)
+        row = lax.dynamic_slice_in_dim(row, i // n, rows, axis=3)
+        terms = []
+        for j in range(taps):
+            first = j // n * channels
+            term = row[:, :, j % n, :, first : first + columns * channels]
+            terms.append(weights[i, j] * term)
+        return total + sum(terms)
+
+    total = jnp.zeros((batch, crops, rows, columns * channels))
+    total = lax.fori_loop(0, taps, add_row, total)
+    return total.reshape(batch, crops, rows, columns, channels)
+
+
+def _weights(kernel: Array) -> Array:
+    """[K, K, B, 1, 1, 1]"""
+    return jnp.moveaxis(kernel.astype(jnp.float32), 0, -1)[..., None, None, None]

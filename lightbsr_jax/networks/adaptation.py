@@ -9,8 +9,6 @@ say what the blocks modulate with, `converter_blocks` whether groups convert the
 Without a modulation its IDR-CBs have no use and are not there either.
 """
 
-from functools import partial
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -19,6 +17,7 @@ from lightbsr_jax.networks.layers import (
     Conv,
     Dense,
     DepthwiseConv,
+    LayerNorm,
     gelu,
     global_mean,
 )
@@ -27,8 +26,6 @@ FEATURES = 64
 SPATIAL_FEATURES = 16  # modulated by R_s; R_c modulates the other 48
 CHANNEL_FEATURES = FEATURES - SPATIAL_FEATURES
 LAYER_SCALE = 1e-6
-
-LayerNorm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 
 
 class ChannelConverter(nn.Module):
@@ -87,7 +84,7 @@ class Mixing(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         x = DepthwiseConv(FEATURES, name="depthwise")(x)
-        x = LayerNorm(dtype=x.dtype, name="norm")(x)
+        x = LayerNorm(name="norm")(x)
         x = gelu(Dense(2 * FEATURES, name="expand")(x))
         x = Dense(FEATURES, name="reduce")(x)
         start = nn.initializers.constant(LAYER_SCALE)
@@ -109,6 +106,8 @@ class AdaptationBlock(nn.Module):
         spatial: Array,
         means: Array | None = None,
     ) -> tuple[Array, None]:
+        if means is None:
+            means = global_mean(features)[:, SPATIAL_FEATURES:]
         first, others = jnp.split(features, [SPATIAL_FEATURES], -1)
         if self.spatial_modulation:
             first = SpatialModulation(name="spatial")(first, spatial)
@@ -116,7 +115,7 @@ class AdaptationBlock(nn.Module):
             first = Conv(16, size=5, use_bias=False, name="spatial")(first)
         if self.channel_modulation:
             others = ChannelModulation(name="channel")(others, channel, means)
-        x = gelu(jnp.concatenate([first, others], -1))
+        x = jnp.concatenate([gelu(first), gelu(others)], -1)
         return features + Mixing(name="mixing")(x), None
 
 

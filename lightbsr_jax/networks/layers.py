@@ -5,9 +5,10 @@ do: U(-b, b) with b = 1 / sqrt(fan_in), biases with the same b. Parameters are f
 a layer computes in the type of what it is given, float32 or bfloat16, but for means and
 variances, which are float32. (Of float64, for comparisons, all is float64.)
 
-XLA on a CPU is slow at grouped convolutions and at the gradients of convolutions in
-the body of a scan; `depthwise_conv` and `conv` are formulated by backend for that
-reason, here and nowhere else. Both formulations agree to float rounding.
+XLA on a CPU is slow at grouped convolutions, at sums over pixels or channels, and at
+the gradients of convolutions and products in the body of a scan: `depthwise_conv`,
+`conv`, `dense` and means are formulated by backend for that reason, here and nowhere
+else. Both formulations agree to float rounding.
 """
 
 from collections.abc import Sequence
@@ -42,7 +43,20 @@ def widened(x: Array) -> Array:
 
 def global_mean(x: Array) -> Array:
     """Mean over rows and columns, summed in float32: [B, h, w, C] to [B, C]."""
-    return widened(x).mean((1, 2)).astype(x.dtype)
+    wide = widened(x)
+    if not _uses_cpu_formulations():
+        return wide.mean((1, 2)).astype(x.dtype)
+    pixels = x.shape[1] * x.shape[2]
+    weights = jnp.full(pixels, 1 / pixels, wide.dtype)
+    means = jnp.einsum("p,bpc->bc", weights, wide.reshape(len(x), pixels, -1))
+    return means.astype(x.dtype)
+
+
+def _channel_mean(x: Array) -> Array:
+    """Mean over channels, which stay as an axis of 1."""
+    if not _uses_cpu_formulations():
+        return x.mean(-1, keepdims=True)
+    return x @ jnp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
 
 
 def pixel_shuffle(x: Array, factor: int) -> Array:
@@ -134,10 +148,10 @@ def conv(x: Array, kernel: Array, stride: int = 1) -> Array:
     return plain_conv(x, kernel, stride)
 
 
-def plain_depthwise_conv(x: Array, kernel: Array) -> Array:
+def plain_depthwise_conv(x: Array, kernel: Array, bias: Array) -> Array:
     """One kernel a channel: x [B, h, w, C], kernel [k, k, 1, C], padding k // 2."""
     padding = [(k // 2, k // 2) for k in kernel.shape[:2]]
-    return lax.conv_general_dilated(
+    y = lax.conv_general_dilated(
         x,
         kernel,
         (1, 1),
@@ -145,55 +159,117 @@ def plain_depthwise_conv(x: Array, kernel: Array) -> Array:
         dimension_numbers=NHWC,
         feature_group_count=x.shape[-1],
     )
+    return y + bias
 
 
 @partial(jax.jit, inline=False)
-def _shifted_sum(x: Array, kernel: Array) -> Array:
-    taps = kernel.reshape(-1, x.shape[-1])
-    return sum(
-        weight * shifted for weight, shifted in zip(taps, _taps(x, kernel), strict=True)
-    )
+def _shifted_sum(padded: Array, kernel: Array, bias: Array) -> Array:
+    size = kernel.shape[0]
+    h, w = padded.shape[1] - size + 1, padded.shape[2] - size + 1
+    total = bias
+    for i in range(size):
+        for j in range(size):
+            total = total + kernel[i, j] * padded[:, i : i + h, j : j + w]
+    return total
 
 
 @jax.custom_vjp
-def _cpu_depthwise_conv(x: Array, kernel: Array) -> Array:
+def _cpu_depthwise_conv(x: Array, kernel: Array, bias: Array) -> Array:
     # Not inlined: its consumers would each compute it again.
+    padded = _pad(x, kernel)
     with set_xla_metadata(inlineable="false"):
-        return _shifted_sum(x, kernel)
+        return _shifted_sum(padded, kernel, bias)
 
 
 def _cpu_depthwise_forward(
-    x: Array, kernel: Array
+    x: Array, kernel: Array, bias: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    return _cpu_depthwise_conv(x, kernel), (x, kernel)
+    return _cpu_depthwise_conv(x, kernel, bias), (x, kernel)
 
 
 def _cpu_depthwise_backward(
     residuals: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     x, kernel = residuals
-    dx = _cpu_depthwise_conv(gradient, kernel[::-1, ::-1])
-    h, w = x.shape[1:3]
-    padded = _pad(x, kernel)
+    zero = jnp.zeros(x.shape[-1], x.dtype)
+    dx = _cpu_depthwise_conv(gradient, kernel[::-1, ::-1], zero)
+    of_kernel = _depthwise_kernel_gradient(_pad(x, kernel), gradient, len(kernel))
+    return dx, of_kernel.reshape(kernel.shape), gradient.sum((0, 1, 2))
 
-    # Summed over batch and rows first: those sums vectorise over columns and channels.
-    def kernel_row(_: None, row: Array) -> tuple[None, Array]:
-        rows = lax.dynamic_slice_in_dim(padded, row, h, axis=1)
-        taps = [rows[:, :, j : j + w] * gradient for j in range(kernel.shape[1])]
-        return None, jnp.stack([tap.sum((0, 1)) for tap in taps])
 
-    _, sums = lax.scan(kernel_row, None, jnp.arange(kernel.shape[0]))  # [k, k, w, C]
-    return dx, sums.sum(2).reshape(kernel.shape)
+def _depthwise_kernel_gradient(padded: Array, gradient: Array, size: int) -> Array:
+    """[size, size, C]: the sums over pixels of each tap's view times the gradient.
+
+    Sixteen rows at once are multiplied and added up in one pass over batch, columns and
+    channels, which vectorises; XLA would write out each product and then sum it.
+    """
+    batch, h, w, channels = gradient.shape
+    at_once = min(16, h)
+    parts = -(-h // at_once)
+    beyond = ((0, 0), (0, parts * at_once - h), (0, 0), (0, 0))
+    padded, gradient = jnp.pad(padded, beyond), jnp.pad(gradient, beyond)
+
+    def kernel_row(_: None, i: Array) -> tuple[None, Array]:
+        def add(part: Array, sums: list[Array]) -> list[Array]:
+            first = part * at_once
+            g = lax.dynamic_slice_in_dim(gradient, first, at_once, axis=1)
+            x = lax.dynamic_slice_in_dim(padded, first + i, at_once, axis=1)
+            return [
+                total + sum(x[:, row, j : j + w] * g[:, row] for row in range(at_once))
+                for j, total in enumerate(sums)
+            ]
+
+        zeros = [jnp.zeros((batch, w, channels), gradient.dtype)] * size
+        return None, jnp.stack(lax.fori_loop(0, parts, add, zeros))
+
+    _, sums = lax.scan(kernel_row, None, jnp.arange(size))
+    ones = jnp.ones(batch * w, gradient.dtype)
+    return jnp.einsum("p,ijpc->ijc", ones, sums.reshape(size, size, -1, channels))
 
 
 _cpu_depthwise_conv.defvjp(_cpu_depthwise_forward, _cpu_depthwise_backward)
 
 
-def depthwise_conv(x: Array, kernel: Array) -> Array:
+def depthwise_conv(x: Array, kernel: Array, bias: Array) -> Array:
     """`plain_depthwise_conv`, formulated for the backend (see the module's head)."""
     if _uses_cpu_formulations():
-        return _cpu_depthwise_conv(x, kernel)
-    return plain_depthwise_conv(x, kernel)
+        return _cpu_depthwise_conv(x, kernel, bias)
+    return plain_depthwise_conv(x, kernel, bias)
+
+
+@jax.custom_vjp
+def _cpu_dense(x: Array, kernel: Array, bias: Array) -> Array:
+    return x @ kernel + bias
+
+
+def _cpu_dense_forward(
+    x: Array, kernel: Array, bias: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    return _cpu_dense(x, kernel, bias), (x, kernel)
+
+
+def _cpu_dense_backward(
+    residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array, Array]:
+    x, kernel = residuals
+    rows, gradients = (y.reshape(-1, y.shape[-1]) for y in (x, gradient))
+    of_bias = jnp.ones(len(rows), rows.dtype) @ gradients
+    return gradient @ kernel.T, rows.T @ gradients, of_bias
+
+
+_cpu_dense.defvjp(_cpu_dense_forward, _cpu_dense_backward)
+
+
+def plain_dense(x: Array, kernel: Array, bias: Array) -> Array:
+    """Linear over the last axis: [..., I] to [..., O]."""
+    return x @ kernel + bias
+
+
+def dense(x: Array, kernel: Array, bias: Array) -> Array:
+    """`plain_dense`, formulated for the backend (see the module's head)."""
+    if _uses_cpu_formulations():
+        return _cpu_dense(x, kernel, bias)
+    return plain_dense(x, kernel, bias)
 
 
 def plain_image_depthwise_conv(x: Array, kernel: Array) -> Array:
@@ -312,7 +388,8 @@ class Dense(_Linear):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel, bias = self.parameters((x.shape[-1], self.features))
-        return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+        bias = jnp.broadcast_to(bias, self.features)
+        return dense(x, kernel.astype(x.dtype), bias.astype(x.dtype))
 
 
 class Conv(_Linear):
@@ -334,7 +411,21 @@ class DepthwiseConv(_Linear):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel, bias = self.parameters((7, 7, 1, self.features))
-        return depthwise_conv(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+        return depthwise_conv(x, kernel.astype(x.dtype), bias.astype(x.dtype))
+
+
+class LayerNorm(nn.Module):
+    """Normalisation over channels in float32, with eps 1e-6."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels, dtype = x.shape[-1:], x.dtype
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        x = widened(x)
+        x = x - _channel_mean(x)
+        x = x * (lax.rsqrt(_channel_mean(jnp.square(x)) + 1e-6) * scale) + bias
+        return x.astype(dtype)
 
 
 class BatchNorm(nn.Module):

@@ -1,0 +1,332 @@
+"""How fast the program is, beside the PyTorch reference and the machine's limits.
+
+    python -m benchmarks.speed
+    python -m benchmarks.speed inference teacher --reference LightBSR --json speed.json
+
+LightBSR is a checkout of the reference, which is used as it is. Each side of a case has
+a process of its own, and they take turns: a round is one measurement of each, the table
+holds medians over rounds and ratios of them. `--against eager channels-last compiled`
+measures the reference under torch.compile as well, which takes minutes.
+
+- The floor is what the machine takes at its best: the least operations at the rate of a
+  large matrix product, or the bytes of input and output at the rate of a large sum.
+- To compile is what the first run took beyond the median. Nothing is kept between runs.
+- Memory is what the work adds to the process (its resident set; on a GPU, what the
+  program has in use there) at its peak: at work, and in all, compilation included.
+
+It runs on Linux, on a CPU or a GPU, in true float32 and, with --dtype, in bfloat16.
+"""
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+OURS, EAGER, CHANNELS_LAST, COMPILED = "ours", "eager", "channels-last", "compiled"
+SHORTEST = 0.2  # seconds of a measurement: shorter work is repeated
+
+
+class Case(NamedTuple):
+    """A row of the table: some work that both sides know by name."""
+
+    group: str
+    name: str
+    work: str
+    options: dict[str, Any]
+
+
+_BATCH = {"batch": 4, "crops": 4, "lr_crop": 48}
+CASES = [
+    *(
+        Case("inference", f"{b} x {s} x {s}", "restore", {"batch": b, "size": s})
+        for s in (64, 256, 512)
+        for b in (1, 8)
+    ),
+    Case("upscaler", "256 x 256", "upscale", {"size": 256}),
+    Case("upscaler", "640 x 640", "upscale", {"size": 640}),
+    *(
+        Case(role, f"stage {i}", "train", {"role": role, "stage": i, **_BATCH})
+        for role in ("teacher", "student")
+        for i in (1, 2)
+    ),
+    *(
+        Case(
+            "degradation",
+            f"{kernels}, 64 x 4 of 256 x 256",
+            "degrade",
+            {"setting": setting, "batch": 64, "crops": 4, "size": 256},
+        )
+        for setting, kernels in ((1, "isotropic"), (2, "anisotropic, noise"))
+    ),
+    Case(
+        "contrast",
+        "64 x 4, queue of 8192",
+        "contrast",
+        {"batch": 64, "crops": 4, "queue": 8192},
+    ),
+    Case("metrics", "PSNR", "score", {"batch": 8, "size": 512, "ssim": False}),
+    Case("metrics", "PSNR, SSIM", "score", {"batch": 8, "size": 512, "ssim": True}),
+]
+GROUPS = list(dict.fromkeys(case.group for case in CASES))
+IN_BFLOAT16 = ("restore", "upscale", "train")
+EAGER_ONLY = ("degrade", "contrast", "score")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=", ".join(GROUPS))
+    parser.add_argument("--only", metavar="TEXT", help="of the cases, in their names")
+    parser.add_argument("--reference", metavar="DIR", help="a checkout of it")
+    modes = (EAGER, CHANNELS_LAST, COMPILED)
+    parser.add_argument("--against", nargs="+", choices=modes, default=list(modes[:2]))
+    parser.add_argument("--dtype", nargs="+", default=["float32"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="not time that passes: for a machine with other work, on one core",
+    )
+    parser.add_argument("--json", metavar="FILE", help="all figures")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.groups) - set(GROUPS):
+        parser.error(f"{', '.join(unknown)}: no group of {', '.join(GROUPS)}")
+    cases = [
+        (case, dtype)
+        for case in CASES
+        for dtype in arguments.dtype
+        if case.group in (arguments.groups or GROUPS)
+        and (arguments.only or "") in case.name
+        and (dtype == "float32" or case.work in IN_BFLOAT16)
+    ]
+    with tempfile.TemporaryDirectory(prefix="lightbsr-speed-") as scratch:
+        weights = Path(scratch, "case.npz")
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            machine = pool.apply(
+                prepare, (weights, arguments.dtype, arguments.processor_time)
+            )
+        print(describe(machine), end="\n\n")
+        print(heading())
+        rows = []
+        for case, dtype in cases:
+            rows.append(measure(case, dtype, weights, machine, arguments))
+            print(line(rows[-1]), flush=True)
+            if arguments.json:
+                results = json.dumps({"machine": machine, "rows": rows}, indent=1)
+                Path(arguments.json).write_text(results + "\n")
+
+
+def prepare(weights: Path, dtypes: Sequence[str], on_processor: bool) -> dict[str, Any]:
+    """Saves the weights of both sides; what the machine can do."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from lightbsr_jax.interop import case
+
+    made = case.make(scale=4, setting=2, stages=(1,))
+    np.savez(weights, meta=json.dumps(made.meta), **made.arrays)
+
+    clock = time.process_time if on_processor else time.perf_counter
+
+    def best(function: Any, *arguments: Any) -> float:
+        compiled = jax.jit(function)
+        times = []
+        for _ in range(6):
+            began = clock()
+            jax.block_until_ready(compiled(*arguments))
+            times.append(clock() - began)
+        return min(times)
+
+    on_cpu = jax.default_backend() == "cpu"
+    side, length = (2048, 1 << 25) if on_cpu else (8192, 1 << 28)
+    rates = {}
+    with jax.default_matmul_precision("highest"):
+        for dtype in dtypes:
+            matrix = jnp.ones((side, side), dtype)
+            rates[dtype] = 2 * side**3 / best(jnp.matmul, matrix, matrix)
+    x, y = jnp.ones(length), jnp.ones(length)
+    return {
+        "device": jax.devices()[0].device_kind,
+        "processor": platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "clock": "processor" if on_processor else "wall",
+        "jax": jax.__version__,
+        "operations_per_second": rates,
+        "bytes_per_second": 3 * x.nbytes / best(jnp.add, x, y),
+    }
+
+
+class Worker:
+    """One side of a case, in a process of its own."""
+
+    def __init__(self, *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, pipe = context.Pipe()
+        self._process = context.Process(
+            target=serve, args=(pipe, time.time(), *arguments), daemon=True
+        )
+        self._process.start()
+        pipe.close()
+        self.about = self._pipe.recv()
+        self.times: list[float] = []
+
+    def measure(self) -> None:
+        self._pipe.send("measure")
+        self.times.append(self._pipe.recv())
+
+    def finish(self) -> dict[str, Any]:
+        """The worker's figures."""
+        self._pipe.send("finish")
+        peaks = self._pipe.recv()
+        self._process.join()
+        median = statistics.median(self.times)
+        compiling = max(0.0, self.about["first"] - median)
+        figures = {"seconds": median, "times": self.times, "compile": compiling}
+        return {**figures, **self.about, **peaks}
+
+
+def serve(
+    pipe: Connection,
+    began: float,
+    case: Case,
+    mode: str,
+    dtype: str,
+    weights: Path,
+    checkout: str | None,
+    on_processor: bool,
+) -> None:
+    """What a worker's process does."""
+    import sys
+
+    clock = time.process_time if on_processor else time.perf_counter
+
+    about: dict[str, Any] = {}
+    if mode == OURS:
+        # Or it would take most of a GPU's memory from the other side.
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+        from benchmarks import speed_ours
+
+        imported = peak_bytes()
+        side = speed_ours.Side(weights, dtype)
+        do, *about["floor"] = getattr(side, case.work)(**case.options)
+    else:
+        sys.dont_write_bytecode = True  # in the checkout
+        from benchmarks import speed_reference
+
+        imported = peak_bytes()
+        side = speed_reference.Side(checkout, weights, dtype, mode)
+        do = getattr(side, case.work)(**case.options)
+
+    def timed(repeats: int) -> float:
+        start = clock()
+        for _ in range(repeats):
+            do()
+        return (clock() - start) / repeats
+
+    about["first"] = timed(1)
+    about["start"] = time.time() - began  # imports, weights and the first run
+    peak = peak_bytes()
+    Path("/proc/self/clear_refs").write_text("5")  # forget that peak
+    repeats = math.ceil(SHORTEST / timed(1))
+    pipe.send(about)
+    while pipe.recv() == "measure":
+        pipe.send(timed(repeats))
+    at_work = peak_bytes()
+    memory = {"memory": at_work, "memory_in_all": max(peak, at_work)}
+    memory = {name: size - imported for name, size in memory.items()}
+    if (on_device := side.peak_bytes()) is not None:
+        memory = dict.fromkeys(memory, on_device)
+    pipe.send(memory)
+
+
+def peak_bytes() -> int:
+    """This process's largest resident set."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+def measure(
+    case: Case,
+    dtype: str,
+    weights: Path,
+    machine: dict[str, Any],
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:
+    """A row of the table."""
+    modes = [OURS]
+    if arguments.reference:
+        modes += [
+            mode
+            for mode in arguments.against
+            if mode == EAGER or case.work not in EAGER_ONLY
+        ]
+    workers = {
+        mode: Worker(
+            case, mode, dtype, weights, arguments.reference, arguments.processor_time
+        )
+        for mode in modes
+    }
+    for _ in range(arguments.rounds):
+        for worker in workers.values():
+            worker.measure()
+    figures = {mode: worker.finish() for mode, worker in workers.items()}
+    operations, size = figures[OURS].pop("floor")
+    floor = max(
+        operations / machine["operations_per_second"][dtype],
+        size / machine["bytes_per_second"],
+    )
+    row = {"case": f"{case.group}: {case.name}", "dtype": dtype, "floor": floor}
+    return {**row, "operations": operations, "bytes": size, **figures}
+
+
+def describe(machine: dict[str, Any]) -> str:
+    rates = ", ".join(
+        f"{rate / 1e9:.0f} GFLOP/s in {dtype}"
+        for dtype, rate in machine["operations_per_second"].items()
+    )
+    return (
+        f"{machine['device']} ({machine['cores']} cores), JAX {machine['jax']}: "
+        f"{rates}, {machine['bytes_per_second'] / 1e9:.0f} GB/s"
+    )
+
+
+def heading() -> str:
+    columns = ["case", "ours (s)", "/ floor", EAGER, CHANNELS_LAST, COMPILED]
+    columns += ["MB at work: ours", EAGER, "MB in all: ours", EAGER]
+    columns += ["to compile (s): ours", COMPILED, "to start (s): ours", EAGER]
+    return f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
+
+
+def line(row: dict[str, Any]) -> str:
+    """The reference's times are multiples of ours."""
+    ours = row[OURS]
+
+    def cell(mode: str, figure: str, form: str, unit: float = 1) -> str:
+        return f"{row[mode][figure] / unit:{form}}" if mode in row else ""
+
+    name = row["case"] + f" {row['dtype']}" * (row["dtype"] != "float32")
+    cells = [name, f"{ours['seconds']:.3g}", f"{ours['seconds'] / row['floor']:.1f}"]
+    cells += [
+        f"x {cell(mode, 'seconds', '.2f', ours['seconds'])}" if mode in row else ""
+        for mode in (EAGER, CHANNELS_LAST, COMPILED)
+    ]
+    for figure in ("memory", "memory_in_all"):
+        cells += [cell(mode, figure, ".0f", 1e6) for mode in (OURS, EAGER)]
+    cells += [cell(mode, "compile", ".1f") for mode in (OURS, COMPILED)]
+    cells += [cell(mode, "start", ".1f") for mode in (OURS, EAGER)]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

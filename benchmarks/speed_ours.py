@@ -1,0 +1,200 @@
+"""Our side of `benchmarks.speed`: each function prepares some work, to be done again.
+
+Weights are those of the reference's side.
+"""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from lightbsr_jax.imaging import degradation, metrics
+from lightbsr_jax.imaging.kernels import KERNEL_SIZE
+from lightbsr_jax.inference.upscaler import Upscaler
+from lightbsr_jax.interop import case, ours
+from lightbsr_jax.model import Model
+from lightbsr_jax.networks.complexity import multiply_accumulates
+from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.training import contrast, parallel, steps
+from lightbsr_jax.training.state import fresh_optimizer, fresh_run
+
+SCALE, SETTING = 4, 2
+
+
+class Work(NamedTuple):
+    """Some work, and the least that any program must do for it."""
+
+    do: Callable[[], Any]  # does it once, and waits until it is done
+    operations: float  # floating-point ones
+    bytes: float  # of what is given and made
+
+
+class Side:
+    """Our program with the weights in `weights`, computing in `dtype`."""
+
+    def __init__(self, weights: Path, dtype: str) -> None:
+        jax.config.update("jax_default_matmul_precision", "highest")  # no TF32
+        jax.config.update("jax_enable_compilation_cache", False)
+        arrays = dict(np.load(weights))
+        self.case = case.Case(json.loads(str(arrays.pop("meta"))), arrays)
+        self.dtype = dtype
+        self.random = np.random.default_rng(0)
+
+    def peak_bytes(self) -> int | None:
+        """What the device has had in use; None where it does not count."""
+        return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+    def restore(self, *, batch: int, size: int) -> Work:
+        """Whole images through the student."""
+        student = self._student()
+        lr = jax.device_put(self._uniform(batch, size, size, 3))
+        return _work(student.restore, lr)
+
+    def upscale(self, *, size: int) -> Work:
+        """A picture by the exact upscaler, in tiles."""
+        student = self._student()
+        upscaler = Upscaler(student, precision=self.dtype)
+        lr = self._uniform(1, size, size, 3)
+        work = _work(student.restore, lr)
+        return work._replace(do=lambda: upscaler(lr[0]))
+
+    def train(
+        self, *, role: str, stage: int, batch: int, crops: int, lr_crop: int
+    ) -> Work:
+        """A step: degradations, losses, gradients and the optimiser."""
+        optimizer = optax.scale_by_adam(b1=0.9, b2=0.99, eps=1e-8)
+        rate = optax.constant_schedule(2e-4)
+        teacher = self.case.state("teacher")
+        state, frozen = teacher, {}
+        if role == "student":
+            state = self.case.state("student")
+            frozen = {"params": teacher.params, "batch_stats": teacher.batch_stats}
+        state = state.replace(opt_state=fresh_optimizer(optimizer, state.params))
+
+        def step(**options: Any) -> Callable[..., Any]:
+            network = LightBSR(SCALE, axis_name=steps.AXIS, dtype=self.dtype, **options)
+            if role == "teacher":
+                update = steps.teacher_update(
+                    network,
+                    optimizer,
+                    rate,
+                    stage=stage,
+                    momentum=ours.MOMENTUM_WEIGHT,
+                    temperature=ours.CONTRAST_TEMPERATURE,
+                )
+            else:
+                update = steps.student_update(
+                    network,
+                    optimizer,
+                    rate,
+                    stage=stage,
+                    temperature=ours.DISTILLATION_TEMPERATURE,
+                    l1_weight=ours.L1_WEIGHT,
+                )
+            step = steps.degrading_step(
+                update, setting=SETTING, scale=SCALE, width_max=4.0
+            )
+            return parallel.over_devices(steps.guarded(step, ema_decay=0.0))
+
+        seen = crops if role == "teacher" else 1
+        images = parallel.split(self._pixels(batch, seen, lr_crop * SCALE))
+        fixed = steps.Fixed(jnp.int32(0), self.case.arrays["basis"], frozen)
+        fixed = parallel.replicate(fixed)
+        run = parallel.replicate(fresh_run(state, averaged=False))
+        # Without the work that rematerialisation adds.
+        plain = _work(step(remat=False), run, images, fixed)
+        compiled = step()
+
+        def do() -> None:
+            nonlocal run
+            run, measured = compiled(run, images, fixed)
+            jax.block_until_ready((run, measured))
+
+        return plain._replace(do=do)
+
+    def degrade(self, *, setting: int, batch: int, crops: int, size: int) -> Work:
+        """LR images of random degradations."""
+        hr = jax.device_put(self._pixels(batch, crops, size))
+        keys = jax.random.split(jax.random.key(0), batch)
+
+        @jax.jit
+        def degrade(keys: Array, hr: Array) -> Array:
+            drawn = degradation.sample(keys, setting=setting, width_max=4.0)
+            return degradation.apply(keys, hr, drawn, scale=SCALE)
+
+        # Blur and bicubic interpolation are one kernel; that of setting 1 is separable.
+        reach = KERNEL_SIZE + 4 * SCALE - 1
+        taps = (
+            reach / SCALE + reach / SCALE**2 if setting == 1 else (reach / SCALE) ** 2
+        )
+        return _work(degrade, keys, hr)._replace(operations=2 * taps * hr.size)
+
+    def contrast(self, *, batch: int, crops: int, queue: int) -> Work:
+        """Contrastive loss with its gradient, and the queue."""
+
+        def loss(embeddings: Array, keys: Array, queue: Array) -> Array:
+            queries = contrast.normalise(embeddings)
+            return contrast.contrastive_loss(
+                queries, keys, queue, temperature=ours.CONTRAST_TEMPERATURE
+            )
+
+        @partial(jax.jit, donate_argnums=1)
+        def step(embeddings: Array, negatives: Array, pointer: Array) -> Any:
+            keys = contrast.normalise(embeddings)
+            gradient = jax.value_and_grad(loss)(embeddings, keys, negatives)
+            return gradient, *contrast.enqueue(negatives, pointer, keys[0])
+
+        embeddings = jax.device_put(self._uniform(crops, batch, 128) - 0.5)
+        negatives = contrast.fresh_queue(jax.random.key(0), queue)
+        pointer = jnp.int32(0)
+        work = _work(step, embeddings, negatives, pointer)
+
+        def do() -> None:
+            nonlocal negatives, pointer
+            result, negatives, pointer = step(embeddings, negatives, pointer)
+            jax.block_until_ready((result, negatives))
+
+        return work._replace(do=do)
+
+    def score(self, *, batch: int, size: int, ssim: bool) -> Work:
+        """PSNR, and maybe SSIM, of images in memory."""
+        first, second = self._pixels(2, batch, size)
+
+        def do() -> None:
+            metrics.psnr_y(first, second, border=SCALE)
+            if ssim:
+                metrics.ssim_y(first, second, border=SCALE)
+
+        return Work(do, 0, first.nbytes + second.nbytes)
+
+    def _student(self) -> Model:
+        state = self.case.state("student")
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        network = LightBSR(SCALE, dtype=jnp.dtype(self.dtype))
+        basis = self.case.arrays["basis"]
+        return Model("student", SETTING, network, jax.device_put(variables), basis)
+
+    def _uniform(self, *shape: int) -> np.ndarray:
+        return self.random.uniform(size=shape).astype(np.float32)
+
+    def _pixels(self, batch: int, crops: int, size: int) -> np.ndarray:
+        return self.random.integers(256, size=(batch, crops, size, size, 3), dtype="u1")
+
+
+def _work(function: Callable[..., Any], *arguments: Any) -> Work:
+    """`function(*arguments)`, and what it costs by its shapes."""
+    results = jax.eval_shape(function, *arguments)
+    leaves = jax.tree.leaves((arguments, results))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return Work(
+        do=lambda: jax.block_until_ready(function(*arguments)),
+        operations=2 * multiply_accumulates(function, *arguments),
+        bytes=size,
+    )

@@ -1,0 +1,143 @@
+"""The reference's side of `benchmarks.speed`, by the names of `speed_ours`.
+
+The checkout is driven as `lightbsr compare` drives it: as it is, without CUDA where
+there is none. The modes are PyTorch's eager one, that with channels-last weights and
+images, and torch.compile.
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightbsr_jax.interop.reference import DEVICE, Reference
+
+Do = Callable[[], Any]
+
+
+class Side:
+    """The reference in `checkout` with the weights in `weights`."""
+
+    def __init__(self, checkout: str, weights: Path, dtype: str, mode: str) -> None:
+        case = dict(np.load(weights))
+        self.meta = json.loads(str(case.pop("meta")))
+        self.reference = Reference(checkout, self.meta, case)
+        self.dtype = getattr(torch, dtype)
+        self.mode = mode
+        self.random = torch.Generator().manual_seed(0)
+
+    def peak_bytes(self) -> int | None:
+        if DEVICE == "cpu":
+            return None
+        return torch.cuda.max_memory_allocated()
+
+    def restore(self, *, batch: int, size: int) -> Do:
+        model = self._formatted(self.reference.model("student").eval())
+        if self.mode == "compiled":
+            model.compile()
+        lr = self._formatted(self._uniform(batch, 3, size, size))
+
+        @torch.no_grad()
+        def do() -> None:
+            with self._autocast():
+                model(lr)
+            _wait()
+
+        return do
+
+    def upscale(self, *, size: int) -> Do:
+        return self.restore(batch=1, size=size)
+
+    def train(
+        self, *, role: str, stage: int, batch: int, crops: int, lr_crop: int
+    ) -> Do:
+        reference, size = self.reference, lr_crop * self.meta["scale"]
+        model = self._formatted(reference.model(role))
+        self._formatted(reference.teacher)
+        if self.mode == "compiled":
+            (model.E if role == "teacher" and stage == 1 else model).compile()
+            reference.teacher.compile()
+        optimizer = reference.optimizer(model)
+        degrade = reference.preprocessing()
+        images = self._pixels(batch, crops if role == "teacher" else 1, 3, size, size)
+
+        def do() -> None:
+            lr, kernels, level = degrade(images, random=True)
+            prior = reference.prior(kernels, level.flatten())
+            optimizer.zero_grad()
+            with self._autocast():
+                losses = reference.stage_losses(
+                    role, model, lr, prior, images[:, 0], stage=stage
+                )
+            sum(losses.values()).backward()
+            optimizer.step()
+            _wait()
+
+        return do
+
+    def degrade(self, *, setting: int, batch: int, crops: int, size: int) -> Do:
+        self.meta["setting"] = setting
+        degrade = self.reference.preprocessing()
+        images = self._pixels(batch, crops, 3, size, size)
+
+        def do() -> None:
+            degrade(images, random=True)
+            _wait()
+
+        return do
+
+    def contrast(self, *, batch: int, crops: int, queue: int) -> Do:
+        class Given(nn.Module):
+            """In the encoder's place: the embeddings are given."""
+
+            def forward(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+                return embeddings, embeddings
+
+        moco = self.reference.teacher_module.MoCo(Given, dim=128, K=queue)
+        moco = moco.to(DEVICE).train()
+        embeddings = self._uniform(batch, crops, 128) - 0.5
+        embeddings.requires_grad_()
+
+        def do() -> None:
+            embeddings.grad = None
+            moco(embeddings)[1].backward()
+            _wait()
+
+        return do
+
+    def score(self, *, batch: int, size: int, ssim: bool) -> Do:
+        first, second = self._pixels(2, batch, 1, 3, size, size)
+        utility, scale = self.reference.utility, self.meta["scale"]
+
+        def do() -> None:
+            for a, b in zip(first, second, strict=True):
+                utility.calc_psnr(a, b, scale, 255, benchmark=True)
+                if ssim:
+                    utility.calc_ssim(a, b, scale, benchmark=True)
+
+        return do
+
+    def _formatted(self, x: Any) -> Any:
+        channels_last = self.mode == "channels-last"
+        return x.to(memory_format=torch.channels_last) if channels_last else x
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        wide = self.dtype == torch.float32
+        return torch.autocast(DEVICE, dtype=self.dtype, enabled=not wide)
+
+    def _uniform(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.random).to(DEVICE)
+
+    def _pixels(self, *shape: int) -> Tensor:
+        """As its loader makes them: float32 in 0..255."""
+        return torch.randint(256, shape, generator=self.random).float().to(DEVICE)
+
+
+def _wait() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
