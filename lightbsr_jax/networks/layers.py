@@ -193,12 +193,15 @@ def _cpu_depthwise_backward(
     x, kernel = residuals
     zero = jnp.zeros(x.shape[-1], x.dtype)
     dx = _cpu_depthwise_conv(gradient, kernel[::-1, ::-1], zero)
-    of_kernel = _depthwise_kernel_gradient(_pad(x, kernel), gradient, len(kernel))
+    sums = _tap_sums(_pad(x, kernel), gradient, len(kernel))
+    ones = jnp.ones(sums.shape[2] * sums.shape[3], sums.dtype)
+    pixels = sums.reshape(*sums.shape[:2], len(ones), -1)
+    of_kernel = jnp.einsum("p,ijpc->ijc", ones, pixels)
     return dx, of_kernel.reshape(kernel.shape), gradient.sum((0, 1, 2))
 
 
-def _depthwise_kernel_gradient(padded: Array, gradient: Array, size: int) -> Array:
-    """[size, size, C]: the sums over pixels of each tap's view times the gradient.
+def _tap_sums(padded: Array, gradient: Array, size: int) -> Array:
+    """[size, size, B, w, C]: the sums over rows of each tap's view times the gradient.
 
     Sixteen rows at once are multiplied and added up in one pass over batch, columns and
     channels, which vectorises; XLA would write out each product and then sum it.
@@ -222,9 +225,7 @@ def _depthwise_kernel_gradient(padded: Array, gradient: Array, size: int) -> Arr
         zeros = [jnp.zeros((batch, w, channels), gradient.dtype)] * size
         return None, jnp.stack(lax.fori_loop(0, parts, add, zeros))
 
-    _, sums = lax.scan(kernel_row, None, jnp.arange(size))
-    ones = jnp.ones(batch * w, gradient.dtype)
-    return jnp.einsum("p,ijpc->ijc", ones, sums.reshape(size, size, -1, channels))
+    return lax.scan(kernel_row, None, jnp.arange(size))[1]
 
 
 _cpu_depthwise_conv.defvjp(_cpu_depthwise_forward, _cpu_depthwise_backward)
@@ -305,30 +306,10 @@ def _shifted_image_backward(
     x, kernel = residuals
     dx = _shifted_image_conv(gradient, kernel[:, ::-1, ::-1])
     if _uses_cpu_formulations():
-        taps = _tap_sums_by_row(x, kernel[0], gradient)
-    else:
-        taps = [(tap * gradient).sum(1).sum(1) for tap in _taps(x, kernel[0])]
+        sums = _tap_sums(_pad(x, kernel[0]), gradient, kernel.shape[1]).sum(3)
+        return dx, jnp.moveaxis(sums, 2, 0)
+    taps = [(tap * gradient).sum(1).sum(1) for tap in _taps(x, kernel[0])]
     return dx, jnp.stack(taps, 1).reshape(kernel.shape)
-
-
-def _tap_sums_by_row(x: Array, kernel: Array, gradient: Array) -> Array:
-    """Sums [k k, B, C] of the taps times the gradient.
-
-    One pass over the rows for all taps, which stays in a CPU's cache: 5 to 10 times as
-    fast as a sum for each tap.
-    """
-    (b, _, w, c), (high, wide) = x.shape, kernel.shape[:2]
-    padded = _pad(x, kernel)
-
-    def add_row(sums: Array, row: Array) -> tuple[Array, None]:
-        rows = lax.dynamic_slice_in_dim(padded, row, high, axis=1)
-        here = lax.dynamic_index_in_dim(gradient, row, axis=1, keepdims=False)
-        taps = [rows[:, i, j : j + w] * here for i in range(high) for j in range(wide)]
-        return sums + jnp.stack(taps), None
-
-    start = jnp.zeros((high * wide, b, w, c), x.dtype)
-    sums, _ = lax.scan(add_row, start, jnp.arange(x.shape[1]))
-    return sums.sum(2)
 
 
 _shifted_image_conv.defvjp(_shifted_image_forward, _shifted_image_backward)
