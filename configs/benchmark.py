@@ -16,29 +16,23 @@ Expected of bicubic x4 (PSNR at sigma 1.2, 2.4, 3.6): Set5 27.69 25.99 24.45, Se
 
 from ml_collections import ConfigDict, config_dict
 
-TABLE_3 = ("Set5", "Set14", "B100", "Urban100")
+from lightbsr_jax.evaluation.published import (
+    BENCHMARKS,
+    KERNELS,
+    NOISE_LEVELS,
+    SIGMAS,
+)
+
 PRESETS = {
     "setting1": {"setting": 1},
     "setting2": {"setting": 2},
-    "table1": {"setting": 1, "benchmarks": TABLE_3},
-    "table2": {"setting": 1, "benchmarks": TABLE_3},
-    "table3": {"setting": 1, "benchmarks": TABLE_3},
+    "table1": {"setting": 1, "benchmarks": BENCHMARKS},
+    "table2": {"setting": 1, "benchmarks": BENCHMARKS},
+    "table3": {"setting": 1, "benchmarks": BENCHMARKS},
     "table4": {"setting": 2, "benchmarks": ("B100",)},
-    "spoilt": {"setting": 1, "benchmarks": TABLE_3, "spoilt": True},
+    "spoilt": {"setting": 1, "benchmarks": BENCHMARKS, "spoilt": True},
     "given": {"setting": None},
 }
-# Table 4's: l1, l2 (standard deviations), theta (degrees).
-KERNELS = (
-    (2.0, 0.5, 0.0),
-    (2.0, 1.0, 10.0),
-    (3.5, 1.5, 30.0),
-    (3.5, 2.0, 45.0),
-    (3.5, 2.0, 90.0),
-    (4.0, 1.5, 120.0),
-    (4.0, 2.0, 135.0),
-    (4.0, 3.0, 165.0),
-    (4.0, 4.0, 180.0),
-)
 
 
 def get_config(preset: str = "setting1") -> ConfigDict:
@@ -56,14 +50,14 @@ def get_config(preset: str = "setting1") -> ConfigDict:
     config.benchmarks = ()
 
     # The degradations of setting 1.
-    config.sigmas = (1.2, 2.4, 3.6)
+    config.sigmas = SIGMAS
     # Those of setting 2: each kernel with each noise level (standard deviation, 0..255
     # scale).
     config.kernels = KERNELS
     if preset == "table4":
         # The first kernel as DSAT's paper prints it. It has no part in the means.
         config.kernels += ((2.0, 0.2, 0.0),)
-    config.noise_levels = (5.0, 10.0)
+    config.noise_levels = NOISE_LEVELS
     config.seed = 0  # of the noise
 
     config.spoilt = False  # replace the IDR by U(0, 1)

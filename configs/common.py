@@ -2,6 +2,13 @@
 
 from ml_collections import ConfigDict
 
+PRESETS = {  # beside ablations, to the setting
+    "setting1": 1,
+    "setting2": 2,
+    "setting1-short": 1,
+    "setting2-short": 2,
+    "demo": 1,
+}
 # Table 2 of the paper, in setting 1. M4- and M5- are these, measured with spoilt IDRs
 # (configs/benchmark.py:spoilt).
 NETWORKS = {

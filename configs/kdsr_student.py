@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 
 from configs import kdsr_teacher
 
-PRESETS = {"setting1": 1, "setting2": 2, "large1": 1, "demo": 1}
+PRESETS = kdsr_teacher.PRESETS
 
 
 def get_config(preset: str = "setting1") -> ConfigDict:
     """The locked config of a preset."""
-    config = kdsr_teacher.base("student", preset, PRESETS)
+    config = kdsr_teacher.base("student", preset)
     config.distillation = ConfigDict()
     config.distillation.teacher = ""  # the teacher's workdir
     config.distillation.temperature = 0.15  # of the softmax inside KL

@@ -16,17 +16,17 @@ PRESETS = {"setting1": 1, "setting2": 2, "large1": 1, "demo": 1}
 
 def get_config(preset: str = "setting1") -> ConfigDict:
     """The locked config of a preset."""
-    config = base("teacher", preset, PRESETS)
+    config = base("teacher", preset)
     if preset == "demo":
         shrink(config)
     return config.lock()
 
 
-def base(role: str, preset: str, presets: dict[str, int]) -> ConfigDict:
+def base(role: str, preset: str) -> ConfigDict:
     """What teacher and student share: a preset's published values, unlocked."""
-    if preset not in presets:
-        raise ValueError(f"no preset {preset!r}: take one of {', '.join(presets)}")
-    config = common.base(role, presets[preset])
+    if preset not in PRESETS:
+        raise ValueError(f"no preset {preset!r}: take one of {', '.join(PRESETS)}")
+    config = common.base(role, PRESETS[preset])
     config.method = "kdsr"
 
     large = preset.startswith("large")

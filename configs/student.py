@@ -21,21 +21,13 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-PRESETS = {
-    "setting1": 1,
-    "setting2": 2,
-    "setting1-short": 1,
-    "setting2-short": 2,
-    "demo": 1,
-}
-
 
 def get_config(preset: str = "setting1") -> ConfigDict:
     """The locked config of a preset."""
-    presets = [*PRESETS, *common.NETWORKS]
+    presets = [*common.PRESETS, *common.NETWORKS]
     if preset not in presets:
         raise ValueError(f"no preset {preset!r}: take one of {', '.join(presets)}")
-    config = common.base("student", PRESETS.get(preset, 1))
+    config = common.base("student", common.PRESETS.get(preset, 1))
     config.network.update(common.NETWORKS.get(preset, {}))
 
     config.distillation = ConfigDict()

@@ -29,13 +29,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-PRESETS = {
-    "setting1": 1,
-    "setting2": 2,
-    "setting1-short": 1,
-    "setting2-short": 2,
-    "demo": 1,
-}
 # Without contrastive loss there is no stage 1, and one crop an image is enough.
 NO_CONTRAST = {
     "contrast.enabled": False,
@@ -57,10 +50,10 @@ ABLATIONS = {
 
 def get_config(preset: str = "setting1") -> ConfigDict:
     """The locked config of a preset."""
-    presets = [*PRESETS, *ABLATIONS]
+    presets = [*common.PRESETS, *ABLATIONS]
     if preset not in presets:
         raise ValueError(f"no preset {preset!r}: take one of {', '.join(presets)}")
-    config = common.base("teacher", PRESETS.get(preset, 1))
+    config = common.base("teacher", common.PRESETS.get(preset, 1))
 
     config.prior = True  # whether the estimator sees the degradation
     config.contrast = ConfigDict()
