@@ -65,7 +65,6 @@ def compiled_programs_given_back() -> Iterator[None]:
     gc.collect()
 
 
-@pytest.fixture
 def unused_port() -> int:
     """A port of this machine that nobody listens on."""
     with socket.socket() as listener:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import unused_port
 from jax import Array
 from PIL import Image
 
@@ -131,9 +132,9 @@ print(seen, [(score.image, score.psnr.hex()) for score in scores])
 """
 
 
-def test_hosts_share_the_work(unused_port) -> None:
+def test_hosts_share_the_work() -> None:
     """Two processes measure every second image each, and both know all scores."""
-    program = HOST.format(port=unused_port)
+    program = HOST.format(port=unused_port())
     hosts = [
         subprocess.Popen(
             [sys.executable, "-c", program, str(index)],

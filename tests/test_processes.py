@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import unused_port
 from PIL import Image
 
 from lightbsr_jax.imaging.files import write_png
@@ -124,15 +124,9 @@ def one(images, tmp_path_factory) -> Path:
     return workdir
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
-
-
 def together(images: Path, workdir: Path, **options) -> list[subprocess.Popen]:
     """Two processes of two devices each."""
-    port = free_port()
+    port = unused_port()
     return [
         start(
             images,
@@ -191,7 +185,7 @@ def test_killed_runs_go_on_bit_for_bit(images, one, tmp_path) -> None:
 def test_mistake_of_one_process_ends_all(images, tmp_path) -> None:
     """An image vanishes, for the second process alone; the first does not wait."""
     folders = [shutil.copytree(images, tmp_path / f"images{i}") for i in range(2)]
-    port = free_port()
+    port = unused_port()
     several = [
         start(
             folder,
