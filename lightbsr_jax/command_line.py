@@ -91,11 +91,8 @@ def _meet() -> None:
     from jax.experimental import multihost_utils
 
     # Between all devices, as in a step, and between each process's first, second, ...
-    devices = sorted(
-        jax.devices(), key=lambda device: (device.process_index, device.id)
-    )
     ones = jax.numpy.ones(jax.local_device_count())
-    total = jax.pmap(lambda x: jax.lax.psum(x, "d"), "d", devices=devices)(ones)
+    total = jax.pmap(lambda x: jax.lax.psum(x, "d"), "d")(ones)
     multihost_utils.process_allgather(total.addressable_data(0))
 
 
