@@ -1,4 +1,4 @@
-"""Measures LightBSR, or bicubic, on benchmark folders by the paper's protocol.
+"""Measures networks, or bicubic alone, on benchmark folders by the paper's protocol.
 
 python eval.py --workdir=runs/student --benchmarks=data/Set5,data/Set14
 python eval.py --method=bicubic --benchmarks=data/Set5 --report=results/bicubic
@@ -17,13 +17,13 @@ CONFIG = command_line.define_config(
     str(Path(__file__).parent / "configs" / "benchmark.py")
 )
 METHOD = flags.DEFINE_enum(
-    "method", "lightbsr", ("lightbsr", "bicubic"), "What to measure."
+    "method", "network", ("network", "bicubic"), "What to measure."
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the training run to measure; or several, with commas."
 )
 WEIGHTS = flags.DEFINE_string(
-    "weights", None, "Or weights that come with the program, such as setting2; a file."
+    "weights", None, "Weights that come with the program, by name, or a file of some."
 )
 BENCHMARKS = flags.DEFINE_string(
     "benchmarks", "", "Folders of HR images, separated by commas; else the config's."
@@ -43,15 +43,26 @@ command_line.define_processes()
 def main() -> None:
     command_line.join_processes()
     from lightbsr_jax import compilation
+    from lightbsr_jax.errors import UserError
     from lightbsr_jax.evaluation.run import run
     from lightbsr_jax.imaging import files
 
+    workdirs = files.split_folders(WORKDIR.value) if WORKDIR.value else []
+    sources = [Path(workdir) for workdir in workdirs]
+    if WEIGHTS.value:
+        sources.append(WEIGHTS.value)
+    if METHOD.value == "bicubic" and sources:
+        raise UserError("--method=bicubic measures no network: leave that flag out")
+    if METHOD.value == "network" and not sources:
+        raise UserError(
+            "no network to measure: give --workdir=FOLDER, of a training run, or "
+            "--weights=NAME, of weights that come with the program; train one with "
+            "train.py, or measure --method=bicubic, which needs none"
+        )
     compilation.keep_compiled_programs()
     run(
         CONFIG.value,
-        method=METHOD.value,
-        workdir=WORKDIR.value,
-        weights=WEIGHTS.value,
+        sources=sources,
         folders=files.split_folders(BENCHMARKS.value) if BENCHMARKS.value else [],
         report_folder=REPORT.value,
         dump_lr=DUMP_LR.value,

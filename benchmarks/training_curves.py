@@ -7,13 +7,14 @@ The runs follow one another: a teacher, then its student.
 
 import argparse
 import csv
-import json
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+from lightbsr_jax.training import log
 
 COLUMNS = (
     *("run", "step", "stage", "learning_rate", "steps_per_second"),
@@ -35,10 +36,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    runs = {
-        workdir.name: [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
-        for workdir in arguments.workdirs
-    }
+    runs = {workdir.name: log.records(workdir) for workdir in arguments.workdirs}
     with (arguments.out / "metrics.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()

@@ -52,9 +52,13 @@ def highest_precision() -> Iterator[None]:
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What a test has compiled the next need not: most of the time goes there."""
     if not jax.config.jax_compilation_cache_dir:
-        folder = str(tmp_path_factory.mktemp("compiled"))
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        options = {
+            "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+            "jax_persistent_cache_min_compile_time_secs": 0.1,
+        }
+        for name, value in options.items():
+            jax.config.update(name, value)
+            os.environ[name.upper()] = str(value)  # for processes that tests start
 
 
 @pytest.fixture(scope="module", autouse=True)

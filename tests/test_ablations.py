@@ -16,7 +16,7 @@ from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.interop import convert
 from lightbsr_jax.model import Model
 from lightbsr_jax.networks.lightbsr import LightBSR
-from lightbsr_jax.training import loop, roles, steps
+from lightbsr_jax.training import checks, loop, roles, steps
 
 
 def small(config: ConfigDict) -> ConfigDict:
@@ -85,5 +85,5 @@ def test_teacher_without_prior_and_contrast(tmp_path: Path) -> None:
         convert.to_file(tmp_path / "run", tmp_path / "out.safetensors")
 
     config.schedule.stage1_epochs = 1
-    with pytest.raises(UserError, match="stage1_epochs 1: stage 1 is contrastive"):
-        loop.check(config)
+    with pytest.raises(UserError, match="stage1_epochs 1: without contrastive"):
+        checks.check(config)

@@ -20,7 +20,7 @@ from lightbsr_jax import compilation
 from lightbsr_jax.evaluation import benchmark, cases, published
 from lightbsr_jax.evaluation.images import find, lr_path
 from lightbsr_jax.evaluation.restorers import Bicubic, Spoilt
-from lightbsr_jax.imaging import degradation, metrics
+from lightbsr_jax.imaging import degradation, kernels, metrics, prior
 from lightbsr_jax.imaging.files import ImageError
 from lightbsr_jax.model import Model
 from lightbsr_jax.networks.lightbsr import LightBSR, initialise
@@ -250,6 +250,17 @@ def test_given_images_score_as_those_that_were_made(tmp_path) -> None:
         save(tmp_path / "images" / name, picture(seed, 6, 7))
     with pytest.raises(ValueError, match="b.png is 7x6 .* 24x20, asks for 6x5 at"):
         measure(given, lr_folder=tmp_path)
+
+
+def test_spoilt_teacher() -> None:
+    """M4 and M5 are teachers, who see the prior too."""
+    network = LightBSR(groups=1, blocks=1)
+    variables = initialise(network, jax.random.key(0), prior_channels=15)
+    teacher = Model("teacher", 1, network, variables, prior.make_basis(0))
+    known = degradation.Degradation(kernels.isotropic(jnp.ones(2)), jnp.zeros(2))
+    lr = jnp.zeros((2, 8, 12, 3))
+    sr = jax.eval_shape(Spoilt(teacher).restore, lr, known)
+    assert sr.shape == (2, 32, 48, 3)
 
 
 def test_spoilt_idr(model) -> None:

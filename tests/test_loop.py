@@ -22,7 +22,8 @@ from lightbsr_jax.imaging.files import write_png
 from lightbsr_jax.interop import convert, pack
 from lightbsr_jax.model import Model
 from lightbsr_jax.training import loop
-from lightbsr_jax.training.loop import check, train
+from lightbsr_jax.training.checks import check
+from lightbsr_jax.training.loop import train
 from lightbsr_jax.training.steps import AXIS
 
 IMAGES = 6
@@ -307,6 +308,10 @@ def test_unreadable_images_are_skipped_and_named(
         ({"minutes": -1.0}, "minutes -1.0: at least 0"),
         ({"ema_decay": 1.0}, r"ema_decay 1.0 is not in \[0, 1\)"),
         ({"skipped_in_a_row": 0}, "skipped_in_a_row 0: at least 1"),
+        ({"schedule.stage1_epochs": -1}, "schedule.stage1_epochs -1: at least 0"),
+        ({"validation.images": 0}, "validation.images 0: at least 1"),
+        ({"data.threads": -1}, "data.threads -1: at least 0"),
+        ({"contrast.enabled": False}, "stage1_epochs 2: without contrastive"),
     ],
 )
 def test_config_that_cannot_be_trained(change, message, images) -> None:
@@ -329,10 +334,19 @@ def test_folder_without_images(tmp_path) -> None:
         train(teacher_config(tmp_path / "empty"), tmp_path / "workdir")
 
 
-def test_run_that_is_lost_stops(images, tmp_path) -> None:
-    """Stage 2's rate makes parameters too large for any image that follows."""
+def test_run_that_is_lost_stops(images, tmp_path, monkeypatch) -> None:
+    """From step 4 on the loss is not a number."""
+
+    def losing_step(update, **_):
+        def step(state, crops, fixed):
+            loss = jnp.where(state.step < 3, 1.0, jnp.nan)
+            return state.replace(step=state.step + 1), {"loss": loss}
+
+        return step
+
+    monkeypatch.setattr(loop, "degrading_step", losing_step)
     config = teacher_config(images)
-    config.schedule.update(learning_rate=1e30, stage2_epochs=8)
+    config.schedule.stage2_epochs = 8
     config.skipped_in_a_row = 2
     with pytest.raises(UserError, match="not finite in the last 2 updates, up to step"):
         train(config, tmp_path / "lost")
@@ -340,6 +354,19 @@ def test_run_that_is_lost_stops(images, tmp_path) -> None:
     assert [record["skipped"] for record in told[:3]] == [0, 0, 0]
     assert told[-1]["skipped"] > 0
     assert Model.load(tmp_path / "lost").step == 3  # the last one that was made
+
+
+def test_validation_that_fails_loses_nothing(images, told, monkeypatch) -> None:
+    """The last step's checkpoint is there before."""
+
+    def fail(*_) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(loop, "validation", lambda *_: fail)
+    workdir = told.with_name("unvalidated")
+    with pytest.raises(MemoryError):
+        train(teacher_config(images), workdir)
+    assert Model.load(workdir).step == 4
 
 
 def test_workdir_that_cannot_be_written_to(images, tmp_path, monkeypatch) -> None:

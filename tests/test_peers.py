@@ -35,7 +35,7 @@ from lightbsr_jax.model import Model
 from lightbsr_jax.networks import complexity, dynamic, layers
 from lightbsr_jax.networks.dasr import DASR
 from lightbsr_jax.networks.kdsr import KDSR
-from lightbsr_jax.training import contrast, loop, losses, roles, schedules, steps
+from lightbsr_jax.training import checks, contrast, losses, roles, schedules, steps
 from lightbsr_jax.training import state as states
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
@@ -564,13 +564,16 @@ def test_presets_can_be_trained(module: Any) -> None:
         config.data.hr = "somewhere"
         if "distillation" in config:
             config.distillation.teacher = "somewhere"
-        loop.check(config)
+        checks.check(config)
         assert config.network.blocks in (53, 28, 8, 5, 2)
         config.schedule.decay_epochs = config.network.blocks = 0
+        config.schedule.stage1_epochs = 1
         with pytest.raises(UserError) as caught:
-            loop.check(config)
+            checks.check(config)
         for field in ("schedule.decay_epochs 0", "network.blocks 0"):
             assert f"config.{field}: at least 1" in str(caught.value)
+        without = module is kdsr_teacher
+        assert ("there is no stage 1" in str(caught.value)) == without
 
 
 def test_student_of_another_methods_teacher_is_refused() -> None:

@@ -72,8 +72,6 @@ def start(
         env={
             **os.environ,
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            # What one process has compiled the next one need not.
-            "JAX_COMPILATION_CACHE_DIR": str(images.parent / "compiled"),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -167,7 +165,6 @@ def test_killed_runs_go_on_bit_for_bit(images, one, tmp_path) -> None:
     """In stage 1, while stage 2 is compiled, in the middle of a save; then SIGTERM."""
     workdir = tmp_path / "killed"
     moments = [
-        (signal.SIGKILL, lambda: steps_done(workdir) >= 2),
         (signal.SIGKILL, lambda: steps_done(workdir) >= 5),
         (signal.SIGKILL, lambda: steps_done(workdir) >= 10 and is_saving(workdir)),
         (signal.SIGTERM, lambda: steps_done(workdir) >= 14),

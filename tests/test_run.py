@@ -74,7 +74,8 @@ def test_student_beside_bicubic(tmp_path, monkeypatch) -> None:
     config.root = str(tmp_path)
     config.benchmarks = ("Set5",)
     workdir = tmp_path / "student"
-    text = measure(config, method="lightbsr", workdir=str(workdir))
+    workdir.mkdir()
+    text = measure(config, sources=[workdir])
     assert "**LightBSR**" in text and "LightBSR (paper)" in text
     assert "65.738" in text and "border of 4 pixels" in text
     folder = workdir / "evaluation" / "setting1"
@@ -86,7 +87,7 @@ def test_student_beside_bicubic(tmp_path, monkeypatch) -> None:
     results = json.loads(
         (folder / "results.json").read_text(), parse_constant=no_constants
     )
-    assert results["model"] == {"workdir": str(workdir), "role": "student", "step": 7}
+    assert results["model"] == {"source": str(workdir), "role": "student", "step": 7}
     assert results["config"]["sigmas"] == [1.2, 2.4, 3.6]
     assert results["tables"][0]["kernels"][-1] == "mean"
     assert results["tables"][0]["rows"][0]["psnr"][0] == 27.69
@@ -127,7 +128,6 @@ def test_bicubic_alone(tmp_path) -> None:
     config.scale = 2
     text = measure(
         config,
-        method="bicubic",
         folders=[str(tmp_path / "mine")],
         report_folder=str(tmp_path / "report"),
     )
@@ -143,50 +143,44 @@ def test_dumped_images_are_read_again(tmp_path) -> None:
     folders, lr = [str(tmp_path / "mine")], str(tmp_path / "lr")
     config = get_config("setting2")
     config.kernels = config.kernels[:1]
-    made = measure(config, method="bicubic", folders=folders, dump_lr=lr)
+    made = measure(config, folders=folders, dump_lr=lr)
     found = [path.relative_to(lr).as_posix() for path in Path(lr).rglob("*.png")]
     assert sorted(found) == [
         f"mine/2-0.5-0-noise-{level}/{name}.png" for level in (10, 5) for name in "ab"
     ]
     config.seed = 1
-    assert measure(config, method="bicubic", folders=folders, lr_folder=lr) == made
-    assert measure(config, method="bicubic", folders=folders) != made
+    assert measure(config, folders=folders, lr_folder=lr) == made
+    assert measure(config, folders=folders) != made
 
     save(tmp_path / "mine" / "a.jpg", picture(1))
     with pytest.raises(ValueError, match="a.jpg and a.png of mine would have the same"):
-        measure(config, method="bicubic", folders=folders, dump_lr=lr)
+        measure(config, folders=folders, dump_lr=lr)
     with pytest.raises(ValueError, match="give one of them"):
-        measure(config, method="bicubic", folders=folders, dump_lr=lr, lr_folder=lr)
+        measure(config, folders=folders, dump_lr=lr, lr_folder=lr)
 
 
 def test_config_and_model_fit(monkeypatch) -> None:
     model = student()
 
-    def fit(
-        config: ConfigDict,
-        workdir="w",
-        weights=None,
-        method="lightbsr",
-        **changes: object,
-    ) -> None:
+    def fit(config: ConfigDict, *sources: str, **changes: object) -> None:
         changed = dataclasses.replace(model, **changes)
         monkeypatch.setattr(run.Model, "load", lambda _: changed)
-        run.run(config, method=method, workdir=workdir, weights=weights)
+        run.run(config, sources=sources)
 
     with pytest.raises(ValueError, match="--config.setting=2"):
-        fit(get_config("setting1"), setting=2)
+        fit(get_config("setting1"), "w", setting=2)
     config = get_config("setting1")
     config.scale = 2
     with pytest.raises(ValueError, match="is for scale 4.*--config.scale is 2"):
-        fit(config)
-    with pytest.raises(ValueError, match="needs --workdir.*--method=bicubic"):
-        fit(get_config("setting1"), workdir=None)
-    with pytest.raises(ValueError, match="needs --workdir=FOLDER.*or --weights=NAME"):
-        fit(get_config("setting1"), weights="setting1")
+        fit(config, "w")
+    with pytest.raises(ValueError, match="w, w: a network is named twice"):
+        fit(get_config("setting1"), "w", "w")
     with pytest.raises(ValueError, match="--benchmarks=FOLDER"):
-        fit(get_config("setting1"))
+        fit(get_config("setting1"), "w")
+    config = get_config("spoilt")
+    config.benchmarks = ("Set5",)
     with pytest.raises(ValueError, match="bicubic has no IDR"):
-        fit(get_config("spoilt"), method="bicubic")
+        fit(config)
 
 
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -230,6 +224,10 @@ def test_command_line(tmp_path) -> None:
     }
     assert (tmp_path / "lr" / "Set5" / "sigma-2.4" / "a.png").exists()
     assert (tmp_path / "cache" / "lightbsr_jax" / "compiled").is_dir()
+
+    done = python(str(ROOT / "eval.py"), "--benchmarks=data/Set5", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no network to measure: give --workdir=")
 
 
 SMALL_PROGRAM = """

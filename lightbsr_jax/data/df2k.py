@@ -36,6 +36,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
+from lightbsr_jax import atomic
 from lightbsr_jax.data import tiles
 from lightbsr_jax.data.sources import find_all
 from lightbsr_jax.errors import UserError
@@ -182,7 +183,7 @@ class Df2k(FileReaderBuilder):
             return
         for shard in folder.glob("*-*"):
             shard.unlink()
-        _write_whole(marker, made_of)
+        atomic.write_text(marker, made_of)
 
     def _write_missing(self, folder: Path, shards: list["_Shard"]) -> None:
         # What had to leave out an image is written again: the file may be mended.
@@ -245,7 +246,7 @@ class Df2k(FileReaderBuilder):
             "examples": len(lengths),
             "bytes": sum(lengths),
         }
-        _write_whole(folder / f"{shard.name}.json", json.dumps(about))
+        atomic.write_text(folder / f"{shard.name}.json", json.dumps(about))
 
     def _examples(self, name: str, image: np.ndarray) -> Iterator[bytes]:
         features = self.info.features
@@ -319,9 +320,3 @@ def _locked(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise UserError(f"another process is preparing {folder.parent}") from error
         yield
-
-
-def _write_whole(path: Path, text: str) -> None:
-    half = path.with_name(f"{path.name}.half")
-    half.write_text(text)
-    os.replace(half, path)

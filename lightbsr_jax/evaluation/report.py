@@ -8,10 +8,10 @@ import csv
 import io
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
+from lightbsr_jax import atomic
 from lightbsr_jax.evaluation import findings, page, pictures, plots, tables
 from lightbsr_jax.evaluation.benchmark import Score, convention
 from lightbsr_jax.evaluation.findings import Findings
@@ -28,14 +28,16 @@ def write(folder: str | Path, found: Findings) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
     drawn = plots.draw(found)
     for name, svg in drawn.items():
-        _write(folder / _plot(name), svg.replace("currentColor", "#555"))
+        atomic.write_text(folder / _plot(name), svg.replace("currentColor", "#555"))
     for example in found.examples:
         panel = pictures.panel(example.crops, example.scores)
         files.write_png(folder / _panel(example), panel)
-    _write(folder / "report.md", markdown(found, drawn))
-    _write(folder / "report.html", page.render(found, drawn))
-    _write(folder / "results.json", json.dumps(_results(found), indent=2) + "\n")
-    _write(folder / "images.csv", _csv(found.scores))
+    atomic.write_text(folder / "report.md", markdown(found, drawn))
+    atomic.write_text(folder / "report.html", page.render(found, drawn))
+    atomic.write_text(
+        folder / "results.json", json.dumps(_results(found), indent=2) + "\n"
+    )
+    atomic.write_text(folder / "images.csv", _csv(found.scores))
 
 
 def markdown(found: Findings, drawn: Plots) -> str:
@@ -123,9 +125,3 @@ def _csv(scores: list[Score]) -> str:
             score._replace(psnr=f"{score.psnr:.4f}", ssim=f"{score.ssim:.6f}")
         )
     return rows.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -52,11 +52,14 @@ class Spoilt:
     model: Model
 
     def restore(
-        self, lr: Array, _: Degradation | None = None, hr: Array | None = None
+        self,
+        lr: Array,
+        degradation: Degradation | None = None,
+        hr: Array | None = None,
     ) -> Array:
         network, variables = self.model.network, self.model.variables
         size = lr.shape[1:3]
-        idr = network.apply(variables, lr, method="encode")
+        idr = self.model.encode(lr, degradation, hr)
         modulators = network.apply(variables, idr, size, method="convert")
         keys = jax.random.split(jax.random.key(0))
         spoilt = [

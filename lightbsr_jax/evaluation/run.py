@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -55,31 +56,25 @@ _MADE = (
 def run(
     config: ConfigDict,
     *,
-    method: str,
-    workdir: str | None = None,
-    weights: str | None = None,
+    sources: Sequence[str | Path] = (),
     folders: Sequence[str] = (),
     report_folder: str | None = None,
     dump_lr: str | None = None,
     lr_folder: str | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Measures `method` ("lightbsr" or "bicubic") and says its tables in Markdown.
+    """Measures bicubic, and networks beside it; says the tables in Markdown.
 
-    config is that of configs/benchmark.py. LightBSR or another method, of workdir or of
-    weights (a name or a file, for `Model.load`), is measured beside bicubic; of several
-    workdirs, separated by commas, the first has the report and the others stand beside
-    it. Without folders the config's benchmarks are measured. The report goes into
-    report_folder: by default into workdir, and nowhere without one. Low-resolution
-    images are written below dump_lr, or read from lr_folder: `images.lr_path` says
-    where they lie. Of several processes the first one reports.
+    config is that of configs/benchmark.py. `sources` are workdirs, or weights' names or
+    files (see `Model.load`); the first one's network has the report, the others stand
+    beside it. Without folders the config's benchmarks are measured. The report goes
+    into report_folder: by default into the first workdir, and nowhere without one.
+    Low-resolution images are written below dump_lr, or read from lr_folder:
+    `images.lr_path` says where they lie. Of several processes the first one reports.
     """
-    workdirs = workdir.split(",") if workdir else [workdir]
-    models = []
-    if method == "lightbsr":
-        models = [_load(config, each, weights) for each in workdirs]
-    model = models[0] if models else None
-    scale = model.scale if model else config.scale or 4
+    models = _load(config, sources)
+    first = next(iter(models.values()), None)
+    scale = first.scale if first else config.scale or 4
     folders = list(folders) or [
         str(Path(config.root, name)) for name in config.benchmarks
     ]
@@ -91,30 +86,27 @@ def run(
         )
     if dump_lr is not None and lr_folder is not None:
         raise UserError("--dump-lr writes what --lr-dir reads: give one of them")
-    if config.spoilt and model is None:
+    if config.spoilt and not models:
         raise UserError("config.spoilt is for a network: bicubic has no IDR")
     if dump_lr or lr_folder:
         _check_names(folders)
     tested = _cases(config, config.setting)
     pictured = tested[len(tested) // 2].label
-    if model and workdir is not None and report_folder is None:
+    if sources and Path(sources[0]).is_dir() and report_folder is None:
         leaf = f"setting{config.setting}" if config.setting else "given"
-        report_folder = str(Path(workdirs[0], "evaluation", leaf))
+        report_folder = str(Path(sources[0], "evaluation", leaf))
     if report_folder is not None:
         Path(report_folder).mkdir(parents=True, exist_ok=True)  # fails now or never
 
-    networks = _by_name(models, workdirs, spoilt=config.spoilt)
-    name = next(iter(networks), BICUBIC)
     restorers: dict[str, Restorer] = {BICUBIC: Bicubic(scale)}
-    for each, network in networks.items():
-        restorers[each] = Spoilt(network) if config.spoilt else network
+    for name, model in models.items():
+        restorers[name] = Spoilt(model) if config.spoilt else model
     examples: list[Example] = []
 
     def on_restored(restored: Restored) -> None:
         if dump_lr is not None:
             case = next(case for case in tested if case.label == restored.case)
             path = images.lr_path(dump_lr, restored.benchmark, restored.image, case)
-            path.parent.mkdir(parents=True, exist_ok=True)
             files.write_png(path, restored.lr)
         if report_folder is not None and restored.case == pictured:
             examples.append(pictures.example(restored, crop=config.crop))
@@ -141,94 +133,76 @@ def run(
         tested,
         scale=scale,
         parameters={
-            each: complexity.parameters(network.variables["params"]) / 1e6
-            for each, network in networks.items()
+            name: complexity.parameters(model.variables["params"]) / 1e6
+            for name, model in models.items()
         },
-        teacher=model is not None and model.title == "LightBSR teacher",
+        teacher=first is not None and first.title == "LightBSR teacher",
     )
     for table in measured:
         say(tables.markdown(table))
     say(benchmark.convention(scale))
     if report_folder is None:
         return
-    about = {
-        "scale": scale,
-        "config": config.to_dict(),
-        "model": None,
-        "lr": _READ.format(lr_folder) if lr_folder else _MADE.format(config.seed),
-        "seconds": seconds,
-        "compilation": asdict(compiled),
-        "devices": f"{jax.device_count()} device(s): {cost.device_name()}",
-        "versions": {
-            "lightbsr_jax": lightbsr_jax.__version__,
-            "jax": jax.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-    }
-    if model:
-        step = int(model.step)
-        about["model"] = {
-            "workdir": workdir or weights,
-            "role": model.role,
-            "step": step,
+    method, origin = BICUBIC, None
+    if first is not None:
+        method = next(iter(models))
+        origin = {
+            "source": str(sources[0]),
+            "role": first.role,
+            "step": int(first.step),
         }
     found = Findings(
-        method=name,
-        title=_title(name, model, config, scale),
+        method=method,
+        title=_title(method, first, config, scale),
         scores=scores,
         tables=measured,
-        examples=pictures.spread(examples, name, config.pictures),
+        examples=pictures.spread(examples, method, config.pictures),
         networks={
-            each: Network(cost.measure(network), _separation(config, network, folders))
-            for each, network in networks.items()
+            name: Network(cost.measure(model), _separation(config, model, folders))
+            for name, model in models.items()
         },
-        about=about,
+        about={
+            "scale": scale,
+            "config": config.to_dict(),
+            "model": origin,
+            "lr": _READ.format(lr_folder) if lr_folder else _MADE.format(config.seed),
+            "seconds": seconds,
+            "compilation": asdict(compiled),
+            **_surroundings(),
+        },
     )
     report.write(report_folder, found)
     say(f"\nReport: {Path(report_folder, 'report.html')}")
 
 
-def _load(config: ConfigDict, workdir: str | None, weights: str | None) -> Model:
-    """The model to measure, when the config measures what it was made for."""
-    if (workdir is None) == (weights is None):
-        raise UserError(
-            "--method=lightbsr needs --workdir=FOLDER, the folder of a training run, "
-            "or --weights=NAME, of weights that come with this program: train one with "
-            "train.py, or measure --method=bicubic, which needs none"
-        )
-    source = weights or Path(workdir)
-    model = Model.load(source)
-    if config.setting not in (None, model.setting):
-        raise UserError(
-            f"the {model.role} in {source} was trained in setting {model.setting}, "
-            f"but the config measures setting {config.setting}: take "
-            f"--config=configs/benchmark.py:setting{model.setting}, or "
-            f"--config.setting={model.setting}"
-        )
-    if config.scale not in (None, model.scale):
-        raise UserError(
-            f"the {model.role} in {source} is for scale {model.scale}, but "
-            f"--config.scale is {config.scale}: leave that out"
-        )
-    return model
+def _load(config: ConfigDict, sources: Sequence[str | Path]) -> dict[str, Model]:
+    """The networks by what they are called, each its own; its source tells namesakes.
 
-
-def _by_name(
-    models: Sequence[Model], workdirs: Sequence[str], *, spoilt: bool
-) -> dict[str, Model]:
-    """The models by what they are called, each its own; a workdir tells namesakes."""
+    Raises UserError where the config measures something else than they were made for.
+    """
+    models = [Model.load(source) for source in sources]
     titles = [model.title for model in models]
     named = {}
-    for model, title, workdir in zip(models, titles, workdirs, strict=False):
-        own = f" ({workdir})" if titles.count(title) > 1 else ""
-        named[title + own + " (spoilt IDR)" * spoilt] = model
+    for source, model, title in zip(sources, models, titles, strict=True):
+        if config.setting not in (None, model.setting):
+            raise UserError(
+                f"the {model.role} in {source} was trained in setting {model.setting}, "
+                f"but the config measures setting {config.setting}: take "
+                f"--config=configs/benchmark.py:setting{model.setting}, or "
+                f"--config.setting={model.setting}"
+            )
+        if config.scale not in (None, model.scale):
+            raise UserError(
+                f"the {model.role} in {source} is for scale {model.scale}, but "
+                f"--config.scale is {config.scale}: leave that out"
+            )
+        own = f" ({source})" if titles.count(title) > 1 else ""
+        named[title + own + " (spoilt IDR)" * config.spoilt] = model
+    every = ", ".join(map(str, sources))
     if len(named) < len(models):
-        raise UserError(f"--workdir={','.join(workdirs)}: a folder is named twice")
+        raise UserError(f"{every}: a network is named twice")
     if len({(model.scale, model.setting) for model in models}) > 1:
-        raise UserError(
-            f"--workdir={','.join(workdirs)}: networks of different scales or settings"
-        )
+        raise UserError(f"{every}: networks of different scales or settings")
     return named
 
 
@@ -253,6 +227,19 @@ def _cases(config: ConfigDict, setting: int | None) -> list[Case]:
         kernel_parameters=config.kernels,
         noise_levels=config.noise_levels,
     )
+
+
+def _surroundings() -> dict[str, Any]:
+    """What it was measured with."""
+    return {
+        "devices": f"{jax.device_count()} device(s): {cost.device_name()}",
+        "versions": {
+            "lightbsr_jax": lightbsr_jax.__version__,
+            "jax": jax.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
 
 
 def _title(name: str, model: Model | None, config: ConfigDict, scale: int) -> str:

@@ -8,7 +8,6 @@ import contextlib
 import importlib.util
 import io
 import os
-import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -135,13 +135,7 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
     """Writes uint8 [H, W, 3] or [H, W], so that no reader ever sees half a file."""
     if image.dtype != np.uint8:
         raise ValueError(f"{path}: expected a uint8 image, got {image.dtype}")
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        Image.fromarray(image).save(unfinished, "PNG")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    atomic.replace(path, lambda new: Image.fromarray(image).save(new, "PNG"))
 
 
 def _bundled_photographs(split: str) -> list[tuple[str, Path]]:

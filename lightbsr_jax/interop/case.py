@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lightbsr_jax import methods
+from lightbsr_jax import atomic, methods
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation, files, kernels, prior
 from lightbsr_jax.imaging.degradation import Degradation
@@ -200,7 +200,7 @@ def save(path: str | Path, case: Case, results: Arrays) -> None:
         with open(new, "wb") as file:  # numpy would add .npz to a name
             np.savez_compressed(file, meta=meta, **kept)
 
-    weights.replace(path, write)
+    atomic.replace(path, write)
 
 
 def load(path: str | Path) -> tuple[Case, Arrays]:

@@ -35,10 +35,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import lightbsr_jax
-from lightbsr_jax import methods
+from lightbsr_jax import atomic, methods
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import metrics
-from lightbsr_jax.interop import convert, weights
+from lightbsr_jax.interop import convert
 from lightbsr_jax.interop import ours as our_side
 from lightbsr_jax.interop.case import Arrays, Case
 
@@ -467,6 +467,5 @@ def report(
     if precision:
         print("\n" + format_precision(case, theirs))
     if json_file is not None:
-        text = as_json(case, rows, ours, theirs) + "\n"
-        weights.replace(json_file, lambda new: new.write_text(text))
+        atomic.write_text(json_file, as_json(case, rows, ours, theirs) + "\n")
     return all(row.verdict == "ok" for row in rows)

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from absl import logging
 
-from lightbsr_jax import methods, pretrained
+from lightbsr_jax import atomic, methods, pretrained
 from lightbsr_jax.checkpoint import Checkpoints, opened
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
@@ -88,7 +88,7 @@ def to_workdir(
         checkpoints.close()
         (new / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
-    weights.replace(out, save)
+    atomic.replace(out, save)
     return _describe(config)
 
 

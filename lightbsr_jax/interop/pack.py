@@ -7,11 +7,11 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from lightbsr_jax import methods, pretrained
+from lightbsr_jax import atomic, methods, pretrained
 from lightbsr_jax.checkpoint import opened
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.interop import weights
 from lightbsr_jax.model import shapes
+from lightbsr_jax.training import log
 
 Facts = dict[str, Any]
 
@@ -35,7 +35,7 @@ def pack(
     config = flatten_dict(about["config"])
     config = unflatten_dict({k: "" if k in PATHS else v for k, v in config.items()})
     known = {"config": config, "step": step, "seconds": seconds(workdir, step)}
-    weights.replace(file, lambda new: pretrained.write(new, known, model, half=half))
+    atomic.replace(file, lambda new: pretrained.write(new, known, model, half=half))
     with open(file, "rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     return {**known, "half": half, "sha256": digest, "bytes": Path(file).stat().st_size}
@@ -43,10 +43,9 @@ def pack(
 
 def seconds(workdir: str | Path, step: int) -> int | None:
     """What a run took up to `step`, by its log; None for one without."""
-    log = Path(workdir, "metrics.jsonl")
-    if not log.exists():
+    if not Path(workdir, log.RECORDS).exists():
         return None
-    records = [json.loads(line) for line in log.open()]
+    records = log.records(workdir)
     told = [r for r in records if "steps_per_second" in r and r["step"] <= step]
     steps = zip([0, *(r["step"] for r in told)], told, strict=False)
     return round(sum((r["step"] - then) / r["steps_per_second"] for then, r in steps))

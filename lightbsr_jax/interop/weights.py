@@ -5,14 +5,12 @@ A state dict is a .pt or .pth file, which takes PyTorch to read and write, or a
 PCA_matrix.mat; the reference applies it to the row-major kernel as it stands, as we do.
 """
 
-import os
 import pickle
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +18,7 @@ import numpy as np
 import safetensors.numpy
 import scipy.io
 
+from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging.prior import BASIS_SHAPE
 
@@ -73,13 +72,13 @@ def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
     check_suffix(path)
     plain = {name: tensor.copy() for name, tensor in tensors.items()}  # contiguous
     if path.suffix == _SAFETENSORS:
-        replace(
+        atomic.replace(
             path, lambda new: safetensors.numpy.save_file(plain, new, {"format": "pt"})
         )
     else:
         torch = _torch(path)
         state_dict = {name: torch.from_numpy(t) for name, t in plain.items()}
-        replace(path, lambda new: torch.save(state_dict, new))
+        atomic.replace(path, lambda new: torch.save(state_dict, new))
 
 
 def read_basis(path: str | Path) -> np.ndarray:
@@ -102,7 +101,9 @@ def read_basis(path: str | Path) -> np.ndarray:
 
 def write_basis(path: str | Path, basis: np.ndarray) -> None:
     """Write the basis, whole or not at all."""
-    replace(path, lambda new: scipy.io.savemat(new, {"p": basis}, appendmat=False))
+    atomic.replace(
+        path, lambda new: scipy.io.savemat(new, {"p": basis}, appendmat=False)
+    )
 
 
 def _torch(path: Path) -> ModuleType:
@@ -143,13 +144,3 @@ def _parsed(path: str | Path, parse: Callable[[bytes], Any], content: bytes) -> 
         raise UserError(
             f"{path} cannot be read: {type(error).__name__}: {reason}"
         ) from error
-
-
-def replace(path: str | Path, save: Callable[[Path], Any]) -> None:
-    """Let `save` write a file or folder beside `path`, then move it there."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
-        new = Path(scratch, path.name)
-        save(new)
-        os.replace(new, path)

@@ -1,9 +1,11 @@
 """What a run tells: a progress bar or lines, metrics.jsonl, TensorBoard, pictures."""
 
+import contextlib
 import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -15,9 +17,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Column
-from tensorboardX import SummaryWriter
 
+from lightbsr_jax import atomic
 from lightbsr_jax.imaging import files
+
+RECORDS = "metrics.jsonl"
 
 
 class Log:
@@ -51,16 +55,18 @@ class Log:
         )
         self._task = self._bar.add_task("", total=total, completed=start)
         self._bar.start()
-        self._records = workdir / "metrics.jsonl"
+        self._records = workdir / RECORDS
         if self._records.exists() and not quiet:
-            lines = self._records.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if _is_whole(line, start)]
-            self._records.write_text("".join(kept))
-        self._tensorboard = SummaryWriter(
-            str(workdir / "tensorboard"),
-            purge_step=start + 1,
-            write_to_disk=not quiet,
-        )
+            kept = [r for r in records(workdir) if r["step"] <= start]
+            lines = (json.dumps(record) + "\n" for record in kept)
+            atomic.write_text(self._records, "".join(lines))
+        if not quiet:
+            # Takes seconds, and nobody else needs it.
+            from tensorboardX import SummaryWriter
+
+            self._tensorboard = SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=start + 1
+            )
 
     def advance(self, step: int) -> None:
         """Move the bar."""
@@ -117,7 +123,8 @@ class Log:
 
     def close(self) -> None:
         self._bar.stop()
-        self._tensorboard.close()
+        if not self._quiet:
+            self._tensorboard.close()
 
     def _record(self, step: int, values: dict[str, float]) -> None:
         if self._quiet:
@@ -129,9 +136,10 @@ class Log:
             self._tensorboard.add_scalar(name, value, step)
 
 
-def _is_whole(line: str, last_step: int) -> bool:
-    """Whether a line is a record of a step up to `last_step`."""
-    try:
-        return json.loads(line)["step"] <= last_step
-    except (json.JSONDecodeError, KeyError):
-        return False  # cut off in the middle of a write
+def records(workdir: str | Path) -> list[dict[str, Any]]:
+    """What a run has recorded, in order: a step and its figures each."""
+    found = []
+    for line in Path(workdir, RECORDS).read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):  # cut off while it was written
+            found.append(json.loads(line))
+    return found

@@ -2,11 +2,8 @@
 
 import json
 import math
-import shutil
-import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -14,21 +11,23 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from lightbsr_jax import methods
+from lightbsr_jax import atomic, methods
 from lightbsr_jax.checkpoint import Checkpoints, plain
 from lightbsr_jax.data.pipeline import CropBatches, Sampler
 from lightbsr_jax.data.resident import ResidentBatches
-from lightbsr_jax.data.sources import first_images, open_source
+from lightbsr_jax.data.sources import open_source
 from lightbsr_jax.errors import Interrupted, UserError
-from lightbsr_jax.evaluation import benchmark, cases, pictures
-from lightbsr_jax.evaluation.restorers import Bicubic, Restorer
-from lightbsr_jax.imaging import degradation
-from lightbsr_jax.model import Model
-from lightbsr_jax.networks.blind import UPSCALER_STEPS, BlindNetwork
+from lightbsr_jax.networks.blind import BlindNetwork
 from lightbsr_jax.training import parallel, roles, schedules
+from lightbsr_jax.training.checks import (
+    check,
+    check_resumable,
+    check_room,
+    check_workdir,
+    counting,
+)
 from lightbsr_jax.training.interruption import Interruption
 from lightbsr_jax.training.log import Log
 from lightbsr_jax.training.state import Run, fresh_run
@@ -40,26 +39,9 @@ from lightbsr_jax.training.steps import (
     degrading_step,
     guarded,
 )
+from lightbsr_jax.training.validation import validation
 
-# Fields and groups with which a run may go on changed. Of the data and the teacher it
-# is the content that counts, not the path.
-FREE = (
-    "data.hr",
-    "data.resident",
-    "data.threads",
-    "distillation.teacher",
-    "compute.rematerialise",
-    "compute.parts",
-    "skipped_in_a_row",
-    "minutes",  # what counts is schedule.steps_per_epoch, made of it
-    "validation.",
-    "log.",
-    "checkpoint.",
-)
-
-SMALLEST_CROP = 8  # in LR pixels
 TIMED_STEPS = 8  # of each stage, for config.minutes
-DTYPES = ("float32", "bfloat16")
 
 Batches = CropBatches | ResidentBatches
 Steps = dict[int, Step]  # by stage
@@ -103,10 +85,13 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         remat=config.compute.rematerialise,
         dtype=config.compute.dtype,
     )
+    check_workdir(workdir)
+    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
+    begun = checkpoints.latest_step() is not None
     if config.minutes:
         config = config.copy_and_resolve_references()
         config.schedule.steps_per_epoch = fitting_steps_per_epoch(
-            config, workdir, network, batches
+            config, workdir if begun else None, network, batches
         )
     role, steps = prepare(config, network)
     run = fresh_run(role.state, averaged=config.ema_decay > 0)
@@ -117,16 +102,15 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     }
     parallel.check_same(counting(identity))
 
-    check_workdir(workdir, size=sum(leaf.nbytes for leaf in jax.tree.leaves(run)))
-    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
+    check_room(workdir, sum(leaf.nbytes for leaf in jax.tree.leaves(run)))
     start, unlogged = 0, []
-    if checkpoints.latest_step() is not None:
+    if begun:
         run, about = resume(checkpoints, run, role.basis, identity)
         start, unlogged = int(run.state.step), about["unlogged"]
         batches.set_state(about["batches"])
     elif parallel.leads():
         text = json.dumps(identity["config"], indent=1)
-        (workdir / "config.json").write_text(text + "\n")
+        atomic.write_text(workdir / "config.json", text + "\n")
     parallel.check_same({f"the newest checkpoint's step in {workdir}": start})
 
     run = parallel.replicate(run)
@@ -142,6 +126,11 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         f"{jax.devices()[0].device_kind} device(s) of {jax.process_count()} "
         f"process(es), {len(source)} images from {config.data.hr}, into {workdir}"
     )
+    if role.teacher:
+        log.say(
+            f"distilled from {config.distillation.teacher} after {role.teacher_step} "
+            "updates"
+        )
     learning_rate = schedules.of(config.schedule)
     under_way = deque()
     try:
@@ -164,10 +153,6 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
                     values["learning_rate"] = float(learning_rate(step - 1))
                     log.metrics(step, values, stage=stage)
                     unlogged = []
-                if step % config.validation.every_steps == 0 or ends:
-                    began = time.monotonic()
-                    validate(step, run, log)
-                    log.pause(time.monotonic() - began)
                 due = step % config.checkpoint.every_steps == 0
                 if (due and not int(under_way[-1])) or ends or interrupted:
                     unlogged = numbers(unlogged)
@@ -183,6 +168,11 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
                         f"stopped after step {step} of {total}, with a checkpoint in "
                         f"{workdir}: the same command goes on from there"
                     )
+                # Last: where it fails, or takes long, nothing is lost.
+                if step % config.validation.every_steps == 0 or ends:
+                    began = time.monotonic()
+                    validate(step, run, log)
+                    log.pause(time.monotonic() - began)
         checkpoints.wait()
         log.say(f"finished at step {total}: {workdir}")
     finally:
@@ -223,16 +213,17 @@ def fixed_inputs(config: ConfigDict, role: roles.Role, batches: Batches) -> Any:
 
 
 def fitting_steps_per_epoch(
-    config: ConfigDict, workdir: Path, network: BlindNetwork, batches: Batches
+    config: ConfigDict, begun: Path | None, network: BlindNetwork, batches: Batches
 ) -> int:
     """The length of an epoch with which a run takes config.minutes.
 
-    Timed at a run's start and kept in its config.json: a run that goes on has the
-    schedule that it began with. Of the steps that are timed nothing stays.
+    Timed at a run's start and kept in its config.json: a run that goes on, in the
+    workdir `begun`, has the schedule that it began with. Of the steps that are timed
+    nothing stays.
     """
-    begun = workdir / "config.json"
-    if any(workdir.glob("checkpoints/[0-9]*")) and begun.exists():
-        return json.loads(begun.read_text())["schedule"]["steps_per_epoch"]
+    if begun is not None and (begun / "config.json").exists():
+        text = (begun / "config.json").read_text()
+        return json.loads(text)["schedule"]["steps_per_epoch"]
     role, steps = prepare(config, network)
     fixed = fixed_inputs(config, role, batches)
     start = batches.get_state()
@@ -285,34 +276,6 @@ def stop_if_lost(
         )
 
 
-def counting(identity: dict[str, Any]) -> dict[str, Any]:
-    """What of a run's identity must stay the same, by names that users know."""
-    fields = flatten_dict(identity["config"], sep=".")
-    return {
-        **{f"config.{k}": v for k, v in fields.items() if not k.startswith(FREE)},
-        "the images of config.data.hr": identity["images"],
-        "the weights of config.distillation.teacher": identity["teacher"],
-    }
-
-
-def check_workdir(workdir: Path, *, size: int) -> None:
-    """Raises UserError unless `workdir` can be written to and `size` bytes fit."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} cannot be written to: {error.strerror}"
-        ) from error
-    free = shutil.disk_usage(workdir).free
-    if free < size:
-        raise UserError(
-            f"--workdir={workdir} has room for {free / 1e6:.0f} MB, and a checkpoint "
-            f"takes up to {size / 1e6:.0f} MB: make room, or name another folder"
-        )
-
-
 def resume(
     checkpoints: Checkpoints, run: Run, basis: np.ndarray, identity: dict[str, Any]
 ) -> tuple[Run, dict[str, Any]]:
@@ -328,170 +291,3 @@ def resume(
     run, _, about = checkpoints.run(template)
     checkpoints.set_aside_after(int(run.state.step))
     return run, about
-
-
-def check(config: ConfigDict) -> None:
-    """Raises UserError, with the remedy, for a config that cannot be trained."""
-    problems = []
-    if config.setting not in degradation.SETTINGS:
-        problems.append(f"setting {config.setting} is not 1 or 2")
-    if config.scale not in UPSCALER_STEPS:
-        problems.append(f"scale {config.scale} is not 2, 3 or 4")
-    if not config.data.hr:
-        problems.append("data.hr names no HR images: --config.data.hr=FOLDER[,FOLDER]")
-    batch, devices = config.data.batch_size, jax.device_count()
-    parts = config.compute.parts
-    if batch > 0 and batch % devices:
-        problems.append(
-            f"data.batch_size {batch} is not a multiple of the {devices} devices"
-        )
-    elif parts > 0 and batch // devices % parts:
-        problems.append(
-            f"compute.parts {parts} does not divide a device's share of the batch, "
-            f"{batch // devices} images"
-        )
-    if config.compute.dtype not in DTYPES:
-        problems.append(
-            f"compute.dtype {config.compute.dtype!r} is not {' or '.join(DTYPES)}"
-        )
-    if config.minutes < 0:
-        problems.append(f"minutes {config.minutes}: at least 0")
-    if not 0 <= config.ema_decay < 1:
-        problems.append(f"ema_decay {config.ema_decay} is not in [0, 1)")
-    if config.skipped_in_a_row < 1:
-        problems.append(f"skipped_in_a_row {config.skipped_in_a_row}: at least 1")
-    if "contrast" in config:
-        queue = config.contrast.queue_size
-        if batch > 0 and queue % batch:
-            problems.append(
-                f"contrast.queue_size {queue} is not a multiple of the global batch "
-                f"size {batch}: take {max(queue // batch, 1) * batch}"
-            )
-        enabled = config.contrast.get("enabled", True)
-        if enabled and config.contrast.crops < 2:
-            problems.append(
-                f"contrast.crops {config.contrast.crops}: a contrast takes at least 2"
-            )
-        if not enabled and config.schedule.stage1_epochs:
-            problems.append(
-                f"schedule.stage1_epochs {config.schedule.stage1_epochs}: stage 1 is "
-                "contrastive learning; without it take 0"
-            )
-    if "distillation" in config and not config.distillation.teacher:
-        problems.append(
-            "distillation.teacher names no teacher: "
-            "--config.distillation.teacher=WORKDIR of a trained one"
-        )
-    if config.data.lr_crop < SMALLEST_CROP:
-        problems.append(
-            f"data.lr_crop {config.data.lr_crop}: at least {SMALLEST_CROP}, so that "
-            "blur kernels fit into the HR crop"
-        )
-    positive = {
-        "network": [n for n, x in config.network.items() if not isinstance(x, bool)],
-        "data": ("batch_size",),
-        "compute": ("parts",),
-        "schedule": ("steps_per_epoch",),
-        "validation": ("every_steps",),
-        "log": ("every_steps",),
-        "checkpoint": ("every_steps", "keep"),
-    }
-    schedule = config.schedule
-    if "decay_epochs" in schedule:
-        positive["schedule"] += ("stage1_decay_epochs", "decay_epochs")
-    elif not 0 <= schedule.warmup_epochs < schedule.stage2_epochs:
-        problems.append(
-            f"schedule.warmup_epochs {schedule.warmup_epochs} is not below "
-            f"schedule.stage2_epochs {schedule.stage2_epochs}"
-        )
-    for group, fields in positive.items():
-        for field in fields:
-            if config[group][field] < 1:
-                problems.append(f"{group}.{field} {config[group][field]}: at least 1")
-    if problems:
-        raise UserError("; ".join(f"config.{problem}" for problem in problems))
-
-
-def check_resumable(saved: dict[str, Any], now: dict[str, Any], workdir: Path) -> None:
-    """Raises UserError where a run cannot go on from another one's checkpoint."""
-    if "images" not in saved:
-        raise UserError(
-            f"{workdir} holds converted weights, which a run would replace: give it "
-            "another --workdir"
-        )
-    saved, now = counting(saved), counting(now)
-    problems = [
-        f"{field}: was {saved.get(field)!r}, is {now.get(field)!r}"
-        for field in sorted(saved | now)
-        if saved.get(field) != now.get(field)
-    ]
-    if problems:
-        raise UserError(
-            f"{workdir} holds a run of another kind: {'; '.join(problems)}. Start with "
-            "its values to go on, or with another --workdir to begin anew"
-        )
-
-
-def validation(
-    config: ConfigDict, basis: np.ndarray
-) -> Callable[[int, Run, Log], None]:
-    """validate(step, run, log): PSNR and SSIM of a run's network, and pictures.
-
-    The first process measures.
-    """
-    if not config.validation.hr or not parallel.leads():
-        return lambda step, run, log: None
-    images = first_images(config.validation.hr, config.validation.images)
-    tested = cases.make(config.setting)
-    pictured = tested[len(tested) // 2].label
-    bicubic = Bicubic(config.scale)
-
-    def measure(
-        restorers: dict[str, Restorer],
-        on_restored: Callable[[benchmark.Restored], None] | None = None,
-    ) -> list[benchmark.Score]:
-        return benchmark.evaluate(
-            restorers, images, tested, scale=config.scale, on_restored=on_restored
-        )
-
-    # Before training: images that cannot be scored are an error now, not later.
-    measure({"bicubic": bicubic})
-
-    network = methods.make_network(config)
-
-    def validate(step: int, run: Run, log: Log) -> None:
-        state = run.state
-        params = run.average or state.params
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        variables = parallel.on_first_device(variables)
-        model = Model(
-            config.role,
-            config.setting,
-            network,
-            variables,
-            basis,
-            step,
-            prior=config.get("prior", True),
-        )
-
-        def picture(restored: benchmark.Restored) -> None:
-            if (
-                restored.case == pictured
-                and restored.position < config.validation.pictures
-            ):
-                panel = pictures.panel(restored.images, restored.scores)
-                log.picture(step, Path(restored.image).stem, panel)
-
-        scores = measure({"bicubic": bicubic, config.role: model}, picture)
-        ours = [score for score in scores if score.method == config.role]
-        theirs = [score for score in scores if score.method == "bicubic"]
-        log.validation(
-            step,
-            {
-                "validation_psnr": fmean(score.psnr for score in ours),
-                "validation_psnr_bicubic": fmean(score.psnr for score in theirs),
-                "validation_ssim": fmean(score.ssim for score in ours),
-            },
-        )
-
-    return validate

@@ -42,6 +42,7 @@ class Role(NamedTuple):
     basis: np.ndarray  # of the prior
     teacher: Tree  # the student's; {} for others
     teacher_checksum: int | None  # of its weights; None for others
+    teacher_step: int = 0  # updates that it was trained for
 
 
 def prepare(
@@ -80,6 +81,7 @@ def prepare(
             np.asarray(model.basis),
             model.variables,
             checksum(model.variables),
+            model.step,
         )
 
     basis, shows_prior = prior.make_basis(config.seed), config.get("prior", True)
