@@ -1,4 +1,4 @@
-"""Memory and time of a training step in stage 2, by the values of config.compute.
+"""Memory and time of a teacher's step in stage 2, by the values of config.compute.
 
     python -m benchmarks.training_memory --batch 4 --lr-crop 48
 
@@ -26,7 +26,6 @@ VARIANTS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--role", choices=("teacher", "student"), default="teacher")
     parser.add_argument("--setting", type=int, choices=(1, 2), default=2)
     parser.add_argument("--batch", type=int, default=4, help="images a step")
     parser.add_argument("--lr-crop", type=int, default=48, help="side in LR pixels")
@@ -53,84 +52,38 @@ def main() -> None:
 def measure(arguments: dict[str, Any], compute: dict[str, Any]) -> dict[str, float]:
     import jax
     import numpy as np
-    import optax
 
     from configs import teacher
-    from lightbsr_jax.imaging import prior
-    from lightbsr_jax.methods import METHODS
-    from lightbsr_jax.networks.lightbsr import LightBSR, initialise
-    from lightbsr_jax.training import parallel, state, steps
+    from lightbsr_jax import methods
+    from lightbsr_jax.training import loop, parallel
+    from lightbsr_jax.training.state import fresh_run
+    from lightbsr_jax.training.steps import AXIS, Fixed
 
-    setting = arguments["setting"]
-    config = teacher.get_config(f"setting{setting}").unlock()
+    config = teacher.get_config(f"setting{arguments['setting']}").unlock()
     config.compute.update(compute)
-    network = LightBSR(
-        axis_name=steps.AXIS,
+    network = methods.make_network(
+        config,
+        axis_name=AXIS,
         remat=config.compute.rematerialise,
         dtype=config.compute.dtype,
     )
-    optimizer = optax.scale_by_adam(**config.adam)
-    rate = optax.constant_schedule(1e-4)
-    key = jax.random.key(0)
-    variables = initialise(network, key, prior_channels=prior.channels(setting))
-    fresh = state.fresh_teacher(
-        variables, optimizer, key, queue_size=config.contrast.queue_size
-    )
-    parts = config.compute.parts
-    crops, teacher_weights = config.contrast.crops, {}
-    if arguments["role"] == "teacher":
-        update = steps.teacher_update(
-            network,
-            optimizer,
-            rate,
-            stage=2,
-            momentum=config.contrast.momentum,
-            temperature=config.contrast.temperature,
-            parts=parts,
-        )
-    else:
-        crops = 1
-        teacher_weights = variables
-        student = state.inherit(
-            initialise(network, jax.random.key(1)),
-            teacher_weights,
-            METHODS["lightbsr"].inherited,
-        )
-        fresh = state.fresh_student(student, optimizer)
-        update = steps.student_update(
-            network,
-            optimizer,
-            rate,
-            stage=2,
-            temperature=0.15,
-            l1_weight=0.1,
-            parts=parts,
-        )
-    step = parallel.over_devices(
-        steps.guarded(
-            steps.degrading_step(update, setting=setting, scale=4, width_max=4.0),
-            ema_decay=0,
-        )
-    )
-    run = parallel.replicate(state.fresh_run(fresh, averaged=False))
-    fixed = parallel.replicate(steps.Fixed(0, prior.make_basis(0), teacher_weights))
-    side = 4 * arguments["lr_crop"]
-    shape = (arguments["batch"], crops, side, side, 3)
+    role, steps = loop.prepare(config, network)
+    run = parallel.replicate(fresh_run(role.state, averaged=False))
+    fixed = parallel.replicate(Fixed(config.seed, role.basis, role.teacher))
+    side = config.scale * arguments["lr_crop"]
+    shape = (arguments["batch"], config.contrast.crops, side, side, 3)
     images = parallel.split(
         np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
     )
     before = peak_bytes()
-    began = time.perf_counter()
-    run, metrics = step(run, images, fixed)
-    jax.block_until_ready(metrics)
-    first = time.perf_counter() - began
     times = []
-    for _ in range(arguments["steps"]):
+    for _ in range(1 + arguments["steps"]):
         began = time.perf_counter()
-        run, metrics = step(run, images, fixed)
+        run, metrics = steps[2](run, images, fixed)
         jax.block_until_ready((run, metrics))
         times.append(time.perf_counter() - began)
-    seconds = statistics.median(times)
+    first, *others = times
+    seconds = statistics.median(others)
     return {
         "peak_MB": (peak_bytes() - before) / 1e6,
         "seconds": seconds,
