@@ -1,6 +1,7 @@
 """Photographs: what is read is written again, against arrays and files made by hand."""
 
 import io
+import struct
 from pathlib import Path
 
 import imagecodecs
@@ -118,6 +119,18 @@ def test_metadata_and_profile_are_kept(tmp_path: Path, kind: str) -> None:
         assert read.metadata.dpi == pytest.approx((240, 240), abs=0.02)
 
 
+def test_jpeg_goes_without_notes_that_are_too_long(tmp_path: Path) -> None:
+    notes = NOTHING._replace(exif=b"Exif\0\0" + bytes(65527), xmp=bytes(65504))
+    assert photographs.too_long(notes, "JPEG") == []
+    photographs.encode(photograph(3)._replace(metadata=notes), kind="JPEG")
+    longer = NOTHING._replace(exif=notes.exif + b"x", xmp=notes.xmp + b"x")
+    assert photographs.too_long(longer, "JPEG") == ["exif", "xmp"]
+    assert photographs.too_long(longer, "WEBP") == []
+    made = photograph(3)._replace(metadata=longer)
+    read = read_bytes(photographs.encode(made, kind="JPEG"), tmp_path)
+    assert (read.metadata.exif, read.metadata.xmp) == (None, None)
+
+
 def test_transparency_leaves_no_fringe() -> None:
     colour = np.zeros((5, 8, 3), np.uint8)  # black where nothing shows
     colour[:, 4:] = 200, 100, 50
@@ -179,6 +192,35 @@ def test_srgb_profile_changes_no_sample() -> None:
     np.testing.assert_array_equal(pixels, made.colour)
     broken = made._replace(profile=b"no profile")
     np.testing.assert_array_equal(photographs.to_network(broken)[0], made.colour)
+
+
+def one_way_profile() -> bytes:
+    """As scanners have: an identity table from RGB to Lab (ICC's lut8), none back."""
+    corners = np.indices((2, 2, 2)).reshape(3, 8).T.astype(np.uint8) * 255
+    ramp = np.tile(np.arange(256, dtype=np.uint8), 3).tobytes()
+    matrix = struct.pack(">9i", *(65536 * np.eye(3, dtype=int).ravel()))
+    table = b"mft1" + bytes(4) + bytes([3, 3, 2, 0]) + matrix
+    table += ramp + corners.tobytes() + ramp
+    (offset,) = (i for i in range(132, 300, 12) if ADOBE[i : i + 4] == b"wtpt")
+    white = ADOBE[int.from_bytes(ADOBE[offset + 4 : offset + 8], "big") :][:20]
+    tags = struct.pack(">I4sII4sII", 2, b"A2B0", 156, len(table), b"wtpt", 156, 20)
+    tags = tags[:20] + struct.pack(">II", 156 + len(table), 20)
+    body = ADOBE[4:12] + b"scnrRGB Lab " + ADOBE[24:128] + tags + table + white
+    return struct.pack(">I", len(body) + 4) + body
+
+
+@pytest.mark.parametrize("kind", ["one way", "without colours"])
+def test_profiles_of_no_use_are_kept_and_change_no_sample(kind: str) -> None:
+    profile = one_way_profile()
+    if kind == "without colours":
+        profile = ADOBE.replace(b"rXYZ", b"none")
+    made = photograph(3)._replace(profile=profile)
+    pixels, beyond = photographs.to_network(made)
+    assert beyond is None
+    np.testing.assert_array_equal(pixels, made.colour)
+    back = photographs.from_network(made, pixels, (6, 9))
+    np.testing.assert_array_equal(back.colour, made.colour)
+    assert back.profile == profile
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])

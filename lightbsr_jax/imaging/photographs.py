@@ -35,6 +35,7 @@ FORMATS = {
     "bmp": "BMP",
 }
 _LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
+_LONGEST_NOTES = {"JPEG": {"exif": 65533, "xmp": 65504}}  # bytes
 _DEEP = ("PNG", "TIFF")  # hold 16 bits
 _TRANSPARENT = ("PNG", "TIFF", "WEBP")
 
@@ -111,13 +112,22 @@ def check_format(kind: str, size: tuple[int, int], path: str | Path) -> None:
         )
 
 
+def too_long(metadata: Metadata, kind: str) -> list[str]:
+    """The fields of the notes that are longer than the format `kind` holds."""
+    return [
+        name
+        for name, most in _LONGEST_NOTES.get(kind, {}).items()
+        if len(getattr(metadata, name) or b"") > most
+    ]
+
+
 def write(
     path: str | Path, photograph: Photograph, *, kind: str, quality: int = 95
 ) -> None:
     """Writes the picture whole or not at all; folders are made.
 
-    What the format `kind` does not hold is converted: 16 bits to 8, transparency to
-    white. `quality`, of 1 to 100, is for JPEG and WebP.
+    What the format `kind` does not hold is converted, 16 bits to 8, transparency to
+    white, or left out: see `too_long`. `quality`, of 1 to 100, is for JPEG and WebP.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,6 +143,7 @@ def write(
 def encode(photograph: Photograph, *, kind: str, quality: int = 95) -> bytes:
     """The bytes of a file of the format `kind`; see `write`."""
     colour, alpha, profile, _, metadata = photograph
+    metadata = metadata._replace(**dict.fromkeys(too_long(metadata, kind)))
     if alpha is not None and kind not in _TRANSPARENT:
         top = np.iinfo(colour.dtype).max
         opacity = alpha / np.float32(top)
@@ -261,15 +272,24 @@ def _extended(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def _converts(photograph: Photograph) -> bool:
-    """Whether the profile says something else than sRGB, for colours."""
+    """Whether the profile says something else than sRGB, for colours.
+
+    A broken one, or one that goes one way only (a scanner's may), does not spoil a
+    picture: it is taken for sRGB.
+    """
     if photograph.profile is None or photograph.colour.shape[-1] == 1:
         return False
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(photograph.profile))
         name = ImageCms.getProfileDescription(profile)
-        return profile.profile.xcolor_space == "RGB " and "sRGB" not in name
-    except (ImageCms.PyCMSError, OSError):  # a broken profile does not spoil a picture
+        if profile.profile.xcolor_space != "RGB " or "sRGB" in name:
+            return False
+        pixel, srgb = np.zeros((1, 1, 3), np.float32), imagecodecs.cms_profile("srgb")
+        _transformed(pixel, photograph.profile, srgb)
+        _transformed(pixel, srgb, photograph.profile)
+    except (ImageCms.PyCMSError, imagecodecs.CmsError, OSError):
         return False
+    return True
 
 
 def _transformed(pixels: np.ndarray, profile: bytes, other: bytes) -> np.ndarray:
@@ -296,7 +316,7 @@ def _metadata(image: Image.Image) -> Metadata:
     dpi = image.info.get("dpi")
     if dpi is not None:
         dpi = tuple(map(float, dpi))
-        dpi = dpi if min(dpi) > 0 else None
+        dpi = dpi if all(0 < n < 2**16 for n in dpi) else None  # of TIFF, 0/0 as well
     return Metadata(_exif(image), xmp, dpi, texts)
 
 

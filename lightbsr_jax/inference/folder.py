@@ -2,6 +2,7 @@
 
 import os
 import re
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -138,6 +139,8 @@ def upscale(
     del sr
     photographs.write(job.target, result, kind=kind, quality=quality)
     told = sizes(size, wanted)
+    for note in photographs.too_long(result.metadata, kind):
+        told += f" [without {note.upper()}: too long for {kind}]"
     if bank is not None:
         estimated = upscaler.estimate(pixels)
         nearest = bank.nearest(estimated.mean)
@@ -177,7 +180,12 @@ def attempts(
         except MemoryError:
             yield job, "failed", f"{job.source}: not enough memory for its pixels"
         except (UserError, OSError) as error:
-            yield job, "failed", " ".join(str(error).split())
+            told = " ".join(str(error).split())
+            named = any(str(path) in told for path in (job.source, job.target))
+            yield job, "failed", told if named else f"{job.source}: {told}"
+        except Exception:
+            traceback.print_exc()
+            yield job, "failed", f"{job.source}: a bug, shown above"
 
 
 def _found(given: str | Path) -> list[tuple[str, Path]]:
