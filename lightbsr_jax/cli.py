@@ -1,6 +1,7 @@
 """The command `lightbsr`: what is neither training (train.py) nor measuring (eval.py).
 
-Mistakes read as one line, `error: ...`, with exit status 2.
+Mistakes read as one line, `error: ...`, with exit status 2. Ctrl-C ends with 130, as a
+shell has it.
 """
 
 import argparse
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parsed.run(parsed)
     except (UserError, OSError) as error:
         fail(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def _add_prepare(commands: argparse._SubParsersAction) -> None:
@@ -105,6 +109,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number up to 65535")
+    return int(text)
+
+
 def _prepare(arguments: argparse.Namespace) -> None:
     from absl import logging
     from rich.console import Console
@@ -138,7 +148,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
             builder.download_and_prepare()
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
-        sys.exit(130)  # as a shell has it
+        sys.exit(130)
     about = builder.info.metadata
     for split, info in builder.info.splits.items():
         print(
@@ -253,7 +263,9 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         "this machine can open it.",
     )
     _add_weights(parser)
-    parser.add_argument("--port", type=int, default=7860, help="default 7860")
+    parser.add_argument(
+        "--port", type=_port, default=7860, help="default 7860; 0 for any that is free"
+    )
     parser.add_argument(
         "--megapixels", type=float, default=16, help="of a picture at most: default 16"
     )

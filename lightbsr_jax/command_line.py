@@ -20,7 +20,7 @@ from ml_collections import config_flags
 
 from lightbsr_jax.errors import Interrupted, UserError
 
-INTERRUPTED = os.EX_TEMPFAIL  # 75
+INTERRUPTED = 75  # os.EX_TEMPFAIL, where there is one
 
 
 def define_config(default: str) -> flags.FlagHolder:

@@ -11,6 +11,7 @@ from test_weights import reference_tensors
 
 from lightbsr_jax.cli import main
 from lightbsr_jax.imaging import files
+from lightbsr_jax.interop import convert
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,7 @@ def test_prepare(tmp_path, capsys, monkeypatch) -> None:
             "prepare --input=scikit-image --output={new} --stride=481",
             "stride 481 and tile",
         ),
+        ("serve --port=70000", "argument --port: '70000' is not a number up to 65535"),
         ("convert {file}", "required: out (lightbsr convert --help shows how)"),
         ("convert {file} {new} --setting=3", "argument --setting: invalid choice: 3"),
         ("convert {file} {new}", "is a student, whose weights do not tell"),
@@ -110,6 +112,17 @@ def test_mistakes_read_as_one_line(
     assert told.startswith("error: ") and told.count("\n") == 1
     assert message in told
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_is_no_bug(student, monkeypatch, capsys) -> None:
+    def interrupt(*arguments, **options) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert, "to_workdir", interrupt)
+    with pytest.raises(SystemExit) as caught:
+        main(["convert", str(student), "new", "--setting=1"])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_module_is_the_command() -> None:

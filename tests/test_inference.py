@@ -1,5 +1,7 @@
 """Upscaling in tiles against the network's own forward pass over the whole image."""
 
+import errno
+import os
 from pathlib import Path
 
 import jax
@@ -10,7 +12,7 @@ from PIL import Image
 from lightbsr_jax import cli, methods, pretrained
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import photographs
-from lightbsr_jax.inference import folder, upscaler
+from lightbsr_jax.inference import command, folder, upscaler
 from lightbsr_jax.inference.folder import Target
 from lightbsr_jax.inference.tiles import Grid
 from lightbsr_jax.inference.upscaler import Upscaler
@@ -280,6 +282,41 @@ def test_a_folder_with_a_bad_file(
     assert "1 skipped" in run("--skip-existing")
     assert "1 done, 1 failed" in run("--overwrite", "--scale=3")
     assert Image.open(written).size == (36, 27)
+
+
+def test_a_bug_ends_one_picture_and_ctrl_c_tells_what_is_done(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    jobs = [folder.Job(x, Path(x), Path("out", x), None) for x in ("a", "b", "c", "d")]
+
+    def act(job: folder.Job) -> str:
+        if job.name == "a":
+            raise RuntimeError("of a library")
+        if job.name == "b":
+            raise UserError("does not fit")
+        if job.name == "d":
+            raise KeyboardInterrupt
+        return job.name
+
+    with pytest.raises(KeyboardInterrupt):
+        command._run(jobs, "refuse", act)
+    out, err = capsys.readouterr()
+    assert out == "done: c\n1 done, 2 failed in 0 s\n"
+    assert "RuntimeError: of a library\nfailed: a: a bug, shown above\n" in err
+    assert err.endswith("failed: b: does not fit\n")
+
+
+def test_a_full_disk_is_told_before_maps_are_written(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sparse file would end the process with SIGBUS."""
+
+    def full(file: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UserError, match=r"no room for 0\.0 GB of maps in .* TMPDIR"):
+        Upscaler(model, memory=1)(picture())
 
 
 def test_formats_that_cannot_hold_the_result(

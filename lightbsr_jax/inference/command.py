@@ -119,12 +119,14 @@ def _run(
 ) -> bool:
     begin = time.monotonic()
     counts = Counter()
-    for _, outcome, text in folder.attempts(jobs, act, existing=existing):
-        outcome = done if outcome == "done" else outcome
-        counts[outcome] += 1
-        file = sys.stderr if outcome == "failed" else sys.stdout
-        print(f"{outcome}: {text}", file=file, flush=True)
-    outcomes = (done, "skipped", "failed")
-    told = ", ".join(f"{counts[o]} {o}" for o in outcomes if counts[o])
-    print(f"{told} in {time.monotonic() - begin:.0f} s")
+    try:
+        for _, outcome, text in folder.attempts(jobs, act, existing=existing):
+            outcome = done if outcome == "done" else outcome
+            counts[outcome] += 1
+            file = sys.stderr if outcome == "failed" else sys.stdout
+            print(f"{outcome}: {text}", file=file, flush=True)
+    finally:  # Ctrl-C too
+        outcomes = (done, "skipped", "failed")
+        told = [f"{counts[o]} {o}" for o in outcomes if counts[o]] or ["nothing done"]
+        print(f"{', '.join(told)} in {time.monotonic() - begin:.0f} s", flush=True)
     return not counts["failed"]

@@ -109,8 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
             page = _PAGE.replace("MEGAPIXELS", f"{self.server.megapixels:g}")
             page = page.replace("MOST_BYTES", str(_MOST_BYTES))
             self._send(HTTPStatus.OK, "text/html; charset=utf-8", page.encode())
-        elif self.path in self.server.results:
-            kind, content = self.server.results[self.path]
+        elif (result := self.server.results.get(self.path)) is not None:
+            kind, content = result
             self._send(HTTPStatus.OK, _TYPES[kind], content)
         else:
             self._fail(HTTPStatus.NOT_FOUND, "there is nothing here")

@@ -7,6 +7,7 @@ spread over the devices.
 """
 
 import math
+import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lightbsr_jax.errors import UserError
 from lightbsr_jax.networks.dynamic import DynamicDepthwise
 from lightbsr_jax.networks.layers import Conv, DepthwiseConv
 
@@ -151,8 +153,7 @@ class Map:
         if self._array is None:
             shape = (self.grid.rows, self.grid.columns, *tiles[0].shape)
             if self.grid.storage == "file":
-                file = tempfile.TemporaryFile()
-                self._array = np.memmap(file, tiles[0].dtype, "w+", shape=shape)
+                self._array = _in_a_file(shape, tiles[0].dtype)
             else:
                 self._array = np.empty(shape, tiles[0].dtype)
         for place, tile in zip(self._array[row], tiles, strict=True):
@@ -165,6 +166,22 @@ class Map:
             for row in range(self.grid.rows)
         ]
         return np.concatenate(rows)
+
+
+def _in_a_file(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array in a temporary file, which goes with it. UserError: it has no room."""
+    size = math.prod(shape) * dtype.itemsize
+    file = tempfile.TemporaryFile()
+    try:
+        # Otherwise a disk that fills up later ends the process with SIGBUS.
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise UserError(
+            f"no room for {size / 1e9:.1f} GB of maps in {tempfile.gettempdir()} "
+            f"({error.strerror}): let TMPDIR name a folder on a disk that has"
+        ) from error
+    return np.memmap(file, dtype, "w+", shape=shape)
 
 
 class _Ring:
