@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NoReturn
 
 from lightbsr_jax.command_line import fail
@@ -323,10 +322,7 @@ def _model(source: str | Path) -> "Model":
         return Model.load(source)
     from lightbsr_jax.interop import convert
 
-    with TemporaryDirectory() as scratch:
-        # What a student was trained for makes no difference to its use.
-        convert.to_workdir(source, scratch, setting=1)
-        return Model.load(scratch)
+    return convert.load(source)
 
 
 def _add_pack(commands: argparse._SubParsersAction) -> None:

@@ -197,6 +197,16 @@ def test_loaded_network_has_the_weights(tmp_path) -> None:
     )
     np.testing.assert_array_equal(model.basis, np.zeros((441, 15)))
     assert model.restore(jnp.zeros((1, 5, 6, 3))).shape == (1, 20, 24, 3)
+    without = convert.load(file)
+    jax.tree.map(np.testing.assert_array_equal, without.variables, model.variables)
+    assert (without.network, without.role) == (model.network, model.role)
+
+
+@pytest.mark.parametrize("channels", [15, 18])  # of settings 1 and 2
+def test_a_teacher_is_not_loaded_for_pictures(channels: int, tmp_path) -> None:
+    teacher = reference_tensors(channels=channels)
+    with pytest.raises(UserError, match="is a teacher, .* give a student of it"):
+        convert.load(save(tmp_path / "model.safetensors", teacher))
 
 
 def test_student_without_a_basis_exports_none(tmp_path) -> None:

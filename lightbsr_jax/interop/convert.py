@@ -25,6 +25,7 @@ from lightbsr_jax.imaging import prior
 from lightbsr_jax.interop import torch_names, weights
 from lightbsr_jax.interop.torch_names import QUEUE, QUEUE_POINTER
 from lightbsr_jax.methods import MOMENTUM
+from lightbsr_jax.model import Model
 from lightbsr_jax.training import contrast
 from lightbsr_jax.training.state import (
     Run,
@@ -90,6 +91,31 @@ def to_workdir(
 
     atomic.replace(out, save)
     return _describe(config)
+
+
+def load(file: str | Path) -> Model:
+    """The network in a reference's state dict, ready for pictures.
+
+    Raises UserError for files that are not a whole network of a reference, and for
+    teachers.
+    """
+    tensors = weights.read(file)
+    # What a student was trained for its weights do not tell, and upscaling does not
+    # depend on it; the degradations that it is explained by are those of both settings.
+    config = infer(file, tensors, otherwise=2)
+    if config["role"] == "teacher":
+        raise UserError(
+            f"{file} is a {methods.called(config)}, which sees the true degradation, "
+            "and nobody knows a picture's: give a student of it"
+        )
+    state = to_state(file, tensors, config)
+    return Model(
+        role=config["role"],
+        setting=config["setting"],
+        network=methods.make_network(config),
+        variables={"params": state.params, "batch_stats": state.batch_stats},
+        basis=np.zeros(prior.BASIS_SHAPE, np.float32),
+    )
 
 
 def to_file(
