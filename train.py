@@ -25,8 +25,10 @@ command_line.define_processes()
 
 def main() -> None:
     command_line.join_processes()
+    from lightbsr_jax import compilation
     from lightbsr_jax.training.loop import train
 
+    compilation.keep_compiled_programs()
     train(CONFIG.value, WORKDIR.value)
 
 

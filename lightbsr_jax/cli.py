@@ -247,8 +247,10 @@ def _add_upscale(commands: argparse._SubParsersAction) -> None:
 
 
 def _upscale(arguments: argparse.Namespace) -> None:
+    from lightbsr_jax import compilation
     from lightbsr_jax.inference import command
 
+    compilation.keep_compiled_programs()
     source = _source(arguments)
     if not command.run(arguments, lambda: _model(source)):
         sys.exit(1)
@@ -272,9 +274,11 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> None:
+    from lightbsr_jax import compilation
     from lightbsr_jax.inference import explain, page
     from lightbsr_jax.inference.upscaler import Upscaler
 
+    compilation.keep_compiled_programs()
     model = _model(_source(arguments))
     upscaler = Upscaler(model)
     bank = explain.make_bank(upscaler, explain.known_degradations(model.setting))
@@ -432,8 +436,10 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    from lightbsr_jax import compilation
     from lightbsr_jax.interop import export
 
+    compilation.keep_compiled_programs()
     size = None
     if arguments.size is not None:
         match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", arguments.size)

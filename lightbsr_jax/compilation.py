@@ -20,10 +20,14 @@ def keep_compiled_programs() -> None:
     JAX's own variables have the last word: JAX_COMPILATION_CACHE_DIR names another
     folder, JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    try:
         root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(root, "lightbsr_jax", "compiled")
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+    except RuntimeError:  # a user without a home, as in some containers
+        return
+    folder = Path(root, "lightbsr_jax", "compiled")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def inference_jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ import safetensors.numpy
 from test_data import truncate
 from test_weights import reference_tensors
 
+from lightbsr_jax import compilation
 from lightbsr_jax.cli import main
 from lightbsr_jax.imaging import files
 from lightbsr_jax.interop import convert
@@ -112,6 +113,16 @@ def test_mistakes_read_as_one_line(
     assert told.startswith("error: ") and told.count("\n") == 1
     assert message in told
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("line", ["upscale x -o y", "serve", "export x y.onnx"])
+def test_compiled_programs_are_kept(line: str, monkeypatch) -> None:
+    def keep() -> NoReturn:
+        raise SystemExit("kept")
+
+    monkeypatch.setattr(compilation, "keep_compiled_programs", keep)
+    with pytest.raises(SystemExit, match="kept"):
+        main(line.split())
 
 
 def test_ctrl_c_is_no_bug(student, monkeypatch, capsys) -> None:
