@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from lightbsr_jax.command_line import fail
+from lightbsr_jax.command_line import extras_named, fail
 from lightbsr_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_psnr(commands)
     parsed = parser.parse_args(arguments)
     try:
-        parsed.run(parsed)
+        with extras_named():
+            parsed.run(parsed)
     except (UserError, OSError) as error:
         fail(error)
     except KeyboardInterrupt:

@@ -6,19 +6,28 @@ can go on, ends with the exit status 75.
 """
 
 import argparse
+import contextlib
 import difflib
 import os
 import re
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from lightbsr_jax.errors import Interrupted, UserError
+
+_EXTRAS = {  # of pyproject.toml, and the modules that come with them
+    "train": (
+        *("array_record", "grain", "importlib_resources", "tensorboardX"),
+        "tensorflow_datasets",
+    ),
+    "eval": ("matplotlib", "sklearn"),
+}
 
 INTERRUPTED = 75  # os.EX_TEMPFAIL, where there is one
 
@@ -105,7 +114,8 @@ def run(main: Callable[[], Any]) -> None:
         if len(argv) > 1:
             fail(f"{argv[1]!r} is not a flag: values are given as --flag=value")
         try:
-            main()
+            with extras_named():
+                main()
         except (UserError, OSError) as error:
             _leave(f"error: {_one_line(error)}", status=2)
         except Interrupted as stop:
@@ -115,6 +125,22 @@ def run(main: Callable[[], Any]) -> None:
             _leave(traceback.format_exc(), status=1)
 
     app.run(checked_main, flags_parser=_parse_flags)
+
+
+@contextlib.contextmanager
+def extras_named() -> Iterator[None]:
+    """Turns the want of a module of an extra into a UserError with the remedy."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = str(error.name).partition(".")[0]
+        for extra, modules in _EXTRAS.items():
+            if module in modules:
+                raise UserError(
+                    f"this takes {module}, which is not installed: "
+                    f"pip install '.[{extra}]' in the folder of pyproject.toml"
+                ) from error
+        raise
 
 
 def fail(error: Exception | str) -> NoReturn:

@@ -1,5 +1,7 @@
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import NoReturn
 
@@ -9,7 +11,7 @@ import safetensors.numpy
 from test_data import truncate
 from test_weights import reference_tensors
 
-from lightbsr_jax import compilation
+from lightbsr_jax import command_line, compilation
 from lightbsr_jax.cli import main
 from lightbsr_jax.imaging import files
 from lightbsr_jax.interop import convert
@@ -123,6 +125,54 @@ def test_compiled_programs_are_kept(line: str, monkeypatch) -> None:
     monkeypatch.setattr(compilation, "keep_compiled_programs", keep)
     with pytest.raises(SystemExit, match="kept"):
         main(line.split())
+
+
+def test_what_pictures_take_is_the_core() -> None:
+    """What is pinned are the core and two extras, which the core does without."""
+    root = Path(__file__).resolve().parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    pinned = (root / "requirements.txt").read_text().splitlines()
+    named = [*project["dependencies"], *extras["train"], *extras["eval"]]
+    pinned, named = (
+        {re.split("[>=]=", line)[0] for line in lines if line[:1] != "#"}
+        for lines in (pinned, named)
+    )
+    assert named == pinned
+    for extra, modules in command_line._EXTRAS.items():
+        names = {re.split(">=", line)[0].replace("-", "_") for line in extras[extra]}
+        assert names == {{"sklearn": "scikit_learn"}.get(m, m) for m in modules}
+
+    code = """
+import sys
+from lightbsr_jax.inference import command, page
+from lightbsr_jax.interop import convert, export, pack
+from lightbsr_jax.evaluation import conventions
+print(*{name.partition(".")[0] for name in sys.modules})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    assert "lightbsr_jax" in loaded
+    assert not loaded & {
+        m for modules in command_line._EXTRAS.values() for m in modules
+    }
+
+
+def test_an_extra_that_is_missing_is_named(monkeypatch, capsys) -> None:
+    monkeypatch.delitem(sys.modules, "lightbsr_jax.data.df2k", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(SystemExit) as caught:
+        main("prepare --input=x --output=y".split())
+    assert caught.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: this takes tensorflow_datasets, which is not inst")
+    assert "pip install '.[train]'" in told
 
 
 def test_ctrl_c_is_no_bug(student, monkeypatch, capsys) -> None:
