@@ -348,7 +348,7 @@ def _add_pack(commands: argparse._SubParsersAction) -> None:
 
 
 def _pack(arguments: argparse.Namespace) -> None:
-    from lightbsr_jax.interop import pack
+    from lightbsr_jax import pack
 
     facts = pack.pack(
         arguments.workdir,

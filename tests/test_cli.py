@@ -146,7 +146,8 @@ def test_what_pictures_take_is_the_core() -> None:
     code = """
 import sys
 from lightbsr_jax.inference import command, page
-from lightbsr_jax.interop import convert, export, pack
+from lightbsr_jax.interop import convert, export
+from lightbsr_jax import pack
 from lightbsr_jax.evaluation import conventions
 print(*{name.partition(".")[0] for name in sys.modules})
 """

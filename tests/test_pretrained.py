@@ -9,12 +9,12 @@ import safetensors.numpy
 from PIL import Image
 from test_weights import reference_tensors, save
 
-from lightbsr_jax import cli, pretrained
+from lightbsr_jax import cli, pack, pretrained
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation.restorers import Bicubic
 from lightbsr_jax.imaging import degradation, files, kernels, metrics
 from lightbsr_jax.inference.upscaler import Upscaler
-from lightbsr_jax.interop import convert, pack
+from lightbsr_jax.interop import convert
 from lightbsr_jax.model import Model
 
 SHIPPED = sorted(pretrained.FOLDER.glob("*.safetensors"))

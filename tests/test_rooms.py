@@ -35,10 +35,11 @@ ALLOWED = {
     "inference": FOUNDATION | {"compilation", "methods", "model"},
     "evaluation": FOUNDATION | {"compilation", "methods", "model"},
     "training": FOUNDATION | {"data", "checkpoint", "methods", "model", "evaluation"},
+    "pack": {"atomic", "checkpoint", "methods", "model", "pretrained", "training"},
     "interop": FOUNDATION
     | {"checkpoint", "methods", "pretrained", "model", "training", "evaluation"},
     "cli": {"command_line", "compilation", "data", "evaluation", "inference"}
-    | {"interop", "model", "pretrained"},
+    | {"interop", "model", "pack", "pretrained"},
     "__main__": {"cli"},
 }
 
