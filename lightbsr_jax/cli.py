@@ -6,7 +6,6 @@ shell has it.
 
 import argparse
 import contextlib
-import io
 import re
 import sys
 from collections.abc import Sequence
@@ -116,48 +115,9 @@ def _port(text: str) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from absl import logging
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
+    from lightbsr_jax.data import command  # slow to import
 
-    from lightbsr_jax.data.df2k import Df2k  # slow to import
-
-    logging.set_verbosity(logging.ERROR)
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    bar = Progress(
-        *columns,
-        console=console,
-        transient=True,
-        redirect_stdout=False,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task("images", total=None)
-    builder = Df2k(
-        data_dir=arguments.output,
-        inputs=arguments.input,
-        validation=arguments.validation,
-        hold_out=arguments.hold_out,
-        tile=arguments.tile,
-        stride=arguments.stride,
-        workers=arguments.workers,
-        on_progress=lambda done, total: bar.update(task, completed=done, total=total),
-    )
-    try:
-        with bar, contextlib.redirect_stdout(io.StringIO()):  # TFDS chats
-            builder.download_and_prepare()
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-    about = builder.info.metadata
-    for split, info in builder.info.splits.items():
-        print(
-            f"{builder.data_dir}: {split}: {len(about['images'][split])} images in "
-            f"{info.num_examples} tiles, {info.num_bytes / 1e6:.0f} MB; "
-            f"{len(about['skipped'][split])} left out"
-        )
-    for reason in builder.skipped:
-        print(f"left out: {reason}")
+    command.run(arguments)
 
 
 def _add_upscale(commands: argparse._SubParsersAction) -> None:

@@ -13,6 +13,7 @@ from test_weights import reference_tensors
 
 from lightbsr_jax import command_line, compilation
 from lightbsr_jax.cli import main
+from lightbsr_jax.evaluation import conventions
 from lightbsr_jax.imaging import files
 from lightbsr_jax.interop import convert
 
@@ -165,15 +166,20 @@ print(*{name.partition(".")[0] for name in sys.modules})
     }
 
 
-def test_an_extra_that_is_missing_is_named(monkeypatch, capsys) -> None:
-    monkeypatch.delitem(sys.modules, "lightbsr_jax.data.df2k", raising=False)
-    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(SystemExit) as caught:
-        main("prepare --input=x --output=y".split())
-    assert caught.value.code == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: this takes tensorflow_datasets, which is not inst")
-    assert "pip install '.[train]'" in told
+@pytest.mark.parametrize(
+    ("module", "error"),
+    [("sklearn.manifold", SystemExit), ("lightbsr_jax.nothing", ModuleNotFoundError)],
+)
+def test_an_extra_that_is_missing_is_named(module, error, monkeypatch, capsys) -> None:
+    def look(*arguments, **options) -> NoReturn:
+        raise ModuleNotFoundError(name=module)
+
+    monkeypatch.setattr(conventions, "compare", look)
+    with pytest.raises(error):
+        main(["psnr", "a.png", "b.png"])
+    if error is SystemExit:
+        told = "error: this takes sklearn, which is not installed: pip install '.[eval]"
+        assert capsys.readouterr().err.startswith(told)
 
 
 def test_ctrl_c_is_no_bug(student, monkeypatch, capsys) -> None:
