@@ -8,6 +8,7 @@ import contextlib
 import io
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_compare(commands)
     _add_psnr(commands)
     parsed = parser.parse_args(arguments)
+    # What Pillow warns of (many pixels, broken notes) is refused, or does no harm.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         parsed.run(parsed)
     except (UserError, OSError) as error:

@@ -248,6 +248,29 @@ def test_results_that_collide_are_refused(tmp_path: Path) -> None:
     assert (job.target, job.format) == (tmp_path / "new.jpg", "JPEG")
 
 
+@pytest.mark.parametrize(
+    "given, out, format, message",
+    [
+        ("a", "x.png", None, "one file for several"),
+        ("a/x.png", "x.gif", None, r"ending in \.png \.jpg"),
+        ("a/x.png", "x.webp", "png", r"ending in \.png$"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused(
+    tmp_path: Path, given: str, out: str, format: str, message: str
+) -> None:
+    save(tmp_path / "a" / "x.png", np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(UserError, match=message):
+        folder.jobs([tmp_path / given], tmp_path / out, suffix="", format=format)
+
+
+def test_results_among_the_pictures_are_not_upscaled_again(tmp_path: Path) -> None:
+    for name in ("x.png", "large/x.png", "largest.png"):
+        save(tmp_path / name, np.zeros((2, 2, 3), np.uint8))
+    planned = folder.jobs([tmp_path], tmp_path / "large", suffix="", format=None)
+    assert [job.name for job in planned] == ["largest.png", "x.png"]
+
+
 def test_a_folder_with_a_bad_file(
     workdir: Path,
     tmp_path: Path,
@@ -260,6 +283,7 @@ def test_a_folder_with_a_bad_file(
     image = np.random.default_rng(2).integers(256, size=(9, 12, 3), dtype=np.uint8)
     save(tmp_path / "in" / "ä b" / "c.png", image)
     (tmp_path / "in" / "text.png").write_text("no picture")
+    (tmp_path / "in" / "raw.CR2").write_text("passed over")
     out = tmp_path / "out"
     command = ["upscale", str(tmp_path / "in"), "-o", str(out), f"--workdir={workdir}"]
 
@@ -269,7 +293,8 @@ def test_a_folder_with_a_bad_file(
         assert leaving.value.code == 1
         return "".join(capsys.readouterr())
 
-    assert "12x9 -> 24x18" in run("--dry-run")
+    shown = run("--dry-run")
+    assert "12x9 -> 24x18" in shown and "1 .cr2" in shown
     assert not out.exists()
     assert "text.png: not a readable" in run()
     expected = image.repeat(2, 0).repeat(2, 1)

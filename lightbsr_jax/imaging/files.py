@@ -76,7 +76,7 @@ def find_images(folder: str | Path) -> list[tuple[str, Path]]:
     if folder.is_file():
         found = [(folder.name, folder)]
     else:
-        found = [(path.relative_to(folder).as_posix(), path) for path in _walk(folder)]
+        found = [(path.relative_to(folder).as_posix(), path) for path in walk(folder)]
     found = [(name, path) for name, path in found if path.suffix.lower() in SUFFIXES]
     if not found:
         raise UserError(
@@ -153,7 +153,8 @@ def _bundled_photographs(split: str) -> list[tuple[str, Path]]:
     return [(name, folder / name) for name in _BUNDLED_PHOTOGRAPHS[split]]
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path) -> Iterator[Path]:
+    """The files in a folder and below, but for hidden ones."""
     visited = set()  # a link to a folder further up would go round for ever
     for parent, children, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)

@@ -11,6 +11,7 @@ import re
 import secrets
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -197,9 +198,12 @@ def from_network(
 
     `pixels` [H, W, 3] are what came of those of `to_network`. They, and what the
     network does not see (colours beyond sRGB, transparency) are interpolated.
+    Where the photograph has no colours, the network adds none.
     """
     kind = photograph.colour.dtype
     pixels = resized(pixels, size)
+    if _is_grey(photograph.colour):
+        pixels = _averaged(pixels)
     if _converts(photograph):
         beyond = to_network(photograph)[1]
         pixels = pixels + resized(beyond, size)
@@ -207,11 +211,7 @@ def from_network(
         pixels = _transformed(pixels, srgb, photograph.profile)
         top = np.iinfo(kind).max
         pixels = np.rint(pixels.clip(0, 1) * top).astype(kind)
-    elif photograph.colour.shape[-1] == 1:
-        grey = np.empty((*size, 1), kind)
-        for row in range(0, size[0], 256):  # in float64, a part at a time
-            grey[row : row + 256, :, 0] = np.rint(pixels[row : row + 256].mean(-1))
-        pixels = grey
+    pixels = pixels[..., : photograph.colour.shape[-1]]
     alpha = photograph.alpha
     if alpha is not None:
         # Lanczos would leave faint waves around what is cut out.
@@ -258,6 +258,25 @@ def _extended(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         hidden, return_distances=False, return_indices=True
     )
     return colour[tuple(nearest)]
+
+
+def _is_grey(colour: np.ndarray) -> bool:
+    """Whether all channels are the same; WebP, which has no grey, is off by a level."""
+    return all(np.ptp(rows, -1).max() <= 1 for rows in _in_parts(colour))
+
+
+def _averaged(pixels: np.ndarray) -> np.ndarray:
+    """Pixels [h, w, 3] with each channel the mean of all."""
+    grey = np.empty_like(pixels)
+    for rows, out in zip(_in_parts(pixels), _in_parts(grey), strict=True):
+        mean = rows.mean(-1, dtype=np.float64, keepdims=True)
+        out[:] = mean if pixels.dtype == np.float32 else np.rint(mean)
+    return grey
+
+
+def _in_parts(image: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows of an image, a few at a time: what is made of them takes more space."""
+    return (image[row : row + 256] for row in range(0, len(image), 256))
 
 
 def _converts(photograph: Photograph) -> bool:

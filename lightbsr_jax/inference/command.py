@@ -33,6 +33,7 @@ def run(arguments: Namespace, load: Callable[[], Model]) -> bool:
         suffix=arguments.suffix,
         format=arguments.format,
     )
+    _tell_what_is_left(arguments.input)
     if arguments.device == "cpu":
         jax.config.update("jax_platforms", "cpu")  # before anything else is woken
     model = load()
@@ -46,7 +47,7 @@ def run(arguments: Namespace, load: Callable[[], Model]) -> bool:
             jobs,
             arguments.existing,
             lambda job: _plan(upscaler, job, target),
-            done="would make",
+            done="to make",
         )
     bank = None
     if arguments.explain:
@@ -107,6 +108,13 @@ def _upscaler(arguments: Namespace, model: Model) -> Upscaler:
     return Upscaler(
         model, memory=memory, precision=arguments.precision, devices=devices
     )
+
+
+def _tell_what_is_left(inputs: list[str]) -> None:
+    kinds = folder.other_kinds(inputs)
+    if kinds:
+        ends = ", ".join(f"{n} {end or 'without'}" for end, n in sorted(kinds.items()))
+        print(f"passed over, by the ends of their names: {ends}")
 
 
 def _plan(upscaler: Upscaler, job: Job, target: Target) -> str:
