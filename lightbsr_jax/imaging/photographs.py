@@ -6,9 +6,7 @@ Pixels are uint8 in 0..255 or uint16 in 0..65535.
 """
 
 import io
-import os
 import re
-import secrets
 import struct
 import zlib
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ import scipy.ndimage
 import tifffile
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
+from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files
 from lightbsr_jax.imaging.files import ImageError
@@ -120,15 +119,8 @@ def write(
     What the format `kind` does not hold is converted: 16 bits to 8, transparency to
     white. `quality`, of 1 to 100, is for JPEG and WebP.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name[-100:]}.{secrets.token_hex(4)}")
-    try:
-        with open(unfinished, "wb") as file:
-            file.write(encode(photograph, kind=kind, quality=quality))
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    content = encode(photograph, kind=kind, quality=quality)
+    atomic.replace(path, lambda new: new.write_bytes(content))
 
 
 def encode(photograph: Photograph, *, kind: str, quality: int = 95) -> bytes:
