@@ -284,6 +284,7 @@ def test_a_folder_with_a_bad_file(
     save(tmp_path / "in" / "ä b" / "c.png", image)
     (tmp_path / "in" / "text.png").write_text("no picture")
     (tmp_path / "in" / "raw.CR2").write_text("passed over")
+    (tmp_path / "in" / "link.png").symlink_to("nowhere")
     out = tmp_path / "out"
     command = ["upscale", str(tmp_path / "in"), "-o", str(out), f"--workdir={workdir}"]
 
@@ -296,14 +297,16 @@ def test_a_folder_with_a_bad_file(
     shown = run("--dry-run")
     assert "12x9 -> 24x18" in shown and "1 .cr2" in shown
     assert not out.exists()
-    assert "text.png: not a readable" in run()
+    shown = run()
+    assert "text.png: not a readable" in shown
+    assert "link.png: No such file" in shown
     expected = image.repeat(2, 0).repeat(2, 1)
     written = out / "ä b" / "c.png"
     np.testing.assert_array_equal(np.asarray(Image.open(written)), expected)
     assert [p.name for p in out.rglob("*") if p.is_file()] == ["c.png"]
     assert "c.png exists: --overwrite it" in run()
     assert "1 skipped" in run("--skip-existing")
-    assert "1 done, 1 failed" in run("--overwrite", "--scale=3")
+    assert "1 done, 2 failed" in run("--overwrite", "--scale=3")
     assert Image.open(written).size == (36, 27)
 
 

@@ -179,7 +179,10 @@ def attempts(
             yield job, "done", act(job)
         except MemoryError:
             yield job, "failed", f"{job.source}: not enough memory for its pixels"
-        except (UserError, OSError) as error:
+        except OSError as error:
+            told = f"{error.filename}: {error.strerror}" if error.filename else error
+            yield job, "failed", str(told)
+        except UserError as error:
             yield job, "failed", " ".join(str(error).split())
 
 
