@@ -95,7 +95,7 @@ class Server(ThreadingHTTPServer):
             "idr": self.keep("PNG", explanation.getvalue()),
             "name": f"{Path(name).stem}-x{self.upscaler.scale}.{kind.lower()}",
             "size": [target[1], target[0]],
-            "nearest": [f"{known.label} ({far:.2f})" for known, far in nearest],
+            "nearest": [f"{known.label} (distance {far:.1f})" for known, far in nearest],
         }
 
 
@@ -178,22 +178,27 @@ class _Handler(BaseHTTPRequestHandler):
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
 <title>LightBSR</title>
 <link rel="icon" href="data:,">
 <style>
   body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto;
          padding: 0 1rem; color: #222 }
-  #drop { display: block; border: 2px dashed #999; border-radius: 8px; padding: 2rem;
+  #drop { display: block; position: relative; border: 2px dashed #999; border-radius: 8px; padding: 2rem;
           text-align: center; cursor: pointer }
   #drop.over { border-color: #06c; background: #eef5ff }
   #drop:focus-within { outline: 2px solid #06c }
-  #drop input { position: absolute; opacity: 0 }
+  #drop input { position: absolute; inset: 0; width: 100%; opacity: 0 }
   #told { min-height: 1.5em; margin: 1rem 0 }
   #told.error { color: #b00020 }
-  #compare { position: relative; overflow: hidden; line-height: 0 }
+  #compare { position: relative; line-height: 0; margin: auto }
   #compare img { width: 100%; image-rendering: pixelated; background: #eee }
-  #after { position: absolute; left: 0; top: 0 }
-  #split { width: 100% }
+  #after, #split { position: absolute; left: 0; top: 0 }
+  #split { width: 100%; height: 100%; margin: 0; opacity: 0; cursor: ew-resize }
+  #line { position: absolute; top: 0; bottom: 0; border-left: 2px solid #fff;
+          box-shadow: 0 0 3px #000; pointer-events: none }
+  #split:focus-visible + #line { border-color: #06c }
+  #sides { display: flex; justify-content: space-between; margin: 0 auto }
   #idr { max-width: 24rem; width: 100% }
 </style>
 <h1>LightBSR</h1>
@@ -201,12 +206,14 @@ _PAGE = """<!doctype html>
   <input id="file" type="file" accept="image/*"></label>
 <p id="told" role="status"></p>
 <section id="result" hidden>
-  <div id="compare"><img id="before" alt="before"><img id="after" alt="after"></div>
-  <input id="split" type="range" min="0" max="100" value="50"
-    aria-label="before and after">
-  <p><a id="download">Download</a></p>
+  <div id="compare"><img id="before" alt="before"><img id="after" alt="after"
+    ><input id="split" type="range" min="0" max="100" step="0.1" value="50"
+    aria-label="before and after"><div id="line"></div></div>
+  <p id="sides"><span>before</span><a id="download"></a><span>after</span></p>
   <h2>Estimated degradation</h2>
   <p id="nearest"></p>
+  <p>A distance of 1 is usual between photographs of one degradation. Below are the maps
+    of the estimate: first its principal components, in colours.</p>
   <img id="idr" alt="maps of the degradation's representation">
 </section>
 <script>
@@ -219,6 +226,7 @@ const move = () => {
   const split = at("split").value;
   at("before").style.clipPath = `inset(0 ${100 - split}% 0 0)`;
   at("after").style.clipPath = `inset(0 0 0 ${split}%)`;
+  at("line").style.left = `calc(${split}% - 1px)`;
 };
 let current = 0;
 async function upscale(file) {
@@ -240,7 +248,10 @@ async function upscale(file) {
   at("download").download = told.name;
   at("download").textContent = `Download ${told.name}`;
   at("nearest").textContent = "Nearest known: " + told.nearest.join("; ");
-  tell(`${file.name}: ${told.size[0]} x ${told.size[1]} pixels`);
+  const [width, height] = told.size;  // all of it is to fit into the window
+  for (const id of ["compare", "sides"])
+    at(id).style.width = `min(100%, ${75 * width / height}vh)`;
+  tell(`${file.name}: now ${width} x ${height} pixels`);
   at("result").hidden = false;
   move();
 }
