@@ -241,9 +241,11 @@ def _add_upscale(commands: argparse._SubParsersAction) -> None:
 
 
 def _upscale(arguments: argparse.Namespace) -> None:
+    from lightbsr_jax import compilation
     from lightbsr_jax.inference import command
 
     source = _source(arguments)
+    compilation.keep_compiled_programs()
     if not command.run(arguments, lambda: _model(source)):
         sys.exit(1)
 
@@ -264,10 +266,12 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> None:
+    from lightbsr_jax import compilation
     from lightbsr_jax.inference import explain, page
     from lightbsr_jax.inference.upscaler import Upscaler
 
     model = _model(_source(arguments))
+    compilation.keep_compiled_programs()
     upscaler = Upscaler(model)
     bank = explain.make_bank(upscaler, explain.known_degradations(model.setting))
     with page.Server(

@@ -37,8 +37,8 @@ ALLOWED = {
     "training": FOUNDATION | {"data", "checkpoint", "methods", "model", "evaluation"},
     "interop": FOUNDATION
     | {"checkpoint", "methods", "pretrained", "model", "training", "evaluation"},
-    "cli": {"command_line", "data", "evaluation", "inference", "interop", "model"}
-    | {"pretrained"},
+    "cli": {"command_line", "compilation", "data", "evaluation", "inference"}
+    | {"interop", "model", "pretrained"},
     "__main__": {"cli"},
 }
 
