@@ -42,14 +42,17 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 _EIGHT_BIT_MODES = frozenset(
     ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr")
 )
-_TRANSPOSITIONS = {  # EXIF orientation -> what brings the picture upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+# What brings a picture upright, by its EXIF orientation: quarter turns
+# counterclockwise, and then whether to mirror it.
+_TURNS = {
+    1: (0, False),
+    2: (0, True),
+    3: (2, False),
+    4: (2, True),
+    5: (3, True),
+    6: (3, False),
+    7: (1, True),
+    8: (1, False),
 }
 
 
@@ -123,12 +126,14 @@ def read_rgb(path: str | Path) -> np.ndarray:
     with open(path, "rb") as file:
         data = file.read()
     with errors_named(path):
-        image = _decode(data)
+        encoded, samples = decode(data)
+        image = encoded if samples is None else _to_eight_bits(encoded, samples)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
-        return np.array(image.convert("RGB"))
+        rgb = upright(encoded, np.asarray(image.convert("RGB")))
+        return np.array(rgb, order="C")
 
 
 def write_png(path: str | Path, image: np.ndarray) -> None:
@@ -200,33 +205,14 @@ def _orientation(image: Image.Image) -> int:
         orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
     except Exception:  # a broken note about a picture does not spoil the picture
         return 1
-    return orientation if orientation in _TRANSPOSITIONS else 1
+    return orientation if orientation in _TURNS else 1
 
 
 def upright(image: Image.Image, samples: np.ndarray) -> np.ndarray:
     """Samples [H, W, C] as they lie in a file, turned as its EXIF notes say."""
-    steps = {
-        2: (0, True),
-        3: (2, False),
-        4: (2, True),
-        5: (3, True),
-        6: (3, False),
-        7: (1, True),
-        8: (1, False),
-    }
-    turns, mirrored = steps.get(_orientation(image), (0, False))
-    turned = np.rot90(samples, turns)  # counterclockwise
+    turns, mirrored = _TURNS[_orientation(image)]
+    turned = np.rot90(samples, turns)
     return turned[:, ::-1] if mirrored else turned
-
-
-def _decode(data: bytes) -> Image.Image:
-    """The picture upright, at 8 bits a channel, in one of _EIGHT_BIT_MODES."""
-    image, samples = decode(data)
-    decoded = image if samples is None else _to_eight_bits(image, samples)
-    orientation = _orientation(image)
-    if orientation in _TRANSPOSITIONS:
-        decoded = decoded.transpose(_TRANSPOSITIONS[orientation])
-    return decoded
 
 
 def decode(data: bytes) -> tuple[Image.Image, np.ndarray | None]:
