@@ -197,12 +197,14 @@ def from_network(
     if _is_grey(photograph.colour):
         pixels = _averaged(pixels)
     if _converts(photograph):
-        beyond = to_network(photograph)[1]
-        pixels = pixels + resized(beyond, size)
+        beyond = resized(to_network(photograph)[1], size)
         srgb = imagecodecs.cms_profile("srgb")
-        pixels = _transformed(pixels, srgb, photograph.profile)
-        top = np.iinfo(kind).max
-        pixels = np.rint(pixels.clip(0, 1) * top).astype(kind)
+        converted = np.empty(pixels.shape, kind)
+        parts = map(_in_parts, (converted, pixels, beyond))
+        for out, shown, hidden in zip(*parts, strict=True):
+            colour = _transformed(shown + hidden, srgb, photograph.profile)
+            out[:] = np.rint(colour.clip(0, 1) * np.iinfo(kind).max)
+        pixels = converted
     pixels = pixels[..., : photograph.colour.shape[-1]]
     alpha = photograph.alpha
     if alpha is not None:
