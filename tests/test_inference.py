@@ -310,6 +310,31 @@ def test_a_folder_with_a_bad_file(
     assert Image.open(written).size == (36, 27)
 
 
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        (MemoryError(), "a.png: not enough memory"),
+        (PermissionError(13, "Permission denied", "a.png"), "a.png: Permission denied"),
+        (UserError("a.png:\nno"), "a.png: no"),
+        (ZeroDivisionError("x"), "a.png: a bug: ZeroDivisionError('x')"),
+    ],
+)
+def test_a_picture_that_fails_does_not_keep_others(
+    error: Exception, told: str, capsys: pytest.CaptureFixture
+) -> None:
+    def act(job: folder.Job) -> str:
+        if job.name == "a.png":
+            raise error
+        return "made"
+
+    names = ("a.png", "b.png")
+    jobs = [folder.Job(x, Path(x), Path("nowhere", x), None) for x in names]
+    (_, *failed), (_, *made) = folder.attempts(jobs, act, existing="refuse")
+    assert failed[0] == "failed" and failed[1].startswith(told)
+    assert made == ["done", "made"]
+    assert ("Traceback" in capsys.readouterr().err) == ("bug" in told)
+
+
 def test_formats_that_cannot_hold_the_result(
     replicating: Model, tmp_path: Path
 ) -> None:

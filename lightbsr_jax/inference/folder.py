@@ -2,6 +2,7 @@
 
 import os
 import re
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -184,6 +185,9 @@ def attempts(
             yield job, "failed", str(told)
         except UserError as error:
             yield job, "failed", " ".join(str(error).split())
+        except Exception as error:
+            traceback.print_exc()
+            yield job, "failed", f"{job.source}: a bug: {error!r}, see above"
 
 
 def other_kinds(inputs: Sequence[str | Path]) -> Counter[str]:
