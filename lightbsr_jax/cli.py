@@ -246,7 +246,12 @@ def _upscale(arguments: argparse.Namespace) -> None:
 
     source = _source(arguments)
     compilation.keep_compiled_programs()
-    if not command.run(arguments, lambda: _model(source)):
+    try:
+        complete = command.run(arguments, lambda: _model(source))
+    except KeyboardInterrupt:
+        print("interrupted: --skip-existing goes on from here", file=sys.stderr)
+        sys.exit(130)  # as a shell has it
+    if not complete:
         sys.exit(1)
 
 

@@ -6,6 +6,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 import numpy as np
@@ -136,6 +137,9 @@ def upscale(
     size = photograph.colour.shape[:2]
     wanted = target.of(size, upscaler.scale)
     photographs.check_format(kind, wanted, job.target)
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=job.target.parent):
+        pass  # it can be written to: better known before the work than after it
     pixels, _ = photographs.to_network(photograph)
     sr = upscaler(pixels, idr=idr, self_ensemble=self_ensemble, on_progress=on_progress)
     result = photographs.from_network(photograph, sr, wanted)
