@@ -279,9 +279,12 @@ def _serve(arguments: argparse.Namespace) -> None:
     compilation.keep_compiled_programs()
     upscaler = Upscaler(model)
     bank = explain.make_bank(upscaler, explain.known_degradations(model.setting))
-    with page.Server(
-        upscaler, bank, port=arguments.port, megapixels=arguments.megapixels
-    ) as server:
+    port, megapixels = arguments.port, arguments.megapixels
+    try:
+        server = page.Server(upscaler, bank, port=port, megapixels=megapixels)
+    except (OSError, OverflowError) as error:  # taken, forbidden, or none
+        raise UserError(f"--port={port}: {error}; 0 takes one that is free") from error
+    with server:
         print(f"http://{page.ADDRESS}:{server.server_port} (Ctrl-C ends)", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
