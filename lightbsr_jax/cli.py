@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_compare(commands)
     _add_psnr(commands)
     parsed = parser.parse_args(arguments)
+    # What Pillow warns of (many pixels, broken notes) is refused, or does no harm.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with extras_named():
             parsed.run(parsed)
@@ -105,12 +108,6 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number up to 65535")
     return int(text)
 
 
@@ -213,7 +210,12 @@ def _upscale(arguments: argparse.Namespace) -> None:
 
     compilation.keep_compiled_programs()
     source = _source(arguments)
-    if not command.run(arguments, lambda: _model(source)):
+    try:
+        complete = command.run(arguments, lambda: _model(source))
+    except KeyboardInterrupt:
+        print("interrupted: --skip-existing goes on from here", file=sys.stderr)
+        sys.exit(130)
+    if not complete:
         sys.exit(1)
 
 
@@ -225,9 +227,7 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         "this machine can open it.",
     )
     _add_weights(parser)
-    parser.add_argument(
-        "--port", type=_port, default=7860, help="default 7860; 0 for any that is free"
-    )
+    parser.add_argument("--port", type=int, default=7860, help="default 7860")
     parser.add_argument(
         "--megapixels", type=float, default=16, help="of a picture at most: default 16"
     )
@@ -243,9 +243,12 @@ def _serve(arguments: argparse.Namespace) -> None:
     model = _model(_source(arguments))
     upscaler = Upscaler(model)
     bank = explain.make_bank(upscaler, explain.known_degradations(model.setting))
-    with page.Server(
-        upscaler, bank, port=arguments.port, megapixels=arguments.megapixels
-    ) as server:
+    port, megapixels = arguments.port, arguments.megapixels
+    try:
+        server = page.Server(upscaler, bank, port=port, megapixels=megapixels)
+    except (OSError, OverflowError) as error:  # taken, forbidden, or none
+        raise UserError(f"--port={port}: {error}; 0 takes one that is free") from error
+    with server:
         print(f"http://{page.ADDRESS}:{server.server_port} (Ctrl-C ends)", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()

@@ -28,6 +28,8 @@ def keep_compiled_programs() -> None:
         return
     folder = Path(root, "lightbsr_jax", "compiled")
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    # Less than JAX's second: the upscaler has many small programs.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def inference_jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:

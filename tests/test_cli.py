@@ -92,7 +92,6 @@ def test_prepare(tmp_path, capsys, monkeypatch) -> None:
             "prepare --input=scikit-image --output={new} --stride=481",
             "stride 481 and tile",
         ),
-        ("serve --port=70000", "argument --port: '70000' is not a number up to 65535"),
         ("convert {file}", "required: out (lightbsr convert --help shows how)"),
         ("convert {file} {new} --setting=3", "argument --setting: invalid choice: 3"),
         ("convert {file} {new}", "is a student, whose weights do not tell"),

@@ -250,6 +250,29 @@ def test_results_that_collide_are_refused(tmp_path: Path) -> None:
     assert (job.target, job.format) == (tmp_path / "new.jpg", "JPEG")
 
 
+@pytest.mark.parametrize(
+    "given, out, format, message",
+    [
+        ("a", "x.png", None, "one file for several"),
+        ("a/x.png", "x.gif", None, r"ending in \.png \.jpg"),
+        ("a/x.png", "x.webp", "png", r"ending in \.png$"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused(
+    tmp_path: Path, given: str, out: str, format: str, message: str
+) -> None:
+    save(tmp_path / "a" / "x.png", np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(UserError, match=message):
+        folder.jobs([tmp_path / given], tmp_path / out, suffix="", format=format)
+
+
+def test_results_among_the_pictures_are_not_upscaled_again(tmp_path: Path) -> None:
+    for name in ("x.png", "large/x.png", "largest.png"):
+        save(tmp_path / name, np.zeros((2, 2, 3), np.uint8))
+    planned = folder.jobs([tmp_path], tmp_path / "large", suffix="", format=None)
+    assert [job.name for job in planned] == ["largest.png", "x.png"]
+
+
 def test_a_folder_with_a_bad_file(
     workdir: Path,
     tmp_path: Path,
@@ -262,6 +285,8 @@ def test_a_folder_with_a_bad_file(
     image = np.random.default_rng(2).integers(256, size=(9, 12, 3), dtype=np.uint8)
     save(tmp_path / "in" / "ä b" / "c.png", image)
     (tmp_path / "in" / "text.png").write_text("no picture")
+    (tmp_path / "in" / "raw.CR2").write_text("passed over")
+    (tmp_path / "in" / "link.png").symlink_to("nowhere")
     out = tmp_path / "out"
     command = ["upscale", str(tmp_path / "in"), "-o", str(out), f"--workdir={workdir}"]
 
@@ -271,39 +296,59 @@ def test_a_folder_with_a_bad_file(
         assert leaving.value.code == 1
         return "".join(capsys.readouterr())
 
-    assert "12x9 -> 24x18" in run("--dry-run")
+    shown = run("--dry-run")
+    assert "12x9 -> 24x18" in shown and "1 .cr2" in shown
     assert not out.exists()
-    assert "text.png: not a readable" in run()
+    shown = run()
+    assert "text.png: not a readable" in shown
+    assert "link.png: No such file" in shown
     expected = image.repeat(2, 0).repeat(2, 1)
     written = out / "ä b" / "c.png"
     np.testing.assert_array_equal(np.asarray(Image.open(written)), expected)
     assert [p.name for p in out.rglob("*") if p.is_file()] == ["c.png"]
     assert "c.png exists: --overwrite it" in run()
     assert "1 skipped" in run("--skip-existing")
-    assert "1 done, 1 failed" in run("--overwrite", "--scale=3")
+    assert "1 done, 2 failed" in run("--overwrite", "--scale=3")
     assert Image.open(written).size == (36, 27)
 
 
-def test_a_bug_ends_one_picture_and_ctrl_c_tells_what_is_done(
-    capsys: pytest.CaptureFixture,
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        (MemoryError(), "a.png: not enough memory"),
+        (PermissionError(13, "Permission denied", "a.png"), "a.png: Permission denied"),
+        (UserError("a.png:\nno"), "a.png: no"),
+        (UserError("no"), "a.png: no"),
+        (ZeroDivisionError("x"), "a.png: a bug: ZeroDivisionError('x')"),
+    ],
+)
+def test_a_picture_that_fails_does_not_keep_others(
+    error: Exception, told: str, capsys: pytest.CaptureFixture
 ) -> None:
-    jobs = [folder.Job(x, Path(x), Path("out", x), None) for x in ("a", "b", "c", "d")]
+    def act(job: folder.Job) -> str:
+        if job.name == "a.png":
+            raise error
+        return "made"
+
+    names = ("a.png", "b.png")
+    jobs = [folder.Job(x, Path(x), Path("nowhere", x), None) for x in names]
+    (_, *failed), (_, *made) = folder.attempts(jobs, act, existing="refuse")
+    assert failed[0] == "failed" and failed[1].startswith(told)
+    assert made == ["done", "made"]
+    assert ("Traceback" in capsys.readouterr().err) == ("bug" in told)
+
+
+def test_ctrl_c_tells_what_is_done(capsys: pytest.CaptureFixture) -> None:
+    jobs = [folder.Job(x, Path(x), Path("nowhere", x), None) for x in ("a", "b", "c")]
 
     def act(job: folder.Job) -> str:
-        if job.name == "a":
-            raise RuntimeError("of a library")
-        if job.name == "b":
-            raise UserError("does not fit")
-        if job.name == "d":
+        if job.name == "c":
             raise KeyboardInterrupt
         return job.name
 
     with pytest.raises(KeyboardInterrupt):
         command._run(jobs, "refuse", act)
-    out, err = capsys.readouterr()
-    assert out == "done: c\n1 done, 2 failed in 0 s\n"
-    assert "RuntimeError: of a library\nfailed: a: a bug, shown above\n" in err
-    assert err.endswith("failed: b: does not fit\n")
+    assert capsys.readouterr().out == "done: a\ndone: b\n2 done in 0 s\n"
 
 
 def test_a_full_disk_is_told_before_maps_are_written(

@@ -57,8 +57,9 @@ def test_a_picture_goes_there_and_back(server: page.Server) -> None:
     status, text = ask(server, "/")
     assert status == 200 and b"0.01 megapixels" in text
     status, text = ask(server, "/upscale?name=" + quote("ä b.png"), png(9, 12))
-    told = json.loads(text)
+    *progress, told = map(json.loads, text.splitlines())
     assert status == 200, told
+    assert [x["percent"] for x in progress][-1] == 100
     assert told["name"] == "ä b-x2.png" and told["size"] == [24, 18]
     assert told["nearest"][0].startswith("sigma 2.0")
     for key, size in {"before": (12, 9), "after": (24, 18)}.items():

@@ -164,6 +164,18 @@ def test_grey_stays_grey() -> None:
     np.testing.assert_array_equal(back.colour, made.colour)
 
 
+@pytest.mark.parametrize("profile", [None, ADOBE], ids=["sRGB", "Adobe RGB"])
+def test_grey_saved_as_colours_gets_none(profile: bytes | None) -> None:
+    grey = photograph(1).colour // 2 + 60
+    made = photograph(3)._replace(colour=grey.repeat(3, -1), profile=profile)
+    pixels, _ = photographs.to_network(made)
+    tint = np.array([6, 0, -6]) / (1 if profile is None else 255)
+    tinted = (pixels + tint).astype(pixels.dtype)
+    back = photographs.from_network(made, tinted, (6, 9))
+    assert np.ptp(back.colour, -1).max() == 0
+    np.testing.assert_allclose(back.colour.astype(int), made.colour, atol=1)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_profile_is_converted_to_srgb_and_back(dtype: str) -> None:
     """Adobe RGB by hand: gamma 563/256, its matrix (D65), then sRGB's curve."""

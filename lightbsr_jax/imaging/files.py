@@ -42,8 +42,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 _EIGHT_BIT_MODES = frozenset(
     ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr")
 )
-# EXIF orientation -> what brings the picture upright: quarter turns, counterclockwise,
-# and then mirroring left to right.
+# What brings a picture upright, by its EXIF orientation: quarter turns
+# counterclockwise, and then whether to mirror it.
 _TURNS = {
     1: (0, False),
     2: (0, True),
@@ -79,7 +79,7 @@ def find_images(folder: str | Path) -> list[tuple[str, Path]]:
     if folder.is_file():
         found = [(folder.name, folder)]
     else:
-        found = [(path.relative_to(folder).as_posix(), path) for path in _walk(folder)]
+        found = [(path.relative_to(folder).as_posix(), path) for path in walk(folder)]
     found = [(name, path) for name, path in found if path.suffix.lower() in SUFFIXES]
     if not found:
         raise UserError(
@@ -126,13 +126,14 @@ def read_rgb(path: str | Path) -> np.ndarray:
     with open(path, "rb") as file:
         data = file.read()
     with errors_named(path):
-        image, samples = decode(data)
-        shown = image if samples is None else _to_eight_bits(image, samples)
-        if shown.has_transparency_data:
-            shown = shown.convert("RGBA")
-            white = Image.new("RGBA", shown.size, "white")
-            shown = Image.alpha_composite(white, shown)
-        return upright(image, np.array(shown.convert("RGB")))
+        encoded, samples = decode(data)
+        image = encoded if samples is None else _to_eight_bits(encoded, samples)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        rgb = upright(encoded, np.asarray(image.convert("RGB")))
+        return np.array(rgb, order="C")
 
 
 def write_png(path: str | Path, image: np.ndarray) -> None:
@@ -157,7 +158,8 @@ def _bundled_photographs(split: str) -> list[tuple[str, Path]]:
     return [(name, folder / name) for name in _BUNDLED_PHOTOGRAPHS[split]]
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path) -> Iterator[Path]:
+    """The files in a folder and below, but for hidden ones."""
     visited = set()  # a link to a folder further up would go round for ever
     for parent, children, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
@@ -176,10 +178,10 @@ def errors_named(path: str | Path) -> Iterator[None]:
         yield
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
+        most = 2 * Image.MAX_IMAGE_PIXELS // 1_000_000  # it only warns of half of that
         raise ImageError(
-            f"{path}: too large, cut it into parts of at most "
-            f"{Image.MAX_IMAGE_PIXELS} pixels ({error})"
+            f"{path}: too large, cut it into parts of at most {most} megapixels"
         ) from error
     except Image.UnidentifiedImageError as error:
         raise ImageError(
@@ -210,7 +212,7 @@ def upright(image: Image.Image, samples: np.ndarray) -> np.ndarray:
     """Samples [H, W, C] as they lie in a file, turned as its EXIF notes say."""
     turns, mirrored = _TURNS[_orientation(image)]
     turned = np.rot90(samples, turns)
-    return np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
+    return turned[:, ::-1] if mirrored else turned
 
 
 def decode(data: bytes) -> tuple[Image.Image, np.ndarray | None]:

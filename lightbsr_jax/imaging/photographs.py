@@ -6,11 +6,10 @@ Pixels are uint8 in 0..255 or uint16 in 0..65535.
 """
 
 import io
-import os
 import re
-import secrets
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ import scipy.ndimage
 import tifffile
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
+from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files
 from lightbsr_jax.imaging.files import ImageError
@@ -129,15 +129,8 @@ def write(
     What the format `kind` does not hold is converted, 16 bits to 8, transparency to
     white, or left out: see `too_long`. `quality`, of 1 to 100, is for JPEG and WebP.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name[-100:]}.{secrets.token_hex(4)}")
-    try:
-        with open(unfinished, "wb") as file:
-            file.write(encode(photograph, kind=kind, quality=quality))
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    content = encode(photograph, kind=kind, quality=quality)
+    atomic.replace(path, lambda new: new.write_bytes(content))
 
 
 def encode(photograph: Photograph, *, kind: str, quality: int = 95) -> bytes:
@@ -208,21 +201,22 @@ def from_network(
 
     `pixels` [H, W, 3] are what came of those of `to_network`. They, and what the
     network does not see (colours beyond sRGB, transparency) are interpolated.
+    Where the photograph has no colours, the network adds none.
     """
     kind = photograph.colour.dtype
     pixels = resized(pixels, size)
+    if _is_grey(photograph.colour):
+        pixels = _averaged(pixels)
     if _converts(photograph):
-        beyond = to_network(photograph)[1]
-        pixels = pixels + resized(beyond, size)
+        beyond = resized(to_network(photograph)[1], size)
         srgb = imagecodecs.cms_profile("srgb")
-        pixels = _transformed(pixels, srgb, photograph.profile)
-        top = np.iinfo(kind).max
-        pixels = np.rint(pixels.clip(0, 1) * top).astype(kind)
-    elif photograph.colour.shape[-1] == 1:
-        grey = np.empty((*size, 1), kind)
-        for row in range(0, size[0], 256):  # in float64, a part at a time
-            grey[row : row + 256, :, 0] = np.rint(pixels[row : row + 256].mean(-1))
-        pixels = grey
+        converted = np.empty(pixels.shape, kind)
+        parts = map(_in_parts, (converted, pixels, beyond))
+        for out, shown, hidden in zip(*parts, strict=True):
+            colour = _transformed(shown + hidden, srgb, photograph.profile)
+            out[:] = np.rint(colour.clip(0, 1) * np.iinfo(kind).max)
+        pixels = converted
+    pixels = pixels[..., : photograph.colour.shape[-1]]
     alpha = photograph.alpha
     if alpha is not None:
         # Lanczos would leave faint waves around what is cut out.
@@ -269,6 +263,25 @@ def _extended(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         hidden, return_distances=False, return_indices=True
     )
     return colour[tuple(nearest)]
+
+
+def _is_grey(colour: np.ndarray) -> bool:
+    """Whether all channels are the same; WebP, which has no grey, is off by a level."""
+    return all(np.ptp(rows, -1).max() <= 1 for rows in _in_parts(colour))
+
+
+def _averaged(pixels: np.ndarray) -> np.ndarray:
+    """Pixels [h, w, 3] with each channel the mean of all."""
+    grey = np.empty_like(pixels)
+    for rows, out in zip(_in_parts(pixels), _in_parts(grey), strict=True):
+        mean = rows.mean(-1, dtype=np.float64, keepdims=True)
+        out[:] = mean if pixels.dtype == np.float32 else np.rint(mean)
+    return grey
+
+
+def _in_parts(image: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows of an image, a few at a time: what is made of them takes more space."""
+    return (image[row : row + 256] for row in range(0, len(image), 256))
 
 
 def _converts(photograph: Photograph) -> bool:

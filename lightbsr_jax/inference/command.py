@@ -1,5 +1,6 @@
 """`lightbsr upscale`: from the command line's arguments to pictures and a summary."""
 
+import math
 import sys
 import time
 from argparse import Namespace
@@ -33,6 +34,7 @@ def run(arguments: Namespace, load: Callable[[], Model]) -> bool:
         suffix=arguments.suffix,
         format=arguments.format,
     )
+    _tell_what_is_left(arguments.input)
     if arguments.device == "cpu":
         jax.config.update("jax_platforms", "cpu")  # before anything else is woken
     model = load()
@@ -46,15 +48,16 @@ def run(arguments: Namespace, load: Callable[[], Model]) -> bool:
             jobs,
             arguments.existing,
             lambda job: _plan(upscaler, job, target),
-            done="would make",
+            done="to make",
         )
     bank = None
     if arguments.explain:
         bank = explain.make_bank(upscaler, explain.known_degradations(model.setting))
 
     console = Console(stderr=True)
+    pixels = [_pixels(job) for job in jobs]  # what the time goes by
     with Progress(
-        TextColumn("{task.completed:.0f}/{task.total}"),
+        TextColumn("{task.fields[number]}/{task.fields[of]}"),
         BarColumn(bar_width=10),
         TextColumn("{task.fields[part]:4.0%}"),
         TimeRemainingColumn(),
@@ -63,15 +66,19 @@ def run(arguments: Namespace, load: Callable[[], Model]) -> bool:
         disable=not console.is_terminal,
         transient=True,
     ) as bar:
-        task = bar.add_task("", total=len(jobs), part=0.0)
+        task = bar.add_task("", total=sum(pixels), number=0, of=len(jobs), part=0.0)
 
         def act(job: Job) -> str:
-            number = jobs.index(job)
+            index = jobs.index(job)
+            before = sum(pixels[:index])
 
             def show(done: int, total: int) -> None:
-                part = done / total
                 bar.update(
-                    task, completed=number + part, part=part, description=job.name
+                    task,
+                    completed=before + pixels[index] * done / total,
+                    description=job.name,
+                    number=index + 1,
+                    part=done / total,
                 )
 
             begin = time.monotonic()
@@ -107,6 +114,20 @@ def _upscaler(arguments: Namespace, model: Model) -> Upscaler:
     return Upscaler(
         model, memory=memory, precision=arguments.precision, devices=devices
     )
+
+
+def _tell_what_is_left(inputs: list[str]) -> None:
+    kinds = folder.other_kinds(inputs)
+    if kinds:
+        ends = ", ".join(f"{n} {end or 'without'}" for end, n in sorted(kinds.items()))
+        print(f"passed over, by the ends of their names: {ends}")
+
+
+def _pixels(job: Job) -> int:
+    try:
+        return math.prod(files.image_size(job.source))
+    except (UserError, OSError):  # to be told when it is this picture's turn
+        return 0
 
 
 def _plan(upscaler: Upscaler, job: Job, target: Target) -> str:

@@ -5,8 +5,6 @@ bundled photographs, blurred and shrunk in known ways.
 """
 
 import json
-import os
-import secrets
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from lightbsr_jax import atomic
 from lightbsr_jax.imaging import degradation, files, kernels
 from lightbsr_jax.imaging.degradation import SETTINGS, Degradation
 from lightbsr_jax.inference.upscaler import IDR, Upscaler
@@ -123,7 +122,6 @@ def picture(idr: IDR) -> np.ndarray:
 
 def write(path: Path, idr: IDR, nearest: list[tuple[Known, float]]) -> None:
     """Writes PATH.png, and PATH.json with the numbers."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     files.write_png(path.with_name(path.name + ".png"), picture(idr))
     told = {
         "nearest": [
@@ -132,12 +130,8 @@ def write(path: Path, idr: IDR, nearest: list[tuple[Known, float]]) -> None:
         "idr_mean": idr.mean.tolist(),
         "idr_channel": idr.channel.tolist(),
     }
-    unfinished = path.with_name(f".{path.name[-100:]}.{secrets.token_hex(4)}")
-    try:
-        unfinished.write_text(json.dumps(told, indent=1) + "\n")
-        os.replace(unfinished, path.with_name(path.name + ".json"))
-    finally:
-        unfinished.unlink(missing_ok=True)
+    content = json.dumps(told, indent=1) + "\n"
+    atomic.write_text(path.with_name(path.name + ".json"), content)
 
 
 def _principal_components(idr: np.ndarray, count: int) -> np.ndarray:

@@ -3,11 +3,14 @@
 import os
 import re
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files, photographs
@@ -71,29 +74,30 @@ def jobs(
     """What is to be made of files and folders, in order.
 
     `out` is a folder, or a file where one file is given and it ends like an image.
+    What lies in `out` within a folder that is given are results, and left out.
     `format` is an end such as "png". Raises UserError where two results would have one
-    name, or a result that of a picture that is given; FileNotFoundError, UserError
-    where there is nothing.
+    name, or a result that of a picture that is given, or an end that tells of another
+    format; FileNotFoundError, UserError where there is nothing.
     """
     out = Path(out)
     kind = None if format is None else photographs.FORMATS[format]
-    to_file = (
-        len(inputs) == 1
-        and Path(inputs[0]).is_file()
-        and not out.is_dir()
-        and out.suffix.lower().lstrip(".") in photographs.FORMATS
-    )
+    to_file = not out.is_dir() and out.suffix.lower() in Image.registered_extensions()
+    if to_file:
+        if len(inputs) > 1 or Path(inputs[0]).is_dir():
+            raise UserError(f"{out}: one file for several pictures: name a folder")
+        named = photographs.FORMATS.get(out.suffix.lower().lstrip("."))
+        if named is None or kind not in (None, named):
+            ends = [format] if format else photographs.FORMATS
+            raise UserError(f"{out}: expected a name ending in .{' .'.join(ends)}")
+        kind = named
     planned = []
     for given in inputs:
-        for name, source in _found(given):
+        for name, source in _found(given, out):
             target = out / name
             target = target.with_name(f"{target.stem}{suffix}{target.suffix}")
             if format is not None:
                 target = target.with_suffix(f".{format}")
-            if to_file:
-                target = out
-                kind = kind or photographs.FORMATS[out.suffix.lower().lstrip(".")]
-            planned.append(Job(name, source, target, kind))
+            planned.append(Job(name, source, out if to_file else target, kind))
     sources = {os.path.realpath(job.source): job.source for job in planned}
     targets: dict[str, Job] = {}
     for job in planned:
@@ -133,6 +137,9 @@ def upscale(
     size = photograph.colour.shape[:2]
     wanted = target.of(size, upscaler.scale)
     photographs.check_format(kind, wanted, job.target)
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=job.target.parent):
+        pass  # it can be written to: better known before the work than after it
     pixels, _ = photographs.to_network(photograph)
     sr = upscaler(pixels, idr=idr, self_ensemble=self_ensemble, on_progress=on_progress)
     result = photographs.from_network(photograph, sr, wanted)
@@ -179,16 +186,26 @@ def attempts(
             yield job, "done", act(job)
         except MemoryError:
             yield job, "failed", f"{job.source}: not enough memory for its pixels"
-        except (UserError, OSError) as error:
+        except OSError as error:
+            told = f"{error.filename}: {error.strerror}" if error.filename else error
+            yield job, "failed", str(told)
+        except UserError as error:
             told = " ".join(str(error).split())
             named = any(str(path) in told for path in (job.source, job.target))
             yield job, "failed", told if named else f"{job.source}: {told}"
-        except Exception:
+        except Exception as error:
             traceback.print_exc()
-            yield job, "failed", f"{job.source}: a bug, shown above"
+            yield job, "failed", f"{job.source}: a bug: {error!r}, see above"
 
 
-def _found(given: str | Path) -> list[tuple[str, Path]]:
+def other_kinds(inputs: Sequence[str | Path]) -> Counter[str]:
+    """The ends of the files in the folders given that are not upscaled: how often."""
+    names = (path for given in inputs for path in files.walk(Path(given)))
+    ends = Counter(path.suffix.lower() for path in names)
+    return Counter({end: n for end, n in ends.items() if end not in files.SUFFIXES})
+
+
+def _found(given: str | Path, out: Path) -> list[tuple[str, Path]]:
     path = Path(given)
     if path.is_file():
         if path.suffix.lower() not in files.SUFFIXES:
@@ -196,4 +213,11 @@ def _found(given: str | Path) -> list[tuple[str, Path]]:
                 f"{path}: expected a file ending in {' '.join(files.SUFFIXES)}"
             )
         return [(path.name, path)]
-    return files.find_images(path)
+    found = files.find_images(given)
+    if path.resolve() not in out.resolve().parents:
+        return found
+    results = out.resolve().relative_to(path.resolve()).as_posix() + "/"
+    found = [job for job in found if not job[0].startswith(results)]
+    if not found:
+        raise UserError(f"{path} holds no image but those in {out}")
+    return found

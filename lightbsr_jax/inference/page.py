@@ -1,9 +1,11 @@
 """`lightbsr serve`: a local page to upscale pictures one at a time.
 
 It is bound to this machine, and answers only pages of its own: a picture is sent to
-/upscale and its results are kept, of the last few, until they are fetched.
+/upscale, which answers in lines of JSON, how far it is and at last what there is. The
+results are kept, of the last few pictures, until they are fetched.
 """
 
+import contextlib
 import io
 import json
 import secrets
@@ -11,23 +13,30 @@ import tempfile
 import threading
 import traceback
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from PIL import Image
 
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files, photographs
+from lightbsr_jax.imaging.photographs import Photograph
 from lightbsr_jax.inference import explain
 from lightbsr_jax.inference.explain import Bank
-from lightbsr_jax.inference.upscaler import Upscaler
+from lightbsr_jax.inference.upscaler import Progress, Upscaler
 
 ADDRESS = "127.0.0.1"
 _KEPT = 4  # pictures whose results are kept
 _MOST_BYTES = 100_000_000  # of an upload
 _TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+
+Result = TypeVar("Result")
+Told = dict[str, Any]  # to be said in JSON
 
 
 class _Refusal(Exception):
@@ -60,8 +69,8 @@ class Server(ThreadingHTTPServer):
             self.results.popitem(last=False)
         return path
 
-    def upscale(self, name: str, data: bytes) -> dict[str, object]:
-        """Upscales an upload; what the page shows. Raises _Refusal, UserError."""
+    def read(self, name: str, data: bytes) -> Photograph:
+        """The picture of an upload. Raises _Refusal, UserError."""
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "picture")
             source.write_bytes(data)
@@ -76,12 +85,15 @@ class Server(ThreadingHTTPServer):
                 photograph = photographs.read(source)
             except UserError as error:  # the file's name here tells nobody anything
                 raise UserError(str(error).replace(str(source), name)) from error
-        kind = photograph.format if photograph.format in _TYPES else "PNG"
-        target = height * self.upscaler.scale, width * self.upscaler.scale
-        photographs.check_format(kind, target, name)
+        photographs.check_format(_kind(photograph), self._target(photograph), name)
+        return photograph
+
+    def upscale(self, name: str, photograph: Photograph, on_progress: Progress) -> Told:
+        """Upscales a picture; what the page shows. Raises UserError."""
+        kind, target = _kind(photograph), self._target(photograph)
         pixels, _ = photographs.to_network(photograph)
         with self.working:
-            sr = self.upscaler(pixels)
+            sr = self.upscaler(pixels, on_progress=on_progress)
             estimated = self.upscaler.estimate(pixels)
         result = photographs.from_network(photograph, sr, target)
         explanation = io.BytesIO()
@@ -95,8 +107,38 @@ class Server(ThreadingHTTPServer):
             "idr": self.keep("PNG", explanation.getvalue()),
             "name": f"{Path(name).stem}-x{self.upscaler.scale}.{kind.lower()}",
             "size": [target[1], target[0]],
-            "nearest": [f"{known.label} ({far:.2f})" for known, far in nearest],
+            "nearest": [
+                f"{known.label} (distance {far:.1f})" for known, far in nearest
+            ],
         }
+
+    def _target(self, photograph: Photograph) -> tuple[int, int]:
+        height, width, _ = photograph.colour.shape
+        return height * self.upscaler.scale, width * self.upscaler.scale
+
+
+def _kind(photograph: Photograph) -> str:
+    """The result's format: the picture's where browsers show it."""
+    return photograph.format if photograph.format in _TYPES else "PNG"
+
+
+def _attempted(act: Callable[[], Result]) -> tuple[HTTPStatus, Result | Told]:
+    """OK and what `act` gives; or another status and {"error": why}."""
+    try:
+        return HTTPStatus.OK, act()
+    except ConnectionError:
+        raise
+    except _Refusal as refusal:
+        return refusal.status, {"error": str(refusal)}
+    except UserError as error:
+        return HTTPStatus.BAD_REQUEST, {"error": str(error)}
+    except MemoryError:
+        message = "there is not enough memory for this picture"
+        return HTTPStatus.INSUFFICIENT_STORAGE, {"error": message}
+    except Exception:
+        traceback.print_exc()
+        message = "a bug: the terminal shows it"
+        return HTTPStatus.INTERNAL_SERVER_ERROR, {"error": message}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -118,34 +160,38 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         if self._is_foreign():
             return
-        try:
-            path, _, name = self.path.partition("?name=")
-            if path != "/upscale":
-                raise _Refusal(HTTPStatus.NOT_FOUND, "there is nothing here")
-            length = self.headers.get("Content-Length", "")
-            if not length.isdecimal():
-                raise _Refusal(HTTPStatus.LENGTH_REQUIRED, "how long is the file?")
-            if int(length) > _MOST_BYTES:
-                raise _Refusal(
-                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                    f"the file is larger than {_MOST_BYTES // 1_000_000} MB",
-                )
-            told = self.server.upscale(unquote(name), self.rfile.read(int(length)))
-            content = json.dumps(told).encode()
-            self._send(HTTPStatus.OK, "application/json", content)
-        except _Refusal as refusal:
-            self._fail(refusal.status, str(refusal))
-        except UserError as error:
-            self._fail(HTTPStatus.BAD_REQUEST, str(error))
-        except MemoryError:
-            message = "there is not enough memory for this picture"
-            self._fail(HTTPStatus.INSUFFICIENT_STORAGE, message)
-        except ConnectionError:  # the visitor has left
-            pass
-        except Exception:
-            traceback.print_exc()
-            message = "a bug: the terminal shows it"
-            self._fail(HTTPStatus.INTERNAL_SERVER_ERROR, message)
+        path, _, name = self.path.partition("?name=")
+        name = unquote(name)
+        # (The visitor may leave, which ends the work, too.)
+        with contextlib.suppress(ConnectionError):
+            status, photograph = _attempted(lambda: self._uploaded(path, name))
+            if status != HTTPStatus.OK:
+                self._fail(status, photograph["error"])
+                return
+            self._send_head(status, "application/x-ndjson")
+            percent = 0
+
+            def tell(done: int, total: int) -> None:
+                nonlocal percent
+                if 100 * done // total > percent:
+                    percent = 100 * done // total
+                    self._send_line({"percent": percent})
+
+            upscale = partial(self.server.upscale, name, photograph, tell)
+            self._send_line(_attempted(upscale)[1])
+
+    def _uploaded(self, path: str, name: str) -> Photograph:
+        if path != "/upscale":
+            raise _Refusal(HTTPStatus.NOT_FOUND, "there is nothing here")
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal():
+            raise _Refusal(HTTPStatus.LENGTH_REQUIRED, "how long is the file?")
+        if int(length) > _MOST_BYTES:
+            raise _Refusal(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"the file is larger than {_MOST_BYTES // 1_000_000} MB",
+            )
+        return self.server.read(name, self.rfile.read(int(length)))
 
     def _is_foreign(self) -> bool:
         """Refuses what other pages in the same browser ask for."""
@@ -160,16 +206,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _fail(self, status: HTTPStatus, message: str) -> None:
         self.close_connection = True  # the upload may not have been read
-        content = json.dumps({"error": message}).encode()
-        self._send(status, "application/json", content)
+        content = json.dumps({"error": message}).encode() + b"\n"
+        self._send(status, "application/x-ndjson", content)
 
     def _send(self, status: HTTPStatus, kind: str, content: bytes) -> None:
+        self._send_head(status, kind, len(content))
+        self.wfile.write(content)
+
+    def _send_head(
+        self, status: HTTPStatus, kind: str, length: int | None = None
+    ) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
+        if length is not None:  # else what follows ends with the connection
+            self.send_header("Content-Length", str(length))
         self.send_header("X-Content-Type-Options", "nosniff")
         self.end_headers()
-        self.wfile.write(content)
+
+    def _send_line(self, told: Told) -> None:
+        self.wfile.write(json.dumps(told).encode() + b"\n")
 
     def log_message(self, format: str, *arguments: object) -> None:
         pass
@@ -178,22 +233,27 @@ class _Handler(BaseHTTPRequestHandler):
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
 <title>LightBSR</title>
 <link rel="icon" href="data:,">
 <style>
   body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto;
          padding: 0 1rem; color: #222 }
-  #drop { display: block; border: 2px dashed #999; border-radius: 8px; padding: 2rem;
-          text-align: center; cursor: pointer }
+  #drop { display: block; position: relative; border: 2px dashed #999;
+          border-radius: 8px; padding: 2rem; text-align: center; cursor: pointer }
   #drop.over { border-color: #06c; background: #eef5ff }
   #drop:focus-within { outline: 2px solid #06c }
-  #drop input { position: absolute; opacity: 0 }
+  #drop input { position: absolute; inset: 0; width: 100%; opacity: 0 }
   #told { min-height: 1.5em; margin: 1rem 0 }
   #told.error { color: #b00020 }
-  #compare { position: relative; overflow: hidden; line-height: 0 }
+  #compare { position: relative; line-height: 0; margin: auto }
   #compare img { width: 100%; image-rendering: pixelated; background: #eee }
-  #after { position: absolute; left: 0; top: 0 }
-  #split { width: 100% }
+  #after, #split { position: absolute; left: 0; top: 0 }
+  #split { width: 100%; height: 100%; margin: 0; opacity: 0; cursor: ew-resize }
+  #line { position: absolute; top: 0; bottom: 0; border-left: 2px solid #fff;
+          box-shadow: 0 0 3px #000; pointer-events: none }
+  #split:focus-visible + #line { border-color: #06c }
+  #sides { display: flex; justify-content: space-between; margin: 0 auto }
   #idr { max-width: 24rem; width: 100% }
 </style>
 <h1>LightBSR</h1>
@@ -201,12 +261,14 @@ _PAGE = """<!doctype html>
   <input id="file" type="file" accept="image/*"></label>
 <p id="told" role="status"></p>
 <section id="result" hidden>
-  <div id="compare"><img id="before" alt="before"><img id="after" alt="after"></div>
-  <input id="split" type="range" min="0" max="100" value="50"
-    aria-label="before and after">
-  <p><a id="download">Download</a></p>
+  <div id="compare"><img id="before" alt="before"><img id="after" alt="after"
+    ><input id="split" type="range" min="0" max="100" step="0.1" value="50"
+    aria-label="before and after"><div id="line"></div></div>
+  <p id="sides"><span>before</span><a id="download"></a><span>after</span></p>
   <h2>Estimated degradation</h2>
   <p id="nearest"></p>
+  <p>A distance of 1 is usual between photographs of one degradation. Below are the maps
+    of the estimate: first its principal components, in colours.</p>
   <img id="idr" alt="maps of the degradation's representation">
 </section>
 <script>
@@ -219,28 +281,46 @@ const move = () => {
   const split = at("split").value;
   at("before").style.clipPath = `inset(0 ${100 - split}% 0 0)`;
   at("after").style.clipPath = `inset(0 0 0 ${split}%)`;
+  at("line").style.left = `calc(${split}% - 1px)`;
 };
-let current = 0;
+let current = 0, leave = new AbortController();
 async function upscale(file) {
   const mine = ++current;
   at("result").hidden = true;
   if (file.size > MOST_BYTES) return tell(`${file.name} is larger than 100 MB`, true);
   tell(`Upscaling ${file.name} ...`);
-  let told;
+  leave.abort();  // of an earlier picture
+  leave = new AbortController();
+  let told = {};
   try {
     const to = "/upscale?name=" + encodeURIComponent(file.name);
-    told = await (await fetch(to, {method: "POST", body: file})).json();
+    const sent = {method: "POST", body: file, signal: leave.signal};
+    const answer = (await fetch(to, sent)).body.pipeThrough(new TextDecoderStream());
+    const reader = answer.getReader();
+    let text = "";
+    for (let part; !(part = await reader.read()).done;) {
+      const lines = (text + part.value).split("\\n");
+      text = lines.pop();
+      for (const line of lines) told = JSON.parse(line);
+      if (mine === current && told.percent)
+        tell(`Upscaling ${file.name}: ${told.percent} %`);
+    }
   } catch (error) {
-    told = {error: "no answer: is the file too large, or has the server stopped?"};
+    told = {};
   }
   if (mine !== current) return;
+  if (!told.error && !told.after)
+    told.error = "no answer: is the file too large, or has the server stopped?";
   if (told.error) return tell(told.error, true);
   for (const id of ["before", "after", "idr"]) at(id).src = told[id];
   at("download").href = told.after;
   at("download").download = told.name;
   at("download").textContent = `Download ${told.name}`;
   at("nearest").textContent = "Nearest known: " + told.nearest.join("; ");
-  tell(`${file.name}: ${told.size[0]} x ${told.size[1]} pixels`);
+  const [width, height] = told.size;  // all of it is to fit into the window
+  for (const id of ["compare", "sides"])
+    at(id).style.width = `min(100%, ${75 * width / height}vh)`;
+  tell(`${file.name}: now ${width} x ${height} pixels`);
   at("result").hidden = false;
   move();
 }

@@ -105,8 +105,8 @@ def load(file: str | Path) -> Model:
     config = infer(file, tensors, otherwise=2)
     if config["role"] == "teacher":
         raise UserError(
-            f"{file} is a {methods.called(config)}, which sees the true degradation, "
-            "and nobody knows a picture's: give a student of it"
+            f"{file} is a {methods.called(config)}, which sees what nobody knows of a "
+            "picture: give a student of it"
         )
     state = to_state(file, tensors, config)
     return Model(

@@ -8,8 +8,6 @@ The ONNX graph is written here, node by node: converters of JAX programs unroll 
 written for XLA, and the one that is kept up does not go with current Orbax.
 """
 
-import os
-import secrets
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, export
 
+from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files
 from lightbsr_jax.model import Model
@@ -52,13 +51,7 @@ def write(
         raise UserError(f"{path} exists: give another name, or --overwrite")
     make = {".onnx": to_onnx, ".stablehlo": to_stablehlo}[path.suffix]
     content = make(model, size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    atomic.replace(path, lambda new: new.write_bytes(content))
 
 
 def difference(model: Model, path: str | Path, size: tuple[int, int] | None) -> float:
