@@ -200,6 +200,13 @@ def test_few_shapes_of_tiles_for_all_sizes() -> None:
     assert {tile(size, size)[0] for size in range(129, 3000)} == {128, 256}
 
 
+def test_less_memory_means_smaller_tiles_and_a_file(model: Model) -> None:
+    budgets = {10: (256, "host"), 9: (128, "host"), 3: (256, "file"), 1: (64, "file")}
+    for gigabytes, plan in budgets.items():
+        upscale = Upscaler(model, memory=gigabytes * 10**9)
+        assert upscale._plan((3000, 4000)) == plan
+
+
 def test_mistakes_are_named(model: Model) -> None:
     upscale = Upscaler(model)
     with pytest.raises(UserError, match=r"float64 \(3, 3, 3\): expected"):

@@ -170,14 +170,16 @@ class Upscaler:
         budget = self._memory or 0.7 * min(map(_free, self._devices))
         features = self._network.new_restorer().features
         itemsize = jnp.dtype(self._network.dtype).itemsize * features / FEATURES
-        largest = self._largest
-        while largest > SMALLEST and _tile_bytes(largest, size, itemsize) > budget / 4:
-            largest //= 2
-        maps = _map_bytes(size, itemsize) / len(self._devices)
-        if maps + _tile_bytes(largest, size, itemsize) > budget:
-            return largest, "file"
         # One array does not scatter a CPU's memory as thousands of tiles do.
-        return largest, "host" if self._devices[0].platform == "cpu" else "devices"
+        storage = "host" if self._devices[0].platform == "cpu" else "devices"
+        maps = _map_bytes(size, itemsize) / len(self._devices)
+        largest = self._largest
+        for side in (largest, max(largest // 2, SMALLEST)):
+            if maps + _tile_bytes(side, size, itemsize) <= budget:
+                return side, storage
+        while largest > SMALLEST and _tile_bytes(largest, size, itemsize) > budget:
+            largest //= 2
+        return largest, "file"
 
 
 class _Run:
@@ -384,10 +386,11 @@ def _nothing(done: int, total: int) -> None:
 def _tile_bytes(side: int, size: tuple[int, int], itemsize: int) -> int:
     """About what a device takes to compute tiles of that side, beside the maps.
 
-    The tile itself, and of the inputs from a file four rows of tiles.
+    The tile itself, and of inputs that are not on the device four rows of tiles; as
+    measured about twice, since they are copied on the way.
     """
     rows = 4 * side * max(size[1], side) * FEATURES * itemsize
-    return _TILE_FLOATS * side**2 * 4 + rows
+    return 2 * (_TILE_FLOATS * side**2 * 4 + rows)
 
 
 def _map_bytes(size: tuple[int, int], itemsize: int) -> int:
