@@ -43,14 +43,15 @@ def value_and_gradients(operator: Operator, *arguments: np.ndarray) -> list[jax.
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 7])
-@pytest.mark.parametrize("depthwise", [False, True])
-def test_formulations_agree(size: int, depthwise: bool) -> None:
-    if depthwise:
+@pytest.mark.parametrize("outputs", [8, 3, None])
+def test_formulations_agree(size: int, outputs: int | None) -> None:
+    """Of convolutions with more and fewer outputs than inputs, and depthwise ones."""
+    if outputs is None:
         others = normal(size, size, 1, 6) / size, normal(6)
         chosen, plain = layers.depthwise_conv, layers.plain_depthwise_conv
         slow = literal.depthwise_conv
     else:
-        others = (normal(size, size, 6, 8) / (size * math.sqrt(6)),)
+        others = (normal(size, size, 6, outputs) / (size * math.sqrt(6)),)
         chosen, plain = layers.conv, layers.plain_conv
         slow = literal.conv
     for shape in ((2, 5, 8, 6), (1, 2, 1, 6)):  # the second smaller than kernels
@@ -335,9 +336,12 @@ def test_mixing_is_torchs(torch: ModuleType) -> None:
     params = known_parameters(layer, x)
     params["depthwise"]["bias"] *= 1e-3
     theirs = jax.tree.map(torch.tensor, params)
+    leaves = [*jax.tree.leaves(theirs), torch.tensor(nchw(x))]
+    for leaf in leaves:
+        leaf.requires_grad_()
     functions = torch.nn.functional
     y = functions.conv2d(
-        torch.tensor(nchw(x)),
+        leaves[-1],
         theirs["depthwise"]["kernel"].permute(3, 2, 0, 1),
         theirs["depthwise"]["bias"],
         padding=3,
@@ -347,7 +351,21 @@ def test_mixing_is_torchs(torch: ModuleType) -> None:
     y = functions.layer_norm(y, (64,), norm["scale"], norm["bias"], eps=1e-6)
     y = functions.gelu(functions.linear(y, expand["kernel"].T, expand["bias"]))
     y = functions.linear(y, reduce["kernel"].T, reduce["bias"])
-    close(layer.apply({"params": params}, x), y * theirs["layer_scale"])
+    y = y * theirs["layer_scale"]
+
+    def apply(params: dict, x: jax.Array) -> jax.Array:
+        return layer.apply({"params": params}, x)
+
+    ours, of_params, of_x = value_and_gradients(apply, params, x)
+    close(ours, y.detach())
+    y.backward(y.detach())
+    expected = [leaf.grad.numpy() for leaf in leaves]
+    expected[-1] = np.moveaxis(expected[-1], 1, -1)
+    for gradient, other in zip(
+        [*jax.tree.leaves(of_params), of_x], expected, strict=True
+    ):
+        scale = abs(other).max()
+        close(gradient / scale, other / scale)
 
 
 def test_functions_are_torchs(torch: ModuleType) -> None:

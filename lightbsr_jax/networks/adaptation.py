@@ -84,12 +84,11 @@ class Mixing(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         x = DepthwiseConv(FEATURES, name="depthwise")(x)
-        x = LayerNorm(name="norm")(x)
-        x = gelu(Dense(2 * FEATURES, name="expand")(x))
-        x = Dense(FEATURES, name="reduce")(x)
+        x, affine = LayerNorm(name="norm")(x)
+        x = gelu(Dense(2 * FEATURES, name="expand")(x, before=affine))
         start = nn.initializers.constant(LAYER_SCALE)
         layer_scale = self.param("layer_scale", start, (FEATURES,))
-        return x * layer_scale.astype(x.dtype)
+        return Dense(FEATURES, name="reduce")(x, after=layer_scale)
 
 
 class AdaptationBlock(nn.Module):
@@ -137,9 +136,10 @@ class AdaptationGroup(nn.Module):
             channel = ChannelConverter(name="channel_converter")(channel)
         if self.converter_blocks and self.spatial_modulation:
             spatial = SpatialConverter(name="spatial_converter")(spatial)
-        block = AdaptationBlock
+        block, mixing = AdaptationBlock, Mixing
         if self.remat:
             block = nn.remat(AdaptationBlock, prevent_cse=False)
+            mixing = nn.remat(Mixing, prevent_cse=False)
         blocks = nn.scan(
             block,
             variable_axes={"params": 0, "intermediates": 0},
@@ -151,7 +151,7 @@ class AdaptationGroup(nn.Module):
             self.spatial_modulation, self.channel_modulation, name="blocks"
         )
         x, _ = scanned(features, channel, spatial)
-        x = x + Mixing(name="convnext")(x)
+        x = x + mixing(name="convnext")(x)
         features = features + Conv(FEATURES, name="conv")(x)
         return (features, channel, spatial), None
 

@@ -133,8 +133,29 @@ def _cpu_conv_backward(
 ) -> tuple[Array, Array]:
     x, kernel = residuals
     dx = plain_conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
-    taps = [jnp.einsum("bhwi,bhwo->io", tap, gradient) for tap in _taps(x, kernel)]
-    return dx, jnp.stack(taps).reshape(kernel.shape)
+    inputs, outputs = kernel.shape[2:]
+    if inputs <= outputs:
+        return dx, _correlation(x, gradient, kernel)
+    # The other way round, with the fewer channels among the taps.
+    of_kernel = _correlation(gradient, x, kernel)
+    return dx, of_kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+def _correlation(x: Array, gradient: Array, kernel: Array) -> Array:
+    """[k, k, I, O]: each tap's view of x [B, h, w, I] times the gradient, summed.
+
+    One product for each of the kernel's rows, of the columns' views side by side.
+    """
+    h, w = x.shape[1:3]
+    padded = _pad(x, kernel)
+    gradients = gradient.reshape(-1, gradient.shape[-1])
+    rows = []
+    for i in range(kernel.shape[0]):
+        views = [padded[:, i : i + h, j : j + w] for j in range(kernel.shape[1])]
+        beside = jnp.concatenate(views, -1)
+        rows.append(beside.reshape(len(gradients), -1).T @ gradients)
+    shape = (*kernel.shape[:2], x.shape[-1], gradient.shape[-1])
+    return jnp.stack(rows).reshape(shape)
 
 
 _cpu_conv.defvjp(_cpu_conv_forward, _cpu_conv_backward)
@@ -142,8 +163,7 @@ _cpu_conv.defvjp(_cpu_conv_forward, _cpu_conv_backward)
 
 def conv(x: Array, kernel: Array, stride: int = 1) -> Array:
     """`plain_conv`, formulated for the backend (see the module's head)."""
-    # Few output channels make thin products: there the plain gradient is faster.
-    if stride == 1 and kernel.shape[-1] >= 8 and _uses_cpu_formulations():
+    if stride == 1 and _uses_cpu_formulations():
         return _cpu_conv(x, kernel)
     return plain_conv(x, kernel, stride)
 
@@ -194,14 +214,11 @@ def _cpu_depthwise_backward(
     zero = jnp.zeros(x.shape[-1], x.dtype)
     dx = _cpu_depthwise_conv(gradient, kernel[::-1, ::-1], zero)
     sums = _tap_sums(_pad(x, kernel), gradient, len(kernel))
-    ones = jnp.ones(sums.shape[2] * sums.shape[3], sums.dtype)
-    pixels = sums.reshape(*sums.shape[:2], len(ones), -1)
-    of_kernel = jnp.einsum("p,ijpc->ijc", ones, pixels)
-    return dx, of_kernel.reshape(kernel.shape), gradient.sum((0, 1, 2))
+    return dx, sums.sum(2).reshape(kernel.shape), gradient.sum((0, 1, 2))
 
 
 def _tap_sums(padded: Array, gradient: Array, size: int) -> Array:
-    """[size, size, B, w, C]: the sums over rows of each tap's view times the gradient.
+    """[size, size, B, C]: the sums over pixels of each tap's view times the gradient.
 
     Sixteen rows at once are multiplied and added up in one pass over batch, columns and
     channels, which vectorises; XLA would write out each product and then sum it.
@@ -223,7 +240,8 @@ def _tap_sums(padded: Array, gradient: Array, size: int) -> Array:
             ]
 
         zeros = [jnp.zeros((batch, w, channels), gradient.dtype)] * size
-        return None, jnp.stack(lax.fori_loop(0, parts, add, zeros))
+        sums = lax.fori_loop(0, parts, add, zeros)
+        return None, jnp.stack([total.sum(1) for total in sums])
 
     return lax.scan(kernel_row, None, jnp.arange(size))[1]
 
@@ -306,7 +324,7 @@ def _shifted_image_backward(
     x, kernel = residuals
     dx = _shifted_image_conv(gradient, kernel[:, ::-1, ::-1])
     if _uses_cpu_formulations():
-        sums = _tap_sums(_pad(x, kernel[0]), gradient, kernel.shape[1]).sum(3)
+        sums = _tap_sums(_pad(x, kernel[0]), gradient, kernel.shape[1])
         return dx, jnp.moveaxis(sums, 2, 0)
     taps = [(tap * gradient).sum(1).sum(1) for tap in _taps(x, kernel[0])]
     return dx, jnp.stack(taps, 1).reshape(kernel.shape)
@@ -364,12 +382,27 @@ class _Linear(nn.Module):
 
 
 class Dense(_Linear):
-    """Linear layer over the last axis."""
+    """Linear layer over the last axis.
+
+    Its kernel can take in what stands around it: `before`, a scale and a shift [I] of
+    its inputs, and `after`, a scale [O] of its outputs. That spares passes over the
+    pixels, most of all in gradients.
+    """
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        before: tuple[Array, Array] | None = None,
+        after: Array | None = None,
+    ) -> Array:
         kernel, bias = self.parameters((x.shape[-1], self.features))
         bias = jnp.broadcast_to(bias, self.features)
+        if before is not None:
+            scale, shift = before
+            kernel, bias = scale[:, None] * kernel, shift @ kernel + bias
+        if after is not None:
+            kernel, bias = kernel * after, bias * after
         return dense(x, kernel.astype(x.dtype), bias.astype(x.dtype))
 
 
@@ -395,18 +428,41 @@ class DepthwiseConv(_Linear):
         return depthwise_conv(x, kernel.astype(x.dtype), bias.astype(x.dtype))
 
 
+@jax.custom_vjp
+def _normalised(x: Array) -> Array:
+    return _normalised_forward(x)[0]
+
+
+def _normalised_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
+    x = x - _channel_mean(x)
+    scale = lax.rsqrt(_channel_mean(jnp.square(x)) + 1e-6)
+    return x * scale, (x * scale, scale)
+
+
+def _normalised_backward(
+    residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array]:
+    y, scale = residuals
+    along = y * _channel_mean(gradient * y)
+    return (scale * (gradient - _channel_mean(gradient) - along),)
+
+
+_normalised.defvjp(_normalised_forward, _normalised_backward)
+
+
 class LayerNorm(nn.Module):
-    """Normalisation over channels in float32, with eps 1e-6."""
+    """Normalisation over channels in float32, with eps 1e-6.
+
+    Returns what is normalised, and the scale and bias [C] that are still to be applied:
+    the `before` of a `Dense`.
+    """
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> tuple[Array, tuple[Array, Array]]:
         channels, dtype = x.shape[-1:], x.dtype
         scale = self.param("scale", nn.initializers.ones, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
-        x = widened(x)
-        x = x - _channel_mean(x)
-        x = x * (lax.rsqrt(_channel_mean(jnp.square(x)) + 1e-6) * scale) + bias
-        return x.astype(dtype)
+        return _normalised(widened(x)).astype(dtype), (scale, bias)
 
 
 class BatchNorm(nn.Module):
