@@ -197,11 +197,9 @@ def run_reference(checkout: str | Path, case: Case) -> Arrays:
     with TemporaryDirectory(prefix="lightbsr-compare-") as scratch:
         given, made = Path(scratch, "case.npz"), Path(scratch, "results.npz")
         np.savez(given, meta=json.dumps(case.meta), **case.arrays)
-        module = "lightbsr_jax.interop.reference"
-        if program != "lightbsr":
-            module = "lightbsr_jax.interop.peer_reference"
+        module = "lightbsr_jax.interop.peer_reference"
         done = subprocess.run(
-            [sys.executable, "-B", "-m", module, checkout, given, made],
+            [sys.executable, "-m", module, checkout, given, made],
             cwd=scratch,  # what it might write goes there
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             capture_output=True,
