@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.interop import compare
+from lightbsr_jax.methods import METHODS
 
 OURS, EAGER, CHANNELS_LAST, COMPILED = "ours", "eager", "channels-last", "compiled"
 SHORTEST = 0.2  # seconds of a measurement: shorter work is repeated
@@ -51,7 +52,7 @@ class Case(NamedTuple):
     method: str = "lightbsr"
 
 
-_PEERS = {"kdsr": "KDSR", "dasr": "DASR"}
+_PEERS = {name: METHODS[name].title for name in ("kdsr", "dasr")}
 _BATCH = {"batch": 4, "crops": 4, "lr_crop": 48}
 CASES = [
     *(

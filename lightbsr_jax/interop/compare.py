@@ -49,18 +49,6 @@ WIDE = 1e-8  # in float64
 PSNR = 1e-3  # dB
 ROUNDED = 1e-3  # of the values in rounded images may be a level apart
 
-_SHARED = ("utils/util.py", "utility.py")
-CHECKOUTS = {  # what a method's checkout is known by, and used of it
-    "lightbsr": (
-        "model/student.py",
-        "model/teacher.py",
-        "moco/builder.py",
-        "loss/distillation_loss.py",
-        *_SHARED,
-    ),
-    "kdsr": ("model_TA/blindsr.py", "model_ST/blindsr.py", *_SHARED),
-    "dasr": ("model/blindsr.py", "moco/builder.py", *_SHARED),
-}
 _ROUNDING_ALLOWED = 3  # times what float32 costs the reference
 
 Measure = Literal["relative", "absolute", "level", "cancelled"]
@@ -218,11 +206,11 @@ def find_program(checkout: str | Path) -> tuple[str, Path]:
     Raises UserError where it is of none.
     """
     for folder in (Path(checkout).resolve(), Path(checkout, "KDSR-classic").resolve()):
-        for name, files in CHECKOUTS.items():
-            if all((folder / file).is_file() for file in files):
+        for name, method in methods.METHODS.items():
+            if all((folder / file).is_file() for file in method.checkout):
                 return name, folder
     known = ", ".join(method.reference for method in methods.METHODS.values())
-    files = CHECKOUTS["lightbsr"]
+    files = methods.METHODS["lightbsr"].checkout
     missing = [name for name in files if not Path(checkout, name).is_file()]
     raise UserError(
         f"{Path(checkout).resolve()} is no checkout of a reference: of LightBSR's it "
