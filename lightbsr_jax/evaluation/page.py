@@ -84,8 +84,9 @@ tr.measured > *, tr.measured th:first-child { background: var(--faint); }
 tr.ours > *, tr.ours th:first-child { background: var(--tint); }
 .ssim { display: block; font-size: .75rem; font-weight: 400; line-height: 1.2; }
 .example { margin: 0 0 1rem; }
-.views { display: grid; gap: .6rem; grid-template-columns: 1.35fr repeat(4, 1fr); }
-.views.three { grid-template-columns: 1.35fr repeat(3, 1fr); }
+.views {
+  display: grid; gap: .6rem; grid-template-columns: 1.35fr repeat(var(--crops), 1fr);
+}
 .views img { width: 100%; display: block; border-radius: 4px; }
 .crop img { image-rendering: pixelated; aspect-ratio: 1; }
 .views figure { margin: 0; }
@@ -98,7 +99,7 @@ figcaption strong { color: var(--ink); }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8125rem; }
 @media (max-width: 700px) {
   body { padding: 1.25rem .8rem 3rem; }
-  .views, .views.three { grid-template-columns: 1fr 1fr; }
+  .views { grid-template-columns: 1fr 1fr; }
   .whole { grid-column: 1 / -1; }
   th, td { padding: .35rem .55rem; }
   th:first-child { white-space: normal; max-width: 9rem; }
@@ -220,8 +221,8 @@ def _example(example: Example) -> str:
             f'<figure class="crop">{_image(pixels, f"{version} of {name}")}'
             f"<figcaption>{caption}</figcaption></figure>"
         )
-    style = "views" if len(views) == 5 else "views three"
-    return f'<div class="example card {style}">{"".join(views)}</div>'
+    columns = f"--crops:{len(example.crops)}"
+    return f'<div class="example card views" style="{columns}">{"".join(views)}</div>'
 
 
 def _separation(found: Findings, drawn: Plots) -> str:
