@@ -34,10 +34,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightbsr_jax.errors import UserError
-from lightbsr_jax.interop import compare
-from lightbsr_jax.methods import METHODS
-
 OURS, EAGER, CHANNELS_LAST, COMPILED = "ours", "eager", "channels-last", "compiled"
 SHORTEST = 0.2  # seconds of a measurement: shorter work is repeated
 
@@ -52,7 +48,7 @@ class Case(NamedTuple):
     method: str = "lightbsr"
 
 
-_PEERS = {name: METHODS[name].title for name in ("kdsr", "dasr")}
+_PEERS = {"kdsr": "KDSR", "dasr": "DASR"}
 _BATCH = {"batch": 4, "crops": 4, "lr_crop": 48}
 CASES = [
     *(
@@ -138,10 +134,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.groups) - set(GROUPS):
         parser.error(f"{', '.join(unknown)}: no group of {', '.join(GROUPS)}")
-    try:
-        checkouts = dict(compare.find_program(d) for d in arguments.reference)
-    except UserError as error:
-        parser.error(str(error))
+    checkouts = find_checkouts(parser, arguments.reference)
     cases = [
         (case, dtype)
         for case in CASES
@@ -168,6 +161,20 @@ def main() -> None:
             if arguments.json:
                 results = json.dumps({"machine": machine, "rows": rows}, indent=1)
                 Path(arguments.json).write_text(results + "\n")
+
+
+def find_checkouts(
+    parser: argparse.ArgumentParser, folders: Sequence[str]
+) -> dict[str, Path]:
+    """The folders by the methods that they are checkouts of."""
+    # Here, since the workers import this file: PyTorch's have no use for JAX.
+    from lightbsr_jax.errors import UserError
+    from lightbsr_jax.interop import compare
+
+    try:
+        return dict(compare.find_program(folder) for folder in folders)
+    except UserError as error:
+        parser.error(str(error))
 
 
 def prepare(

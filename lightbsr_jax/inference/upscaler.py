@@ -273,14 +273,14 @@ class _Run:
         """A body of `BlindNetwork.new_block`s, in a row or in groups of rows."""
         groups = _groups(self._network)
         if groups is None:
-            return self._row(x, (), channel)
+            return self._blocks(x, (), channel)
         for group in map(np.int32, range(groups)):
-            y = self._row(x, (group,), channel)
+            y = self._blocks(x, (group,), channel)
             halo = stages.PLAIN_MERGE
             self._sweep(stages.plain_merge, halo, [y, x], group, into=x)
         return x
 
-    def _row(self, x: Map, group: tuple[np.int32, ...], channel: np.ndarray) -> Map:
+    def _blocks(self, x: Map, group: tuple[np.int32, ...], channel: np.ndarray) -> Map:
         """The output of a row of such blocks; `x` stays."""
         out = Map(self._grid)
         for index in map(np.int32, range(self._network.blocks)):
