@@ -228,15 +228,15 @@ def _example(example: Example) -> str:
 def _separation(found: Findings, drawn: Plots) -> str:
     if found.separation is None:
         return ""
+    lines = _lines(findings.separation_lines(found), found)
+    note = f'<p class="soft">{escape(findings.separation_note(found))}</p>'
     others = [
         _plot(name, svg) for name, svg in drawn.items() if name.startswith(f"{TSNE},")
     ]
-    return (
-        f"{_lines(findings.separation_lines(found), found.method)}"
-        f'<div class="beside">{_plot(TSNE, drawn[TSNE])}'
-        f'<p class="soft">{escape(findings.separation_note(found))}</p></div>'
-        f'<div class="grid">{"".join(others)}</div>'
-    )
+    if not others:
+        return f'{lines}<div class="beside">{_plot(TSNE, drawn[TSNE])}{note}</div>'
+    first = _plot(f"{TSNE}, {found.method}", drawn[TSNE])
+    return f'{lines}{note}<div class="grid">{first}{"".join(others)}</div>'
 
 
 def _cost(found: Findings, drawn: Plots) -> str:
@@ -246,7 +246,7 @@ def _cost(found: Findings, drawn: Plots) -> str:
     if "complexity" in drawn:
         figure = _plot("PSNR against operations", drawn["complexity"])
     return (
-        f"{_lines(findings.cost_lines(found), found.method)}"
+        f"{_lines(findings.cost_lines(found), found)}"
         f'<div class="beside">{figure}'
         f'<p class="soft">{escape(findings.cost_note(found))}</p></div>'
     )
@@ -264,10 +264,12 @@ def _notes(found: Findings) -> str:
     )
 
 
-def _lines(lines: Lines, ours: str) -> str:
+def _lines(lines: Lines, found: Findings) -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in lines[0])
+    styles = dict.fromkeys(found.networks, " class=measured")
+    styles[found.method] = " class=ours"
     rows = "".join(
-        f"<tr{' class=ours' * (name == ours)}><th>{escape(name)}</th>"
+        f"<tr{styles.get(name, '')}><th>{escape(name)}</th>"
         + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         + "</tr>"
         for name, *cells in lines[1:]
