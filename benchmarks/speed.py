@@ -2,11 +2,14 @@
 
     python -m benchmarks.speed
     python -m benchmarks.speed inference teacher --reference LightBSR --json speed.json
+    python -m benchmarks.speed inference kernels --only "1 x 256 x 256" \\
+        --reference LightBSR KDSR DASR
 
-LightBSR is a checkout of the reference, which is used as it is. Each side of a case has
-a process of its own, and they take turns: a round is one measurement of each, the table
-holds medians over rounds and ratios of them. `--against eager channels-last compiled`
-measures the reference under torch.compile as well, which takes minutes.
+LightBSR, KDSR and DASR are checkouts of the references, which are used as they are.
+Each side of a case has a process of its own, and they take turns: a round is one
+measurement of each, the table holds medians over rounds and ratios of them.
+`--against eager channels-last compiled` measures the references under torch.compile as
+well, which takes minutes.
 
 - The floor is what the machine takes at its best: the least operations at the rate of a
   large matrix product, or the bytes of input and output at the rate of a large sum.
@@ -26,7 +29,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,14 +45,37 @@ class Case(NamedTuple):
     name: str
     work: str
     options: dict[str, Any]
+    method: str = "lightbsr"
 
 
+_PEERS = {"kdsr": "KDSR", "dasr": "DASR"}
 _BATCH = {"batch": 4, "crops": 4, "lr_crop": 48}
 CASES = [
     *(
         Case("inference", f"{b} x {s} x {s}", "restore", {"batch": b, "size": s})
         for s in (64, 256, 512)
         for b in (1, 8)
+    ),
+    *(
+        Case(
+            "inference",
+            f"1 x 256 x 256, {peer}",
+            "restore",
+            {"batch": 1, "size": 256},
+            method,
+        )
+        for method, peer in _PEERS.items()
+    ),
+    *(
+        Case(
+            "kernels",
+            f"{b} x {s} x {s}, {peer}" + ", with gradients" * learns,
+            "modulate",
+            {"batch": b, "size": s, "learns": learns},
+            method,
+        )
+        for method, peer in _PEERS.items()
+        for b, s, learns in ((1, 256, False), (32, 48, True))
     ),
     Case("upscaler", "256 x 256", "upscale", {"size": 256}),
     Case("upscaler", "640 x 640", "upscale", {"size": 640}),
@@ -78,7 +104,8 @@ CASES = [
 ]
 GROUPS = list(dict.fromkeys(case.group for case in CASES))
 IN_BFLOAT16 = ("restore", "upscale", "train")
-EAGER_ONLY = ("degrade", "contrast", "score")
+# The peers cannot take several images with the channels last.
+EAGER_ONLY = ("modulate", "degrade", "contrast", "score")
 
 
 def main() -> None:
@@ -87,7 +114,13 @@ def main() -> None:
     )
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=", ".join(GROUPS))
     parser.add_argument("--only", metavar="TEXT", help="of the cases, in their names")
-    parser.add_argument("--reference", metavar="DIR", help="a checkout of it")
+    parser.add_argument(
+        "--reference",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="checkouts of LightBSR, KDSR and DASR, or of some of them",
+    )
     modes = (EAGER, CHANNELS_LAST, COMPILED)
     parser.add_argument("--against", nargs="+", choices=modes, default=list(modes[:2]))
     parser.add_argument("--dtype", nargs="+", default=["float32"])
@@ -101,6 +134,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.groups) - set(GROUPS):
         parser.error(f"{', '.join(unknown)}: no group of {', '.join(GROUPS)}")
+    checkouts = find_checkouts(parser, arguments.reference)
     cases = [
         (case, dtype)
         for case in CASES
@@ -110,7 +144,9 @@ def main() -> None:
         and (dtype == "float32" or case.work in IN_BFLOAT16)
     ]
     with tempfile.TemporaryDirectory(prefix="lightbsr-speed-") as scratch:
-        weights = Path(scratch, "case.npz")
+        weights = {
+            case.method: Path(scratch, f"{case.method}.npz") for case, _ in cases
+        }
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             machine = pool.apply(
                 prepare, (weights, arguments.dtype, arguments.processor_time)
@@ -119,23 +155,41 @@ def main() -> None:
         print(heading())
         rows = []
         for case, dtype in cases:
-            rows.append(measure(case, dtype, weights, machine, arguments))
+            file, checkout = weights[case.method], checkouts.get(case.method)
+            rows.append(measure(case, dtype, file, checkout, machine, arguments))
             print(line(rows[-1]), flush=True)
             if arguments.json:
                 results = json.dumps({"machine": machine, "rows": rows}, indent=1)
                 Path(arguments.json).write_text(results + "\n")
 
 
-def prepare(weights: Path, dtypes: Sequence[str], on_processor: bool) -> dict[str, Any]:
-    """Saves the weights of both sides; what the machine can do."""
+def find_checkouts(
+    parser: argparse.ArgumentParser, folders: Sequence[str]
+) -> dict[str, Path]:
+    """The folders by the methods that they are checkouts of."""
+    # Here, since the workers import this file: PyTorch's have no use for JAX.
+    from lightbsr_jax.errors import UserError
+    from lightbsr_jax.interop import compare
+
+    try:
+        return dict(compare.find_program(folder) for folder in folders)
+    except UserError as error:
+        parser.error(str(error))
+
+
+def prepare(
+    weights: Mapping[str, Path], dtypes: Sequence[str], on_processor: bool
+) -> dict[str, Any]:
+    """Saves the weights of both sides, by method; what the machine can do."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     from lightbsr_jax.interop import case
 
-    made = case.make(scale=4, setting=2, stages=(1,))
-    np.savez(weights, meta=json.dumps(made.meta), **made.arrays)
+    for method, file in weights.items():
+        made = case.make(scale=4, setting=2, method=method, stages=(1,))
+        np.savez(file, meta=json.dumps(made.meta), **made.arrays)
 
     clock = time.process_time if on_processor else time.perf_counter
 
@@ -203,12 +257,10 @@ def serve(
     mode: str,
     dtype: str,
     weights: Path,
-    checkout: str | None,
+    checkout: Path | None,
     on_processor: bool,
 ) -> None:
     """What a worker's process does."""
-    import sys
-
     clock = time.process_time if on_processor else time.perf_counter
 
     about: dict[str, Any] = {}
@@ -221,7 +273,6 @@ def serve(
         side = speed_ours.Side(weights, dtype)
         do, *about["floor"] = getattr(side, case.work)(**case.options)
     else:
-        sys.dont_write_bytecode = True  # in the checkout
         from benchmarks import speed_reference
 
         imported = peak_bytes()
@@ -260,21 +311,20 @@ def measure(
     case: Case,
     dtype: str,
     weights: Path,
+    checkout: Path | None,
     machine: dict[str, Any],
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     """A row of the table."""
     modes = [OURS]
-    if arguments.reference:
+    if checkout is not None:
         modes += [
             mode
             for mode in arguments.against
             if mode == EAGER or case.work not in EAGER_ONLY
         ]
     workers = {
-        mode: Worker(
-            case, mode, dtype, weights, arguments.reference, arguments.processor_time
-        )
+        mode: Worker(case, mode, dtype, weights, checkout, arguments.processor_time)
         for mode in modes
     }
     for _ in range(arguments.rounds):

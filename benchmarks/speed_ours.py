@@ -21,6 +21,8 @@ from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.interop import case, ours
 from lightbsr_jax.model import Model
 from lightbsr_jax.networks.complexity import multiply_accumulates
+from lightbsr_jax.networks.dasr import DegradationAwareConv
+from lightbsr_jax.networks.dynamic import DynamicDepthwise
 from lightbsr_jax.networks.lightbsr import LightBSR
 from lightbsr_jax.training import contrast, parallel, steps
 from lightbsr_jax.training.state import fresh_optimizer, fresh_run
@@ -52,10 +54,28 @@ class Side:
         return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
     def restore(self, *, batch: int, size: int) -> Work:
-        """Whole images through the student."""
+        """Whole images through the student, or DASR."""
         student = self._student()
         lr = jax.device_put(self._uniform(batch, size, size, 3))
         return _work(student.restore, lr)
+
+    def modulate(self, *, batch: int, size: int, learns: bool) -> Work:
+        """The method's layer whose depthwise kernels are made for each image."""
+        layer = DynamicDepthwise()
+        if self.case.meta["method"] == "dasr":
+            layer = DegradationAwareConv()
+        x = jax.device_put(self._uniform(batch, size, size, 64))
+        idr = jax.device_put(self._uniform(batch, 64))
+        params = layer.init(jax.random.key(0), x, idr)
+        if not learns:
+            return _work(jax.jit(layer.apply), params, x, idr)
+
+        @jax.jit
+        def step(gradient: Array, *arguments: Any) -> Any:
+            result, backward = jax.vjp(layer.apply, *arguments)
+            return result, backward(gradient)
+
+        return _work(step, x, params, x, idr)
 
     def upscale(self, *, size: int) -> Work:
         """A picture by the exact upscaler, in tiles."""
@@ -175,11 +195,12 @@ class Side:
         return Work(do, 0, first.nbytes + second.nbytes)
 
     def _student(self) -> Model:
-        state = self.case.state("student")
+        role = self.case.roles[-1]
+        state = self.case.state(role)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        network = LightBSR(SCALE, dtype=jnp.dtype(self.dtype))
+        network = self.case.network.clone(dtype=jnp.dtype(self.dtype))
         basis = self.case.arrays["basis"]
-        return Model("student", SETTING, network, jax.device_put(variables), basis)
+        return Model(role, SETTING, network, jax.device_put(variables), basis)
 
     def _uniform(self, *shape: int) -> np.ndarray:
         return self.random.uniform(size=shape).astype(np.float32)

@@ -1,21 +1,20 @@
-"""The reference's side of `benchmarks.speed`, by the names of `speed_ours`.
+"""The references' side of `benchmarks.speed`, by the names of `speed_ours`.
 
-The checkout is driven as `lightbsr compare` drives it: as it is, without CUDA where
+A checkout is driven as `lightbsr compare` drives it: as it is, without CUDA where
 there is none. The modes are PyTorch's eager one, that with channels-last weights and
 images, and torch.compile.
 """
 
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightbsr_jax.interop.reference import DEVICE, Reference
+from lightbsr_jax.interop import peer_reference
+from lightbsr_jax.interop.reference import DEVICE
 
 Do = Callable[[], Any]
 
@@ -23,10 +22,9 @@ Do = Callable[[], Any]
 class Side:
     """The reference in `checkout` with the weights in `weights`."""
 
-    def __init__(self, checkout: str, weights: Path, dtype: str, mode: str) -> None:
-        case = dict(np.load(weights))
-        self.meta = json.loads(str(case.pop("meta")))
-        self.reference = Reference(checkout, self.meta, case)
+    def __init__(self, checkout: Path, weights: Path, dtype: str, mode: str) -> None:
+        self.reference = peer_reference.load(checkout, weights)
+        self.meta = self.reference.meta
         self.dtype = getattr(torch, dtype)
         self.mode = mode
         self.random = torch.Generator().manual_seed(0)
@@ -37,7 +35,8 @@ class Side:
         return torch.cuda.max_memory_allocated()
 
     def restore(self, *, batch: int, size: int) -> Do:
-        model = self._formatted(self.reference.model("student").eval())
+        role = self.reference.roles[0]
+        model = self._formatted(self.reference.model(role).eval())
         if self.mode == "compiled":
             model.compile()
         lr = self._formatted(self._uniform(batch, 3, size, size))
@@ -45,7 +44,24 @@ class Side:
         @torch.no_grad()
         def do() -> None:
             with self._autocast():
-                model(lr)
+                self.reference.restore(role, model, lr)
+            _wait()
+
+        return do
+
+    def modulate(self, *, batch: int, size: int, learns: bool) -> Do:
+        model = self.reference.model(self.reference.roles[0])
+        layer = model.get_submodule("G.body.0.body.0.da_conv1")
+        x = self._uniform(batch, 64, size, size).requires_grad_(learns)
+        idr = self._uniform(batch, 64).requires_grad_(learns)
+        gradient = self._uniform(batch, 64, size, size)
+
+        def do() -> None:
+            with torch.set_grad_enabled(learns):
+                result = layer([x, idr])
+            if learns:
+                learnt = [x, idr, *layer.parameters()]
+                torch.autograd.grad(result, learnt, gradient)
             _wait()
 
         return do

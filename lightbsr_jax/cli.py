@@ -326,8 +326,8 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "convert",
         help="exchange weights with the PyTorch reference",
-        description="Exchange weights with the PyTorch reference of LightBSR, KDSR or "
-        "DASR (the names of the weights tell which), either way: from its state dict "
+        description="Exchange weights with the PyTorch reference of LightBSR or one "
+        "of its peers (the weights tell which), either way: from its state dict "
         "into a new working directory, which eval.py and train.py take as any other, "
         "or from a working directory's newest checkpoint, or weights that come with "
         "this program, into a state dict. State dicts end in .pt or .pth (these take "

@@ -31,6 +31,7 @@ Shapes = Mapping[str, tuple[int, ...]]  # of tensors by their names
 # Prefixes of torch's names: two branches that contrast, or a lone estimator.
 PRINCIPAL, MOMENTUM = "E.encoder_q.", "E.encoder_k."
 LONE = "E."
+_UTILITIES = ("utils/util.py", "utility.py")  # that all the published programs have
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Method:
     contrasts: Literal["all", "pair"] | None
     pixel_range: float  # in which L_SR is measured
     reference: str  # where the published program is
+    checkout: tuple[str, ...]  # files that are used of it, and by which it is known
     published: Mapping[str, int]  # the network's sizes that are fixed in its code
     layers: Callable[[Any, str], Names] = field(repr=False)  # network, prefix
     recognise: Callable[[Shapes], tuple[BlindNetwork, str] | None] = field(repr=False)
@@ -284,6 +286,13 @@ METHODS = {
         contrasts="all",
         pixel_range=255,
         reference="github.com/MJ-NCEPU/LightBSR",
+        checkout=(
+            "model/student.py",
+            "model/teacher.py",
+            "moco/builder.py",
+            "loss/distillation_loss.py",
+            *_UTILITIES,
+        ),
         published={"groups": 8, "blocks": 8},
         layers=_lightbsr_layers,
         recognise=_recognise_lightbsr,
@@ -301,6 +310,7 @@ METHODS = {
         contrasts=None,
         pixel_range=1,
         reference="github.com/Zj-BinXia/KDSR (its folder KDSR-classic)",
+        checkout=("model_TA/blindsr.py", "model_ST/blindsr.py", *_UTILITIES),
         published={},  # they are options there
         layers=_kdsr_layers,
         recognise=_recognise_kdsr,
@@ -316,6 +326,7 @@ METHODS = {
         contrasts="pair",
         pixel_range=255,
         reference="github.com/The-Learning-And-Vision-Atelier-LAVA/DASR",
+        checkout=("model/blindsr.py", "moco/builder.py", *_UTILITIES),
         published={"groups": 5, "blocks": 5},
         layers=_dasr_layers,
         recognise=_recognise_dasr,

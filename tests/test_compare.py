@@ -21,6 +21,7 @@ from jax import Array
 from PIL import Image
 from test_weights import left_behind, reference_tensors, save
 
+from lightbsr_jax import methods
 from lightbsr_jax.cli import main
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.interop import case as cases
@@ -411,7 +412,7 @@ def test_mistakes_read_as_one_line(arguments, message, tmp_path, capsys) -> None
 
 
 def test_network_that_the_reference_cannot_have(recording, tmp_path) -> None:
-    for name in compare.CHECKOUTS["lightbsr"]:
+    for name in methods.METHODS["lightbsr"].checkout:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with pytest.raises(UserError, match="the reference has {'groups': 8"):

@@ -331,7 +331,7 @@ def test_network_is_torchs(name: str) -> None:
 def test_checkouts_are_recognised(tmp_path: Path) -> None:
     folders = {"kdsr": "a/KDSR-classic", "dasr": "b", "lightbsr": "c"}
     for program, folder in folders.items():
-        for name in compare.CHECKOUTS[program]:
+        for name in methods.METHODS[program].checkout:
             (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / folder / name).touch()
     found = [compare.find_program(tmp_path / name) for name in "abc"]

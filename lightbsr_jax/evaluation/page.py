@@ -84,8 +84,9 @@ tr.measured > *, tr.measured th:first-child { background: var(--faint); }
 tr.ours > *, tr.ours th:first-child { background: var(--tint); }
 .ssim { display: block; font-size: .75rem; font-weight: 400; line-height: 1.2; }
 .example { margin: 0 0 1rem; }
-.views { display: grid; gap: .6rem; grid-template-columns: 1.35fr repeat(4, 1fr); }
-.views.three { grid-template-columns: 1.35fr repeat(3, 1fr); }
+.views {
+  display: grid; gap: .6rem; grid-template-columns: 1.35fr repeat(var(--crops), 1fr);
+}
 .views img { width: 100%; display: block; border-radius: 4px; }
 .crop img { image-rendering: pixelated; aspect-ratio: 1; }
 .views figure { margin: 0; }
@@ -98,7 +99,7 @@ figcaption strong { color: var(--ink); }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8125rem; }
 @media (max-width: 700px) {
   body { padding: 1.25rem .8rem 3rem; }
-  .views, .views.three { grid-template-columns: 1fr 1fr; }
+  .views { grid-template-columns: 1fr 1fr; }
   .whole { grid-column: 1 / -1; }
   th, td { padding: .35rem .55rem; }
   th:first-child { white-space: normal; max-width: 9rem; }
@@ -220,22 +221,22 @@ def _example(example: Example) -> str:
             f'<figure class="crop">{_image(pixels, f"{version} of {name}")}'
             f"<figcaption>{caption}</figcaption></figure>"
         )
-    style = "views" if len(views) == 5 else "views three"
-    return f'<div class="example card {style}">{"".join(views)}</div>'
+    columns = f"--crops:{len(example.crops)}"
+    return f'<div class="example card views" style="{columns}">{"".join(views)}</div>'
 
 
 def _separation(found: Findings, drawn: Plots) -> str:
     if found.separation is None:
         return ""
+    lines = _lines(findings.separation_lines(found), found)
+    note = f'<p class="soft">{escape(findings.separation_note(found))}</p>'
     others = [
         _plot(name, svg) for name, svg in drawn.items() if name.startswith(f"{TSNE},")
     ]
-    return (
-        f"{_lines(findings.separation_lines(found), found.method)}"
-        f'<div class="beside">{_plot(TSNE, drawn[TSNE])}'
-        f'<p class="soft">{escape(findings.separation_note(found))}</p></div>'
-        f'<div class="grid">{"".join(others)}</div>'
-    )
+    if not others:
+        return f'{lines}<div class="beside">{_plot(TSNE, drawn[TSNE])}{note}</div>'
+    first = _plot(f"{TSNE}, {found.method}", drawn[TSNE])
+    return f'{lines}{note}<div class="grid">{first}{"".join(others)}</div>'
 
 
 def _cost(found: Findings, drawn: Plots) -> str:
@@ -245,7 +246,7 @@ def _cost(found: Findings, drawn: Plots) -> str:
     if "complexity" in drawn:
         figure = _plot("PSNR against operations", drawn["complexity"])
     return (
-        f"{_lines(findings.cost_lines(found), found.method)}"
+        f"{_lines(findings.cost_lines(found), found)}"
         f'<div class="beside">{figure}'
         f'<p class="soft">{escape(findings.cost_note(found))}</p></div>'
     )
@@ -263,10 +264,12 @@ def _notes(found: Findings) -> str:
     )
 
 
-def _lines(lines: Lines, ours: str) -> str:
+def _lines(lines: Lines, found: Findings) -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in lines[0])
+    styles = dict.fromkeys(found.networks, " class=measured")
+    styles[found.method] = " class=ours"
     rows = "".join(
-        f"<tr{' class=ours' * (name == ours)}><th>{escape(name)}</th>"
+        f"<tr{styles.get(name, '')}><th>{escape(name)}</th>"
         + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         + "</tr>"
         for name, *cells in lines[1:]

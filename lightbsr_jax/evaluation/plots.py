@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from lightbsr_jax.evaluation import published
 from lightbsr_jax.evaluation.findings import Findings, mean_psnr
@@ -123,6 +124,9 @@ def complexity(found: Findings) -> str | None:
                 fontsize=8,
             )
         axes.set(xscale="log", xlabel="operations (G)", ylabel="mean PSNR (dB)")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(0.15, 0.25)
         return _svg(figure)
 

@@ -25,7 +25,6 @@ from lightbsr_jax.inference.tiles import (
     with_halo,
     without_halo,
 )
-from lightbsr_jax.networks import dasr, kdsr
 from lightbsr_jax.networks.adaptation import (
     FEATURES,
     SPATIAL_FEATURES,
@@ -39,10 +38,11 @@ from lightbsr_jax.networks.layers import Conv
 from lightbsr_jax.networks.lightbsr import LightBSR
 
 # How far a stage's convolutions reach, in LR pixels. (The estimator's is its network's
-# `reach`: a multiple of 4, so that its strides fall as in the whole image.)
+# `reach`: a multiple of 4, so that its strides fall as in the whole image. That of the
+# blocks of other methods is BLOCK_REACH.)
 CONVERT, EXTRACT = 4, 1
 CONVERT_SPATIAL, BLOCK, MERGE, RECONSTRUCT = 2, 6, 4, 4
-DYNAMIC_BLOCK, DYNAMIC_MERGE = 4, 1
+PLAIN_MERGE = 1
 IDR_STEP = 4  # every so many LR pixels the IDR is kept
 _STRIP = 32  # rows that `reconstruct` makes at once: it has most features, by far
 _NO_SUMS = 0.0
@@ -166,7 +166,7 @@ def merge(
 
 
 @partial(inference_jit, static_argnums=0)
-def dynamic_block(
+def plain_block(
     network: BlindNetwork,
     variables: Tree,
     window: Window,
@@ -174,20 +174,20 @@ def dynamic_block(
     place: tuple[Array, ...],
     idr: Array,
 ) -> tuple[Array, float]:
-    """A block of KDSR or DASR, of the `place` on the leading axes; `idr` is [1, F]."""
-    blocks = variables["params"]["restorer"]["body"]
-    if isinstance(network, kdsr.KDSR):
-        block, params = kdsr.Block(), _at(blocks["blocks"], place)
-    else:
-        block, params = dasr.Block(), _at(blocks["groups"]["blocks"], place)
-    x = with_halo(x, DYNAMIC_BLOCK)
+    """The block at a `place`, (group, index) or (index,), by the vector `idr` [1, F].
+
+    Of the methods beside LightBSR.
+    """
+    body = variables["params"]["restorer"]["body"]
+    params = _at(body.get("groups", body)["blocks"], place)
+    x = with_halo(x, network.BLOCK_REACH)
     with at_the_border(window, x.shape[1]):
-        x, _ = block.apply({"params": params}, x, idr.astype(x.dtype))
-    return without_halo(x, DYNAMIC_BLOCK), _NO_SUMS
+        x, _ = network.new_block().apply({"params": params}, x, idr.astype(x.dtype))
+    return without_halo(x, network.BLOCK_REACH), _NO_SUMS
 
 
 @partial(inference_jit, static_argnums=0)
-def dynamic_merge(
+def plain_merge(
     network: BlindNetwork,
     variables: Tree,
     window: Window,
@@ -195,12 +195,12 @@ def dynamic_merge(
     features: Neighbours,
     group: Array,
 ) -> tuple[Array, float]:
-    """The end of a group of DASR's: its convolution, plus the group's input."""
+    """The end of a group of such blocks: its convolution, plus the group's input."""
     params = _group(variables, group)["conv"]
-    x = with_halo(x, DYNAMIC_MERGE)
+    x = with_halo(x, PLAIN_MERGE)
     with at_the_border(window, x.shape[1]):
         x = Conv(x.shape[-1]).apply({"params": params}, x)
-    return with_halo(features, 0) + without_halo(x, DYNAMIC_MERGE), _NO_SUMS
+    return with_halo(features, 0) + without_halo(x, PLAIN_MERGE), _NO_SUMS
 
 
 @partial(inference_jit, static_argnums=(0, 5))

@@ -27,7 +27,6 @@ from lightbsr_jax.inference.tiles import SMALLEST, Grid, Map, Storage
 from lightbsr_jax.model import Model
 from lightbsr_jax.networks.adaptation import FEATURES
 from lightbsr_jax.networks.blind import BlindNetwork
-from lightbsr_jax.networks.kdsr import KDSR
 from lightbsr_jax.networks.lightbsr import LightBSR
 
 LARGEST = 256  # pixels along a tile's side; more saves little
@@ -214,7 +213,7 @@ class _Run:
         features = Map(self._grid)
         sums = self._sweep(stages.extract, stages.EXTRACT, [self._lr], into=features)
         if not adapts:
-            return self._reconstruct(self._dynamic(features, channel), dtype)
+            return self._reconstruct(self._body(features, channel), dtype)
         means = self._mean(sums)
         for group in map(np.int32, range(self._network.groups)):
             means, channel = self._group(group, features, means, channel, spatial)
@@ -270,25 +269,24 @@ class _Run:
         )
         return self._mean(sums), channel
 
-    def _dynamic(self, x: Map, channel: np.ndarray) -> Map:
-        """The body of KDSR, blocks in a row, or of DASR, groups of them."""
-        if isinstance(self._network, KDSR):
-            return self._dynamic_blocks(x, (), channel)
-        for group in map(np.int32, range(self._network.groups)):
-            y = self._dynamic_blocks(x, (group,), channel)
-            halo = stages.DYNAMIC_MERGE
-            self._sweep(stages.dynamic_merge, halo, [y, x], group, into=x)
+    def _body(self, x: Map, channel: np.ndarray) -> Map:
+        """A body of `BlindNetwork.new_block`s, in a row or in groups of rows."""
+        groups = _groups(self._network)
+        if groups is None:
+            return self._blocks(x, (), channel)
+        for group in map(np.int32, range(groups)):
+            y = self._blocks(x, (group,), channel)
+            halo = stages.PLAIN_MERGE
+            self._sweep(stages.plain_merge, halo, [y, x], group, into=x)
         return x
 
-    def _dynamic_blocks(
-        self, x: Map, group: tuple[np.int32, ...], channel: np.ndarray
-    ) -> Map:
-        """The output of a row of blocks of KDSR's or DASR's; `x` stays."""
+    def _blocks(self, x: Map, group: tuple[np.int32, ...], channel: np.ndarray) -> Map:
+        """The output of a row of such blocks; `x` stays."""
         out = Map(self._grid)
         for index in map(np.int32, range(self._network.blocks)):
             given = ((*group, index), channel)
-            halo = stages.DYNAMIC_BLOCK
-            self._sweep(stages.dynamic_block, halo, [x], *given, into=out)
+            halo = self._network.BLOCK_REACH
+            self._sweep(stages.plain_block, halo, [x], *given, into=out)
             x = out
         return out
 
@@ -340,9 +338,13 @@ def _stages(network: BlindNetwork) -> int:
     """How many stages an image goes through."""
     if isinstance(network, LightBSR):
         return 4 + network.groups * (network.blocks + 2)
-    if isinstance(network, KDSR):
-        return 3 + network.blocks
-    return 3 + network.groups * (network.blocks + 1)
+    groups = _groups(network)
+    return 3 + (network.blocks if groups is None else groups * (network.blocks + 1))
+
+
+def _groups(network: BlindNetwork) -> int | None:
+    """How many groups of blocks a body has; None for blocks in one row."""
+    return getattr(network, "groups", None)
 
 
 def _checked(image: np.ndarray) -> np.ndarray:

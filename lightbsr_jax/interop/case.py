@@ -280,6 +280,8 @@ def _seeded_weights(meta: Mapping[str, Any], role: str) -> Arrays:
     for name in drawn:
         if name.endswith(".E.0.weight"):  # the estimator's first: it sees pixels
             drawn[name] = drawn[name] / pixel_range
+        if name.endswith(".kernel.2.weight"):  # makes kernels of nine taps
+            drawn[name] = drawn[name] / 3
     return drawn
 
 

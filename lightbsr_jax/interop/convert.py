@@ -24,7 +24,7 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.interop import torch_names, weights
 from lightbsr_jax.interop.torch_names import QUEUE, QUEUE_POINTER
-from lightbsr_jax.methods import MOMENTUM
+from lightbsr_jax.methods import METHODS, MOMENTUM
 from lightbsr_jax.model import Model
 from lightbsr_jax.training import contrast
 from lightbsr_jax.training.state import (
@@ -178,8 +178,8 @@ def infer(
         name, network, role = torch_names.infer(shapes)
     except ValueError as error:
         raise UserError(
-            f"{file} holds no LightBSR, KDSR or DASR of the references: {error}, but "
-            f"{_first(tensors)}"
+            f"{file} holds no {', '.join(m.title for m in METHODS.values())} of the "
+            f"references: {error}, but {_first(tensors)}"
         ) from None
     # Configs of LightBSR do not name it.
     config = {"role": role} | ({"method": name} if name != "lightbsr" else {})

@@ -2,14 +2,16 @@
 
     python -m lightbsr_jax.interop.peer_reference CHECKOUT CASE.npz RESULT.npz
 
-LightBSR's program descends from DASR's by way of KDSR's: degradations, metrics and
-optimisers are the same functions in all three.
+runs the program that the case's weights are of. LightBSR's program descends from DASR's
+by way of KDSR's: degradations, metrics and optimisers are the same functions in all
+three.
 """
 
 import importlib
 import json
 import sys
 from contextlib import AbstractContextManager
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -145,8 +147,15 @@ class DASR(_Peer):
         }
 
 
+def load(checkout: str | Path, case_file: str | Path) -> Reference:
+    """The program in a checkout of the method that a case is of, with that case."""
+    sys.dont_write_bytecode = True  # in the checkout
+    case = dict(np.load(case_file))
+    meta = json.loads(str(case.pop("meta")))
+    program = {"lightbsr": Reference, "kdsr": KDSR, "dasr": DASR}[meta["method"]]
+    return program(str(checkout), meta, case)
+
+
 if __name__ == "__main__":
-    sys.dont_write_bytecode = True
-    with np.load(sys.argv[2]) as file:
-        method = json.loads(str(file["meta"]))["method"]
-    reference.main({"kdsr": KDSR, "dasr": DASR}[method], *sys.argv[1:])
+    checkout, case_file, result_file = sys.argv[1:]
+    reference.run(load(checkout, case_file), result_file)

@@ -1,18 +1,16 @@
 """The PyTorch reference's side of a comparison, in a process of its own.
 
-    python -m lightbsr_jax.interop.reference CHECKOUT CASE.npz RESULT.npz
-
-CHECKOUT is an unmodified checkout of the reference, which is imported and called but
-not written to. CASE holds weights and inputs, images as [..., H, W, C]; RESULT what the
+An unmodified checkout of the reference is imported and called but not written to. A
+case holds weights and inputs, images as [..., H, W, C]; the results are what the
 reference makes of them, in torch's layouts, by the names that `ours` uses as well. How
-far its float32 is from its own float64 stands there as `rounding/...`.
+far its float32 is from its own float64 stands there as `rounding/...`. It is run, as
+the programs of the other methods are, by `peer_reference`.
 
 What the reference needs and does without here: CUDA (it moves tensors there without
 asking), and packages that it imports but does not use for any number, such as timm.
 """
 
 import importlib
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -37,12 +35,8 @@ STUBS = {
 }
 
 
-def main(
-    program: type["Reference"], checkout: str, case_file: str, result_file: str
-) -> None:
-    """Write what the `program` in a checkout makes of a case."""
-    case = dict(np.load(case_file))
-    reference = program(checkout, json.loads(str(case.pop("meta"))), case)
+def run(reference: "Reference", result_file: str) -> None:
+    """Write what a program makes of its case."""
     # On operands as small as the case's, threads that wait for each other cost up to
     # thirty times more than they save.
     threads = torch.get_num_threads()
@@ -498,8 +492,3 @@ def _numpy(value: Any) -> np.ndarray:
     if isinstance(value, Tensor):
         value = value.detach().cpu().numpy()
     return np.array(value)
-
-
-if __name__ == "__main__":
-    sys.dont_write_bytecode = True
-    main(Reference, *sys.argv[1:])

@@ -20,6 +20,7 @@ from lightbsr_jax.networks.layers import (
     LayerNorm,
     gelu,
     global_mean,
+    in_a_row,
 )
 
 FEATURES = 64
@@ -136,21 +137,11 @@ class AdaptationGroup(nn.Module):
             channel = ChannelConverter(name="channel_converter")(channel)
         if self.converter_blocks and self.spatial_modulation:
             spatial = SpatialConverter(name="spatial_converter")(spatial)
-        block, mixing = AdaptationBlock, Mixing
-        if self.remat:
-            block = nn.remat(AdaptationBlock, prevent_cse=False)
-            mixing = nn.remat(Mixing, prevent_cse=False)
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.blocks,
-        )
-        scanned = blocks(
+        mixing = nn.remat(Mixing, prevent_cse=False) if self.remat else Mixing
+        blocks = in_a_row(AdaptationBlock, self.blocks, remat=self.remat)(
             self.spatial_modulation, self.channel_modulation, name="blocks"
         )
-        x, _ = scanned(features, channel, spatial)
+        x, _ = blocks(features, channel, spatial)
         x = x + mixing(name="convnext")(x)
         features = features + Conv(FEATURES, name="conv")(x)
         return (features, channel, spatial), None
@@ -168,13 +159,7 @@ class AdaptationModule(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array, channel: Array, spatial: Array) -> Array:
-        groups = nn.scan(
-            AdaptationGroup,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True},
-            length=self.groups,
-        )
-        scanned = groups(
+        groups = in_a_row(AdaptationGroup, self.groups)(
             self.blocks,
             self.remat,
             self.spatial_modulation,
@@ -182,5 +167,5 @@ class AdaptationModule(nn.Module):
             self.converter_blocks,
             name="groups",
         )
-        (x, _, _), _ = scanned((features, channel, spatial))
+        (x, _, _), _ = groups((features, channel, spatial))
         return features + Conv(FEATURES, name="conv")(x)

@@ -11,9 +11,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from lightbsr_jax.networks.blind import BlindNetwork, Restorer, check_scale
-from lightbsr_jax.networks.dynamic import DynamicDepthwise, scanned
+from lightbsr_jax.networks.dynamic import DynamicDepthwise
 from lightbsr_jax.networks.estimator import Estimator, Projector
-from lightbsr_jax.networks.layers import Conv, Dense, global_mean, leaky_relu, widened
+from lightbsr_jax.networks.layers import (
+    Conv,
+    Dense,
+    global_mean,
+    in_a_row,
+    leaky_relu,
+    widened,
+)
 
 FEATURES = 64
 
@@ -59,7 +66,8 @@ class Group(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, idr: Array) -> tuple[Array, None]:
-        y, _ = scanned(Block, self.blocks, remat=self.remat)(x, idr)
+        blocks = in_a_row(Block, self.blocks, remat=self.remat)(name="blocks")
+        y, _ = blocks(x, idr)
         return x + Conv(FEATURES, name="conv")(y), None
 
 
@@ -72,14 +80,8 @@ class Body(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array, idr: Array) -> Array:
-        groups = nn.scan(
-            Group,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.groups,
-        )
-        x, _ = groups(self.blocks, self.remat, name="groups")(features, idr)
+        groups = in_a_row(Group, self.groups)(self.blocks, self.remat, name="groups")
+        x, _ = groups(features, idr)
         return features + Conv(FEATURES, name="conv")(x)
 
 
@@ -87,6 +89,7 @@ class DASR(BlindNetwork):
     """The network at scale 2, 3 or 4."""
 
     PIXEL_RANGE: ClassVar[float] = 255.0
+    BLOCK_REACH: ClassVar[int] = 4
 
     scale: int = 4
     groups: int = 5
@@ -111,3 +114,8 @@ class DASR(BlindNetwork):
         """The restorer that a network of this kind has."""
         body = Body(self.groups, self.blocks, self.remat, parent=None)
         return Restorer(self.scale, body, FEATURES, self.PIXEL_RANGE, parent=None)
+
+    @nn.nowrap
+    def new_block(self) -> Block:
+        """One of the body's."""
+        return Block(parent=None)

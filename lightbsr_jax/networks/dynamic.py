@@ -1,6 +1,6 @@
-"""Blocks whose depthwise kernels are made for each image: what KDSR and DASR modulate.
+"""Depthwise kernels that are made for each image: how KDSR and DASR modulate.
 
-`x` is [B, h, w, F], `idr` a vector [B, F]. Blocks are scanned, as in `adaptation`.
+`x` is [B, h, w, F], `idr` a vector [B, F].
 """
 
 import flax.linen as nn
@@ -22,17 +22,3 @@ class DynamicDepthwise(nn.Module):
         kernel = Dense(9 * features, use_bias=False, name="kernel")(kernel)
         kernel = kernel.reshape(-1, features, 3, 3)  # torch's order
         return image_depthwise_conv(x, kernel.transpose(0, 2, 3, 1))
-
-
-def scanned(block: type[nn.Module], length: int, *, remat: bool) -> nn.Module:
-    """`length` blocks (x, idr) -> (x, None) in a row, called "blocks"."""
-    if remat:
-        block = nn.remat(block, prevent_cse=False)
-    blocks = nn.scan(
-        block,
-        variable_axes={"params": 0, "intermediates": 0},
-        split_rngs={"params": True},
-        in_axes=nn.broadcast,
-        length=length,
-    )
-    return blocks(name="blocks")

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from lightbsr_jax.networks.blind import BlindNetwork, Restorer, check_scale
-from lightbsr_jax.networks.dynamic import DynamicDepthwise, scanned
+from lightbsr_jax.networks.dynamic import DynamicDepthwise
 from lightbsr_jax.networks.estimator import Projector
 from lightbsr_jax.networks.layers import (
     Conv,
     Dense,
+    in_a_row,
     leaky_relu,
     pixel_unshuffle,
     widened,
@@ -28,7 +29,7 @@ class ResidualBlock(nn.Module):
     """Two convolutions, plus the input."""
 
     @nn.compact
-    def __call__(self, x: Array, _: None = None) -> tuple[Array, None]:
+    def __call__(self, x: Array) -> tuple[Array, None]:
         y = leaky_relu(Conv(x.shape[-1], name="conv_0")(x))
         return x + Conv(x.shape[-1], name="conv_1")(y), None
 
@@ -48,7 +49,8 @@ class Estimator(nn.Module):
         crops = x.shape[:-3]
         x = x.reshape(-1, *x.shape[-3:])
         x = leaky_relu(Conv(self.features, name="conv_0")(x))
-        x, _ = scanned(ResidualBlock, self.blocks, remat=self.remat)(x, None)
+        blocks = in_a_row(ResidualBlock, self.blocks, remat=self.remat)
+        x, _ = blocks(name="blocks")(x)
         for index, factor in enumerate((2, 2, 4), start=1):
             x = leaky_relu(Conv(factor * self.features, name=f"conv_{index}")(x))
         return x.reshape(*crops, *x.shape[-3:])
@@ -81,7 +83,8 @@ class Body(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array, idr: Array) -> Array:
-        x, _ = scanned(Block, self.blocks, remat=self.remat)(features, idr)
+        blocks = in_a_row(Block, self.blocks, remat=self.remat)(name="blocks")
+        x, _ = blocks(features, idr)
         return features + Conv(features.shape[-1], name="conv")(x)
 
 
@@ -89,6 +92,7 @@ class KDSR(BlindNetwork):
     """KDSR-M, at scale 2, 3 or 4; KDSR-L has 128 features, 28 and 5 blocks."""
 
     REDUCTION: ClassVar[int] = 1
+    BLOCK_REACH: ClassVar[int] = 2
 
     scale: int = 4
     features: int = 64
@@ -127,3 +131,8 @@ class KDSR(BlindNetwork):
         """The restorer that a network of this kind has."""
         body = Body(self.blocks, self.remat, parent=None)
         return Restorer(self.scale, body, self.features, parent=None)
+
+    @nn.nowrap
+    def new_block(self) -> Block:
+        """One of the body's."""
+        return Block(parent=None)

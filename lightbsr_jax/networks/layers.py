@@ -11,7 +11,7 @@ the gradients of convolutions and products in the body of a scan: `depthwise_con
 else. Both formulations agree to float rounding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from math import prod, sqrt
@@ -341,6 +341,25 @@ def image_depthwise_conv(x: Array, kernel: Array) -> Array:
     if _plain.value:
         return plain_image_depthwise_conv(x, kernel)
     return _shifted_image_conv(x, kernel)
+
+
+def in_a_row(
+    block: type[nn.Module], length: int, *, remat: bool = False
+) -> Callable[..., nn.Module]:
+    """A class of modules of `length` such blocks, parameters stacked on a leading axis.
+
+    A block is (x, *others) -> (x, None), and all see the same others. Being scanned it
+    is compiled once. With `remat` gradients compute a block's insides anew.
+    """
+    if remat:
+        block = nn.remat(block, prevent_cse=False)
+    return nn.scan(
+        block,
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,
+        length=length,
+    )
 
 
 def torch_uniform(fan_in: int) -> nn.initializers.Initializer:

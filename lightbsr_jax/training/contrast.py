@@ -1,9 +1,8 @@
 """Contrastive learning of the representation with a queue of negatives (eqs. 1, 2).
 
 Queries and keys are unit vectors [D, B, C], one for each of the D crops of B images;
-crops of one image share its degradation and are each other's positives, as far as the
-method has it so. The queue
-[Q, C] holds keys of earlier images, the negatives.
+crops of one image share its degradation, and are each other's positives as `pairing`
+says. The queue [Q, C] holds keys of earlier images, the negatives.
 """
 
 from typing import Literal, NamedTuple
@@ -25,11 +24,11 @@ class Pairing(NamedTuple):
 
 
 def pairing(contrasts: Literal["all", "pair"], crops: int) -> Pairing:
-    """LightBSR's of "all": every crop is a query, and a key of the others.
+    """LightBSR's "all": every crop is a query, and a key of the others.
 
     Its reference encodes crop 1 once more for the features: no other result, but one
-    more visit to the running statistics. DASR's of a "pair": the second crop is the key
-    of the first.
+    more visit to the running statistics. DASR's "pair": the second crop is the key of
+    the first.
     """
     if contrasts == "pair":
         return Pairing(slice(0, 1), slice(1, 2), np.ones((1, 1), bool), (0,))
@@ -58,9 +57,8 @@ def contrastive_loss(
 ) -> Array:
     """Mean over positive pairs of crops and over B of the InfoNCE loss.
 
-    By default a crop is the positive of all but itself: D (D - 1) ordered pairs.
-
-    The negatives of a query do not depend on the key beside it: one product and one
+    By default a crop is the positive of all but itself: D (D - 1) ordered pairs. The
+    negatives of a query do not depend on the key beside it: one product and one
     log-sum-exp serve all its pairs. No gradient goes into keys and queue.
     """
     keys, queue = lax.stop_gradient((keys, queue))

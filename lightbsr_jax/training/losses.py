@@ -23,9 +23,8 @@ def channel_distillation(
 ) -> Array:
     """KL(teacher || student) of softmaxed R_c [B, 48], plus their weighted L1 distance.
 
-    Of KDSR's distilled features [B, 256] with an L1 distance of no weight.
-
-    The paper has no temperature; the reference divides by 0.15 before the softmax.
+    The paper has no temperature; the reference divides by 0.15 before the softmax. KDSR
+    has the same of its features [B, 256], and gives the L1 distance no weight.
     """
     log_p = jax.nn.log_softmax(teacher / temperature)
     log_q = jax.nn.log_softmax(student / temperature)

@@ -1,0 +1,206 @@
+"""A fourth method: all that it takes stands here, and it is used as the others are.
+
+DASR's learning with blocks whose features the IDR scales.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from goldens import relative_error
+from jax import Array
+
+from lightbsr_jax import methods
+from lightbsr_jax.inference import upscaler
+from lightbsr_jax.inference.upscaler import Upscaler
+from lightbsr_jax.interop import convert, weights
+from lightbsr_jax.model import Model
+from lightbsr_jax.networks.blind import BlindNetwork, Restorer
+from lightbsr_jax.networks.estimator import Estimator, Projector
+from lightbsr_jax.networks.layers import (
+    Conv,
+    Dense,
+    global_mean,
+    in_a_row,
+    leaky_relu,
+    widened,
+)
+from lightbsr_jax.training import parallel, steps
+from lightbsr_jax.training import state as states
+
+pytestmark = pytest.mark.usefixtures("highest_precision", "fourth_method")
+
+
+# The network
+
+
+class Converter(nn.Module):
+    @nn.compact
+    def __call__(self, idr: Array) -> Array:
+        return leaky_relu(Dense(16, name="compress")(global_mean(idr)))
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x: Array, idr: Array) -> tuple[Array, None]:
+        scale = Dense(x.shape[-1], name="scale")(idr)[:, None, None]
+        y = leaky_relu(scale * Conv(x.shape[-1], name="conv_0")(x))
+        return x + Conv(x.shape[-1], name="conv_1")(y), None
+
+
+class Body(nn.Module):
+    blocks: int
+    remat: bool = True
+
+    @nn.compact
+    def __call__(self, features: Array, idr: Array) -> Array:
+        blocks = in_a_row(Block, self.blocks, remat=self.remat)(name="blocks")
+        x, _ = blocks(features, idr)
+        return features + Conv(features.shape[-1], name="conv")(x)
+
+
+class Scaled(BlindNetwork):
+    BLOCK_REACH: ClassVar[int] = 2
+
+    scale: int = 4
+    features: int = 8
+    blocks: int = 2
+    axis_name: str | None = None
+    remat: bool = True
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        self.estimator = Estimator(self.axis_name, 8)
+        self.projector = Projector(32)
+        self.converter = Converter()
+        self.restorer = self.new_restorer()
+
+    def convert(self, idr: Array, size: tuple[int, int]) -> tuple[Array]:
+        return (widened(self.converter(idr.astype(self.dtype))),)
+
+    @nn.nowrap
+    def new_restorer(self) -> Restorer:
+        body = Body(self.blocks, self.remat, parent=None)
+        return Restorer(self.scale, body, self.features, parent=None)
+
+    @nn.nowrap
+    def new_block(self) -> Block:
+        return Block(parent=None)
+
+
+# Its entry among the methods
+
+
+def layers(network: Scaled, prefix: str) -> methods.Names:
+    names = {f"estimator/conv_{i}": f"{prefix}E.{3 * i}" for i in range(6)}
+    names |= {f"estimator/norm_{i}": f"{prefix}E.{3 * i + 1}" for i in range(6)}
+    names |= {
+        "projector/hidden": f"{prefix}mlp.0",
+        "projector/output": f"{prefix}mlp.2",
+        "converter/compress": "G.compress.0",
+        "restorer/head": "G.head.0",
+        "restorer/body/conv": "G.last",
+        "restorer/upscale_0": "G.tail.0.0",
+        "restorer/upscale_1": "G.tail.0.2",
+        "restorer/tail": "G.tail.1",
+    }
+    named = {ours: np.array(theirs) for ours, theirs in names.items()}
+    for layer in ("scale", "conv_0", "conv_1"):
+        theirs = [f"G.body.{block}.{layer}" for block in range(network.blocks)]
+        named[f"restorer/body/blocks/{layer}"] = np.array(theirs)
+    return named
+
+
+def recognise(shapes: methods.Shapes) -> tuple[Scaled, str] | None:
+    blocks = sum(name.endswith(".scale.weight") for name in shapes)
+    return (Scaled(4, 8, blocks), "network") if blocks else None
+
+
+SCALED = methods.Method(
+    title="Scaled",
+    network=Scaled,
+    roles={"network": methods.PRINCIPAL},
+    privileged=None,
+    projecting=("network",),
+    inherited=(),
+    distilled=(),
+    contrasts="pair",
+    pixel_range=255,
+    reference="nowhere",
+    checkout=("scaled.py",),
+    published={},
+    layers=layers,
+    recognise=recognise,
+)
+
+# What its config says of it.
+CONFIG = {
+    "method": "scaled",
+    "role": "network",
+    "setting": 1,
+    "scale": 4,
+    "network": {"features": 8, "blocks": 2},
+    "contrast": {"queue_size": 8, "crops": 2},
+}
+
+
+@pytest.fixture
+def fourth_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(methods.METHODS, "scaled", SCALED)
+
+
+def variables() -> dict[str, Any]:
+    return methods.fresh_variables(CONFIG, jax.random.key(0))
+
+
+def test_it_learns() -> None:
+    adam, rate = optax.scale_by_adam(), optax.constant_schedule(1e-3)
+    network = methods.make_network(CONFIG, axis_name=steps.AXIS)
+    update = steps.teacher_update(
+        network, adam, rate, stage=2, momentum=0.9, temperature=0.1
+    )
+    state = states.fresh_teacher(variables(), adam, jax.random.key(1), queue_size=8)
+    rng = np.random.default_rng(0)
+    batch = steps.Batch(
+        lr=rng.random((4, 2, 8, 8, 3), np.float32),
+        prior=np.zeros((4, 15), np.float32),
+        hr=np.full((4, 32, 32, 3), 200, np.uint8),
+    )
+    step = parallel.on_one_device(update, jax.devices()[0])
+    measured = []
+    for _ in range(8):
+        state, metrics = step(state, batch, {})
+        measured.append(float(metrics["reconstruction"]))
+    assert measured[-1] < 0.8 * measured[0]
+
+
+def test_it_goes_to_torch_and_back(tmp_path: Path) -> None:
+    config = {**CONFIG, "contrast": {"queue_size": 8}}
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: rng.random(zero.shape, np.float32)
+        if zero.dtype == np.float32 and "_mean." not in name
+        else zero
+        for name, zero in convert.blank(config).items()
+    }
+    weights.write(tmp_path / "a.safetensors", tensors)
+    told = convert.to_workdir(tmp_path / "a.safetensors", tmp_path / "run", setting=1)
+    assert told.startswith("network of Scaled of setting 1, x4")
+    convert.to_file(tmp_path / "run", tmp_path / "b.safetensors")
+    again = weights.read(tmp_path / "b.safetensors")
+    assert again.keys() == tensors.keys()
+    assert all(np.array_equal(again[name], tensors[name]) for name in tensors)
+
+
+def test_it_upscales_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upscaler, "LARGEST", 32)
+    network = methods.make_network(CONFIG)
+    model = Model("network", 1, network, variables(), np.zeros((441, 15)))
+    image = np.random.default_rng(0).random((36, 45, 3), np.float32)
+    whole = np.asarray(model.restore(image[None]))[0] / 255
+    assert relative_error(Upscaler(model)(image), whole) < 2e-6
