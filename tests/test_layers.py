@@ -54,7 +54,8 @@ def test_formulations_agree(size: int, outputs: int | None) -> None:
         others = (normal(size, size, 6, outputs) / (size * math.sqrt(6)),)
         chosen, plain = layers.conv, layers.plain_conv
         slow = literal.conv
-    for shape in ((2, 5, 8, 6), (1, 2, 1, 6)):  # the second smaller than kernels
+    # An odd width too, and one smaller than kernels.
+    for shape in ((2, 5, 8, 6), (1, 4, 9, 6), (1, 2, 1, 6)):
         x = normal(*shape, seed=size)
         results = value_and_gradients(chosen, x, *others)
         expected = value_and_gradients(plain, x, *others)

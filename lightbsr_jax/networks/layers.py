@@ -119,20 +119,42 @@ def plain_conv(x: Array, kernel: Array, stride: int = 1) -> Array:
     )
 
 
+def _thin_conv(x: Array, kernel: Array) -> Array:
+    """`plain_conv` that computes two columns at once, where channels are few.
+
+    (Sixteen outputs do not fill the registers of a product's inner loop.)
+    """
+    if max(kernel.shape[2:]) > 16:
+        return plain_conv(x, kernel)
+    rows, columns = kernel.shape[0] // 2, kernel.shape[1] // 2
+    odd = x.shape[2] % 2
+    left, right = (
+        jnp.pad(kernel, ((0, 0), (i, 1 - i), (0, 0), (0, 0))) for i in (0, 1)
+    )
+    pairs = lax.conv_general_dilated(
+        x,
+        jnp.concatenate([left, right], -1),
+        (1, 2),
+        ((rows, rows), (columns, columns + odd)),
+        dimension_numbers=NHWC,
+    )
+    return pairs.reshape(*x.shape[:2], -1, kernel.shape[-1])[:, :, : x.shape[2]]
+
+
 @jax.custom_vjp
 def _cpu_conv(x: Array, kernel: Array) -> Array:
-    return plain_conv(x, kernel)
+    return _thin_conv(x, kernel)
 
 
 def _cpu_conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return plain_conv(x, kernel), (x, kernel)
+    return _thin_conv(x, kernel), (x, kernel)
 
 
 def _cpu_conv_backward(
     residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     x, kernel = residuals
-    dx = plain_conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
+    dx = _thin_conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
     inputs, outputs = kernel.shape[2:]
     if inputs <= outputs:
         return dx, _correlation(x, gradient, kernel)
