@@ -18,7 +18,8 @@ def keep_compiled_programs() -> None:
     """Keep what is compiled in the user's cache folder, for the next run to find.
 
     JAX's own variables have the last word: JAX_COMPILATION_CACHE_DIR names another
-    folder, JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
+    folder, JAX_ENABLE_COMPILATION_CACHE=false keeps nothing,
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS says what is worth it.
     """
     if jax.config.jax_compilation_cache_dir is not None:
         return
@@ -28,8 +29,9 @@ def keep_compiled_programs() -> None:
         return
     folder = Path(root, "lightbsr_jax", "compiled")
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # Less than JAX's second: the upscaler has many small programs.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # Less than JAX's second: the upscaler has many small programs.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def inference_jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -54,15 +56,14 @@ def inference_jit(function: Callable[..., Any], **options: Any) -> Callable[...,
 
 @functools.cache
 def _inference_options() -> dict[str, str]:
-    """For XLA on a CPU: convolutions by YNNPACK and products by Eigen.
+    """For XLA on a CPU: products and convolutions by Eigen.
 
-    Which is a third less time for the one, a tenth for the other. (Training does better
-    with XLA's own choice, YNNPACK for most things: it sums on all cores.)
+    Its other library, YNNPACK, takes a quarter longer for this network, and has thin
+    convolutions on one core. (Training does better with it: it sums on all cores.)
     """
     if jax.default_backend() != "cpu":
         return {}
-    convolutions = "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
-    options = {"xla_cpu_experimental_ynn_fusion_type": convolutions}
+    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
     try:
         jax.jit(lambda: 0, compiler_options=options)()
     except jax.errors.JaxRuntimeError:  # no option of this version's
