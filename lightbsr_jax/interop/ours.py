@@ -413,6 +413,7 @@ def _outputs(
         "/".join(path[:-1]): value[0] for path, value in flatten_dict(captured).items()
     }
     batch = lr.shape[-4]
+    _unfold(values, variables["params"])
     outputs = {}
     for name, value in _by_name(values, network, estimator):
         own = value.shape[-3:] if value.ndim >= 4 else value.shape[-1:]
@@ -421,6 +422,27 @@ def _outputs(
             value = _channels_first(value)
         outputs[name] = value
     return outputs
+
+
+def _unfold(values: dict[str, Any], params: Tree) -> None:
+    """What our modules leave to one another, put back where the reference has it.
+
+    LayerNorm leaves its affine to the next layer, and the layer scale is a part of the
+    layer before.
+    """
+
+    def along_pixels(x: np.ndarray) -> np.ndarray:
+        return x[..., None, None, None, :]
+
+    for path, value in values.items():
+        if path.endswith("/norm"):
+            x, (scale, bias) = value
+            values[path] = x * along_pixels(scale) + along_pixels(bias)
+    for path, scale in flatten_dict(params, sep="/").items():
+        module, _, name = path.rpartition("/")
+        reduce = f"{module}/reduce"
+        if name == "layer_scale" and reduce in values:
+            values[reduce] = values[reduce] / along_pixels(np.asarray(scale))
 
 
 def _by_name(

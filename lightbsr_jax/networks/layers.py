@@ -441,7 +441,8 @@ class Dense(_Linear):
         bias = jnp.broadcast_to(bias, self.features)
         if before is not None:
             scale, shift = before
-            kernel, bias = scale[:, None] * kernel, shift @ kernel + bias
+            bias = (shift[:, None] * kernel).sum(0) + bias
+            kernel = scale[:, None] * kernel
         if after is not None:
             kernel, bias = kernel * after, bias * after
         return dense(x, kernel.astype(x.dtype), bias.astype(x.dtype))
