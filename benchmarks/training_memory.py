@@ -10,10 +10,11 @@ counts it, else of the process (its resident set).
 import argparse
 import json
 import multiprocessing
-import resource
 import statistics
 import time
 from typing import Any
+
+from benchmarks import speed
 
 VARIANTS = {
     "no rematerialisation": {"rematerialise": False},
@@ -95,9 +96,7 @@ def peak_bytes() -> int:
     import jax
 
     stats = jax.local_devices()[0].memory_stats()
-    if stats is None:
-        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return stats["peak_bytes_in_use"]
+    return speed.peak_bytes() if stats is None else stats["peak_bytes_in_use"]
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parsed.run(parsed)
     except (UserError, OSError) as error:
         fail(error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:  # maybe with what to do next
+        print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         sys.exit(130)
 
 
@@ -213,8 +213,7 @@ def _upscale(arguments: argparse.Namespace) -> None:
     try:
         complete = command.run(arguments, lambda: _model(source))
     except KeyboardInterrupt:
-        print("interrupted: --skip-existing goes on from here", file=sys.stderr)
-        sys.exit(130)
+        raise KeyboardInterrupt("--skip-existing goes on from here") from None
     if not complete:
         sys.exit(1)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import sys
 from argparse import Namespace
 
 from absl import logging
@@ -39,8 +38,7 @@ def run(arguments: Namespace) -> None:
         with bar, contextlib.redirect_stdout(io.StringIO()):  # TFDS chats
             builder.download_and_prepare()
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        raise KeyboardInterrupt("the same command goes on from here") from None
     about = builder.info.metadata
     for split, info in builder.info.splits.items():
         print(
