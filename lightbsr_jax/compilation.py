@@ -1,6 +1,7 @@
 """What XLA compiles, and how: kept for the next run, and counted."""
 
 import contextlib
+import ctypes
 import functools
 import os
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _FOUND = "/jax/compilation_cache/cache_hits"
@@ -34,8 +36,8 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def inference_jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """jax.jit for a program without gradients, compiled as is best for such ones.
+def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """jax.jit of a program that is compiled as is best for this network.
 
     Within another program it is part of that one.
     """
@@ -43,27 +45,63 @@ def inference_jit(function: Callable[..., Any], **options: Any) -> Callable[...,
 
     @functools.cache
     def outermost() -> Callable[..., Any]:
-        return jax.jit(function, compiler_options=_inference_options(), **options)
+        return jax.jit(function, compiler_options=_options(), **options)
 
     @functools.wraps(function)
     def call(*arguments: Any, **keywords: Any) -> Any:
-        leaves = jax.tree.leaves((arguments, keywords))
-        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
-        return (within if traced else outermost())(*arguments, **keywords)
+        chosen = within if _traced((arguments, keywords)) else outermost()
+        return chosen(*arguments, **keywords)
 
     return call
 
 
-@functools.cache
-def _inference_options() -> dict[str, str]:
-    """For XLA on a CPU: products and convolutions by Eigen.
+def pmap(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """jax.pmap of a program that is compiled as is best for this network.
 
-    Its other library, YNNPACK, takes a quarter longer for this network, and has thin
-    convolutions on one core. (Training does better with it: it sums on all cores.)
+    jax.pmap takes no options for the compiler, which only its programs that are
+    compiled ahead have; those cannot be of several processes.
+    """
+    mapped = jax.pmap(function, *args, **options)
+    programs: dict[Any, Callable[..., Any]] = {}
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        if _traced(arguments) or jax.process_count() > 1 or not _options():
+            return mapped(*arguments)
+        leaves, tree = jax.tree.flatten(arguments)
+        kinds = tree, *((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        if kinds not in programs:
+            programs[kinds] = mapped.lower(*arguments).compile(_options())
+            _give_back_memory()
+        return programs[kinds](*arguments)
+
+    return call
+
+
+def _give_back_memory() -> None:
+    """To the system: hundreds of megabytes that the compiler is done with.
+
+    The C library keeps them, where that is glibc. Elsewhere nothing is done.
+    """
+    with contextlib.suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _traced(arguments: Any) -> bool:
+    leaves = jax.tree.leaves(arguments)
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+
+
+@functools.cache
+def _options() -> dict[str, str]:
+    """For XLA on a CPU: sums by YNNPACK, products and convolutions by Eigen.
+
+    YNNPACK has sums on all cores; of this network's products and convolutions it makes
+    less than Eigen does.
     """
     if jax.default_backend() != "cpu":
         return {}
-    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
     try:
         jax.jit(lambda: 0, compiler_options=options)()
     except jax.errors.JaxRuntimeError:  # no option of this version's
