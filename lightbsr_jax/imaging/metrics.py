@@ -5,6 +5,8 @@ Images are [B, H, W, 3] RGB in 0..255, uint8 or float; results are float64 [B].
 other conventions can be put together from them.
 """
 
+from collections.abc import Iterator
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -24,9 +26,9 @@ def psnr_y(a: Images, b: Images, *, border: int) -> np.ndarray:
 
     Infinite for equal images. ValueError when the shapes differ or nothing is left.
     """
-    a, b = _prepare(a, b, border=border, minimum=1)
-    difference = ((a - b) * (LUMA / 256)).sum(-1)
-    return psnr(difference, np.zeros_like(difference))
+    pairs = _pairs(a, b, border=border, minimum=1)
+    differences = (np.subtract(x, y, dtype=np.float64) @ (LUMA / 256) for x, y in pairs)
+    return np.concatenate([psnr(plane, np.zeros_like(plane)) for plane in differences])
 
 
 def ssim_y(a: Images, b: Images, *, border: int) -> np.ndarray:
@@ -35,9 +37,10 @@ def ssim_y(a: Images, b: Images, *, border: int) -> np.ndarray:
     An 11x11 Gaussian window of standard deviation 1.5, inside the image only.
     ValueError when the shapes differ or less than the window is left.
     """
-    a, b = _prepare(a, b, border=border, minimum=len(GAUSSIAN))
+    pairs = _pairs(a, b, border=border, minimum=len(GAUSSIAN))
     # 255, not 256 as in PSNR: the reference's own constant.
-    return ssim(*((image * (LUMA / 255)).sum(-1) + 16 for image in (a, b)))
+    planes = ([image @ (LUMA / 255) + 16 for image in pair] for pair in pairs)
+    return np.concatenate([ssim(*pair) for pair in planes])
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -75,10 +78,13 @@ def quantise(images: Array) -> Array:
     return jnp.clip(jnp.round(images), 0, 255).astype(jnp.float32)
 
 
-def _prepare(
+def _pairs(
     a: Images, b: Images, *, border: int, minimum: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Both images in float64 without their border, once they are fit to compare."""
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs [1, h, w, 3] without their border, once they are fit to compare.
+
+    One at a time stays in the processor's cache: several times as fast.
+    """
     if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 3:
         raise ValueError(f"images of shapes {a.shape} and {b.shape}: need [B, H, W, 3]")
     height, width = (size - 2 * border for size in a.shape[1:3])
@@ -87,8 +93,8 @@ def _prepare(
             f"a border of {border} leaves {height}x{width} pixels of images {a.shape}: "
             f"need {minimum}x{minimum} at least"
         )
-    inside = np.s_[:, border : border + height, border : border + width]
-    return np.asarray(a, np.float64)[inside], np.asarray(b, np.float64)[inside]
+    inside = np.s_[:, None, border : border + height, border : border + width]
+    return zip(np.asarray(a)[inside], np.asarray(b)[inside], strict=True)
 
 
 def _smooth(planes: np.ndarray, window: np.ndarray) -> np.ndarray:
