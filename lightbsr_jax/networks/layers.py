@@ -120,25 +120,25 @@ def plain_conv(x: Array, kernel: Array, stride: int = 1) -> Array:
 
 
 def _thin_conv(x: Array, kernel: Array) -> Array:
-    """`plain_conv` that computes two columns at once, where channels are few.
+    """`plain_conv` that computes several columns at once, where channels are few.
 
-    (Sixteen outputs do not fill the registers of a product's inner loop.)
+    (Few outputs do not fill the registers of a product's inner loop.)
     """
-    if max(kernel.shape[2:]) > 16:
-        return plain_conv(x, kernel)
+    inputs, outputs = kernel.shape[2:]
+    together = 2 if max(inputs, outputs) <= 16 else 4 if outputs <= 4 else 1
     rows, columns = kernel.shape[0] // 2, kernel.shape[1] // 2
-    odd = x.shape[2] % 2
-    left, right = (
-        jnp.pad(kernel, ((0, 0), (i, 1 - i), (0, 0), (0, 0))) for i in (0, 1)
-    )
-    pairs = lax.conv_general_dilated(
+    shifted = [
+        jnp.pad(kernel, ((0, 0), (i, together - 1 - i), (0, 0), (0, 0)))
+        for i in range(together)
+    ]
+    y = lax.conv_general_dilated(
         x,
-        jnp.concatenate([left, right], -1),
-        (1, 2),
-        ((rows, rows), (columns, columns + odd)),
+        jnp.concatenate(shifted, -1),
+        (1, together),
+        ((rows, rows), (columns, columns + -x.shape[2] % together)),
         dimension_numbers=NHWC,
     )
-    return pairs.reshape(*x.shape[:2], -1, kernel.shape[-1])[:, :, : x.shape[2]]
+    return y.reshape(*x.shape[:2], -1, outputs)[:, :, : x.shape[2]]
 
 
 @jax.custom_vjp
