@@ -43,20 +43,22 @@ def value_and_gradients(operator: Operator, *arguments: np.ndarray) -> list[jax.
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 7])
-@pytest.mark.parametrize("outputs", [8, 3, None])
-def test_formulations_agree(size: int, outputs: int | None) -> None:
-    """Of convolutions with more and fewer outputs than inputs, and depthwise ones."""
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [(6, 8), (6, 3), (20, 3), (20, 24), (6, None)]
+)
+def test_formulations_agree(size: int, inputs: int, outputs: int | None) -> None:
+    """Of convolutions with few and many inputs and outputs, and depthwise ones."""
     if outputs is None:
-        others = normal(size, size, 1, 6) / size, normal(6)
+        others = normal(size, size, 1, inputs) / size, normal(inputs)
         chosen, plain = layers.depthwise_conv, layers.plain_depthwise_conv
         slow = literal.depthwise_conv
     else:
-        others = (normal(size, size, 6, outputs) / (size * math.sqrt(6)),)
+        others = (normal(size, size, inputs, outputs) / (size * math.sqrt(inputs)),)
         chosen, plain = layers.conv, layers.plain_conv
         slow = literal.conv
     # An odd width too, and one smaller than kernels.
-    for shape in ((2, 5, 8, 6), (1, 4, 9, 6), (1, 2, 1, 6)):
-        x = normal(*shape, seed=size)
+    for shape in ((2, 5, 8), (1, 4, 9), (1, 2, 1)):
+        x = normal(*shape, inputs, seed=size)
         results = value_and_gradients(chosen, x, *others)
         expected = value_and_gradients(plain, x, *others)
         for result, other in zip(results, expected, strict=True):

@@ -34,7 +34,8 @@ ALLOWED = {
     "model": FOUNDATION | {"checkpoint", "compilation", "methods", "pretrained"},
     "inference": FOUNDATION | {"compilation", "methods", "model"},
     "evaluation": FOUNDATION | {"compilation", "methods", "model"},
-    "training": FOUNDATION | {"data", "checkpoint", "methods", "model", "evaluation"},
+    "training": FOUNDATION
+    | {"checkpoint", "compilation", "data", "evaluation", "methods", "model"},
     "pack": {"atomic", "checkpoint", "methods", "model", "pretrained", "training"},
     "interop": FOUNDATION
     | {"checkpoint", "methods", "pretrained", "model", "training", "evaluation"},
