@@ -15,6 +15,9 @@ import jax.numpy as jnp
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _FOUND = "/jax/compilation_cache/cache_hits"
 
+EIGEN = ""
+SUMS = "LIBRARY_FUSION_TYPE_REDUCE"
+
 
 def keep_compiled_programs() -> None:
     """Keep what is compiled in the user's cache folder, for the next run to find.
@@ -36,8 +39,8 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """jax.jit of a program that is compiled as is best for this network.
+def inference_jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """jax.jit for a program without gradients, compiled as is best for such ones.
 
     Within another program it is part of that one.
     """
@@ -45,7 +48,7 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 
     @functools.cache
     def outermost() -> Callable[..., Any]:
-        return jax.jit(function, compiler_options=_options(), **options)
+        return jax.jit(function, compiler_options=_options(EIGEN), **options)
 
     @functools.wraps(function)
     def call(*arguments: Any, **keywords: Any) -> Any:
@@ -55,23 +58,24 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     return call
 
 
-def pmap(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """jax.pmap of a program that is compiled as is best for this network.
+def training_pmap(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """jax.pmap for a training step, compiled as is best for such ones.
 
-    jax.pmap takes no options for the compiler, which only its programs that are
-    compiled ahead have; those cannot be of several processes.
+    jax.pmap itself takes no options for the compiler. Its programs that are compiled
+    ahead do, which take longer to call and cannot be of several processes: they are
+    for a CPU.
     """
     mapped = jax.pmap(function, *args, **options)
     programs: dict[Any, Callable[..., Any]] = {}
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
-        if _traced(arguments) or jax.process_count() > 1 or not _options():
+        if _traced(arguments) or jax.process_count() > 1 or not _options(SUMS):
             return mapped(*arguments)
         leaves, tree = jax.tree.flatten(arguments)
         kinds = tree, *((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
         if kinds not in programs:
-            programs[kinds] = mapped.lower(*arguments).compile(_options())
+            programs[kinds] = mapped.lower(*arguments).compile(_options(SUMS))
             _give_back_memory()
         return programs[kinds](*arguments)
 
@@ -93,15 +97,15 @@ def _traced(arguments: Any) -> bool:
 
 
 @functools.cache
-def _options() -> dict[str, str]:
-    """For XLA on a CPU: sums by YNNPACK, products and convolutions by Eigen.
+def _options(fusions: str) -> dict[str, str]:
+    """What XLA on a CPU leaves to its library YNNPACK; all else is Eigen's.
 
-    YNNPACK has sums on all cores; of this network's products and convolutions it makes
-    less than Eigen does.
+    YNNPACK takes longer for this network's products and convolutions. Sums it has on
+    all cores, which training wants; inference wants the same bits for every batch.
     """
     if jax.default_backend() != "cpu":
         return {}
-    options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+    options = {"xla_cpu_experimental_ynn_fusion_type": fusions}
     try:
         jax.jit(lambda: 0, compiler_options=options)()
     except jax.errors.JaxRuntimeError:  # no option of this version's

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jax import Array
 
-from lightbsr_jax import compilation, methods, pretrained
+from lightbsr_jax import methods, pretrained
 from lightbsr_jax.checkpoint import opened
+from lightbsr_jax.compilation import inference_jit
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.imaging.degradation import Degradation
@@ -155,7 +156,7 @@ def _check_shapes(file: Path, model: dict[str, Any], wanted: dict[str, Any]) -> 
         )
 
 
-@partial(compilation.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def _restore(
     network: BlindNetwork,
     variables: dict[str, Any],

@@ -201,7 +201,7 @@ def test_a_size_is_one_compilation(monkeypatch) -> None:
             on_progress=lambda *counts: progress.append(counts),
         )
 
-    compilation.jit(lambda: 0)()  # what XLA can do is tried out once
+    compilation.inference_jit(lambda: 0)()  # what XLA can do is tried out once
     with compilation.counted() as first:
         scores = measure(128.4)
     with compilation.counted() as second:

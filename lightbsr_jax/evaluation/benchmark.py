@@ -25,7 +25,7 @@ from jax import Array, lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lightbsr_jax import compilation
+from lightbsr_jax.compilation import inference_jit
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation.cases import Case
 from lightbsr_jax.evaluation.images import TestImage, find, read_hr, read_lr
@@ -198,7 +198,7 @@ def _launch(
             yield chunk, _restore(weights, batch, mesh=mesh, scale=scale)
 
 
-@partial(compilation.jit, static_argnames=("mesh", "scale"))
+@partial(inference_jit, static_argnames=("mesh", "scale"))
 def _restore(
     restorers: dict[str, Restorer], batch: _Batch, *, mesh: Mesh, scale: int
 ) -> _Pixels:

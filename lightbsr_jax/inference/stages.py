@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from lightbsr_jax import compilation
+from lightbsr_jax.compilation import inference_jit
 from lightbsr_jax.inference.tiles import (
     Neighbours,
     Window,
@@ -50,7 +50,7 @@ _NO_SUMS = 0.0
 Tree = dict[str, Any]
 
 
-@partial(compilation.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def encode(
     network: BlindNetwork, variables: Tree, window: Window, lr: Neighbours
 ) -> tuple[Array, Array]:
@@ -64,14 +64,14 @@ def encode(
     return idr[:, ::step, ::step], _sums(idr, window.at(1, network.REDUCTION), halo)
 
 
-@partial(compilation.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def channel(network: BlindNetwork, variables: Tree, mean: Array) -> Array:
     """The vector that modulates, of the IDR's mean [C]: of LightBSR R_c [1, 48]."""
     idr = mean[None, None, None]
     return network.apply(variables, idr, (1, 1), method="convert")[0]
 
 
-@partial(compilation.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def convert(
     network: LightBSR, variables: Tree, window: Window, idr: Neighbours
 ) -> tuple[Array, float]:
@@ -83,7 +83,7 @@ def convert(
     return without_halo(spatial, CONVERT).astype(network.dtype), _NO_SUMS
 
 
-@partial(compilation.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def extract(
     network: BlindNetwork, variables: Tree, window: Window, lr: Neighbours
 ) -> tuple[Array, Array]:
@@ -92,7 +92,7 @@ def extract(
     return x, _channel_sums(x, window, EXTRACT)
 
 
-@partial(compilation.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def convert_channel(
     network: LightBSR, variables: Tree, group: Array, channel: Array
 ) -> Array:
@@ -104,7 +104,7 @@ def convert_channel(
     return ChannelConverter().apply({"params": params}, channel)
 
 
-@partial(compilation.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def convert_spatial(
     network: LightBSR,
     variables: Tree,
@@ -122,7 +122,7 @@ def convert_spatial(
     return without_halo(spatial, CONVERT_SPATIAL), _NO_SUMS
 
 
-@partial(compilation.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def block(
     network: LightBSR,
     variables: Tree,
@@ -146,7 +146,7 @@ def block(
     return x, _channel_sums(x, window, BLOCK)
 
 
-@partial(compilation.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def merge(
     network: LightBSR,
     variables: Tree,
@@ -165,7 +165,7 @@ def merge(
     return x, _channel_sums(x, window, MERGE)
 
 
-@partial(compilation.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def plain_block(
     network: BlindNetwork,
     variables: Tree,
@@ -186,7 +186,7 @@ def plain_block(
     return without_halo(x, network.BLOCK_REACH), _NO_SUMS
 
 
-@partial(compilation.jit, static_argnums=0)
+@partial(inference_jit, static_argnums=0)
 def plain_merge(
     network: BlindNetwork,
     variables: Tree,
@@ -203,7 +203,7 @@ def plain_merge(
     return with_halo(features, 0) + without_halo(x, PLAIN_MERGE), _NO_SUMS
 
 
-@partial(compilation.jit, static_argnums=(0, 5))
+@partial(inference_jit, static_argnums=(0, 5))
 def reconstruct(
     network: BlindNetwork,
     variables: Tree,

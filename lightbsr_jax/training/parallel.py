@@ -15,14 +15,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lightbsr_jax import compilation
+from lightbsr_jax.compilation import training_pmap
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.training.steps import AXIS, Step, Update
 
 
 def over_devices(step: Step) -> Step:
     """`step` on every device with its share of the crops; the state is donated."""
-    return compilation.pmap(
+    return training_pmap(
         step,
         AXIS,
         in_axes=(None, 0, None),
@@ -34,7 +34,7 @@ def over_devices(step: Step) -> Step:
 
 def on_one_device(update: Update, device: jax.Device) -> Update:
     """`update` on `device` with the whole batch, to compare its numbers."""
-    mapped = compilation.pmap(
+    mapped = training_pmap(
         update, AXIS, in_axes=(None, 0, None), out_axes=None, devices=[device]
     )
     return lambda state, batch, teacher: mapped(
