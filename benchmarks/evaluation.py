@@ -42,11 +42,12 @@ def measure(way: str, folders: list[str], batch_size: int) -> list[str]:
     from lightbsr_jax.evaluation.restorers import Bicubic
     from lightbsr_jax.imaging import prior
     from lightbsr_jax.model import Model
-    from lightbsr_jax.networks.lightbsr import LightBSR, initialise
+    from lightbsr_jax.networks import blind
+    from lightbsr_jax.networks.lightbsr import LightBSR
 
     jax.config.update("jax_enable_compilation_cache", False)
     network = LightBSR()
-    variables = initialise(network, jax.random.key(0))
+    variables = blind.initialise(network, jax.random.key(0), None, projects=False)
     student = Model("student", 1, network, variables, np.zeros(prior.BASIS_SHAPE))
     methods = {"bicubic": Bicubic(4), "student": student}
     tested = cases.make(1)

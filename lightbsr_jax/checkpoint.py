@@ -6,7 +6,7 @@ model     {"params", "batch_stats", "basis"}: all that using the network takes; 
 training  the rest of the run (optimiser, momentum branch, queue, counts)
 about     JSON: the config, where the data stream was, and the items' checksums
 
-All processes of a run call `save` and `resume`; the first one writes.
+All processes of a run call `save` and `run`; the first one writes.
 """
 
 import json

@@ -270,14 +270,7 @@ def _source(arguments: argparse.Namespace) -> str | Path:
 
     if arguments.workdir is not None:
         return Path(arguments.workdir)
-    name = arguments.weights or pretrained.DEFAULT
-    if pretrained.find(name) is None and not Path(name).exists():
-        raise UserError(
-            f"no weights {name!r} come with this version: name a student that you "
-            "trained by --workdir (make demo leaves a small one in runs/demo/student), "
-            "or a file by --weights"
-        )
-    return name
+    return pretrained.check_name(arguments.weights or pretrained.DEFAULT)
 
 
 def _model(source: str | Path) -> "Model":

@@ -121,6 +121,8 @@ def run(main: Callable[[], Any]) -> None:
         except Interrupted as stop:
             print(stop, file=sys.stderr)
             sys.exit(INTERRUPTED)
+        except KeyboardInterrupt:
+            _leave("interrupted", status=130)
         except Exception:
             _leave(traceback.format_exc(), status=1)
 

@@ -63,7 +63,7 @@ def training_pmap(function: Callable[..., Any], *args: Any, **options: Any) -> A
 
     jax.pmap itself takes no options for the compiler. Its programs that are compiled
     ahead do, which take longer to call and cannot be of several processes: they are
-    for a CPU.
+    for a CPU. What JAX's settings are at the first call, they stay.
     """
     mapped = jax.pmap(function, *args, **options)
     programs: dict[Any, Callable[..., Any]] = {}

@@ -42,12 +42,28 @@ def find(source: str | Path) -> Path | None:
         return None
 
 
+def check_name(source: str) -> str:
+    """`source`; raises UserError where no weights and no file have that name."""
+    if find(source) is None and not Path(source).exists():
+        raise UserError(
+            f"no weights {source!r} come with this version: name a student that you "
+            "trained by --workdir (make demo leaves a small one in runs/demo/student), "
+            "or a file by --weights"
+        )
+    return source
+
+
 def read(path: str | Path) -> tuple[Tree, Tree]:
     """What is known about the weights, and their {"params", "batch_stats", "basis"}.
 
     Raises UserError for a file that is damaged or holds something else.
     """
     path = Path(path)
+    if path.suffix != SUFFIX:
+        raise UserError(
+            f"{path} is no {SUFFIX} that lightbsr pack wrote: a state dict of the "
+            "PyTorch reference becomes a working directory first (lightbsr convert)"
+        )
     try:
         about = _metadata(path)
         tensors = safetensors.numpy.load_file(path)

@@ -17,7 +17,8 @@ from conftest import SHARED
 
 from lightbsr_jax import methods
 from lightbsr_jax.interop import torch_names
-from lightbsr_jax.networks.lightbsr import LightBSR, initialise
+from lightbsr_jax.networks import blind
+from lightbsr_jax.networks.lightbsr import LightBSR
 from lightbsr_jax.training.state import TeacherState, fresh_optimizer, fresh_teacher
 
 QUEUE_SIZE = 8192
@@ -46,6 +47,15 @@ def seeded(
         for name, stale in torch_names.to_torch(empty, network, estimator).items()
     }
     return torch_names.from_torch(tensors, shapes, network, estimator)
+
+
+def initialise(
+    network: LightBSR, key: jax.Array, *, prior_channels: int | None = None
+) -> dict[str, Any]:
+    """Fresh variables of a student, or of a teacher with its prior and projector."""
+    teacher = prior_channels is not None
+    prior = jnp.zeros((1, prior_channels)) if teacher else None
+    return blind.initialise(network, key, prior, projects=teacher)
 
 
 def variable_shapes(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import unused_port
+from goldens import initialise
 from jax import Array
 from PIL import Image
 
@@ -23,7 +24,7 @@ from lightbsr_jax.evaluation.restorers import Bicubic, Spoilt
 from lightbsr_jax.imaging import degradation, kernels, metrics, prior
 from lightbsr_jax.imaging.files import ImageError
 from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import LightBSR, initialise
+from lightbsr_jax.networks.lightbsr import LightBSR
 
 SCALE = 4
 METHODS = {"bicubic": Bicubic(SCALE)}

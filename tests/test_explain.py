@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from goldens import initialise
 from PIL import Image
 
 from lightbsr_jax.imaging import degradation, files, kernels
@@ -14,7 +15,7 @@ from lightbsr_jax.inference import explain
 from lightbsr_jax.inference.explain import Bank, Known
 from lightbsr_jax.inference.upscaler import IDR, Upscaler
 from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import LightBSR, initialise
+from lightbsr_jax.networks.lightbsr import LightBSR
 
 
 def idr(height: int = 9, width: int = 14) -> IDR:

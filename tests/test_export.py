@@ -6,12 +6,13 @@ import jax
 import jax.export
 import numpy as np
 import pytest
+from goldens import initialise
 
 from lightbsr_jax import cli
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.interop import export
 from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import LightBSR, initialise
+from lightbsr_jax.networks.lightbsr import LightBSR
 
 
 @pytest.fixture(scope="module")

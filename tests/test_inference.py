@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from goldens import initialise
 from PIL import Image
 
 from lightbsr_jax import cli, methods, pretrained
@@ -18,7 +19,7 @@ from lightbsr_jax.inference.tiles import Grid
 from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.interop import torch_names, weights
 from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import LightBSR, initialise
+from lightbsr_jax.networks.lightbsr import LightBSR
 
 BASIS = np.zeros((441, 15), np.float32)
 
@@ -278,6 +279,18 @@ def test_results_among_the_pictures_are_not_upscaled_again(tmp_path: Path) -> No
         save(tmp_path / name, np.zeros((2, 2, 3), np.uint8))
     planned = folder.jobs([tmp_path], tmp_path / "large", suffix="", format=None)
     assert [job.name for job in planned] == ["largest.png", "x.png"]
+
+
+def test_in_place_a_run_goes_on_after_its_results(tmp_path: Path) -> None:
+    for name in ("x.png", "x-x4.png", "x-x4.png-idr.png", "y.png"):
+        save(tmp_path / name, np.zeros((2, 2, 3), np.uint8))
+    plan = {"suffix": "-x4", "format": None}
+    with pytest.raises(UserError, match="the result of an earlier run"):
+        folder.jobs([tmp_path], tmp_path, **plan)
+    planned = folder.jobs([tmp_path], tmp_path, **plan, skip_existing=True)
+    assert [job.name for job in planned] == ["x.png", "y.png"]
+    with pytest.raises(UserError, match="one of the pictures"):
+        folder.jobs([tmp_path], tmp_path, suffix="", format=None, skip_existing=True)
 
 
 def test_a_folder_with_a_bad_file(

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import scipy
 from flax.traverse_util import flatten_dict
-from goldens import random_like
+from goldens import initialise, random_like
 
 from lightbsr_jax.networks import layers
 from lightbsr_jax.networks.adaptation import Mixing
 from lightbsr_jax.networks.layers import BatchNorm, Conv, Dense, DepthwiseConv
-from lightbsr_jax.networks.lightbsr import LightBSR, initialise
+from lightbsr_jax.networks.lightbsr import LightBSR
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
@@ -64,6 +64,13 @@ def test_formulations_agree(size: int, inputs: int, outputs: int | None) -> None
         for result, other in zip(results, expected, strict=True):
             close(result, other)
         close(results[0], [slow(image, others[0]) + sum(others[1:]) for image in x])
+
+
+def test_convolutions_of_even_kernels_and_of_no_image() -> None:
+    for shape, kernel in (((1, 5, 6, 4), normal(4, 4, 4, 3)), ((0, 5, 6, 4), None)):
+        kernel = normal(3, 3, 4, 3) if kernel is None else kernel
+        x = normal(*shape)
+        close(layers.conv(x, kernel), layers.plain_conv(x, kernel))
 
 
 def test_dense_formulations_agree() -> None:

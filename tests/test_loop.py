@@ -297,7 +297,10 @@ def test_unreadable_images_are_skipped_and_named(
             {"contrast.queue_size": 18},
             "queue_size 18 is not a multiple of the global batch size 4: take 16",
         ),
+        ({"contrast.queue_size": 0}, "queue_size 0 is not a multiple .* take 4"),
         ({"contrast.crops": 1}, "contrast.crops 1: a contrast takes at least 2"),
+        ({"seed": -1}, "seed -1: at least 0"),
+        ({"degradation.width_max": 0.2}, "width_max 0.2: above 0.2"),
         ({"schedule.warmup_epochs": 2}, "warmup_epochs 2 is not below"),
         ({"schedule.stage2_epochs": 0}, "stage2_epochs 0"),
         ({"data.lr_crop": 2}, "data.lr_crop 2"),
@@ -368,6 +371,13 @@ def test_validation_that_fails_loses_nothing(images, told, monkeypatch) -> None:
     with pytest.raises(MemoryError):
         train(teacher_config(images), workdir)
     assert Model.load(workdir).step == 4
+
+    validated = []
+    monkeypatch.setattr(
+        loop, "validation", lambda *_: lambda step, *_: validated.append(step)
+    )
+    train(teacher_config(images), workdir)  # has all steps, and wants that still
+    assert validated == [4]
 
 
 def test_workdir_that_cannot_be_written_to(images, tmp_path, monkeypatch) -> None:

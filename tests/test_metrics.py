@@ -108,3 +108,9 @@ def test_reference(goldens: np.lib.npyio.NpzFile) -> None:
     np.testing.assert_allclose(psnr, goldens["metric/psnr_y"], atol=1e-5)  # float32
     ssim = metrics.ssim_y(a, b, border=4)
     np.testing.assert_allclose(ssim, goldens["metric/ssim_y"], atol=1e-12)
+
+
+def test_no_images_have_no_scores() -> None:
+    none = np.empty((0, 32, 32, 3), np.uint8)
+    assert metrics.psnr_y(none, none, border=4).shape == (0,)
+    assert metrics.ssim_y(none, none, border=4).shape == (0,)

@@ -11,13 +11,14 @@ from urllib.parse import quote
 import jax
 import numpy as np
 import pytest
+from goldens import initialise
 from PIL import Image
 
 from lightbsr_jax.inference import page
 from lightbsr_jax.inference.explain import Bank, Known
 from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import LightBSR, initialise
+from lightbsr_jax.networks.lightbsr import LightBSR
 
 
 @pytest.fixture(scope="module")

@@ -134,6 +134,10 @@ def test_other_files_are_refused(named: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="convert a state dict"):
         Model.load(theirs)
     assert pretrained.find(theirs) is None
+    saved = tmp_path / "theirs.pt"
+    saved.write_bytes(b"PK a zip")
+    with pytest.raises(UserError, match=r"lightbsr convert"):
+        Model.load(saved)
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(named.read_bytes()[:-100])
     with pytest.raises(UserError, match="damaged"):

@@ -13,13 +13,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from goldens import initialise
 from ml_collections import ConfigDict
 from test_benchmark import picture, save
 
 from configs.benchmark import get_config
 from lightbsr_jax.evaluation import run
 from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import LightBSR, initialise
+from lightbsr_jax.networks.lightbsr import LightBSR
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from goldens import initialise
 
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.methods import METHODS
-from lightbsr_jax.networks.lightbsr import LightBSR, initialise
+from lightbsr_jax.networks.lightbsr import LightBSR
 from lightbsr_jax.training import state as states
 from lightbsr_jax.training import steps
 

@@ -17,14 +17,14 @@ import optax
 import pytest
 import safetensors.numpy
 import scipy.io
-from goldens import random_like, variable_shapes
+from goldens import initialise, random_like, variable_shapes
 
 import lightbsr_jax
 from lightbsr_jax.checkpoint import Checkpoints
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.interop import convert, weights
 from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import LightBSR, initialise
+from lightbsr_jax.networks.lightbsr import LightBSR
 from lightbsr_jax.training.state import (
     StudentState,
     fresh_optimizer,

@@ -134,8 +134,9 @@ def _tables(images: list[tuple[np.ndarray, np.ndarray]], scale: int) -> str:
                 cells.append(f"{mean:.{digits}f}{mark}")
             lines.append([name, *cells])
         grids.append(tables.grid(lines))
-    text = "\n".join(grids)
-    return f"{text}\n* the paper's: what eval.py prints at scale {scale}\n"
+    if scale in borders:
+        grids.append(f"* the paper's: what eval.py prints at scale {scale}\n")
+    return "\n".join(grids)
 
 
 def _resized(images: list[tuple[np.ndarray, np.ndarray]], factor: int) -> str:

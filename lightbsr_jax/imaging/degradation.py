@@ -34,12 +34,13 @@ class Setting(NamedTuple):
     noise_max: float  # 0..255 scale; 0 is noise-free
 
 
+WIDTH_MIN = 0.2  # of kernels, in HR pixels
 SETTINGS = {1: Setting("isotropic", 0.0), 2: Setting("anisotropic", 25.0)}
 
 
 @functools.partial(jax.jit, static_argnames="setting")
 def sample(
-    keys: Array, *, setting: int, width_max: float, width_min: float = 0.2
+    keys: Array, *, setting: int, width_max: float, width_min: float = WIDTH_MIN
 ) -> Degradation:
     """Random degradations of `setting`, one for each of the `keys` [B].
 

@@ -28,7 +28,8 @@ def psnr_y(a: Images, b: Images, *, border: int) -> np.ndarray:
     """
     pairs = _pairs(a, b, border=border, minimum=1)
     differences = (np.subtract(x, y, dtype=np.float64) @ (LUMA / 256) for x, y in pairs)
-    return np.concatenate([psnr(plane, np.zeros_like(plane)) for plane in differences])
+    scores = (psnr(plane, np.zeros_like(plane)) for plane in differences)
+    return np.concatenate([np.empty(0), *scores])
 
 
 def ssim_y(a: Images, b: Images, *, border: int) -> np.ndarray:
@@ -40,7 +41,7 @@ def ssim_y(a: Images, b: Images, *, border: int) -> np.ndarray:
     pairs = _pairs(a, b, border=border, minimum=len(GAUSSIAN))
     # 255, not 256 as in PSNR: the reference's own constant.
     planes = ([image @ (LUMA / 255) + 16 for image in pair] for pair in pairs)
-    return np.concatenate([ssim(*pair) for pair in planes])
+    return np.concatenate([np.empty(0), *(ssim(*pair) for pair in planes)])
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:

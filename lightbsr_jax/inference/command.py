@@ -33,6 +33,7 @@ def run(arguments: Namespace, load: Callable[[], Model]) -> bool:
         arguments.output,
         suffix=arguments.suffix,
         format=arguments.format,
+        skip_existing=arguments.existing == "skip",
     )
     _tell_what_is_left(arguments.input)
     if arguments.device == "cpu":

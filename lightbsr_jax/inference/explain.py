@@ -46,10 +46,10 @@ class Bank(NamedTuple):
     """Known degradations and the mean IDRs of N photographs under each."""
 
     known: list[Known]  # K
-    means: np.ndarray  # [K, N, 128]
+    means: np.ndarray  # [K, N, C]
 
     def nearest(self, mean: np.ndarray, count: int = 3) -> list[tuple[Known, float]]:
-        """The nearest degradations to a mean IDR [128], and how far they are.
+        """The nearest degradations to a mean IDR [C], and how far they are.
 
         In units of the spread between photographs of one degradation.
         """

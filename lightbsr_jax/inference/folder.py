@@ -69,12 +69,18 @@ def parse_target(scale: float | None, size: str | None) -> Target:
 
 
 def jobs(
-    inputs: Sequence[str | Path], out: str | Path, *, suffix: str, format: str | None
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    suffix: str,
+    format: str | None,
+    skip_existing: bool = False,
 ) -> list[Job]:
     """What is to be made of files and folders, in order.
 
     `out` is a folder, or a file where one file is given and it ends like an image.
-    What lies in `out` within a folder that is given are results, and left out.
+    What lies in `out` within a folder that is given are results, and left out; so is,
+    with `skip_existing`, what would be the result of another picture that is given.
     `format` is an end such as "png". Raises UserError where two results would have one
     name, or a result that of a picture that is given, or an end that tells of another
     format; FileNotFoundError, UserError where there is nothing.
@@ -98,6 +104,12 @@ def jobs(
             if format is not None:
                 target = target.with_suffix(f".{format}")
             planned.append(Job(name, source, out if to_file else target, kind))
+    if skip_existing:
+        results = {
+            os.path.realpath(job.target) for job in planned if job.target != job.source
+        }
+        results |= {f"{result}-idr.png" for result in results}  # by --explain
+        planned = [j for j in planned if os.path.realpath(j.source) not in results]
     sources = {os.path.realpath(job.source): job.source for job in planned}
     targets: dict[str, Job] = {}
     for job in planned:
@@ -110,7 +122,8 @@ def jobs(
         if target in sources:
             raise UserError(
                 f"{job.target} is one of the pictures to be upscaled: give another "
-                "--output, or a --suffix such as -x4"
+                "--output, or a --suffix such as -x4, or --skip-existing where it is "
+                "the result of an earlier run"
             )
         targets[target] = job
     return planned

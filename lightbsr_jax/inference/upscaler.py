@@ -62,12 +62,17 @@ class Upscaler:
         """`memory` is in bytes, for the maps on each device; by default what is free.
 
         By default the first device is used; a picture's rows are spread over several.
-        Raises UserError for a teacher.
+        Raises UserError for a teacher, and for an estimator that sees too far.
         """
         if model.role == "teacher":
             raise UserError(
                 "a teacher sees the true degradation, which nobody knows of a picture: "
                 "upscale with a student of it (configs/student.py)"
+            )
+        if model.network.reach > SMALLEST:
+            raise UserError(
+                f"the estimator sees {model.network.reach} pixels far, beyond a "
+                f"neighbouring tile of {SMALLEST}: take Model.restore, without tiles"
             )
         self.scale = model.scale
         self._network = model.network.clone(dtype=jnp.dtype(precision))
@@ -124,18 +129,7 @@ class Upscaler:
 
     def estimate(self, image: np.ndarray) -> IDR:
         """The degradation that the network sees in a picture."""
-        image = _checked(image)
-        height, width = image.shape[:2]
-
-        def estimate(run: _Run) -> IDR:
-            idr, mean = run.encode()
-            spatial = None
-            if isinstance(self._network, LightBSR):
-                spatial = run.convert(idr).assembled()[:height, :width]
-            idr = idr.assembled()[: -(-height // 4), : -(-width // 4)]
-            return IDR(idr, mean, run.channel(mean)[0], spatial)
-
-        return self._fitted(image, _nothing, estimate)
+        return self._fitted(_checked(image), _nothing, _Run.estimate)
 
     def _fitted(
         self, image: np.ndarray, progress: Progress, use: Callable[["_Run"], Result]
@@ -193,12 +187,14 @@ class _Run:
         progress: Progress,
     ) -> None:
         self._network = network
+        # LightBSR's blocks also see R_s and means, and have stages of their own.
+        self._adapts = isinstance(network, LightBSR)
         self._variables = variables
         self._grid = grid
         self._lr = grid.cut(_as_float(image))
         self._progress = progress
         self._done = 0
-        self._total = _stages(network) * grid.rows * grid.columns
+        self._total = self._stages() * grid.rows * grid.columns
 
     def upscale(self, dtype: np.dtype, other: np.ndarray | None) -> np.ndarray:
         """The SR image, by the image's own IDR or the mean of another one."""
@@ -207,17 +203,26 @@ class _Run:
             mean = np.asarray(other, np.float32)
             for row in range(self._grid.rows):
                 idr[row] = [jnp.broadcast_to(mean, x.shape) for x in idr[row]]
-        adapts = isinstance(self._network, LightBSR)
-        channel, spatial = self.channel(mean), self.convert(idr) if adapts else None
+        channel, spatial = self.channel(mean), self.convert(idr)
         del idr
         features = Map(self._grid)
         sums = self._sweep(stages.extract, stages.EXTRACT, [self._lr], into=features)
-        if not adapts:
+        if spatial is None:
             return self._reconstruct(self._body(features, channel), dtype)
         means = self._mean(sums)
         for group in map(np.int32, range(self._network.groups)):
             means, channel = self._group(group, features, means, channel, spatial)
         return self._reconstruct(features, dtype)
+
+    def estimate(self) -> IDR:
+        """The image's degradation."""
+        idr, mean = self.encode()
+        height, width = self._grid.size
+        spatial = self.convert(idr)
+        if spatial is not None:
+            spatial = spatial.assembled()[:height, :width]
+        idr = idr.assembled()[: -(-height // 4), : -(-width // 4)]
+        return IDR(idr, mean, self.channel(mean)[0], spatial)
 
     def encode(self) -> tuple[Map, np.ndarray]:
         """The IDR and its mean [C]."""
@@ -232,11 +237,20 @@ class _Run:
         variables = self._variables[self._grid.device(0)]
         return np.asarray(stages.channel(self._network, variables, mean))
 
-    def convert(self, idr: Map) -> Map:
-        """R_s."""
+    def convert(self, idr: Map) -> Map | None:
+        """R_s, which LightBSR alone has."""
+        if not self._adapts:
+            return None
         spatial = Map(self._grid)
         self._sweep(stages.convert, stages.CONVERT, [idr], into=spatial)
         return spatial
+
+    def _stages(self) -> int:
+        """How many stages an image goes through."""
+        groups, blocks = _groups(self._network), self._network.blocks
+        if self._adapts:
+            return 4 + groups * (blocks + 2)
+        return 3 + (blocks if groups is None else groups * (blocks + 1))
 
     def _group(
         self,
@@ -332,14 +346,6 @@ class _Run:
     def _mean(self, sums: np.ndarray) -> np.ndarray:
         height, width = self._grid.size
         return (sums / (height * width)).astype(np.float32)[None]
-
-
-def _stages(network: BlindNetwork) -> int:
-    """How many stages an image goes through."""
-    if isinstance(network, LightBSR):
-        return 4 + network.groups * (network.blocks + 2)
-    groups = _groups(network)
-    return 3 + (network.blocks if groups is None else groups * (network.blocks + 1))
 
 
 def _groups(network: BlindNetwork) -> int | None:

@@ -63,7 +63,8 @@ def difference(model: Model, path: str | Path, size: tuple[int, int] | None) -> 
     height, width = size or (61, 90)
     image = files.read_rgb(photograph)
     lr = np.resize(image[:, :width], (height, width, 3))[None] / np.float32(255)
-    expected = np.asarray(model.restore(lr)) / 255
+    with jax.default_matmul_precision("highest"):  # as in the file
+        expected = np.asarray(model.restore(lr)) / 255
     return float(np.abs(run(path, lr) - expected).max())
 
 

@@ -138,7 +138,8 @@ def _thin_conv(x: Array, kernel: Array) -> Array:
         ((rows, rows), (columns, columns + -x.shape[2] % together)),
         dimension_numbers=NHWC,
     )
-    return y.reshape(*x.shape[:2], -1, outputs)[:, :, : x.shape[2]]
+    y = y.reshape(*x.shape[:2], y.shape[2] * together, outputs)
+    return y[:, :, : x.shape[2]]
 
 
 @jax.custom_vjp
@@ -169,7 +170,8 @@ _cpu_conv.defvjp(_cpu_conv_forward, _cpu_conv_backward)
 
 def conv(x: Array, kernel: Array, stride: int = 1) -> Array:
     """`plain_conv`, formulated for the backend (see the module's head)."""
-    if stride == 1 and _uses_cpu_formulations():
+    odd = all(k % 2 for k in kernel.shape[:2])
+    if odd and stride == 1 and _uses_cpu_formulations():
         return _cpu_conv(x, kernel)
     return plain_conv(x, kernel, stride)
 

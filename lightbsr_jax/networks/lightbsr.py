@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from lightbsr_jax.networks import blind
 from lightbsr_jax.networks.adaptation import AdaptationModule
 from lightbsr_jax.networks.blind import BlindNetwork, Restorer, check_scale
 from lightbsr_jax.networks.estimator import Converter, Estimator, Projector
@@ -64,16 +63,3 @@ class LightBSR(BlindNetwork):
             parent=None,  # the restorer's, and that the network's
         )
         return Restorer(self.scale, body, parent=None)
-
-
-def initialise(
-    network: LightBSR, key: Array, *, prior_channels: int | None = None
-) -> dict[str, Any]:
-    """Fresh variables {"params", "batch_stats"}, as torch initialises them.
-
-    A teacher has `prior_channels` (15 or 18; 0 where an ablation keeps the prior from
-    it) and a projector, a student None and none.
-    """
-    teacher = prior_channels is not None
-    prior = jnp.zeros((1, prior_channels)) if teacher else None
-    return blind.initialise(network, key, prior, projects=teacher)

@@ -9,6 +9,7 @@ import jax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from lightbsr_jax import methods
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation
 from lightbsr_jax.networks.blind import UPSCALER_STEPS
@@ -57,6 +58,8 @@ def check(config: ConfigDict) -> None:
         problems.append(
             f"compute.dtype {config.compute.dtype!r} is not {' or '.join(DTYPES)}"
         )
+    if config.seed < 0:
+        problems.append(f"seed {config.seed}: at least 0")
     if config.minutes < 0:
         problems.append(f"minutes {config.minutes}: at least 0")
     if not 0 <= config.ema_decay < 1:
@@ -66,7 +69,7 @@ def check(config: ConfigDict) -> None:
     contrasts = "contrast" in config and config.contrast.get("enabled", True)
     if "contrast" in config:
         queue = config.contrast.queue_size
-        if batch > 0 and queue % batch:
+        if batch > 0 and (queue < 1 or queue % batch):
             problems.append(
                 f"contrast.queue_size {queue} is not a multiple of the global batch "
                 f"size {batch}: take {max(queue // batch, 1) * batch}"
@@ -75,6 +78,15 @@ def check(config: ConfigDict) -> None:
             problems.append(
                 f"contrast.crops {config.contrast.crops}: a contrast takes at least 2"
             )
+        if methods.of(config).contrasts == "pair" and config.contrast.crops != 2:
+            problems.append(
+                f"contrast.crops {config.contrast.crops}: the method contrasts pairs, 2"
+            )
+    if config.degradation.width_max <= degradation.WIDTH_MIN:
+        problems.append(
+            f"degradation.width_max {config.degradation.width_max}: above "
+            f"{degradation.WIDTH_MIN}, the least"
+        )
     if config.schedule.stage1_epochs and not (contrasts or "distillation" in config):
         problems.append(
             f"schedule.stage1_epochs {config.schedule.stage1_epochs}: without "

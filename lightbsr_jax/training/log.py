@@ -68,6 +68,13 @@ class Log:
                 str(workdir / "tensorboard"), purge_step=start + 1
             )
 
+    def validated(self, step: int) -> bool:
+        """Whether a validation at `step` has been told."""
+        if not self._records.exists():
+            return False
+        told = (r["step"] for r in records(self._workdir) if "validation_psnr" in r)
+        return step in told
+
     def advance(self, step: int) -> None:
         """Move the bar."""
         self._bar.update(self._task, completed=step)

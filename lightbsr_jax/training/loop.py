@@ -133,7 +133,16 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         )
     learning_rate = schedules.of(config.schedule)
     under_way = deque()
+
+    def validate_where_due(step: int) -> None:
+        if step % config.validation.every_steps == 0 or step == total:
+            began = time.monotonic()
+            validate(step, run, log)
+            log.pause(time.monotonic() - began)
+
     try:
+        if start and not log.validated(start):
+            validate_where_due(start)  # the run ended before it came to that
         with Interruption() as interruption:
             for step in range(start + 1, total + 1):
                 stage = 1 if step <= boundary else 2
@@ -169,10 +178,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
                         f"{workdir}: the same command goes on from there"
                     )
                 # Last: where it fails, or takes long, nothing is lost.
-                if step % config.validation.every_steps == 0 or ends:
-                    began = time.monotonic()
-                    validate(step, run, log)
-                    log.pause(time.monotonic() - began)
+                validate_where_due(step)
         checkpoints.wait()
         log.say(f"finished at step {total}: {workdir}")
     finally:
@@ -223,7 +229,8 @@ def fitting_steps_per_epoch(
     """
     if begun is not None and (begun / "config.json").exists():
         text = (begun / "config.json").read_text()
-        return json.loads(text)["schedule"]["steps_per_epoch"]
+        begun_with = json.loads(text).get("schedule", config.schedule)
+        return begun_with["steps_per_epoch"]
     role, steps = prepare(config, network)
     fixed = fixed_inputs(config, role, batches)
     start = batches.get_state()
@@ -270,9 +277,11 @@ def stop_if_lost(
     if skipped_in_a_row >= config.skipped_in_a_row:
         raise UserError(
             f"loss or gradient were not finite in the last {skipped_in_a_row} updates, "
-            f"up to step {step}; none of them was made. {workdir} holds checkpoints "
-            "from before: look at the images, or start again with a lower "
-            "config.schedule.learning_rate, or in float32 (config.compute.dtype)"
+            f"up to step {step}; none of them was made. Checkpoints from before, if "
+            f"any, are in {workdir}: look at the images, or start again with a lower "
+            "config.schedule.learning_rate"
+            + ", or in float32 (config.compute.dtype)"
+            * (config.compute.dtype != "float32")
         )
 
 
