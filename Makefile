@@ -1,4 +1,5 @@
-# make demo: train a small network on bundled photographs, measure it, draw it.
+# make demo: train a small network on bundled photographs, measure it, draw it; upscale
+# one of them by the weights that come with the program.
 # make test: lint and tests.
 # Both make a virtual environment in .venv first; PYTHON names the interpreter.
 
@@ -6,6 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 PHOTOGRAPHS := scikit-image:test
+CAT := import skimage; print(skimage.__path__[0] + '/data/chelsea.png')
 
 .PHONY: demo test format clean
 
@@ -15,6 +17,8 @@ demo: .venv/requirements
 	    --config.distillation.teacher=$(DEMO)/teacher
 	$(BIN)/python eval.py --workdir=$(DEMO)/student --benchmarks=$(PHOTOGRAPHS) \
 	    --report=$(DEMO)/evaluation
+	$(BIN)/python -m lightbsr_jax upscale "$$($(BIN)/python -c "$(CAT)")" \
+	    -o $(DEMO)/chelsea-x4.png --overwrite
 
 test: .venv/requirements-test
 	$(BIN)/ruff check .

@@ -57,6 +57,8 @@ def draw(runs: dict[str, list[dict]], path: Path) -> None:
         for run, records in runs.items():
             for name in names:
                 told = [record for record in records if name in record]
+                if not told:
+                    continue
                 steps = [start + record["step"] for record in told]
                 values = [record[name] for record in told]
                 axis.plot(steps, values, ".-", markersize=3, label=f"{run} {name}")

@@ -1,8 +1,10 @@
 """Trained networks as single files, and the ones that come with the package.
 
 A file is a .safetensors with the tensors params/..., batch_stats/... and basis. Its
-metadata are JSON: `config`, that of the training run, `step`, the updates it made, and
-what else is to be known. Parameters may be float16; they are read as float32.
+metadata are one JSON text: `config`, that of the training run, `step`, the updates it
+made, and what else is to be known. (Several would come in an order that changes from
+file to file, and the file's checksum with it.) Parameters may be float16; they are read
+as float32.
 """
 
 import json
@@ -22,6 +24,7 @@ Tree = dict[str, Any]
 FOLDER = Path(__file__).parent / "weights"  # NAME.safetensors and its card, NAME.md
 DEFAULT = "setting2"
 SUFFIX = ".safetensors"
+_ABOUT = "lightbsr_jax"
 
 
 def find(source: str | Path) -> Path | None:
@@ -88,14 +91,11 @@ def write(path: str | Path, about: Tree, model: Tree, *, half: bool) -> None:
         model = {**model, "params": params}
     flat = flatten_dict(model, sep="/")
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in flat.items()}
-    metadata = {name: json.dumps(value) for name, value in about.items()}
-    safetensors.numpy.save_file(tensors, path, metadata)
+    safetensors.numpy.save_file(tensors, path, {_ABOUT: json.dumps(about)})
 
 
 def _metadata(path: Path) -> Tree:
     """Nothing for a file of another program's."""
     with safetensors.safe_open(path, "np") as file:
         metadata = file.metadata() or {}
-    if "config" not in metadata:
-        return {}
-    return {name: json.loads(value) for name, value in metadata.items()}
+    return json.loads(metadata.get(_ABOUT, "{}"))
