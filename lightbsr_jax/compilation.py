@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _FOUND = "/jax/compilation_cache/cache_hits"
 
-EIGEN = ""
-SUMS = "LIBRARY_FUSION_TYPE_REDUCE"
+# What is left to YNNPACK (see `_options`).
+_NOTHING = ""
+_SUMS = "LIBRARY_FUSION_TYPE_REDUCE"
 
 
 def keep_compiled_programs() -> None:
@@ -48,7 +48,7 @@ def inference_jit(function: Callable[..., Any], **options: Any) -> Callable[...,
 
     @functools.cache
     def outermost() -> Callable[..., Any]:
-        return jax.jit(function, compiler_options=_options(EIGEN), **options)
+        return jax.jit(function, compiler_options=_options(_NOTHING), **options)
 
     @functools.wraps(function)
     def call(*arguments: Any, **keywords: Any) -> Any:
@@ -70,12 +70,12 @@ def training_pmap(function: Callable[..., Any], *args: Any, **options: Any) -> A
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
-        if _traced(arguments) or jax.process_count() > 1 or not _options(SUMS):
+        if _traced(arguments) or jax.process_count() > 1 or not _options(_SUMS):
             return mapped(*arguments)
         leaves, tree = jax.tree.flatten(arguments)
-        kinds = tree, *((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        kinds = tree, *((leaf.shape, leaf.dtype) for leaf in leaves)
         if kinds not in programs:
-            programs[kinds] = mapped.lower(*arguments).compile(_options(SUMS))
+            programs[kinds] = mapped.lower(*arguments).compile(_options(_SUMS))
             _give_back_memory()
         return programs[kinds](*arguments)
 

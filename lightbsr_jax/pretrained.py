@@ -37,7 +37,7 @@ def find(source: str | Path) -> Path | None:
         if path.stem == source:
             return path
     path = Path(source)
-    if path.suffix != SUFFIX or not path.is_file():
+    if not path.is_file():
         return None
     try:
         return path if _metadata(path) else None
@@ -62,21 +62,16 @@ def read(path: str | Path) -> tuple[Tree, Tree]:
     Raises UserError for a file that is damaged or holds something else.
     """
     path = Path(path)
-    if path.suffix != SUFFIX:
-        raise UserError(
-            f"{path} is no {SUFFIX} that lightbsr pack wrote: a state dict of the "
-            "PyTorch reference becomes a working directory first (lightbsr convert)"
-        )
     try:
         about = _metadata(path)
+        if not about:
+            raise UserError(
+                f"{path} holds no network of this program: convert a state dict of the "
+                "PyTorch reference into a working directory (lightbsr convert)"
+            )
         tensors = safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
         raise UserError(f"{path} is damaged: {error}") from error
-    if not about:
-        raise UserError(
-            f"{path} holds no network of this program: convert a state dict of the "
-            "PyTorch reference into a working directory (lightbsr convert)"
-        )
     tree = unflatten_dict(tensors, sep="/")
     return about, jax.tree.map(lambda x: x.astype(np.float32), tree)
 
@@ -96,6 +91,8 @@ def write(path: str | Path, about: Tree, model: Tree, *, half: bool) -> None:
 
 def _metadata(path: Path) -> Tree:
     """Nothing for a file of another program's."""
+    if path.suffix != SUFFIX:
+        return {}
     with safetensors.safe_open(path, "np") as file:
         metadata = file.metadata() or {}
     return json.loads(metadata.get(_ABOUT, "{}"))

@@ -67,9 +67,8 @@ def test_formulations_agree(size: int, inputs: int, outputs: int | None) -> None
 
 
 def test_convolutions_of_even_kernels_and_of_no_image() -> None:
-    for shape, kernel in (((1, 5, 6, 4), normal(4, 4, 4, 3)), ((0, 5, 6, 4), None)):
-        kernel = normal(3, 3, 4, 3) if kernel is None else kernel
-        x = normal(*shape)
+    for images, size in ((1, 4), (0, 3)):
+        x, kernel = normal(images, 5, 6, 4), normal(size, size, 4, 3)
         close(layers.conv(x, kernel), layers.plain_conv(x, kernel))
 
 

@@ -105,10 +105,9 @@ def jobs(
                 target = target.with_suffix(f".{format}")
             planned.append(Job(name, source, out if to_file else target, kind))
     if skip_existing:
-        results = {
-            os.path.realpath(job.target) for job in planned if job.target != job.source
-        }
-        results |= {f"{result}-idr.png" for result in results}  # by --explain
+        made = [job.target for job in planned if job.target != job.source]
+        made += [Path(f"{_explained(target)}.png") for target in made]
+        results = set(map(os.path.realpath, made))
         planned = [j for j in planned if os.path.realpath(j.source) not in results]
     sources = {os.path.realpath(job.source): job.source for job in planned}
     targets: dict[str, Job] = {}
@@ -164,9 +163,7 @@ def upscale(
     if bank is not None:
         estimated = upscaler.estimate(pixels)
         nearest = bank.nearest(estimated.mean)
-        explain.write(
-            job.target.with_name(f"{job.target.name}-idr"), estimated, nearest
-        )
+        explain.write(_explained(job.target), estimated, nearest)
         told += f" [nearest: {nearest[0][0].label}]"
     return told
 
@@ -216,6 +213,11 @@ def other_kinds(inputs: Sequence[str | Path]) -> Counter[str]:
     names = (path for given in inputs for path in files.walk(Path(given)))
     ends = Counter(path.suffix.lower() for path in names)
     return Counter({end: n for end, n in ends.items() if end not in files.SUFFIXES})
+
+
+def _explained(target: Path) -> Path:
+    """Where the degradation of a result is told, but for the ends .png and .json."""
+    return target.with_name(f"{target.name}-idr")
 
 
 def _found(given: str | Path, out: Path) -> list[tuple[str, Path]]:

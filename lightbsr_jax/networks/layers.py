@@ -92,9 +92,13 @@ def _uses_cpu_formulations() -> bool:
     return jax.default_backend() == "cpu" and not _plain.value
 
 
+def _padding(kernel: Array) -> list[tuple[int, int]]:
+    """Of rows and of columns: k // 2 on each side."""
+    return [(k // 2, k // 2) for k in kernel.shape[:2]]
+
+
 def _pad(x: Array, kernel: Array) -> Array:
-    rows, columns = kernel.shape[0] // 2, kernel.shape[1] // 2
-    return jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+    return jnp.pad(x, ((0, 0), *_padding(kernel), (0, 0)))
 
 
 def _taps(x: Array, kernel: Array) -> list[Array]:
@@ -113,9 +117,8 @@ def plain_conv(x: Array, kernel: Array, stride: int = 1) -> Array:
 
     A stride of 2 gives ceil(n / 2) rows, as torch's padding=1 does ('SAME' differs).
     """
-    padding = [(k // 2, k // 2) for k in kernel.shape[:2]]
     return lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=NHWC
+        x, kernel, (stride, stride), _padding(kernel), dimension_numbers=NHWC
     )
 
 
@@ -126,7 +129,7 @@ def _thin_conv(x: Array, kernel: Array) -> Array:
     """
     inputs, outputs = kernel.shape[2:]
     together = 2 if max(inputs, outputs) <= 16 else 4 if outputs <= 4 else 1
-    rows, columns = kernel.shape[0] // 2, kernel.shape[1] // 2
+    rows, (left, right) = _padding(kernel)
     shifted = [
         jnp.pad(kernel, ((0, 0), (i, together - 1 - i), (0, 0), (0, 0)))
         for i in range(together)
@@ -135,7 +138,7 @@ def _thin_conv(x: Array, kernel: Array) -> Array:
         x,
         jnp.concatenate(shifted, -1),
         (1, together),
-        ((rows, rows), (columns, columns + -x.shape[2] % together)),
+        (rows, (left, right + -x.shape[2] % together)),
         dimension_numbers=NHWC,
     )
     y = y.reshape(*x.shape[:2], y.shape[2] * together, outputs)
@@ -158,9 +161,8 @@ def _cpu_conv_backward(
     dx = _thin_conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
     # As autodiff has it, but for the order of axes, which in a scan decides its speed.
     inputs, gradients = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
-    padding = [(k // 2, k // 2) for k in kernel.shape[:2]]
     of_kernel = lax.conv_general_dilated(
-        inputs, gradients, (1, 1), padding, dimension_numbers=NHWC
+        inputs, gradients, (1, 1), _padding(kernel), dimension_numbers=NHWC
     )
     return dx, of_kernel.transpose(1, 2, 0, 3)
 
@@ -178,12 +180,11 @@ def conv(x: Array, kernel: Array, stride: int = 1) -> Array:
 
 def plain_depthwise_conv(x: Array, kernel: Array, bias: Array) -> Array:
     """One kernel a channel: x [B, h, w, C], kernel [k, k, 1, C], padding k // 2."""
-    padding = [(k // 2, k // 2) for k in kernel.shape[:2]]
     y = lax.conv_general_dilated(
         x,
         kernel,
         (1, 1),
-        padding,
+        _padding(kernel),
         dimension_numbers=NHWC,
         feature_group_count=x.shape[-1],
     )

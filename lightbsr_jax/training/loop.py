@@ -229,6 +229,7 @@ def fitting_steps_per_epoch(
     """
     if begun is not None and (begun / "config.json").exists():
         text = (begun / "config.json").read_text()
+        # Converted weights have no schedule; that they cannot go on is told later.
         begun_with = json.loads(text).get("schedule", config.schedule)
         return begun_with["steps_per_epoch"]
     role, steps = prepare(config, network)
