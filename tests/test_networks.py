@@ -19,7 +19,7 @@ from lightbsr_jax import methods
 from lightbsr_jax.interop import torch_names
 from lightbsr_jax.networks import adaptation, complexity
 from lightbsr_jax.networks.adaptation import AdaptationModule
-from lightbsr_jax.networks.blind import Restoration
+from lightbsr_jax.networks.blind import Restoration, Restorer
 from lightbsr_jax.networks.layers import Conv
 from lightbsr_jax.networks.lightbsr import LightBSR
 
@@ -181,6 +181,62 @@ def test_scan_is_the_blocks_one_by_one(adaptation_inputs: tuple) -> None:
     ):
         other = {**params, "groups": {**groups, **changed}}
         assert relative_error(one_by_one(other, *adaptation_inputs), expected) > 1e-4
+
+
+# The upscaler
+
+
+@pytest.fixture(scope="module", params=[2, 3, 4])
+def restorer(request: pytest.FixtureRequest) -> tuple[Restorer, Any, np.ndarray]:
+    """Of every scale, with parameters and features as small as they may be."""
+    module = Restorer(request.param, body=None, features=8)
+    features = np.random.default_rng(3).standard_normal((2, 32, 37, 8), np.float32)
+    init = partial(module.init, method="reconstruct")
+    shapes = jax.eval_shape(init, jax.random.key(0), features)
+    return module, random_like(shapes, seed=4), features
+
+
+def test_upscaler_as_one_convolution(restorer: tuple) -> None:
+    module, variables, features = restorer
+
+    def value_and_gradients(method: str) -> tuple[jax.Array, Any]:
+        def loss(variables: Any, features: jax.Array) -> tuple[jax.Array, jax.Array]:
+            sr = module.apply(variables, features, method=method)
+            return jnp.square(sr - 0.3).mean(), sr
+
+        gradients, sr = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(
+            variables, features
+        )
+        return sr, gradients
+
+    expected, expected_gradients = value_and_gradients("reconstruct_stepwise")
+    sr, gradients = value_and_gradients("reconstruct")
+    assert relative_error(sr, expected) < 1e-5  # measured 4e-7
+    errors = jax.tree.map(relative_error, gradients, expected_gradients)
+    assert max(jax.tree.leaves(errors)) < 1e-5
+
+
+def test_one_convolution_differs_at_the_border_alone(restorer: tuple) -> None:
+    module, variables, features = restorer
+    inside, stepwise = (
+        np.asarray(module.apply(variables, features, method=method))
+        for method in ("reconstruct_inside", "reconstruct_stepwise")
+    )
+    different = np.abs(inside - stepwise).max((0, 3)) > 1e-5 * np.abs(stepwise).max()
+    s = module.scale
+    assert not different[s:-s, s:-s].any()
+    for edge in (different[0], different[-1], different[:, 0], different[:, -1]):
+        assert edge.any()
+
+
+def test_small_images_are_reconstructed_step_by_step(restorer: tuple) -> None:
+    module, variables, features = restorer
+    small = features[:, :31]
+    one, other = (
+        module.apply(variables, small, method=method)
+        for method in ("reconstruct", "reconstruct_stepwise")
+    )
+    np.testing.assert_array_equal(one, other)
 
 
 # The reference's figures

@@ -44,7 +44,6 @@ CONVERT, EXTRACT = 4, 1
 CONVERT_SPATIAL, BLOCK, MERGE, RECONSTRUCT = 2, 6, 4, 4
 PLAIN_MERGE = 1
 IDR_STEP = 4  # every so many LR pixels the IDR is kept
-_STRIP = 32  # rows that `reconstruct` makes at once: it has most features, by far
 _NO_SUMS = 0.0
 
 Tree = dict[str, Any]
@@ -213,29 +212,37 @@ def reconstruct(
     dtype: np.dtype,
 ) -> tuple[Array, float]:
     """The SR image: uint8 or uint16, rounded and clipped, or float32 in [0, 1]."""
-    body = {"params": variables["params"]["restorer"]["body"]["conv"]}
-    whole = {"params": variables["params"]["restorer"]}
+    params = variables["params"]["restorer"]
     x, lr = with_halo(x, RECONSTRUCT), with_halo(lr, RECONSTRUCT)
+    features = _head(network, variables, window, lr)
+    with at_the_border(window, x.shape[1]):
+        features += Conv(x.shape[-1]).apply({"params": params["body"]["conv"]}, x)
 
-    def strip(first: Array) -> Array:
-        rows = _STRIP + 2 * RECONSTRUCT
-        here = window._replace(top=window.top + first)
-        x_strip, lr_strip = (
-            lax.dynamic_slice_in_dim(array, first, rows, 1) for array in (x, lr)
-        )
-        features = _head(network, variables, here, lr_strip)
-        with at_the_border(here, rows):
-            features += Conv(x.shape[-1]).apply(body, x_strip)
-            sr = network.new_restorer().apply(whole, features, method="reconstruct")
-        sr = without_halo(sr, network.scale * RECONSTRUCT)[0]
-        if dtype == jnp.float32:
-            return sr
+    def restored(x: Array, how: str) -> Array:
+        return network.new_restorer().apply({"params": params}, x, method=how)
+
+    sr = restored(window.masked(features), "reconstruct_inside")
+    for axis in (1, 2):
+        # Another way, which is right for all pixels, for the image's outermost (or
+        # others, where a tile has none of them).
+        start, size = window[axis - 1], window[axis + 1]
+        for line in (-start, size - 1 - start):
+            first = jnp.clip(line, 2, features.shape[axis] - 3) - 2
+            near = lax.dynamic_slice_in_dim(features, first, 5, axis)
+            moved = (first, 0) if axis == 1 else (0, first)
+            here = window._replace(
+                top=window.top + moved[0], left=window.left + moved[1]
+            )
+            with at_the_border(here, near.shape[1]):
+                near = restored(near, "reconstruct_stepwise")
+            s = network.scale
+            near = lax.slice_in_dim(near, 2 * s, 3 * s, axis=axis)
+            sr = lax.dynamic_update_slice_in_dim(sr, near, s * (first + 2), axis)
+    sr = without_halo(sr, network.scale * RECONSTRUCT)
+    if dtype != jnp.float32:
         levels = jnp.iinfo(dtype).max
-        return jnp.round(jnp.clip(sr, 0, 1) * levels).astype(dtype)
-
-    firsts = jnp.arange(0, x.shape[1] - 2 * RECONSTRUCT, _STRIP)
-    strips = lax.map(strip, firsts)
-    return strips.reshape(1, -1, *strips.shape[2:]), _NO_SUMS
+        sr = jnp.round(jnp.clip(sr, 0, 1) * levels).astype(dtype)
+    return sr, _NO_SUMS
 
 
 def _head(network: BlindNetwork, variables: Tree, window: Window, lr: Array) -> Array:

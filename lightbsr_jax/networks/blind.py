@@ -17,12 +17,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.lax import dynamic_update_slice_in_dim, slice_in_dim
 
-from lightbsr_jax.networks.layers import Conv, pixel_shuffle, widened
+from lightbsr_jax.networks.layers import (
+    Conv,
+    composed,
+    conv,
+    is_plain,
+    pixel_shuffle,
+    widened,
+)
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 _MEAN = np.array(RGB_MEAN, np.float32)
 UPSCALER_STEPS = {2: (2,), 3: (3,), 4: (2, 2)}
+_MOSTLY_BORDER = 32  # pixels along an image's shorter side, below which it is that
 
 
 class Restoration(NamedTuple):
@@ -64,11 +73,48 @@ class Restorer(nn.Module):
         return self.head((self.pixel_range * lr - self.mean).astype(dtype))
 
     def reconstruct(self, x: Array) -> Array:
-        """The SR image, from what the body makes of the features."""
-        for factor, conv in zip(UPSCALER_STEPS[self.scale], self.upscale, strict=True):
-            x = pixel_shuffle(conv(x), factor)
+        """The SR image, from what the body makes of the features.
+
+        There is nothing nonlinear between the convolutions that do this: inside of the
+        image they are one, with a ninth of the operations. At its border each of them
+        sees zeros beyond it, which one convolution cannot.
+        """
+        if self.is_initializing() or is_plain() or min(x.shape[1:3]) < _MOSTLY_BORDER:
+            return self.reconstruct_stepwise(x)
+        sr, s = self.reconstruct_inside(x), self.scale
+        for axis in (1, 2):
+            size = x.shape[axis]
+            # Three pixels decide what becomes of the outermost.
+            ends = [slice_in_dim(x, n, n + 3, axis=axis) for n in (0, size - 3)]
+            first, last = jnp.split(self.reconstruct_stepwise(jnp.concatenate(ends)), 2)
+            first = slice_in_dim(first, 0, s, axis=axis)
+            last = slice_in_dim(last, 2 * s, 3 * s, axis=axis)
+            sr = dynamic_update_slice_in_dim(sr, first, 0, axis)
+            sr = dynamic_update_slice_in_dim(sr, last, (size - 1) * s, axis)
+        return sr
+
+    def reconstruct_stepwise(self, x: Array) -> Array:
+        """`reconstruct`, one convolution after the other."""
+        for factor, layer in zip(UPSCALER_STEPS[self.scale], self.upscale, strict=True):
+            x = pixel_shuffle(layer(x), factor)
         # 8 bits, which is what bfloat16 has, are too few for pixels.
-        return (self.tail(widened(x)) + self.mean) / self.pixel_range
+        return self._pixels(self.tail(widened(x)))
+
+    def reconstruct_inside(self, x: Array) -> Array:
+        """`reconstruct`, but for what becomes of the image's outermost pixels."""
+        factors = UPSCALER_STEPS[self.scale]
+        all_after = self.tail.kernel_and_bias
+        for factor, layer in zip(factors[::-1], self.upscale[::-1], strict=True):
+            all_after = composed(layer.kernel_and_bias, factor, all_after)
+        x = widened(x)
+        kernel, bias = (part.astype(x.dtype) for part in all_after)
+        x = conv(x, kernel) + bias
+        for factor in factors:
+            x = pixel_shuffle(x, factor)
+        return self._pixels(x)
+
+    def _pixels(self, x: Array) -> Array:
+        return (x + self.mean) / self.pixel_range
 
 
 class BlindNetwork(nn.Module):

@@ -88,8 +88,13 @@ def plain_formulations() -> AbstractContextManager[None]:
     return _plain(True)
 
 
+def is_plain() -> bool:
+    """Whether what is traced is inside `plain_formulations`."""
+    return _plain.value
+
+
 def _uses_cpu_formulations() -> bool:
-    return jax.default_backend() == "cpu" and not _plain.value
+    return jax.default_backend() == "cpu" and not is_plain()
 
 
 def _padding(kernel: Array) -> list[tuple[int, int]]:
@@ -176,6 +181,32 @@ def conv(x: Array, kernel: Array, stride: int = 1) -> Array:
     if odd and stride == 1 and _uses_cpu_formulations():
         return _cpu_conv(x, kernel)
     return plain_conv(x, kernel, stride)
+
+
+def composed(
+    first: tuple[Array, Array], factor: int, then: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """A convolution, `pixel_shuffle` and another convolution, as one convolution.
+
+    Each is a kernel and a bias: first [3, 3, I, M f^2], then [k, k, M, O] with a k of 3
+    or 5. The result's kernel is [5, 5, I, O f^2], and its output is yet to be shuffled.
+    At the border it differs: the second convolution would see zeros around the first's
+    output, and this one sees what the first would make of the zeros around its input.
+    """
+    kernel, bias = first
+    # What the first makes of one pixel of 1 in each of the inputs, and in none.
+    images = jnp.concatenate(
+        [
+            kernel[::-1, ::-1].transpose(2, 0, 1, 3),
+            jnp.broadcast_to(bias, (1, *kernel.shape[:2], len(bias))),
+        ]
+    )
+    images = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    with jax.default_matmul_precision("highest"):  # these are weights
+        images = conv(pixel_shuffle(images, factor), then[0])
+    images = pixel_unshuffle(images, factor)
+    kernel = images[:-1, ::-1, ::-1].transpose(1, 2, 0, 3)
+    return kernel, images[-1, 2, 2] + jnp.repeat(then[1], factor**2)
 
 
 def plain_depthwise_conv(x: Array, kernel: Array, bias: Array) -> Array:
@@ -347,7 +378,7 @@ def image_depthwise_conv(x: Array, kernel: Array) -> Array:
 
     (As a convolution it would have B C groups, which no backend runs well.)
     """
-    if _plain.value:
+    if is_plain():
         return plain_image_depthwise_conv(x, kernel)
     return _shifted_image_conv(x, kernel)
 
@@ -440,6 +471,12 @@ class Conv(_Linear):
 
     size: int = 3
     stride: int = 1
+
+    @property
+    def kernel_and_bias(self) -> tuple[Array, Array]:
+        """Both, once there are such."""
+        params = self.variables["params"]
+        return params["kernel"], params["bias"]
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
