@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from lightbsr_jax.compilation import inference_jit
 from lightbsr_jax.imaging import degradation, metrics
 from lightbsr_jax.imaging.kernels import KERNEL_SIZE
 from lightbsr_jax.inference.upscaler import Upscaler
@@ -68,7 +69,7 @@ class Side:
         idr = jax.device_put(self._uniform(batch, 64))
         params = layer.init(jax.random.key(0), x, idr)
         if not learns:
-            return _work(jax.jit(layer.apply), params, x, idr)
+            return _work(inference_jit(layer.apply), params, x, idr)
 
         @jax.jit
         def step(gradient: Array, *arguments: Any) -> Any:

@@ -56,8 +56,8 @@ def test_formulations_agree(size: int, inputs: int, outputs: int | None) -> None
         others = (normal(size, size, inputs, outputs) / (size * math.sqrt(inputs)),)
         chosen, plain = layers.conv, layers.plain_conv
         slow = literal.conv
-    # An odd width too, and one smaller than kernels.
-    for shape in ((2, 5, 8), (1, 4, 9), (1, 2, 1)):
+    # An odd width too, one smaller than kernels, and more rows than are summed at once.
+    for shape in ((2, 5, 8), (1, 4, 9), (1, 2, 1), (1, 18, 3)):
         x = normal(*shape, inputs, seed=size)
         results = value_and_gradients(chosen, x, *others)
         expected = value_and_gradients(plain, x, *others)

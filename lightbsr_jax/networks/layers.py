@@ -21,9 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.xla_metadata import set_xla_metadata
 
 NHWC = ("NHWC", "HWIO", "NHWC")
+_KEPT = "kept"
+_THIN = 16  # channels, which do not fill the inner loop of a product
 
 
 def gelu(x: Array) -> Array:
@@ -47,8 +50,8 @@ def global_mean(x: Array) -> Array:
     if not _uses_cpu_formulations():
         return wide.mean((1, 2)).astype(x.dtype)
     pixels = x.shape[1] * x.shape[2]
-    weights = jnp.full(pixels, 1 / pixels, wide.dtype)
-    means = jnp.einsum("p,bpc->bc", weights, wide.reshape(len(x), pixels, -1))
+    weights = jnp.full((len(x), pixels), 1 / pixels, wide.dtype)
+    means = jnp.einsum("bp,bpc->bc", weights, wide.reshape(len(x), pixels, -1))
     return means.astype(x.dtype)
 
 
@@ -133,7 +136,7 @@ def _thin_conv(x: Array, kernel: Array) -> Array:
     (Few outputs do not fill the registers of a product's inner loop.)
     """
     inputs, outputs = kernel.shape[2:]
-    together = 2 if max(inputs, outputs) <= 16 else 4 if outputs <= 4 else 1
+    together = 2 if max(inputs, outputs) <= _THIN else 4 if outputs <= 4 else 1
     rows, (left, right) = _padding(kernel)
     shifted = [
         jnp.pad(kernel, ((0, 0), (i, together - 1 - i), (0, 0), (0, 0)))
@@ -164,12 +167,34 @@ def _cpu_conv_backward(
 ) -> tuple[Array, Array]:
     x, kernel = residuals
     dx = _thin_conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
+    if max(kernel.shape[2:]) <= _THIN:
+        return dx, _thin_kernel_gradient(x, gradient, kernel)
     # As autodiff has it, but for the order of axes, which in a scan decides its speed.
     inputs, gradients = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
     of_kernel = lax.conv_general_dilated(
         inputs, gradients, (1, 1), _padding(kernel), dimension_numbers=NHWC
     )
     return dx, of_kernel.transpose(1, 2, 0, 3)
+
+
+def _thin_kernel_gradient(x: Array, gradient: Array, kernel: Array) -> Array:
+    """Of a convolution with few channels: one product, in which these are more.
+
+    Of what all columns of the kernel see of x, and what all its rows see of the
+    gradient.
+    """
+    height, width, inputs, outputs = kernel.shape
+    rows, columns = _padding(kernel)
+    x = jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
+    x = jnp.concatenate([x[:, :, j : j + gradient.shape[2]] for j in range(width)], -1)
+    seen = [
+        jnp.pad(gradient, ((0, 0), (i, height - 1 - i), (0, 0), (0, 0)))
+        for i in range(height)
+    ]
+    g = jnp.concatenate(seen, -1)
+    product = x.reshape(-1, x.shape[-1]).T @ g.reshape(-1, g.shape[-1])
+    product = product.reshape(width, inputs, height, outputs)
+    return product.transpose(2, 0, 1, 3)
 
 
 _cpu_conv.defvjp(_cpu_conv_forward, _cpu_conv_backward)
@@ -253,37 +278,46 @@ def _cpu_depthwise_backward(
     x, kernel = residuals
     zero = jnp.zeros(x.shape[-1], x.dtype)
     dx = _cpu_depthwise_conv(gradient, kernel[::-1, ::-1], zero)
-    sums = _tap_sums(_pad(x, kernel), gradient, len(kernel))
-    return dx, sums.sum(2).reshape(kernel.shape), gradient.sum((0, 1, 2))
+    sums = _tap_sums(_pad(x, kernel), gradient, len(kernel)).sum(2)
+    of_kernel = sums.reshape(kernel.shape).astype(kernel.dtype)
+    return dx, of_kernel, gradient.sum((0, 1, 2))
 
 
 def _tap_sums(padded: Array, gradient: Array, size: int) -> Array:
     """[size, size, B, C]: the sums over pixels of each tap's view times the gradient.
 
     Sixteen rows at once are multiplied and added up in one pass over batch, columns and
-    channels, which vectorises; XLA would write out each product and then sum it.
+    channels, which vectorises; XLA would write out each product and then sum it. Two
+    rows of taps, which see mostly the same pixels, share a pass as complex numbers.
     """
     batch, h, w, channels = gradient.shape
     at_once = min(16, h)
     parts = -(-h // at_once)
     beyond = ((0, 0), (0, parts * at_once - h), (0, 0), (0, 0))
-    padded, gradient = jnp.pad(padded, beyond), jnp.pad(gradient, beyond)
+    padded, gradient = (widened(jnp.pad(x, beyond)) for x in (padded, gradient))
+    taps = [(i, j) for i in range(0, size, 2) for j in range(size)]
 
-    def kernel_row(_: None, i: Array) -> tuple[None, Array]:
-        def add(part: Array, sums: list[Array]) -> list[Array]:
-            first = part * at_once
-            g = lax.dynamic_slice_in_dim(gradient, first, at_once, axis=1)
-            x = lax.dynamic_slice_in_dim(padded, first + i, at_once, axis=1)
-            return [
-                total + sum(x[:, row, j : j + w] * g[:, row] for row in range(at_once))
-                for j, total in enumerate(sums)
-            ]
+    def add(part: Array, totals: list[Array]) -> list[Array]:
+        first = part * at_once
+        g = lax.dynamic_slice_in_dim(gradient, first, at_once, axis=1)
+        x = lax.dynamic_slice_in_dim(padded, first, at_once + size - 1, axis=1)
 
-        zeros = [jnp.zeros((batch, w, channels), gradient.dtype)] * size
-        sums = lax.fori_loop(0, parts, add, zeros)
-        return None, jnp.stack([total.sum(1) for total in sums])
+        def product(i: int, j: int) -> Array:
+            if i == size:
+                return jnp.zeros_like(g[:, 0])
+            return sum(x[:, i + row, j : j + w] * g[:, row] for row in range(at_once))
 
-    return lax.scan(kernel_row, None, jnp.arange(size))[1]
+        return [
+            total + lax.complex(product(i, j), product(i + 1, j))
+            for total, (i, j) in zip(totals, taps, strict=True)
+        ]
+
+    zero = jnp.zeros((batch, w, channels), gradient.dtype)
+    totals = lax.fori_loop(0, parts, add, [lax.complex(zero, zero)] * len(taps))
+    sums = jnp.stack([total.sum(1) for total in totals])
+    sums = sums.reshape(-1, size, batch, channels)
+    sums = jnp.stack([sums.real, sums.imag], 1)
+    return sums.reshape(-1, *sums.shape[2:])[:size]
 
 
 _cpu_depthwise_conv.defvjp(_cpu_depthwise_forward, _cpu_depthwise_backward)
@@ -365,7 +399,7 @@ def _shifted_image_backward(
     dx = _shifted_image_conv(gradient, kernel[:, ::-1, ::-1])
     if _uses_cpu_formulations():
         sums = _tap_sums(_pad(x, kernel[0]), gradient, kernel.shape[1])
-        return dx, jnp.moveaxis(sums, 2, 0)
+        return dx, jnp.moveaxis(sums, 2, 0).astype(kernel.dtype)
     taps = [(tap * gradient).sum(1).sum(1) for tap in _taps(x, kernel[0])]
     return dx, jnp.stack(taps, 1).reshape(kernel.shape)
 
@@ -383,16 +417,23 @@ def image_depthwise_conv(x: Array, kernel: Array) -> Array:
     return _shifted_image_conv(x, kernel)
 
 
+def kept(x: Array) -> Array:
+    """x, which takes long to compute and little memory: see `in_a_row`."""
+    return checkpoint_name(x, _KEPT)
+
+
 def in_a_row(
     block: type[nn.Module], length: int, *, remat: bool = False
 ) -> Callable[..., nn.Module]:
     """A class of modules of `length` such blocks, parameters stacked on a leading axis.
 
     A block is (x, *others) -> (x, None), and all see the same others. Being scanned it
-    is compiled once. With `remat` gradients compute a block's insides anew.
+    is compiled once. With `remat` gradients compute a block's insides anew, but for
+    what is `kept`.
     """
     if remat:
-        block = nn.remat(block, prevent_cse=False)
+        policy = jax.checkpoint_policies.save_only_these_names(_KEPT)
+        block = nn.remat(block, prevent_cse=False, policy=policy)
     return nn.scan(
         block,
         variable_axes={"params": 0, "intermediates": 0},
