@@ -32,7 +32,7 @@ SCALE, SETTING = 4, 2
 
 
 class Work(NamedTuple):
-    """Some work, and the least that any program must do for it."""
+    """Some work, the published network's operations, and bytes in and out."""
 
     do: Callable[[], Any]  # does it once, and waits until it is done
     operations: float  # floating-point ones

@@ -97,12 +97,13 @@ def _traced(arguments: Any) -> bool:
 
 
 @functools.cache
-def _options(fusions: str) -> dict[str, str]:
-    """What XLA on a CPU leaves to its library YNNPACK; all else is Eigen's.
+def _options(fusions: str) -> dict[str, str | int]:
+    """How XLA compiles on a CPU: what it leaves to YNNPACK, and its vectors' width.
 
-    YNNPACK takes longer for this network's products and convolutions. Sums it has on
-    all cores, which training wants; inference wants the same bits for every batch.
-    Vectors are as wide as the CPU has them, up to 512 bits: XLA would take 256.
+    All else is its library Eigen's. YNNPACK takes longer for this network's products
+    and convolutions. Sums it has on all cores, which training wants; inference wants
+    the same bits for every batch. Vectors are as wide as the CPU has them, up to 512
+    bits: XLA would take 256.
     """
     if jax.default_backend() != "cpu":
         return {}
@@ -110,11 +111,16 @@ def _options(fusions: str) -> dict[str, str]:
         "xla_cpu_experimental_ynn_fusion_type": fusions,
         "xla_cpu_prefer_vector_width": 512,
     }
+    return {name: value for name, value in options.items() if _known(name, value)}
+
+
+def _known(option: str, value: str | int) -> bool:
+    """Whether this version of XLA has the option."""
     try:
-        jax.jit(lambda: 0, compiler_options=options)()
-    except jax.errors.JaxRuntimeError:  # no option of this version's
-        return {}
-    return options
+        jax.jit(lambda: 0, compiler_options={option: value})()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 @dataclass

@@ -83,11 +83,17 @@ def test_scores_are_those_of_one_image_at_a_time() -> None:
         assert restored.scores == {"bicubic": score}
 
 
-def test_nothing_depends_on_batch_order_or_devices(model, monkeypatch) -> None:
-    """Scores and pixels of a network are the same to the last bit."""
+@pytest.mark.parametrize("size", [(24, 28), (132, 140)])
+def test_nothing_depends_on_batch_order_or_devices(
+    model: Model, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    """Scores and pixels of a network are the same to the last bit.
+
+    Of images with upscalers of several convolutions and of one.
+    """
     devices = jax.local_devices()
     assert len(devices) == 4
-    images = [(str(seed), picture(seed)) for seed in range(5)]
+    images = [(str(seed), picture(seed, *size)) for seed in range(5)]
     tested = NOISY + SIGMAS[:1]
     methods = {**METHODS, "student": model}
 

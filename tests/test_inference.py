@@ -19,6 +19,7 @@ from lightbsr_jax.inference.tiles import Grid
 from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.interop import torch_names, weights
 from lightbsr_jax.model import Model
+from lightbsr_jax.networks.layers import plain_formulations
 from lightbsr_jax.networks.lightbsr import LightBSR
 
 BASIS = np.zeros((441, 15), np.float32)
@@ -105,6 +106,24 @@ def test_tiles_give_what_the_whole_image_gives(
     # The tolerance tells: a tile by itself has other means.
     alone = np.asarray(model.restore(picture()[None, :, :32]))[0] / 255
     assert abs(alone[:, :40] - whole[:, :40]).max() > 1e-3
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_tiles_meet_the_border_anywhere(scale: int, small_tiles: None) -> None:
+    """It ends tiles, begins them, and lies in the halo of tiles beside."""
+    network = LightBSR(scale, groups=1, blocks=1)
+    variables = initialise(network, jax.random.key(scale))
+    several = Model("student", 1, network, variables, BASIS)
+
+    @jax.jit
+    def stepwise(lr: np.ndarray) -> jax.Array:
+        with plain_formulations():
+            return network.apply(variables, lr[None]).sr[0]
+
+    upscale = Upscaler(several)
+    for size in ((64, 33), (1, 66), (34, 32)):
+        image = picture(*size)
+        np.testing.assert_allclose(upscale(image), stepwise(image), atol=2e-6)
 
 
 def test_maps_on_devices(

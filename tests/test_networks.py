@@ -20,7 +20,7 @@ from lightbsr_jax.interop import torch_names
 from lightbsr_jax.networks import adaptation, complexity
 from lightbsr_jax.networks.adaptation import AdaptationModule
 from lightbsr_jax.networks.blind import Restoration, Restorer
-from lightbsr_jax.networks.layers import Conv
+from lightbsr_jax.networks.layers import Conv, in_a_row, plain_formulations
 from lightbsr_jax.networks.lightbsr import LightBSR
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
@@ -216,6 +216,16 @@ def test_upscaler_as_one_convolution(restorer: tuple) -> None:
     assert max(jax.tree.leaves(errors)) < 1e-5
 
 
+def test_upscaler_keeps_float32_of_bfloat16_features(restorer: tuple) -> None:
+    module, variables, features = restorer
+    half = jnp.asarray(features, jnp.bfloat16)
+    one, other = (
+        module.apply(variables, x, method="reconstruct")
+        for x in (half, half.astype(jnp.float32))
+    )
+    np.testing.assert_array_equal(one, other)
+
+
 def test_one_convolution_differs_at_the_border_alone(restorer: tuple) -> None:
     module, variables, features = restorer
     inside, stepwise = (
@@ -398,6 +408,20 @@ def test_bfloat16_computes_with_float32_parameters(in_float32) -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(ours)} == {jnp.dtype("float32")}
     for half, single in zip(ours, in_float32, strict=True):
         assert 1e-4 < relative_error(flat(half), flat(single)) < 3e-2
+
+
+def test_rematerialisation_keeps_the_5_x_5_convolution() -> None:
+    """It is there for the result, and for the gradients of its input and kernel."""
+    block = in_a_row(adaptation.AdaptationBlock, 1, remat=True)()
+    given = [jnp.zeros(shape) for shape in ((1, 8, 8, 64), (1, 48), (1, 8, 8, 8))]
+    params = jax.eval_shape(block.init, jax.random.key(0), *given)
+
+    def loss(params: Any, x: jax.Array) -> jax.Array:
+        return block.apply(params, x, *given[1:])[0].sum()
+
+    with plain_formulations():
+        gradient = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(params, given[0]))
+    assert gradient.count("padding=((2, 2), (2, 2))") == 3
 
 
 def test_rematerialisation_gives_the_same_gradients(in_float32) -> None:

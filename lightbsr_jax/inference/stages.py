@@ -218,27 +218,26 @@ def reconstruct(
     with at_the_border(window, x.shape[1]):
         features += Conv(x.shape[-1]).apply({"params": params["body"]["conv"]}, x)
 
-    def restored(x: Array, how: str) -> Array:
-        return network.new_restorer().apply({"params": params}, x, method=how)
+    def restored(x: Array, method: str) -> Array:
+        return network.new_restorer().apply({"params": params}, x, method=method)
 
+    s = network.scale
     sr = restored(window.masked(features), "reconstruct_inside")
-    for axis in (1, 2):
-        # Another way, which is right for all pixels, for the image's outermost (or
-        # others, where a tile has none of them).
-        start, size = window[axis - 1], window[axis + 1]
-        for line in (-start, size - 1 - start):
-            first = jnp.clip(line, 2, features.shape[axis] - 3) - 2
-            near = lax.dynamic_slice_in_dim(features, first, 5, axis)
-            moved = (first, 0) if axis == 1 else (0, first)
-            here = window._replace(
-                top=window.top + moved[0], left=window.left + moved[1]
-            )
-            with at_the_border(here, near.shape[1]):
-                near = restored(near, "reconstruct_stepwise")
-            s = network.scale
-            near = lax.slice_in_dim(near, 2 * s, 3 * s, axis=axis)
-            sr = lax.dynamic_update_slice_in_dim(sr, near, s * (first + 2), axis)
-    sr = without_halo(sr, network.scale * RECONSTRUCT)
+    # The image's outermost pixels anew (or others, where a tile has none of them), by
+    # what is right for all, of two pixels around them.
+    ends = (("top", window.height), ("left", window.width))
+    for axis, (start, size) in enumerate(ends, start=1):
+        begin = getattr(window, start)
+        for outermost in (-begin, size - 1 - begin):
+            first = jnp.clip(outermost - 2, 0, features.shape[axis] - 5)
+            strip = lax.dynamic_slice_in_dim(features, first, 5, axis)
+            with at_the_border(
+                window._replace(**{start: begin + first}), strip.shape[1]
+            ):
+                strip = restored(strip, "reconstruct_stepwise")
+            strip = lax.slice_in_dim(strip, 2 * s, 3 * s, axis=axis)
+            sr = lax.dynamic_update_slice_in_dim(sr, strip, s * (first + 2), axis)
+    sr = without_halo(sr, s * RECONSTRUCT)
     if dtype != jnp.float32:
         levels = jnp.iinfo(dtype).max
         sr = jnp.round(jnp.clip(sr, 0, 1) * levels).astype(dtype)

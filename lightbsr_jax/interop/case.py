@@ -328,8 +328,8 @@ def _inputs(
         return np.concatenate([components, noise], axis=-1)
 
     # Sizes that differ between rows and columns, and for evaluation are no multiple
-    # of 4, tell mistakes with them. Those are for an upscaler of one convolution, too.
-    lr, odd = (11, 13), (height + 21, width + 19)
+    # of 4, tell mistakes with them.
+    lr, odd = (11, 13), (height + 1, width + 2)
     hr = tuple(scale * side for side in lr)
     inputs = {
         "basis": prior.make_basis(_SEED),

@@ -10,6 +10,7 @@ teacher's estimator sees something beside the LR image, its `privileged` input.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -17,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.lax import dynamic_update_slice_in_dim, slice_in_dim
+from jax.lax import slice_in_dim
 
 from lightbsr_jax.networks.layers import (
     Conv,
-    composed,
+    composed_convs,
     conv,
     is_plain,
     pixel_shuffle,
@@ -31,7 +32,7 @@ from lightbsr_jax.networks.layers import (
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 _MEAN = np.array(RGB_MEAN, np.float32)
 UPSCALER_STEPS = {2: (2,), 3: (3,), 4: (2, 2)}
-_MOSTLY_BORDER = 32  # pixels along an image's shorter side, below which it is that
+_COMPOSED_FROM = 32  # pixels along an image's shorter side
 
 
 class Restoration(NamedTuple):
@@ -76,38 +77,36 @@ class Restorer(nn.Module):
         """The SR image, from what the body makes of the features.
 
         There is nothing nonlinear between the convolutions that do this: inside of the
-        image they are one, with a ninth of the operations. At its border each of them
-        sees zeros beyond it, which one convolution cannot.
+        image they are one, at scale 4 with a tenth of the operations. At its border
+        each of them sees zeros beyond it, which one convolution cannot.
         """
-        if self.is_initializing() or is_plain() or min(x.shape[1:3]) < _MOSTLY_BORDER:
+        if self.is_initializing() or is_plain() or min(x.shape[1:3]) < _COMPOSED_FROM:
             return self.reconstruct_stepwise(x)
         sr, s = self.reconstruct_inside(x), self.scale
         for axis in (1, 2):
-            size = x.shape[axis]
+            part = partial(slice_in_dim, axis=axis)
             # Three pixels decide what becomes of the outermost.
-            ends = [slice_in_dim(x, n, n + 3, axis=axis) for n in (0, size - 3)]
-            first, last = jnp.split(self.reconstruct_stepwise(jnp.concatenate(ends)), 2)
-            first = slice_in_dim(first, 0, s, axis=axis)
-            last = slice_in_dim(last, 2 * s, 3 * s, axis=axis)
-            sr = dynamic_update_slice_in_dim(sr, first, 0, axis)
-            sr = dynamic_update_slice_in_dim(sr, last, (size - 1) * s, axis)
+            ends = jnp.concatenate([part(x, 0, 3), part(x, -3, None)])
+            first, last = jnp.split(self.reconstruct_stepwise(ends), 2)
+            parts = [part(first, 0, s), part(sr, s, -s), part(last, -s, None)]
+            sr = jnp.concatenate(parts, axis)
         return sr
 
     def reconstruct_stepwise(self, x: Array) -> Array:
         """`reconstruct`, one convolution after the other."""
+        x = widened(x)  # 8 bits, which is what bfloat16 has, are too few for pixels
         for factor, layer in zip(UPSCALER_STEPS[self.scale], self.upscale, strict=True):
             x = pixel_shuffle(layer(x), factor)
-        # 8 bits, which is what bfloat16 has, are too few for pixels.
-        return self._pixels(self.tail(widened(x)))
+        return self._pixels(self.tail(x))
 
     def reconstruct_inside(self, x: Array) -> Array:
         """`reconstruct`, but for what becomes of the image's outermost pixels."""
         factors = UPSCALER_STEPS[self.scale]
-        all_after = self.tail.kernel_and_bias
+        rest = self.tail.kernel_and_bias
         for factor, layer in zip(factors[::-1], self.upscale[::-1], strict=True):
-            all_after = composed(layer.kernel_and_bias, factor, all_after)
+            rest = composed_convs(layer.kernel_and_bias, factor, rest)
         x = widened(x)
-        kernel, bias = (part.astype(x.dtype) for part in all_after)
+        kernel, bias = (part.astype(x.dtype) for part in rest)
         x = conv(x, kernel) + bias
         for factor in factors:
             x = pixel_shuffle(x, factor)

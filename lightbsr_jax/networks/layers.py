@@ -84,9 +84,9 @@ _plain = jax.make_user_context(False)
 
 
 def plain_formulations() -> AbstractContextManager[None]:
-    """What is traced inside uses XLA's own convolutions whatever the backend.
+    """What is traced inside is the published network, in XLA's own convolutions.
 
-    For counting operations and for comparison.
+    Whatever the backend. For counting operations, for comparison and for export.
     """
     return _plain(True)
 
@@ -208,7 +208,7 @@ def conv(x: Array, kernel: Array, stride: int = 1) -> Array:
     return plain_conv(x, kernel, stride)
 
 
-def composed(
+def composed_convs(
     first: tuple[Array, Array], factor: int, then: tuple[Array, Array]
 ) -> tuple[Array, Array]:
     """A convolution, `pixel_shuffle` and another convolution, as one convolution.
@@ -315,7 +315,7 @@ def _tap_sums(padded: Array, gradient: Array, size: int) -> Array:
     zero = jnp.zeros((batch, w, channels), gradient.dtype)
     totals = lax.fori_loop(0, parts, add, [lax.complex(zero, zero)] * len(taps))
     sums = jnp.stack([total.sum(1) for total in totals])
-    sums = sums.reshape(-1, size, batch, channels)
+    sums = sums.reshape((size + 1) // 2, size, batch, channels)
     sums = jnp.stack([sums.real, sums.imag], 1)
     return sums.reshape(-1, *sums.shape[2:])[:size]
 
@@ -515,7 +515,7 @@ class Conv(_Linear):
 
     @property
     def kernel_and_bias(self) -> tuple[Array, Array]:
-        """Both, once there are such."""
+        """Of a layer that is initialised and has both."""
         params = self.variables["params"]
         return params["kernel"], params["bias"]
 
