@@ -293,31 +293,34 @@ def _tap_sums(padded: Array, gradient: Array, size: int) -> Array:
     batch, h, w, channels = gradient.shape
     at_once = min(16, h)
     parts = -(-h // at_once)
-    beyond = ((0, 0), (0, parts * at_once - h), (0, 0), (0, 0))
-    padded, gradient = (widened(jnp.pad(x, beyond)) for x in (padded, gradient))
-    taps = [(i, j) for i in range(0, size, 2) for j in range(size)]
+    missing = parts * at_once - h
+    padded, gradient = (
+        widened(jnp.pad(x, ((0, 0), (0, rows), (0, 0), (0, 0))))
+        for x, rows in ((padded, missing + 1), (gradient, missing))
+    )
 
-    def add(part: Array, totals: list[Array]) -> list[Array]:
-        first = part * at_once
-        g = lax.dynamic_slice_in_dim(gradient, first, at_once, axis=1)
-        x = lax.dynamic_slice_in_dim(padded, first, at_once + size - 1, axis=1)
+    def two_rows(_: None, i: Array) -> tuple[None, Array]:
+        def add(part: Array, totals: list[Array]) -> list[Array]:
+            first = part * at_once
+            g = lax.dynamic_slice_in_dim(gradient, first, at_once, axis=1)
+            x = lax.dynamic_slice_in_dim(padded, first + i, at_once + 1, axis=1)
 
-        def product(i: int, j: int) -> Array:
-            if i == size:
-                return jnp.zeros_like(g[:, 0])
-            return sum(x[:, i + row, j : j + w] * g[:, row] for row in range(at_once))
+            def product(i: int, j: int) -> Array:
+                rows = range(at_once)
+                return sum(x[:, i + row, j : j + w] * g[:, row] for row in rows)
 
-        return [
-            total + lax.complex(product(i, j), product(i + 1, j))
-            for total, (i, j) in zip(totals, taps, strict=True)
-        ]
+            return [
+                total + lax.complex(product(0, j), product(1, j))
+                for j, total in enumerate(totals)
+            ]
 
-    zero = jnp.zeros((batch, w, channels), gradient.dtype)
-    totals = lax.fori_loop(0, parts, add, [lax.complex(zero, zero)] * len(taps))
-    sums = jnp.stack([total.sum(1) for total in totals])
-    sums = sums.reshape((size + 1) // 2, size, batch, channels)
-    sums = jnp.stack([sums.real, sums.imag], 1)
-    return sums.reshape(-1, *sums.shape[2:])[:size]
+        zero = jnp.zeros((batch, w, channels), gradient.dtype)
+        totals = lax.fori_loop(0, parts, add, [lax.complex(zero, zero)] * size)
+        sums = jnp.stack([total.sum(1) for total in totals])
+        return None, jnp.stack([sums.real, sums.imag])
+
+    sums = lax.scan(two_rows, None, jnp.arange(0, size, 2))[1]
+    return sums.reshape(2 * len(sums), *sums.shape[2:])[:size]
 
 
 _cpu_depthwise_conv.defvjp(_cpu_depthwise_forward, _cpu_depthwise_backward)
