@@ -123,7 +123,8 @@ class BlindNetwork(nn.Module):
     in a stage go by them. The network computes in `dtype`, float32 or bfloat16;
     parameters, inputs and outputs are float32. `axis_name` is the axis of the devices
     over which training is mapped, if it is. With `remat`, gradients compute each
-    block's insides anew: a third of the memory, and on a CPU no slower.
+    block's insides anew but for what is kept: a quarter of the memory, and on a CPU no
+    slower.
     """
 
     PIXEL_RANGE: ClassVar[float] = 1.0  # images are 0..this inside the network
