@@ -114,6 +114,7 @@ def _options(fusions: str) -> dict[str, str | int]:
     return {name: value for name, value in options.items() if _known(name, value)}
 
 
+@functools.cache
 def _known(option: str, value: str | int) -> bool:
     """Whether this version of XLA has the option."""
     try:

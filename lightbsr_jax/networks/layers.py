@@ -162,6 +162,25 @@ def _cpu_conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Arra
     return _thin_conv(x, kernel), (x, kernel)
 
 
+def _thin_kernel_gradient(x: Array, gradient: Array, kernel: Array) -> Array:
+    """Of a convolution with few channels: one product, in which these are more.
+
+    Of what all columns of the kernel see of x, and what all its rows see of the
+    gradient.
+    """
+    height, width, inputs, outputs = kernel.shape
+    x = _pad(x, kernel)
+    x = jnp.concatenate([x[:, :, j : j + gradient.shape[2]] for j in range(width)], -1)
+    seen = [
+        jnp.pad(gradient, ((0, 0), (i, height - 1 - i), (0, 0), (0, 0)))
+        for i in range(height)
+    ]
+    g = jnp.concatenate(seen, -1)
+    product = x.reshape(-1, x.shape[-1]).T @ g.reshape(-1, g.shape[-1])
+    product = product.reshape(width, inputs, height, outputs)
+    return product.transpose(2, 0, 1, 3)
+
+
 def _cpu_conv_backward(
     residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
@@ -175,26 +194,6 @@ def _cpu_conv_backward(
         inputs, gradients, (1, 1), _padding(kernel), dimension_numbers=NHWC
     )
     return dx, of_kernel.transpose(1, 2, 0, 3)
-
-
-def _thin_kernel_gradient(x: Array, gradient: Array, kernel: Array) -> Array:
-    """Of a convolution with few channels: one product, in which these are more.
-
-    Of what all columns of the kernel see of x, and what all its rows see of the
-    gradient.
-    """
-    height, width, inputs, outputs = kernel.shape
-    rows, columns = _padding(kernel)
-    x = jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
-    x = jnp.concatenate([x[:, :, j : j + gradient.shape[2]] for j in range(width)], -1)
-    seen = [
-        jnp.pad(gradient, ((0, 0), (i, height - 1 - i), (0, 0), (0, 0)))
-        for i in range(height)
-    ]
-    g = jnp.concatenate(seen, -1)
-    product = x.reshape(-1, x.shape[-1]).T @ g.reshape(-1, g.shape[-1])
-    product = product.reshape(width, inputs, height, outputs)
-    return product.transpose(2, 0, 1, 3)
 
 
 _cpu_conv.defvjp(_cpu_conv_forward, _cpu_conv_backward)
