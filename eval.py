@@ -42,15 +42,16 @@ command_line.define_processes()
 
 def main() -> None:
     command_line.join_processes()
-    from lightbsr_jax import compilation, pretrained
+    from lightbsr_jax import compilation
     from lightbsr_jax.errors import UserError
     from lightbsr_jax.evaluation.run import run
     from lightbsr_jax.imaging import files
+    from lightbsr_jax.models import packed
 
     workdirs = files.split_folders(WORKDIR.value) if WORKDIR.value else []
     sources = [Path(workdir) for workdir in workdirs]
     if WEIGHTS.value:
-        sources.append(pretrained.check_name(WEIGHTS.value))
+        sources.append(packed.check_name(WEIGHTS.value))
     if METHOD.value == "bicubic" and sources:
         raise UserError("--method=bicubic measures no network: leave that flag out")
     if METHOD.value == "network" and not sources:

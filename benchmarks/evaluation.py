@@ -41,9 +41,9 @@ def measure(way: str, folders: list[str], batch_size: int) -> list[str]:
     from lightbsr_jax.evaluation.images import find
     from lightbsr_jax.evaluation.restorers import Bicubic
     from lightbsr_jax.imaging import prior
-    from lightbsr_jax.model import Model
-    from lightbsr_jax.networks import blind
-    from lightbsr_jax.networks.lightbsr import LightBSR
+    from lightbsr_jax.methods import network as blind
+    from lightbsr_jax.methods.lightbsr.network import LightBSR
+    from lightbsr_jax.models.model import Model
 
     jax.config.update("jax_enable_compilation_cache", False)
     network = LightBSR()

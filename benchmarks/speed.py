@@ -170,7 +170,7 @@ def find_checkouts(
     """The folders by the methods that they are checkouts of."""
     # Here, since the workers import this file: PyTorch's have no use for JAX.
     from lightbsr_jax.errors import UserError
-    from lightbsr_jax.interop import compare
+    from lightbsr_jax.parity import compare
 
     try:
         return dict(compare.find_program(folder) for folder in folders)
@@ -186,7 +186,7 @@ def prepare(
     import jax.numpy as jnp
     import numpy as np
 
-    from lightbsr_jax.interop import case
+    from lightbsr_jax.parity import case
 
     for method, file in weights.items():
         made = case.make(scale=4, setting=2, method=method, stages=(1,))

@@ -19,12 +19,12 @@ from lightbsr_jax.compilation import inference_jit
 from lightbsr_jax.imaging import degradation, metrics
 from lightbsr_jax.imaging.kernels import KERNEL_SIZE
 from lightbsr_jax.inference.upscaler import Upscaler
-from lightbsr_jax.interop import case, ours
-from lightbsr_jax.model import Model
+from lightbsr_jax.methods.dasr.network import DegradationAwareConv
+from lightbsr_jax.methods.dynamic import DynamicDepthwise
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks.complexity import multiply_accumulates
-from lightbsr_jax.networks.dasr import DegradationAwareConv
-from lightbsr_jax.networks.dynamic import DynamicDepthwise
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.parity import case, ours
 from lightbsr_jax.training import contrast, parallel, steps
 from lightbsr_jax.training.state import fresh_optimizer, fresh_run
 

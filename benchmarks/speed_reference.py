@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightbsr_jax.interop import peer_reference
-from lightbsr_jax.interop.reference import DEVICE
+from lightbsr_jax.parity import peers
+from lightbsr_jax.parity.program import DEVICE
 
 Do = Callable[[], Any]
 
@@ -23,7 +23,7 @@ class Side:
     """The reference in `checkout` with the weights in `weights`."""
 
     def __init__(self, checkout: Path, weights: Path, dtype: str, mode: str) -> None:
-        self.reference = peer_reference.load(checkout, weights)
+        self.reference = peers.load(checkout, weights)
         self.meta = self.reference.meta
         self.dtype = getattr(torch, dtype)
         self.mode = mode

@@ -55,14 +55,14 @@ def measure(arguments: dict[str, Any], compute: dict[str, Any]) -> dict[str, flo
     import numpy as np
 
     from configs import teacher
-    from lightbsr_jax import methods
+    from lightbsr_jax.methods import registry
     from lightbsr_jax.training import loop, parallel
     from lightbsr_jax.training.state import fresh_run
     from lightbsr_jax.training.steps import AXIS, Fixed
 
     config = teacher.get_config(f"setting{arguments['setting']}").unlock()
     config.compute.update(compute)
-    network = methods.make_network(
+    network = registry.make_network(
         config,
         axis_name=AXIS,
         remat=config.compute.rematerialise,

@@ -17,7 +17,7 @@ from lightbsr_jax.command_line import extras_named, fail
 from lightbsr_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from lightbsr_jax.model import Model
+    from lightbsr_jax.models.model import Model
 
 
 class _Parser(argparse.ArgumentParser):
@@ -266,19 +266,19 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
 
 def _source(arguments: argparse.Namespace) -> str | Path:
     """What --weights or --workdir names, or the weights taken without them."""
-    from lightbsr_jax import pretrained
+    from lightbsr_jax.models import packed
 
     if arguments.workdir is not None:
         return Path(arguments.workdir)
-    return pretrained.check_name(arguments.weights or pretrained.DEFAULT)
+    return packed.check_name(arguments.weights or packed.DEFAULT)
 
 
 def _model(source: str | Path) -> "Model":
     """The model of weights by name, of a file of weights, or in a working directory."""
-    from lightbsr_jax import pretrained
-    from lightbsr_jax.model import Model
+    from lightbsr_jax.models import packed
+    from lightbsr_jax.models.model import Model
 
-    if pretrained.find(source) or not Path(source).is_file():
+    if packed.find(source) or not Path(source).is_file():
         return Model.load(source)
     from lightbsr_jax.interop import convert
 
@@ -349,11 +349,11 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    from lightbsr_jax import pretrained
     from lightbsr_jax.interop import convert  # slow to import
+    from lightbsr_jax.models import packed
 
     source, out = arguments.source, arguments.out
-    if Path(source).is_dir() or pretrained.find(source):
+    if Path(source).is_dir() or packed.find(source):
         if arguments.setting is not None:
             raise UserError(f"--setting is for state dicts: {source} knows its own")
         what = convert.to_file(
@@ -461,8 +461,8 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from lightbsr_jax.interop import case as cases
-    from lightbsr_jax.interop import compare
+    from lightbsr_jax.parity import case as cases
+    from lightbsr_jax.parity import compare
 
     if arguments.record is not None and (arguments.json or arguments.precision):
         raise UserError(

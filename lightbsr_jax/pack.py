@@ -7,10 +7,12 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from lightbsr_jax import atomic, methods, pretrained
-from lightbsr_jax.checkpoint import opened
+from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.model import shapes
+from lightbsr_jax.methods import registry
+from lightbsr_jax.models import packed
+from lightbsr_jax.models.checkpoint import opened
+from lightbsr_jax.models.model import shapes
 from lightbsr_jax.training import log
 
 Facts = dict[str, Any]
@@ -26,8 +28,8 @@ def pack(
 
     Raises UserError for a file that exists, unless `overwrite`.
     """
-    if Path(file).suffix != pretrained.SUFFIX:
-        raise UserError(f"{file}: the name must end in {pretrained.SUFFIX}")
+    if Path(file).suffix != packed.SUFFIX:
+        raise UserError(f"{file}: the name must end in {packed.SUFFIX}")
     if Path(file).exists() and not overwrite:
         raise UserError(f"{file} exists: give another name, or --overwrite")
     with opened(workdir) as checkpoints:
@@ -35,7 +37,7 @@ def pack(
     config = flatten_dict(about["config"])
     config = unflatten_dict({k: "" if k in PATHS else v for k, v in config.items()})
     known = {"config": config, "step": step, "seconds": seconds(workdir, step)}
-    atomic.replace(file, lambda new: pretrained.write(new, known, model, half=half))
+    atomic.replace(file, lambda new: packed.write(new, known, model, half=half))
     with open(file, "rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     return {**known, "half": half, "sha256": digest, "bytes": Path(file).stat().st_size}
@@ -58,7 +60,7 @@ def markdown(facts: Facts) -> str:
     data = config.get("data", {})
     text = json.dumps(config, sort_keys=True)
     rows = {
-        "network": f"{methods.called(config)}, setting {config['setting']}, "
+        "network": f"{registry.called(config)}, setting {config['setting']}, "
         f"x{config['scale']}",
         "updates": str(facts["step"]),
     }

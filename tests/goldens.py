@@ -15,10 +15,10 @@ import numpy as np
 import optax
 from conftest import SHARED
 
-from lightbsr_jax import methods
-from lightbsr_jax.interop import torch_names
-from lightbsr_jax.networks import blind
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.methods import network as blind
+from lightbsr_jax.methods import registry
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.models import torch_names
 from lightbsr_jax.training.state import TeacherState, fresh_optimizer, fresh_teacher
 
 QUEUE_SIZE = 8192
@@ -72,7 +72,7 @@ def seeded_variables(
     """{"params", "batch_stats"} of a student, or of a teacher with its prior."""
     shapes = variable_shapes(network, prior_channels)
     student = prior_channels is None
-    names = methods.LONE if student else methods.PRINCIPAL
+    names = registry.LONE if student else registry.PRINCIPAL
     return seeded(shapes, network, names, seed)
 
 
@@ -94,7 +94,7 @@ def seeded_teacher(
         "params": shapes.momentum_params,
         "batch_stats": shapes.momentum_batch_stats,
     }
-    momentum = seeded(momentum, network, methods.MOMENTUM, seed)
+    momentum = seeded(momentum, network, registry.MOMENTUM, seed)
     principal = seeded_variables(network, seed, prior_channels=prior_channels)
     return TeacherState(
         step=jnp.int32(0),
@@ -117,8 +117,8 @@ def teacher_tensors(state: TeacherState, network: LightBSR) -> dict[str, np.ndar
     }
     return {
         **torch_names.mean_shift(),
-        **torch_names.to_torch(principal, network, methods.PRINCIPAL),
-        **torch_names.to_torch(momentum, network, methods.MOMENTUM),
+        **torch_names.to_torch(principal, network, registry.PRINCIPAL),
+        **torch_names.to_torch(momentum, network, registry.MOMENTUM),
         "E.queue": np.asarray(state.queue).T,
     }
 

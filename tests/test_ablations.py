@@ -14,8 +14,8 @@ from configs import common, student, teacher
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.interop import convert
-from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.models.model import Model
 from lightbsr_jax.training import checks, loop, roles, steps
 
 

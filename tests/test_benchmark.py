@@ -23,8 +23,8 @@ from lightbsr_jax.evaluation.images import find, lr_path
 from lightbsr_jax.evaluation.restorers import Bicubic, Spoilt
 from lightbsr_jax.imaging import degradation, kernels, metrics, prior
 from lightbsr_jax.imaging.files import ImageError
-from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.models.model import Model
 
 SCALE = 4
 METHODS = {"bicubic": Bicubic(SCALE)}

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from lightbsr_jax.checkpoint import Checkpoints, opened
 from lightbsr_jax.errors import UserError
+from lightbsr_jax.models.checkpoint import Checkpoints, opened
 from lightbsr_jax.training.state import Run, StudentState
 
 BASIS = np.ones((441, 15), np.float32)

@@ -21,13 +21,15 @@ from jax import Array
 from PIL import Image
 from test_weights import left_behind, reference_tensors, save
 
-from lightbsr_jax import methods
 from lightbsr_jax.cli import main
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.interop import case as cases
-from lightbsr_jax.interop import compare, ours
-from lightbsr_jax.interop.case import Arrays, Case
-from lightbsr_jax.networks import adaptation, blind, estimator, layers
+from lightbsr_jax.methods import estimator, registry
+from lightbsr_jax.methods import network as blind
+from lightbsr_jax.methods.lightbsr import adaptation
+from lightbsr_jax.networks import layers
+from lightbsr_jax.parity import case as cases
+from lightbsr_jax.parity import compare, ours
+from lightbsr_jax.parity.case import Arrays, Case
 from lightbsr_jax.training import contrast
 
 Part = Callable[[Case], Arrays]
@@ -412,7 +414,7 @@ def test_mistakes_read_as_one_line(arguments, message, tmp_path, capsys) -> None
 
 
 def test_network_that_the_reference_cannot_have(recording, tmp_path) -> None:
-    for name in methods.METHODS["lightbsr"].checkout:
+    for name in registry.METHODS["lightbsr"].checkout:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with pytest.raises(UserError, match="the reference has {'groups': 8"):

@@ -6,8 +6,8 @@ import numpy as np
 from goldens import variable_shapes
 from jax import lax
 
+from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.networks import complexity, layers
-from lightbsr_jax.networks.lightbsr import LightBSR
 
 
 def test_parameters() -> None:

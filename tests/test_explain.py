@@ -14,8 +14,8 @@ from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.inference import explain
 from lightbsr_jax.inference.explain import Bank, Known
 from lightbsr_jax.inference.upscaler import IDR, Upscaler
-from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.models.model import Model
 
 
 def idr(height: int = 9, width: int = 14) -> IDR:

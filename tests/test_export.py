@@ -11,8 +11,8 @@ from goldens import initialise
 from lightbsr_jax import cli
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.interop import export
-from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.models.model import Model
 
 
 @pytest.fixture(scope="module")

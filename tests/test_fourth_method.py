@@ -15,13 +15,14 @@ import pytest
 from goldens import relative_error
 from jax import Array
 
-from lightbsr_jax import methods
 from lightbsr_jax.inference import upscaler
 from lightbsr_jax.inference.upscaler import Upscaler
-from lightbsr_jax.interop import convert, weights
-from lightbsr_jax.model import Model
-from lightbsr_jax.networks.blind import BlindNetwork, Restorer
-from lightbsr_jax.networks.estimator import Estimator, Projector
+from lightbsr_jax.interop import convert
+from lightbsr_jax.methods import registry
+from lightbsr_jax.methods.estimator import Estimator, Projector
+from lightbsr_jax.methods.network import BlindNetwork, Restorer
+from lightbsr_jax.models import torch_files
+from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks.layers import (
     Conv,
     Dense,
@@ -96,7 +97,7 @@ class Scaled(BlindNetwork):
 # Its entry among the methods
 
 
-def layers(network: Scaled, prefix: str) -> methods.Names:
+def layers(network: Scaled, prefix: str) -> registry.Names:
     names = {f"estimator/conv_{i}": f"{prefix}E.{3 * i}" for i in range(6)}
     names |= {f"estimator/norm_{i}": f"{prefix}E.{3 * i + 1}" for i in range(6)}
     names |= {
@@ -116,15 +117,15 @@ def layers(network: Scaled, prefix: str) -> methods.Names:
     return named
 
 
-def recognise(shapes: methods.Shapes) -> tuple[Scaled, str] | None:
+def recognise(shapes: registry.Shapes) -> tuple[Scaled, str] | None:
     blocks = sum(name.endswith(".scale.weight") for name in shapes)
     return (Scaled(4, 8, blocks), "network") if blocks else None
 
 
-SCALED = methods.Method(
+SCALED = registry.Method(
     title="Scaled",
     network=Scaled,
-    roles={"network": methods.PRINCIPAL},
+    roles={"network": registry.PRINCIPAL},
     privileged=None,
     projecting=("network",),
     inherited=(),
@@ -151,16 +152,16 @@ CONFIG = {
 
 @pytest.fixture
 def fourth_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(methods.METHODS, "scaled", SCALED)
+    monkeypatch.setitem(registry.METHODS, "scaled", SCALED)
 
 
 def variables() -> dict[str, Any]:
-    return methods.fresh_variables(CONFIG, jax.random.key(0))
+    return registry.fresh_variables(CONFIG, jax.random.key(0))
 
 
 def test_it_learns() -> None:
     adam, rate = optax.scale_by_adam(), optax.constant_schedule(1e-3)
-    network = methods.make_network(CONFIG, axis_name=steps.AXIS)
+    network = registry.make_network(CONFIG, axis_name=steps.AXIS)
     update = steps.teacher_update(
         network, adam, rate, stage=2, momentum=0.9, temperature=0.1
     )
@@ -188,18 +189,18 @@ def test_it_goes_to_torch_and_back(tmp_path: Path) -> None:
         else zero
         for name, zero in convert.blank(config).items()
     }
-    weights.write(tmp_path / "a.safetensors", tensors)
+    torch_files.write(tmp_path / "a.safetensors", tensors)
     told = convert.to_workdir(tmp_path / "a.safetensors", tmp_path / "run", setting=1)
     assert told.startswith("network of Scaled of setting 1, x4")
     convert.to_file(tmp_path / "run", tmp_path / "b.safetensors")
-    again = weights.read(tmp_path / "b.safetensors")
+    again = torch_files.read(tmp_path / "b.safetensors")
     assert again.keys() == tensors.keys()
     assert all(np.array_equal(again[name], tensors[name]) for name in tensors)
 
 
 def test_it_upscales_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upscaler, "LARGEST", 32)
-    network = methods.make_network(CONFIG)
+    network = registry.make_network(CONFIG)
     model = Model("network", 1, network, variables(), np.zeros((441, 15)))
     image = np.random.default_rng(0).random((36, 45, 3), np.float32)
     whole = np.asarray(model.restore(image[None]))[0] / 255

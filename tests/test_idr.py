@@ -10,8 +10,8 @@ import pytest
 from lightbsr_jax.evaluation import cases, idr
 from lightbsr_jax.imaging import degradation, kernels
 from lightbsr_jax.imaging.degradation import Degradation
-from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.models.model import Model
 
 CASES = cases.make(1, sigmas=[0.8, 2.0, 3.5])
 

@@ -10,17 +10,18 @@ import pytest
 from goldens import initialise
 from PIL import Image
 
-from lightbsr_jax import cli, methods, pretrained
+from lightbsr_jax import cli
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import photographs
 from lightbsr_jax.inference import command, folder, upscaler
 from lightbsr_jax.inference.folder import Target
 from lightbsr_jax.inference.tiles import Grid
 from lightbsr_jax.inference.upscaler import Upscaler
-from lightbsr_jax.interop import torch_names, weights
-from lightbsr_jax.model import Model
+from lightbsr_jax.methods import registry
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.models import packed, torch_files, torch_names
+from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks.layers import plain_formulations
-from lightbsr_jax.networks.lightbsr import LightBSR
 
 BASIS = np.zeros((441, 15), np.float32)
 
@@ -62,11 +63,11 @@ def workdir(replicating: Model, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The replicating network's state dict."""
     path = tmp_path_factory.mktemp("weights") / "replicating.safetensors"
     tensors = torch_names.mean_shift() | torch_names.to_torch(
-        replicating.variables, replicating.network, methods.LONE
+        replicating.variables, replicating.network, registry.LONE
     )
-    for name in torch_names.counters(replicating.network, methods.LONE):
+    for name in torch_names.counters(replicating.network, registry.LONE):
         tensors[name] = np.array(0, np.int64)
-    weights.write(path, tensors)
+    torch_files.write(path, tensors)
     return path
 
 
@@ -417,7 +418,7 @@ def test_without_a_network_one_line_says_how_to_get_one(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    monkeypatch.setattr(packed, "FOLDER", tmp_path)
     with pytest.raises(SystemExit) as leaving:
         cli.main(["upscale", "x.png", "-o", "out"])
     assert leaving.value.code == 2

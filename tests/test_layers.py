@@ -12,10 +12,10 @@ import scipy
 from flax.traverse_util import flatten_dict
 from goldens import initialise, random_like
 
+from lightbsr_jax.methods.lightbsr.adaptation import Mixing
+from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.networks import layers
-from lightbsr_jax.networks.adaptation import Mixing
 from lightbsr_jax.networks.layers import BatchNorm, Conv, Dense, DepthwiseConv
-from lightbsr_jax.networks.lightbsr import LightBSR
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 

@@ -15,13 +15,13 @@ from PIL import Image
 
 from configs import student, teacher
 from lightbsr_jax import pack
-from lightbsr_jax.checkpoint import Checkpoints
 from lightbsr_jax.data import df2k
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation, kernels
 from lightbsr_jax.imaging.files import write_png
 from lightbsr_jax.interop import convert
-from lightbsr_jax.model import Model
+from lightbsr_jax.models.checkpoint import Checkpoints
+from lightbsr_jax.models.model import Model
 from lightbsr_jax.training import loop
 from lightbsr_jax.training.checks import check
 from lightbsr_jax.training.loop import train

@@ -15,13 +15,14 @@ from goldens import (
 )
 
 from configs.common import NETWORKS
-from lightbsr_jax import methods
-from lightbsr_jax.interop import torch_names
-from lightbsr_jax.networks import adaptation, complexity
-from lightbsr_jax.networks.adaptation import AdaptationModule
-from lightbsr_jax.networks.blind import Restoration, Restorer
+from lightbsr_jax.methods import registry
+from lightbsr_jax.methods.lightbsr import adaptation
+from lightbsr_jax.methods.lightbsr.adaptation import AdaptationModule
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.methods.network import Restoration, Restorer
+from lightbsr_jax.models import torch_names
+from lightbsr_jax.networks import complexity
 from lightbsr_jax.networks.layers import Conv, in_a_row, plain_formulations
-from lightbsr_jax.networks.lightbsr import LightBSR
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
@@ -317,7 +318,7 @@ def training_pass(
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (value, (sr, statistics)), gradients = step(student["params"])
     statistics, gradients = (
-        torch_names.to_torch(tree, NETWORK, methods.LONE)
+        torch_names.to_torch(tree, NETWORK, registry.LONE)
         for tree in (statistics, {"params": gradients})
     )
     return value, sr, statistics, gradients

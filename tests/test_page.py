@@ -17,8 +17,8 @@ from PIL import Image
 from lightbsr_jax.inference import page
 from lightbsr_jax.inference.explain import Bank, Known
 from lightbsr_jax.inference.upscaler import Upscaler
-from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.models.model import Model
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from flax.traverse_util import flatten_dict
 from goldens import random_like, relative_error
 
 from configs import dasr, kdsr_student, kdsr_teacher
-from lightbsr_jax import methods
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation import cases as evaluation_cases
 from lightbsr_jax.evaluation import report, tables
@@ -29,12 +28,15 @@ from lightbsr_jax.evaluation.idr import Numbers, Separation
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.inference import explain, upscaler
 from lightbsr_jax.inference.upscaler import Upscaler
-from lightbsr_jax.interop import case as cases
-from lightbsr_jax.interop import compare, convert, ours, torch_names, weights
-from lightbsr_jax.model import Model
-from lightbsr_jax.networks import complexity, dynamic, layers
-from lightbsr_jax.networks.dasr import DASR
-from lightbsr_jax.networks.kdsr import KDSR
+from lightbsr_jax.interop import convert
+from lightbsr_jax.methods import dynamic, registry
+from lightbsr_jax.methods.dasr.network import DASR
+from lightbsr_jax.methods.kdsr.network import KDSR
+from lightbsr_jax.models import torch_files, torch_names
+from lightbsr_jax.models.model import Model
+from lightbsr_jax.networks import complexity, layers
+from lightbsr_jax.parity import case as cases
+from lightbsr_jax.parity import compare, ours
 from lightbsr_jax.training import checks, contrast, losses, roles, schedules, steps
 from lightbsr_jax.training import state as states
 
@@ -60,7 +62,7 @@ for _config in CONFIGS.values():
 
 
 def random_variables(config: Config, seed: int = 0) -> dict[str, Any]:
-    fresh = partial(methods.fresh_variables, config)
+    fresh = partial(registry.fresh_variables, config)
     variables = random_like(jax.eval_shape(fresh, jax.random.key(0)), seed)
     statistics = jax.tree.map(lambda x: np.abs(x) + 0.5, variables["batch_stats"])
     return {**variables, "batch_stats": statistics}
@@ -80,7 +82,7 @@ def random_variables(config: Config, seed: int = 0) -> dict[str, Any]:
 def test_size_and_operations(
     config: Any, estimator: int, generator: int, macs: float | None
 ) -> None:
-    fresh = partial(methods.fresh_variables, config)
+    fresh = partial(registry.fresh_variables, config)
     variables = jax.eval_shape(fresh, jax.random.key(0))
     counts = {
         name: complexity.parameters(part) for name, part in variables["params"].items()
@@ -93,7 +95,7 @@ def test_size_and_operations(
     found = counts["estimator"] + counts["projector"] + converter - in_generator
     assert found == estimator
     if macs is not None:
-        network = methods.make_network(config)
+        network = registry.make_network(config)
         lr = jax.ShapeDtypeStruct((1, 256, 256, 3), np.float32)
         counted = complexity.multiply_accumulates(network.apply, variables, lr)
         assert counted / 1e9 == pytest.approx(macs, abs=0.05)
@@ -170,18 +172,18 @@ def test_weights_go_to_torch_and_back(name: str, tmp_path: Path) -> None:
         else zero
         for key, zero in convert.blank(config).items()
     }
-    weights.write(tmp_path / "a.safetensors", tensors)
+    torch_files.write(tmp_path / "a.safetensors", tensors)
     with pytest.raises(UserError, match="whose weights do not tell"):
         convert.to_workdir(tmp_path / "a.safetensors", tmp_path / "run")
     what = convert.to_workdir(tmp_path / "a.safetensors", tmp_path / "run", setting=2)
     assert f"of {config['method'].upper()} of setting 2, x2" in what
     convert.to_file(tmp_path / "run", tmp_path / "b.safetensors")
-    again = weights.read(tmp_path / "b.safetensors")
+    again = torch_files.read(tmp_path / "b.safetensors")
     assert again.keys() == tensors.keys()
     for key, tensor in tensors.items():
         np.testing.assert_array_equal(again[key], tensor, err_msg=key)
     model = Model.load(tmp_path / "run")
-    assert model.method is methods.METHODS[config["method"]]
+    assert model.method is registry.METHODS[config["method"]]
     assert (model.role, model.scale) == (config["role"], 2)
 
 
@@ -312,9 +314,9 @@ def torch_network(name: str, tensors: dict[str, np.ndarray]) -> Callable:
 @pytest.mark.parametrize("name", ["kdsr teacher", "kdsr student", "dasr"])
 def test_network_is_torchs(name: str) -> None:
     config = CONFIGS[name]
-    network = methods.make_network(config)
+    network = registry.make_network(config)
     variables = random_variables(config)
-    prefix = methods.of(config).roles[config["role"]]
+    prefix = registry.of(config).roles[config["role"]]
     tensors = torch_names.to_torch(variables, network, prefix)
     tensors |= torch_names.mean_shift(network.PIXEL_RANGE)
     rng = np.random.default_rng(0)
@@ -331,7 +333,7 @@ def test_network_is_torchs(name: str) -> None:
 def test_checkouts_are_recognised(tmp_path: Path) -> None:
     folders = {"kdsr": "a/KDSR-classic", "dasr": "b", "lightbsr": "c"}
     for program, folder in folders.items():
-        for name in methods.METHODS[program].checkout:
+        for name in registry.METHODS[program].checkout:
             (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / folder / name).touch()
     found = [compare.find_program(tmp_path / name) for name in "abc"]
@@ -349,7 +351,7 @@ def test_every_layer_is_compared(method: str) -> None:
     )
     for role in case.roles:
         outputs = ours.evaluation(case, role)
-        prefix = methods.METHODS[method].roles[role]
+        prefix = registry.METHODS[method].roles[role]
         layers_of = torch_names.layers(case.network, prefix)
         wanted = {str(n) for path, names in layers_of.items() for n in names.flat}
         wanted -= {"G.tail.0.2"}  # at scale 2
@@ -369,7 +371,7 @@ def test_tiles_give_what_the_whole_image_gives(
 ) -> None:
     config = CONFIGS[name]
     monkeypatch.setattr(upscaler, "LARGEST", 32)
-    network, variables = methods.make_network(config), random_variables(config)
+    network, variables = registry.make_network(config), random_variables(config)
     basis = np.zeros(prior.BASIS_SHAPE)
     model = Model(config["role"], 2, network, variables, basis)
     image = np.random.default_rng(0).random((36, 45, 3), np.float32)
@@ -468,10 +470,10 @@ def stepped(update: steps.Update, state: Any, crops: int, teacher: Any) -> Any:
 
 def test_kdsr_student_learns_by_stage() -> None:
     """Stage 1: the KL of the features alone, by what makes the feature."""
-    network = methods.make_network(CONFIGS["kdsr student"])
+    network = registry.make_network(CONFIGS["kdsr student"])
     teacher = random_variables(CONFIGS["kdsr teacher"])
     fresh = random_variables(CONFIGS["kdsr student"], seed=1)
-    variables = states.inherit(fresh, teacher, methods.METHODS["kdsr"].inherited)
+    variables = states.inherit(fresh, teacher, registry.METHODS["kdsr"].inherited)
     state = states.fresh_student(variables, ADAM)
     assert not learning(
         state,
@@ -508,7 +510,7 @@ def test_kdsr_student_learns_by_stage() -> None:
 
 
 def test_dasr_contrasts_the_first_crop_with_the_second() -> None:
-    network = methods.make_network(CONFIGS["dasr"], axis_name=steps.AXIS)
+    network = registry.make_network(CONFIGS["dasr"], axis_name=steps.AXIS)
     variables = random_variables(CONFIGS["dasr"])
     key = jax.random.key(0)
     state = states.fresh_teacher(variables, ADAM, key, queue_size=8)
@@ -521,7 +523,7 @@ def test_dasr_contrasts_the_first_crop_with_the_second() -> None:
 
     @jax.jit
     def embed(lr: np.ndarray) -> jax.Array:
-        alone = methods.make_network(CONFIGS["dasr"])
+        alone = registry.make_network(CONFIGS["dasr"])
         idr, _ = alone.apply(
             variables,
             lr[None],

@@ -9,15 +9,16 @@ import safetensors.numpy
 from PIL import Image
 from test_weights import reference_tensors, save
 
-from lightbsr_jax import cli, pack, pretrained
+from lightbsr_jax import cli, pack
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation.restorers import Bicubic
 from lightbsr_jax.imaging import degradation, files, kernels, metrics
 from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.interop import convert
-from lightbsr_jax.model import Model
+from lightbsr_jax.models import packed
+from lightbsr_jax.models.model import Model
 
-SHIPPED = sorted(pretrained.FOLDER.glob("*.safetensors"))
+SHIPPED = sorted(packed.FOLDER.glob("*.safetensors"))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def named(workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny student in the place of the weights that come with the package."""
-    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "weights")
+    monkeypatch.setattr(packed, "FOLDER", tmp_path / "weights")
     file = tmp_path / "weights" / "setting2.safetensors"
     cli.main(["pack", str(workdir), str(file)])
     return file
@@ -55,20 +56,20 @@ def test_a_packed_network_is_the_workdirs(workdir: Path, named: Path) -> None:
         assert jax.tree.structure(model) == jax.tree.structure(trained)
         for ours, theirs in zip(leaves(model), leaves(trained), strict=True):
             np.testing.assert_array_equal(ours, theirs)
-    about, _ = pretrained.read(named)
+    about, _ = packed.read(named)
     assert about["config"]["role"] == "student" and about["step"] == 0
 
 
 def test_a_packed_network_goes_to_the_reference(workdir, named, tmp_path) -> None:
     for source, name in ((str(workdir), "a"), ("setting2", "b")):
         cli.main(["convert", source, str(tmp_path / f"{name}.safetensors")])
-    trained, packed = (
+    trained, out_of_pack = (
         safetensors.numpy.load_file(tmp_path / f"{name}.safetensors") for name in "ab"
     )
-    assert trained.keys() == packed.keys()
+    assert trained.keys() == out_of_pack.keys()
     for name, tensor in trained.items():
         if not name.endswith("num_batches_tracked"):  # converted weights' own counts
-            np.testing.assert_array_equal(tensor, packed[name])
+            np.testing.assert_array_equal(tensor, out_of_pack[name])
 
 
 def test_half_precision_rounds_the_parameters_alone(workdir, tmp_path, capsys) -> None:
@@ -135,7 +136,7 @@ def test_other_files_are_refused(named: Path, tmp_path: Path) -> None:
     theirs = save(tmp_path / "theirs.safetensors", reference_tensors())
     with pytest.raises(UserError, match="convert a state dict"):
         Model.load(theirs)
-    assert pretrained.find(theirs) is None
+    assert packed.find(theirs) is None
     saved = tmp_path / "theirs.pt"
     saved.write_bytes(b"PK a zip")
     with pytest.raises(UserError, match=r"lightbsr convert"):
@@ -144,9 +145,9 @@ def test_other_files_are_refused(named: Path, tmp_path: Path) -> None:
     damaged.write_bytes(named.read_bytes()[:-100])
     with pytest.raises(UserError, match="damaged"):
         Model.load(damaged)
-    about, model = pretrained.read(named)
+    about, model = packed.read(named)
     del model["params"]["estimator"]["conv_0"]["bias"]
-    pretrained.write(tmp_path / "less.safetensors", about, model, half=False)
+    packed.write(tmp_path / "less.safetensors", about, model, half=False)
     with pytest.raises(UserError, match="params/estimator/conv_0/bias: None for"):
         Model.load(tmp_path / "less.safetensors")
 

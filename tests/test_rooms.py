@@ -28,19 +28,16 @@ ALLOWED = {
     "imaging": set(),
     "networks": set(),
     "data": {"imaging"},
-    "pretrained": set(),
-    "checkpoint": FOUNDATION,
     "methods": FOUNDATION,
-    "model": FOUNDATION | {"checkpoint", "compilation", "methods", "pretrained"},
-    "inference": FOUNDATION | {"compilation", "methods", "model"},
-    "evaluation": FOUNDATION | {"compilation", "methods", "model"},
-    "training": FOUNDATION
-    | {"checkpoint", "compilation", "data", "evaluation", "methods", "model"},
-    "pack": {"atomic", "checkpoint", "methods", "model", "pretrained", "training"},
-    "interop": FOUNDATION
-    | {"checkpoint", "methods", "pretrained", "model", "training", "evaluation"},
+    "models": FOUNDATION | {"compilation", "methods"},
+    "inference": FOUNDATION | {"compilation", "methods", "models"},
+    "evaluation": FOUNDATION | {"compilation", "methods", "models"},
+    "training": FOUNDATION | {"compilation", "data", "evaluation", "methods", "models"},
+    "pack": {"atomic", "methods", "models", "training"},
+    "interop": FOUNDATION | {"methods", "models", "training"},
+    "parity": FOUNDATION | {"evaluation", "interop", "methods", "models", "training"},
     "cli": {"command_line", "compilation", "data", "evaluation", "inference"}
-    | {"interop", "model", "pack", "pretrained"},
+    | {"interop", "models", "pack", "parity"},
     "__main__": {"cli"},
 }
 
@@ -69,13 +66,13 @@ def imported_rooms(source: str) -> Iterator[str]:
 def test_imports_are_found() -> None:
     source = """
 import numpy, lightbsr_jax.data.sources
-from lightbsr_jax import model, imaging
+from lightbsr_jax import models, imaging
 import lightbsr_jax
 from lightbsr_jax_extras import other
 def f():
     from lightbsr_jax.training.steps import AXIS
 """
-    found = {"data", "model", "imaging", "training"}
+    found = {"data", "models", "imaging", "training"}
     assert set(imported_rooms(source)) == found
 
 

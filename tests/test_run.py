@@ -19,8 +19,8 @@ from test_benchmark import picture, save
 
 from configs.benchmark import get_config
 from lightbsr_jax.evaluation import run
-from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.models.model import Model
 
 ROOT = Path(__file__).resolve().parents[1]
 

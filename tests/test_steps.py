@@ -11,8 +11,8 @@ import pytest
 from goldens import initialise
 
 from lightbsr_jax.imaging import prior
-from lightbsr_jax.methods import METHODS
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.methods.registry import METHODS
 from lightbsr_jax.training import state as states
 from lightbsr_jax.training import steps
 

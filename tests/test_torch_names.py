@@ -6,10 +6,10 @@ import optax
 import pytest
 from goldens import random_like, seeded_teacher, teacher_tensors, variable_shapes
 
-from lightbsr_jax.interop import torch_names
-from lightbsr_jax.methods import LONE, MOMENTUM, PRINCIPAL
-from lightbsr_jax.networks.blind import RGB_MEAN
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.methods.network import RGB_MEAN
+from lightbsr_jax.methods.registry import LONE, MOMENTUM, PRINCIPAL
+from lightbsr_jax.models import torch_names
 from lightbsr_jax.training.state import CONTRASTED
 
 Tree = dict[str, Any]

@@ -20,11 +20,12 @@ import scipy.io
 from goldens import initialise, random_like, variable_shapes
 
 import lightbsr_jax
-from lightbsr_jax.checkpoint import Checkpoints
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.interop import convert, weights
-from lightbsr_jax.model import Model
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.interop import convert
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.models import torch_files
+from lightbsr_jax.models.checkpoint import Checkpoints
+from lightbsr_jax.models.model import Model
 from lightbsr_jax.training.state import (
     StudentState,
     fresh_optimizer,
@@ -234,7 +235,7 @@ def test_source_is_on_record(tmp_path) -> None:
 def test_prefixes_of_wrappers_are_cut(prefix: str, tmp_path) -> None:
     tensors = reference_tensors()
     file = {prefix + name: tensor for name, tensor in tensors.items()}
-    read = weights.read(save(tmp_path / "wrapped.safetensors", file))
+    read = torch_files.read(save(tmp_path / "wrapped.safetensors", file))
     assert_same_bytes(read, tensors)
 
 
@@ -348,7 +349,7 @@ def test_nothing_is_written_over(tmp_path) -> None:
     assert file.read_bytes() == before
     file.write_bytes(b"old")
     convert.to_file(workdir, file, overwrite=True)
-    assert_same_bytes(weights.read(file), reference_tensors())
+    assert_same_bytes(torch_files.read(file), reference_tensors())
     assert left_behind(tmp_path) == ["s.safetensors", "workdir"]
 
 
@@ -363,7 +364,7 @@ def test_failure_while_writing_leaves_nothing(tmp_path, monkeypatch) -> None:
         convert.to_workdir(file, tmp_path / "workdir", setting=1)
     monkeypatch.setattr(safetensors.numpy, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
-        weights.write(tmp_path / "out.safetensors", reference_tensors())
+        torch_files.write(tmp_path / "out.safetensors", reference_tensors())
     assert left_behind(tmp_path) == ["s.safetensors"]
 
 
@@ -379,7 +380,7 @@ def test_failure_while_writing_leaves_nothing(tmp_path, monkeypatch) -> None:
 def test_unreadable_weights(name, content, message, tmp_path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name}:? .*{message}|{message}"):
-        weights.read(tmp_path / name)
+        torch_files.read(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -394,13 +395,13 @@ def test_unreadable_weights(name, content, message, tmp_path) -> None:
 def test_wrong_basis(variables, message, tmp_path) -> None:
     scipy.io.savemat(tmp_path / "p.mat", variables)
     with pytest.raises(UserError, match=message):
-        weights.read_basis(tmp_path / "p.mat")
+        torch_files.read_basis(tmp_path / "p.mat")
 
 
 def test_damaged_basis(basis_file) -> None:
     basis_file.write_bytes(basis_file.read_bytes()[:2000])
     with pytest.raises(UserError, match="PCA_matrix.mat cannot be read"):
-        weights.read_basis(basis_file)
+        torch_files.read_basis(basis_file)
 
 
 def test_our_own_teacher_in_the_references_names(tmp_path, caplog) -> None:
@@ -430,7 +431,7 @@ def test_our_own_teacher_in_the_references_names(tmp_path, caplog) -> None:
     assert "cannot load this" in caplog.text
     assert "groups 1 for 8, blocks 1 for 8, queue_size 24 for 8192" in caplog.text
 
-    tensors = weights.read(tmp_path / "t.safetensors")
+    tensors = torch_files.read(tmp_path / "t.safetensors")
     assert {name: tensor.shape for name, tensor in tensors.items()} == reference_shapes(
         groups=1, blocks=1, scale=2, channels=18
     )
@@ -466,7 +467,7 @@ def test_our_own_student_counts_its_steps(tmp_path) -> None:
     checkpoints.save(run, BASIS, {"config": config})
     checkpoints.close()
     convert.to_file(tmp_path / "run", tmp_path / "s.safetensors")
-    tensors = weights.read(tmp_path / "s.safetensors")
+    tensors = torch_files.read(tmp_path / "s.safetensors")
     assert tensors.keys() == reference_shapes(1, 1, 3, None).keys()
     assert tensors["E.E.1.num_batches_tracked"] == 6
 
@@ -475,9 +476,9 @@ def test_torch_is_asked_for_where_it_is_missing(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "model.pt").touch()
     with pytest.raises(UserError, match="take PyTorch, which is not installed: pip"):
-        weights.read(tmp_path / "model.pt")
+        torch_files.read(tmp_path / "model.pt")
     with pytest.raises(UserError, match="or exchange a .safetensors file"):
-        weights.write(tmp_path / "out.pth", {})
+        torch_files.write(tmp_path / "out.pth", {})
 
 
 def test_torch_stays_optional() -> None:
@@ -520,7 +521,7 @@ class TestTorchFiles:
 
         torch.save({"G.head.0.weight": Harm()}, tmp_path / "model.pt")
         with pytest.raises(UserError, match="the safe loader runs no code"):
-            weights.read(tmp_path / "model.pt")
+            torch_files.read(tmp_path / "model.pt")
         assert left_behind(tmp_path) == ["model.pt"]
 
     def test_other_files(self, torch, tmp_path) -> None:
@@ -528,11 +529,11 @@ class TestTorchFiles:
         optimizer = torch.optim.Adam([torch.zeros(3, requires_grad=True)])
         torch.save(optimizer.state_dict(), file)
         with pytest.raises(UserError, match="2 of 2 are not named .* the optimiser's"):
-            weights.read(file)
+            torch_files.read(file)
         torch.save([1, 2], file)
         with pytest.raises(UserError, match="holds a list, not a state dict"):
-            weights.read(file)
+            torch_files.read(file)
         torch.save({"a": torch.zeros(1000)}, file)
         file.write_bytes(file.read_bytes()[:2000])
         with pytest.raises(UserError, match="other.pt cannot be read: RuntimeError"):
-            weights.read(file)
+            torch_files.read(file)

@@ -4,7 +4,7 @@ A TFDS dataset in ArrayRecord files; neither writing nor reading it takes Tensor
 `lightbsr prepare` writes it, and so does TFDS:
 
     import tensorflow_datasets as tfds
-    from lightbsr_jax.data import df2k  # from then on TFDS knows the name
+    from lightbsr_jax.data import df2k# from then on TFDS knows the name
 
     folders = ["DIV2K_train_HR", "Flickr2K_HR"]
     builder = tfds.builder("df2k", data_dir="data", inputs=folders)

@@ -9,7 +9,7 @@ import numpy as np
 
 from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.imaging.kernels import KERNEL_SIZE
-from lightbsr_jax.model import Model
+from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks import complexity
 
 SIDE = 256  # of the LR image that the papers of this field count for

@@ -27,7 +27,7 @@ from lightbsr_jax.evaluation.cases import Case
 from lightbsr_jax.imaging import degradation
 from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.imaging.kernels import KERNEL_SIZE
-from lightbsr_jax.model import Model
+from lightbsr_jax.models.model import Model
 
 NEIGHBOURS = 5
 

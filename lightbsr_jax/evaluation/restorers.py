@@ -9,7 +9,7 @@ from jax import Array
 
 from lightbsr_jax.imaging import resize
 from lightbsr_jax.imaging.degradation import Degradation
-from lightbsr_jax.model import Model
+from lightbsr_jax.models.model import Model
 
 
 class Restorer(Protocol):

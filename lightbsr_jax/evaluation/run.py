@@ -40,7 +40,7 @@ from lightbsr_jax.evaluation.idr import Separation
 from lightbsr_jax.evaluation.pictures import Example
 from lightbsr_jax.evaluation.restorers import Bicubic, Restorer, Spoilt
 from lightbsr_jax.imaging import files
-from lightbsr_jax.model import Model
+from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks import complexity
 
 BICUBIC = "bicubic"

@@ -17,7 +17,7 @@ from lightbsr_jax.imaging import files, photographs
 from lightbsr_jax.inference import explain, folder
 from lightbsr_jax.inference.folder import Job, Target
 from lightbsr_jax.inference.upscaler import Upscaler
-from lightbsr_jax.model import Model
+from lightbsr_jax.models.model import Model
 
 
 def run(arguments: Namespace, load: Callable[[], Model]) -> bool:

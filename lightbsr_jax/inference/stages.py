@@ -25,7 +25,7 @@ from lightbsr_jax.inference.tiles import (
     with_halo,
     without_halo,
 )
-from lightbsr_jax.networks.adaptation import (
+from lightbsr_jax.methods.lightbsr.adaptation import (
     FEATURES,
     SPATIAL_FEATURES,
     AdaptationBlock,
@@ -33,9 +33,9 @@ from lightbsr_jax.networks.adaptation import (
     Mixing,
     SpatialConverter,
 )
-from lightbsr_jax.networks.blind import BlindNetwork
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.networks.layers import Conv
-from lightbsr_jax.networks.lightbsr import LightBSR
 
 # How far a stage's convolutions reach, in LR pixels. (The estimator's is its network's
 # `reach`: a multiple of 4, so that its strides fall as in the whole image. That of the

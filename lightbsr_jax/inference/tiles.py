@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.networks.dynamic import DynamicDepthwise
+from lightbsr_jax.methods.dynamic import DynamicDepthwise
 from lightbsr_jax.networks.layers import Conv, DepthwiseConv
 
 SMALLEST = 32  # pixels along a tile's side

@@ -24,10 +24,10 @@ from absl import logging
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.inference import stages
 from lightbsr_jax.inference.tiles import SMALLEST, Grid, Map, Storage
-from lightbsr_jax.model import Model
-from lightbsr_jax.networks.adaptation import FEATURES
-from lightbsr_jax.networks.blind import BlindNetwork
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.methods.lightbsr.adaptation import FEATURES
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.methods.network import BlindNetwork
+from lightbsr_jax.models.model import Model
 
 LARGEST = 256  # pixels along a tile's side; more saves little
 _TILE_FLOATS = 1000  # float32 numbers a pixel that the widest stage has at once

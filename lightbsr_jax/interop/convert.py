@@ -18,14 +18,15 @@ import numpy as np
 import optax
 from absl import logging
 
-from lightbsr_jax import atomic, methods, pretrained
-from lightbsr_jax.checkpoint import Checkpoints, opened
+from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
-from lightbsr_jax.interop import torch_names, weights
-from lightbsr_jax.interop.torch_names import QUEUE, QUEUE_POINTER
-from lightbsr_jax.methods import METHODS, MOMENTUM
-from lightbsr_jax.model import Model
+from lightbsr_jax.methods import registry
+from lightbsr_jax.methods.registry import METHODS, MOMENTUM
+from lightbsr_jax.models import packed, torch_files, torch_names
+from lightbsr_jax.models.checkpoint import Checkpoints, opened
+from lightbsr_jax.models.model import Model
+from lightbsr_jax.models.torch_names import QUEUE, QUEUE_POINTER
 from lightbsr_jax.training import contrast
 from lightbsr_jax.training.state import (
     Run,
@@ -64,7 +65,7 @@ def to_workdir(
     out = Path(workdir).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{workdir} is not an empty folder: give a new one")
-    tensors = weights.read(file)
+    tensors = torch_files.read(file)
     config = infer(file, tensors, setting)
     if _sees_prior(config) and basis_file is None:
         raise UserError(
@@ -75,7 +76,7 @@ def to_workdir(
     state = to_state(file, tensors, config)
     basis = np.zeros(prior.BASIS_SHAPE, np.float32)
     if basis_file is not None:
-        basis = weights.read_basis(basis_file)
+        basis = torch_files.read_basis(basis_file)
     about = {
         "config": config,
         "source": {str(f): _sha256(f) for f in (file, basis_file) if f is not None},
@@ -99,20 +100,20 @@ def load(file: str | Path) -> Model:
     Raises UserError for files that are not a whole network of a reference, and for
     teachers.
     """
-    tensors = weights.read(file)
+    tensors = torch_files.read(file)
     # What a student was trained for its weights do not tell, and upscaling does not
     # depend on it; the degradations that it is explained by are those of both settings.
     config = infer(file, tensors, otherwise=2)
     if config["role"] == "teacher":
         raise UserError(
-            f"{file} is a {methods.called(config)}, which sees what nobody knows of a "
+            f"{file} is a {registry.called(config)}, which sees what nobody knows of a "
             "picture: give a student of it"
         )
     state = to_state(file, tensors, config)
     return Model(
         role=config["role"],
         setting=config["setting"],
-        network=methods.make_network(config),
+        network=registry.make_network(config),
         variables={"params": state.params, "batch_stats": state.batch_stats},
         basis=np.zeros(prior.BASIS_SHAPE, np.float32),
     )
@@ -131,13 +132,13 @@ def to_file(
     `basis_file` is where its PCA_matrix.mat goes. Raises UserError for files that are
     there already, unless `overwrite`.
     """
-    weights.check_suffix(file)
+    torch_files.check_suffix(file)
     for path in (file, basis_file):
         if path is not None and Path(path).exists() and not overwrite:
             raise UserError(f"{path} exists: give another name, or --overwrite")
-    packed = pretrained.find(workdir)
-    if packed is not None:
-        run, basis, about = _packed_run(packed)
+    found = packed.find(workdir)
+    if found is not None:
+        run, basis, about = _packed_run(found)
     else:
         with opened(workdir) as checkpoints:
             run, basis, about = checkpoints.run(_run_shapes)
@@ -149,9 +150,9 @@ def to_file(
     updates = int(run.state.step - run.skipped)
     counts = about.get("counters") or _counts(config, updates)
     state = run.state.replace(params=run.average or run.state.params)
-    weights.write(file, to_tensors(state, config, counts))
+    torch_files.write(file, to_tensors(state, config, counts))
     if basis_file is not None:
-        weights.write_basis(basis_file, basis)
+        torch_files.write_basis(basis_file, basis)
     elif _sees_prior(config):
         logging.warning(
             "without --pca=FILE.mat the reference makes a basis of its own, with which "
@@ -190,7 +191,7 @@ def infer(
         told = {prior.channels(setting): setting for setting in (1, 2)}.get(channels)
     elif setting is None and otherwise is None:
         raise UserError(
-            f"{file} is a {methods.called(config)}, whose weights do not tell what "
+            f"{file} is a {registry.called(config)}, whose weights do not tell what "
             "degradations it was trained for: give --setting=1 (isotropic blur; the "
             "reference's folder ends in _iso) or --setting=2 (anisotropic blur and "
             "noise; _aniso)"
@@ -202,7 +203,7 @@ def infer(
     config |= {
         "setting": told or setting or otherwise or 1,
         "scale": network.scale,
-        "network": methods.sizes(network),
+        "network": registry.sizes(network),
     }
     # DASR's published files hold the network alone.
     if sees_prior or (role == "network" and QUEUE in shapes):
@@ -219,7 +220,7 @@ def to_state(file: str | Path, tensors: Tensors, config: Tree) -> State:
     their names; warns of numbers that are not finite.
     """
     shapes = _shapes(config)
-    network = methods.make_network(config)
+    network = registry.make_network(config)
     _check(file, tensors, config)
     filled = [
         torch_names.from_torch(tensors, variables, network, estimator)
@@ -246,7 +247,7 @@ def to_tensors(
     state: State, config: Tree, counts: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
     """All tensors of the reference's state dict; `counts` are BatchNorm's, by name."""
-    network = methods.make_network(config)
+    network = registry.make_network(config)
     tensors = torch_names.mean_shift(network.PIXEL_RANGE)
     for variables, estimator in _branches(state, config):
         tensors |= torch_names.to_torch(variables, network, estimator)
@@ -265,7 +266,7 @@ def blank(config: Tree) -> dict[str, np.ndarray]:
 def _branches(state: State, config: Tree) -> list[tuple[Tree, str]]:
     """The variables in a training state and the reference's name of their estimator."""
     principal = {"params": state.params, "batch_stats": state.batch_stats}
-    estimator = methods.of(config).roles[config["role"]]
+    estimator = registry.of(config).roles[config["role"]]
     if isinstance(state, StudentState):
         return [(principal, estimator)]
     momentum = {
@@ -277,14 +278,14 @@ def _branches(state: State, config: Tree) -> list[tuple[Tree, str]]:
 
 def _sees_prior(config: Tree) -> bool:
     """Whether it is a teacher that sees the degradation prior."""
-    return config["role"] == "teacher" and methods.of(config).privileged == "prior"
+    return config["role"] == "teacher" and registry.of(config).privileged == "prior"
 
 
 def _shapes(config: Tree) -> State:
     """The shapes of the training state."""
 
     def fresh(key: jax.Array) -> State:
-        variables = methods.fresh_variables(config, key)
+        variables = registry.fresh_variables(config, key)
         if "contrast" not in config:
             return fresh_student(variables, _OPTIMIZER)
         size = config["contrast"]["queue_size"]
@@ -318,10 +319,10 @@ def _packed_run(file: Path) -> tuple[Run, np.ndarray, Tree]:
     Raises UserError for what learnt by contrast, whose momentum branch and queue are
     not packed.
     """
-    about, tree = pretrained.read(file)
+    about, tree = packed.read(file)
     if "contrast" in about["config"]:
         raise UserError(
-            f"{file} is a {methods.called(about['config'])} without momentum branch "
+            f"{file} is a {registry.called(about['config'])} without momentum branch "
             "and queue: convert the working directory that it was packed from"
         )
     _run_shapes(about)  # an ablation has no counterpart
@@ -333,24 +334,24 @@ def _packed_run(file: Path) -> tuple[Run, np.ndarray, Tree]:
 
 def _estimators(config: Tree) -> list[str]:
     """The reference's names of the estimators in a state dict."""
-    own = [methods.of(config).roles[config["role"]]]
+    own = [registry.of(config).roles[config["role"]]]
     return own + [MOMENTUM] * ("contrast" in config)
 
 
 def _counters(config: Tree) -> list[str]:
     """Names of BatchNorm's counts of updates."""
-    network = methods.make_network(config)
+    network = registry.make_network(config)
     branches = _estimators(config)
     return [n for branch in branches for n in torch_names.counters(network, branch)]
 
 
 def _counts(config: Tree, step: int) -> dict[str, int]:
     """BatchNorm's counts after `step` steps of our training."""
-    network = methods.make_network(config)
+    network = registry.make_network(config)
     visits = [1, 1]
     if "contrast" in config:
         crops = config["contrast"]["crops"]
-        pairing = contrast.pairing(methods.of(config).contrasts, crops)
+        pairing = contrast.pairing(registry.of(config).contrasts, crops)
         visits = [len(pairing.visits), pairing.positives.shape[1]]
     return {
         name: step * times
@@ -396,7 +397,7 @@ def _check(file: str | Path, tensors: Tensors, config: Tree) -> None:
 
 def _wrong_values(tensors: Tensors, config: Tree) -> list[str]:
     """What is wrong with the tensors whose values are not free."""
-    pixel_range = methods.of(config).network.PIXEL_RANGE
+    pixel_range = registry.of(config).network.PIXEL_RANGE
     wrong = [
         f"{name} is not the fixed {value.ravel().tolist()}"
         for name, value in torch_names.mean_shift(pixel_range).items()
@@ -429,13 +430,13 @@ def _describe(config: Tree) -> str:
     if "groups" in sizes:
         told = f"{sizes['groups']} of {sizes['blocks']}"
     return (
-        f"{methods.called(config)} of setting {config['setting']}, "
+        f"{registry.called(config)} of setting {config['setting']}, "
         f"x{config['scale']}, {told}"
     )
 
 
 def _warn_of_size(config: Tree) -> None:
-    method = methods.of(config)
+    method = registry.of(config)
     sizes = {**config["network"], **config.get("contrast", {})}
     published = dict(method.published)
     if method.contrasts:

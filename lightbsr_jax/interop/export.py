@@ -20,11 +20,11 @@ from jax import Array, export
 from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files
-from lightbsr_jax.model import Model
-from lightbsr_jax.networks.adaptation import CHANNEL_FEATURES, SPATIAL_FEATURES
-from lightbsr_jax.networks.blind import RGB_MEAN, UPSCALER_STEPS
+from lightbsr_jax.methods.lightbsr.adaptation import CHANNEL_FEATURES, SPATIAL_FEATURES
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.methods.network import RGB_MEAN, UPSCALER_STEPS
+from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks.layers import plain_formulations
-from lightbsr_jax.networks.lightbsr import LightBSR
 
 SUFFIXES = (".onnx", ".stablehlo")
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -192,7 +192,7 @@ class _Graph:
 
 
 def _network(graph: _Graph, model: Model) -> None:
-    """All of it, from "lr" to "sr"; see `networks.lightbsr`."""
+    """All of it, from "lr" to "sr"; see `methods.lightbsr.network`."""
     params = jax.tree.map(np.asarray, model.variables["params"])
     statistics = jax.tree.map(np.asarray, model.variables["batch_stats"])
     idr = _estimator(graph, "lr", params["estimator"], statistics["estimator"])

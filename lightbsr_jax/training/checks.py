@@ -9,10 +9,10 @@ import jax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from lightbsr_jax import methods
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation
-from lightbsr_jax.networks.blind import UPSCALER_STEPS
+from lightbsr_jax.methods import registry
+from lightbsr_jax.methods.network import UPSCALER_STEPS
 
 # Fields and groups with which a run may go on changed. Of the data and the teacher it
 # is the content that counts, not the path.
@@ -78,7 +78,7 @@ def check(config: ConfigDict) -> None:
             problems.append(
                 f"contrast.crops {config.contrast.crops}: a contrast takes at least 2"
             )
-        if methods.of(config).contrasts == "pair" and config.contrast.crops != 2:
+        if registry.of(config).contrasts == "pair" and config.contrast.crops != 2:
             problems.append(
                 f"contrast.crops {config.contrast.crops}: the method contrasts pairs, 2"
             )

@@ -13,13 +13,14 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from lightbsr_jax import atomic, methods
-from lightbsr_jax.checkpoint import Checkpoints, plain
+from lightbsr_jax import atomic
 from lightbsr_jax.data.pipeline import CropBatches, Sampler
 from lightbsr_jax.data.resident import ResidentBatches
 from lightbsr_jax.data.sources import open_source
 from lightbsr_jax.errors import Interrupted, UserError
-from lightbsr_jax.networks.blind import BlindNetwork
+from lightbsr_jax.methods import registry
+from lightbsr_jax.methods.network import BlindNetwork
+from lightbsr_jax.models.checkpoint import Checkpoints, plain
 from lightbsr_jax.training import parallel, roles, schedules
 from lightbsr_jax.training.checks import (
     check,
@@ -79,7 +80,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         batches = CropBatches(
             source, sampler, threads=config.data.threads, transfer=parallel.split
         )
-    network = methods.make_network(
+    network = registry.make_network(
         config,
         axis_name=AXIS,
         remat=config.compute.rematerialise,
@@ -121,7 +122,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     validate = validation(config, role.basis)
     log = Log(workdir, start=start, total=total, quiet=not parallel.leads())
     log.say(
-        f"{methods.called(config)}, setting {config.setting}, x{config.scale}: steps "
+        f"{registry.called(config)}, setting {config.setting}, x{config.scale}: steps "
         f"{start} to {total} (stage 2 from {boundary}) on {jax.device_count()} "
         f"{jax.devices()[0].device_kind} device(s) of {jax.process_count()} "
         f"process(es), {len(source)} images from {config.data.hr}, into {workdir}"

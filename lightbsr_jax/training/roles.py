@@ -12,12 +12,12 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from lightbsr_jax import methods
-from lightbsr_jax.checkpoint import checksum
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
-from lightbsr_jax.model import Model
-from lightbsr_jax.networks.blind import BlindNetwork
+from lightbsr_jax.methods import registry
+from lightbsr_jax.methods.network import BlindNetwork
+from lightbsr_jax.models.checkpoint import checksum
+from lightbsr_jax.models.model import Model
 from lightbsr_jax.training.state import (
     StudentState,
     TeacherState,
@@ -61,9 +61,9 @@ def prepare(
         model = Model.load(config.distillation.teacher)
         check_teacher(config, model)
         variables = inherit(
-            methods.fresh_variables(config, key),
+            registry.fresh_variables(config, key),
             model.variables,
-            methods.of(config).inherited,
+            registry.of(config).inherited,
         )
         update = partial(
             student_update,
@@ -89,11 +89,11 @@ def prepare(
         network, optimizer, learning_rate, parts=parts, shows_prior=shows_prior
     )
     if "contrast" not in config:
-        state = fresh_student(methods.fresh_variables(config, key), optimizer)
+        state = fresh_student(registry.fresh_variables(config, key), optimizer)
         return Role(state, {2: plain}, basis, {}, None)
     network_key, queue_key = jax.random.split(key)
     state = fresh_teacher(
-        methods.fresh_variables(config, network_key),
+        registry.fresh_variables(config, network_key),
         optimizer,
         queue_key,
         queue_size=config.contrast.queue_size,
@@ -117,7 +117,7 @@ def prepare(
 def check_teacher(config: ConfigDict, model: Model) -> None:
     """Raises UserError where a student's config does not fit its teacher."""
     wanted: dict[str, Any] = {
-        "method": methods.of(config).title,
+        "method": registry.of(config).title,
         "role": "teacher",
         "setting": config.setting,
         "scale": config.scale,

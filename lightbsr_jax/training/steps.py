@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from lightbsr_jax import methods
 from lightbsr_jax.data import resident
 from lightbsr_jax.imaging import degradation, prior
-from lightbsr_jax.networks.blind import BlindNetwork
+from lightbsr_jax.methods import registry
+from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.training import contrast, losses
 from lightbsr_jax.training.state import (
     CONTRASTED,
@@ -190,7 +190,7 @@ def in_parts(loss: Callable[..., Array], parts: int) -> Callable[..., Array]:
 
 def reconstruction(network: BlindNetwork, parts: int) -> Callable[..., Array]:
     """L_SR of (params, modulators, (lr, hr)), over one part after another."""
-    pixel_range = methods.of_network(network).pixel_range
+    pixel_range = registry.of_network(network).pixel_range
 
     def loss(
         params: Tree, modulators: tuple[Array, ...], images: tuple[Array, Array]
@@ -209,7 +209,7 @@ def privileged(
 
     Without `shows_prior` a prior of no numbers, which adds no channel to them.
     """
-    kind = methods.of_network(network).privileged
+    kind = registry.of_network(network).privileged
     if kind == "hr":
         return batch.hr.astype(batch.lr.dtype) / 255
     if kind == "prior":
@@ -234,7 +234,7 @@ def teacher_update(
     everything. Without `shows_prior` the estimator sees the LR images alone.
     """
     reconstruct = reconstruction(network, parts)
-    contrasts = methods.of_network(network).contrasts
+    contrasts = registry.of_network(network).contrasts
 
     def encode(
         params: Tree,
@@ -392,7 +392,7 @@ def student_update(
     everything. `shows_prior` is for the teacher, as it was trained.
     """
     reconstruct = reconstruction(network, parts)
-    distilled = methods.of_network(network).distilled
+    distilled = registry.of_network(network).distilled
 
     def represent(
         params: Tree, idr: Array, size: tuple[int, int]

@@ -7,11 +7,11 @@ from statistics import fmean
 import numpy as np
 from ml_collections import ConfigDict
 
-from lightbsr_jax import methods
 from lightbsr_jax.data.sources import first_images
 from lightbsr_jax.evaluation import benchmark, cases, pictures
 from lightbsr_jax.evaluation.restorers import Bicubic, Restorer
-from lightbsr_jax.model import Model
+from lightbsr_jax.methods import registry
+from lightbsr_jax.models.model import Model
 from lightbsr_jax.training import parallel
 from lightbsr_jax.training.log import Log
 from lightbsr_jax.training.state import Run
@@ -47,7 +47,7 @@ def validation(
     # Before training: images that cannot be scored are an error now, not later.
     measure({"bicubic": bicubic})
 
-    network = methods.make_network(config)
+    network = registry.make_network(config)
 
     def validate(step: int, run: Run, log: Log) -> None:
         state = run.state

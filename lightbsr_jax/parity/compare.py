@@ -38,12 +38,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import lightbsr_jax
-from lightbsr_jax import atomic, methods
+from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import metrics
 from lightbsr_jax.interop import convert
-from lightbsr_jax.interop import ours as our_side
-from lightbsr_jax.interop.case import Arrays, Case
+from lightbsr_jax.methods import registry
+from lightbsr_jax.parity import ours as our_side
+from lightbsr_jax.parity.case import Arrays, Case
 
 FORWARD = 1e-5
 GRADIENT = 1e-4
@@ -168,10 +169,10 @@ def run_reference(checkout: str | Path, case: Case) -> Arrays:
     Raises UserError where that is no checkout of it, or it fails.
     """
     program, checkout = find_program(checkout)
-    method = methods.of(case.meta)
-    if methods.METHODS[program] is not method:
+    method = registry.of(case.meta)
+    if registry.METHODS[program] is not method:
         raise UserError(
-            f"{checkout} is a checkout of {methods.METHODS[program].title}, and the "
+            f"{checkout} is a checkout of {registry.METHODS[program].title}, and the "
             f"weights are of {method.title}"
         )
     sizes = {**case.meta["network"], "queue_size": case.meta["queue_size"]}
@@ -188,7 +189,7 @@ def run_reference(checkout: str | Path, case: Case) -> Arrays:
     with TemporaryDirectory(prefix="lightbsr-compare-") as scratch:
         given, made = Path(scratch, "case.npz"), Path(scratch, "results.npz")
         np.savez(given, meta=json.dumps(case.meta), **case.arrays)
-        module = "lightbsr_jax.interop.peer_reference"
+        module = "lightbsr_jax.parity.peers"
         done = subprocess.run(
             [sys.executable, "-m", module, checkout, given, made],
             cwd=scratch,  # what it might write goes there
@@ -209,11 +210,11 @@ def find_program(checkout: str | Path) -> tuple[str, Path]:
     Raises UserError where it is of none.
     """
     for folder in (Path(checkout).resolve(), Path(checkout, "KDSR-classic").resolve()):
-        for name, method in methods.METHODS.items():
+        for name, method in registry.METHODS.items():
             if all((folder / file).is_file() for file in method.checkout):
                 return name, folder
-    known = ", ".join(method.reference for method in methods.METHODS.values())
-    files = methods.METHODS["lightbsr"].checkout
+    known = ", ".join(method.reference for method in registry.METHODS.values())
+    files = registry.METHODS["lightbsr"].checkout
     missing = [name for name in files if not Path(checkout, name).is_file()]
     raise UserError(
         f"{Path(checkout).resolve()} is no checkout of a reference: of LightBSR's it "
@@ -442,7 +443,7 @@ def report(
     has_ssim = "metrics/ssim" in theirs
     if not has_ssim:
         ours = {name: x for name, x in ours.items() if not name.endswith("/ssim")}
-    method = methods.of(case.meta)
+    method = registry.of(case.meta)
     rows = table(ours, theirs, cancels=method.contrasts is not None)
     sources = ", ".join(
         f"{role} {source}" for role, source in case.meta["weights"].items()

@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from lightbsr_jax import atomic, methods
+from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation, files, kernels, prior
 from lightbsr_jax.imaging.degradation import Degradation
-from lightbsr_jax.interop import convert, weights
-from lightbsr_jax.methods import METHODS
-from lightbsr_jax.networks.blind import BlindNetwork
+from lightbsr_jax.interop import convert
+from lightbsr_jax.methods import registry
+from lightbsr_jax.methods.network import BlindNetwork
+from lightbsr_jax.methods.registry import METHODS
+from lightbsr_jax.models import torch_files
 from lightbsr_jax.training.state import StudentState, TeacherState
 
 Arrays = dict[str, np.ndarray]
@@ -69,7 +71,7 @@ class Case:
 
     @property
     def network(self) -> BlindNetwork:
-        return methods.make_network(self.meta)
+        return registry.make_network(self.meta)
 
     def config(self, role: str) -> dict[str, Any]:
         """The config of a role's weights."""
@@ -102,7 +104,7 @@ def make(
     `network` is {"groups", "blocks"}, by default the published ones; `stages` are those
     of the steps of training.
     """
-    published = methods.sizes(METHODS[method].network())
+    published = registry.sizes(METHODS[method].network())
     meta = {
         "format": _FORMAT,
         "method": method,
@@ -129,7 +131,7 @@ def of_file(file: str | Path, *, scale: int | None, setting: int | None) -> Case
     Scale and setting are None where the file tells; most do not tell the setting, which
     then is 1. Raises UserError where they are not the file's.
     """
-    tensors = weights.read(file)
+    tensors = torch_files.read(file)
     config = convert.infer(file, tensors, setting, otherwise=1)
     convert.to_state(file, tensors, config)  # checks names and shapes
     role, told = config["role"], config["scale"]
@@ -244,7 +246,7 @@ def _below(arrays: Arrays, prefix: str) -> Arrays:
 
 
 def _roles(meta: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(methods.of(meta).roles)
+    return tuple(registry.of(meta).roles)
 
 
 def _config(meta: Mapping[str, Any], role: str) -> dict[str, Any]:
@@ -255,7 +257,7 @@ def _config(meta: Mapping[str, Any], role: str) -> dict[str, Any]:
         "scale": meta["scale"],
         "network": meta["network"],
     }
-    if methods.of(meta).contrasts and role != "student":
+    if registry.of(meta).contrasts and role != "student":
         config["contrast"] = {"queue_size": meta["queue_size"]}
     return config
 
@@ -270,7 +272,7 @@ def _checksum(case: Case) -> int:
 
 def _seeded_weights(meta: Mapping[str, Any], role: str) -> Arrays:
     fixed = ("sub_mean", "add_mean", "num_batches_tracked", "queue_ptr")
-    pixel_range = np.float32(methods.of(meta).network.PIXEL_RANGE)
+    pixel_range = np.float32(registry.of(meta).network.PIXEL_RANGE)
     drawn = {
         f"weights/{role}/{name}": zero
         if any(part in name for part in fixed)
@@ -353,6 +355,6 @@ def _inputs(
         "training/prior": vectors(steps, batch),
         "training/hr": pixels(steps, batch, scale * height, scale * width),
     }
-    if methods.of(meta).privileged == "hr":
+    if registry.of(meta).privileged == "hr":
         inputs["evaluation/hr"] = pixels(1, *(scale * side for side in odd))
     return inputs

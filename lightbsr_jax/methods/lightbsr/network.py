@@ -11,9 +11,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from lightbsr_jax.networks.adaptation import AdaptationModule
-from lightbsr_jax.networks.blind import BlindNetwork, Restorer, check_scale
-from lightbsr_jax.networks.estimator import Converter, Estimator, Projector
+from lightbsr_jax.methods.estimator import Converter, Estimator, Projector
+from lightbsr_jax.methods.lightbsr.adaptation import AdaptationModule
+from lightbsr_jax.methods.network import BlindNetwork, Restorer, check_scale
 from lightbsr_jax.networks.layers import widened
 
 

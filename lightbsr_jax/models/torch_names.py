@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from lightbsr_jax import methods
-from lightbsr_jax.methods import METHODS, PRINCIPAL
-from lightbsr_jax.networks.blind import RGB_MEAN, BlindNetwork
+from lightbsr_jax.methods import registry
+from lightbsr_jax.methods.network import RGB_MEAN, BlindNetwork
+from lightbsr_jax.methods.registry import METHODS, PRINCIPAL
 
 # A contrast's keys [128, Q], and [1] the place of the oldest one.
 QUEUE = "E.queue"
@@ -34,7 +34,7 @@ def layers(network: BlindNetwork, estimator: str) -> dict[str, np.ndarray]:
 
     `estimator` is the prefix of the estimator's names, such as PRINCIPAL or MOMENTUM.
     """
-    return methods.of_network(network).layers(network, estimator)
+    return registry.of_network(network).layers(network, estimator)
 
 
 def _leaves(

@@ -16,14 +16,15 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jax import Array
 
-from lightbsr_jax import methods, pretrained
-from lightbsr_jax.checkpoint import opened
 from lightbsr_jax.compilation import inference_jit
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.imaging.degradation import Degradation
-from lightbsr_jax.methods import Method
-from lightbsr_jax.networks.blind import BlindNetwork
+from lightbsr_jax.methods import registry
+from lightbsr_jax.methods.network import BlindNetwork
+from lightbsr_jax.methods.registry import Method
+from lightbsr_jax.models import packed
+from lightbsr_jax.models.checkpoint import opened
 
 _STATIC = {"static": True}
 
@@ -51,7 +52,7 @@ class Model:
 
     @property
     def method(self) -> Method:
-        return methods.of_network(self.network)
+        return registry.of_network(self.network)
 
     @property
     def title(self) -> str:
@@ -66,11 +67,11 @@ class Model:
         or the workdir of a run: of that, the newest checkpoint that is not damaged.
         Raises FileNotFoundError where there is nothing, UserError for any other file.
         """
-        file = pretrained.find(source)
+        file = packed.find(source)
         if file is None and Path(source).is_file():
             file = Path(source)
         if file is not None:
-            about, restored = pretrained.read(file)
+            about, restored = packed.read(file)
             step = about["step"]
             _check_shapes(file, restored, shapes(about))
         else:
@@ -81,7 +82,7 @@ class Model:
         return cls(
             role=config["role"],
             setting=config["setting"],
-            network=methods.make_network(config),
+            network=registry.make_network(config),
             basis=restored.pop("basis"),
             variables=restored,
             step=step,
@@ -135,7 +136,7 @@ class Model:
 
 def shapes(about: dict[str, Any]) -> dict[str, Any]:
     """The shapes of {"params", "batch_stats", "basis"}, of the model of a config."""
-    initial = partial(methods.fresh_variables, about["config"])
+    initial = partial(registry.fresh_variables, about["config"])
     basis = jax.ShapeDtypeStruct(prior.BASIS_SHAPE, jnp.float32)
     return {**jax.eval_shape(initial, jax.random.key(0)), "basis": basis}
 

@@ -1,6 +1,6 @@
 """KDSR's and DASR's own programs in the place of LightBSR's (see `reference`).
 
-    python -m lightbsr_jax.interop.peer_reference CHECKOUT CASE.npz RESULT.npz
+    python -m lightbsr_jax.parity.peers CHECKOUT CASE.npz RESULT.npz
 
 runs the program that the case's weights are of. LightBSR's program descends from DASR's
 by way of KDSR's: degradations, metrics and optimisers are the same functions in all
@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightbsr_jax.interop import reference
-from lightbsr_jax.interop.reference import DEVICE, Reference, Results
+from lightbsr_jax.parity import program
+from lightbsr_jax.parity.program import DEVICE, Reference, Results
 
 TEMPERATURE = 0.15  # of KDSR's distillation
 
@@ -45,7 +45,7 @@ class _Peer(Reference):
         return model.to(DEVICE).train()
 
     def outputs(self, model: nn.Module) -> AbstractContextManager[dict]:
-        return reference._outputs(model, layers=True)
+        return program._outputs(model, layers=True)
 
     def random_degradations(self, given: dict[str, Tensor], hr: Tensor) -> Results:
         return {}
@@ -158,4 +158,4 @@ def load(checkout: str | Path, case_file: str | Path) -> Reference:
 
 if __name__ == "__main__":
     checkout, case_file, result_file = sys.argv[1:]
-    reference.run(load(checkout, case_file), result_file)
+    program.run(load(checkout, case_file), result_file)

@@ -12,9 +12,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from lightbsr_jax.networks.blind import BlindNetwork, Restorer, check_scale
-from lightbsr_jax.networks.dynamic import DynamicDepthwise
-from lightbsr_jax.networks.estimator import Projector
+from lightbsr_jax.methods.dynamic import DynamicDepthwise
+from lightbsr_jax.methods.estimator import Projector
+from lightbsr_jax.methods.network import BlindNetwork, Restorer, check_scale
 from lightbsr_jax.networks.layers import (
     Conv,
     Dense,

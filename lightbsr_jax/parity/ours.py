@@ -18,14 +18,15 @@ import optax
 from flax.traverse_util import flatten_dict
 from jax import Array
 
-from lightbsr_jax import methods
 from lightbsr_jax.imaging import degradation, kernels, metrics, prior, resize
 from lightbsr_jax.imaging.degradation import Degradation
-from lightbsr_jax.interop import convert, torch_names
-from lightbsr_jax.interop.case import Arrays, Case
-from lightbsr_jax.methods import LONE, MOMENTUM
-from lightbsr_jax.networks.blind import BlindNetwork
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.interop import convert
+from lightbsr_jax.methods import registry
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.methods.network import BlindNetwork
+from lightbsr_jax.methods.registry import LONE, MOMENTUM
+from lightbsr_jax.models import torch_names
+from lightbsr_jax.parity.case import Arrays, Case
 from lightbsr_jax.training import contrast, losses, steps
 from lightbsr_jax.training.parallel import on_one_device
 from lightbsr_jax.training.state import (
@@ -144,7 +145,7 @@ def training(case: Case, role: str) -> Arrays:
     if isinstance(state, StudentState):
         outputs = _outputs(case, role, variables, lr[:1], seen)
         return _named(f"{role}/training", outputs)
-    pairing = contrast.pairing(methods.of(case.meta).contrasts, len(lr))
+    pairing = contrast.pairing(registry.of(case.meta).contrasts, len(lr))
     followed = optax.incremental_update(
         {name: state.params[name] for name in CONTRASTED},
         state.momentum_params,
@@ -169,7 +170,7 @@ def make_updates(
     network = case.network.clone(axis_name=steps.AXIS, dtype=dtype)
     device = jax.local_devices(backend=backend)[0]
     rate = optax.constant_schedule(case.meta["learning_rate"])
-    method = methods.of(case.meta)
+    method = registry.of(case.meta)
     if role == "teacher" and method.contrasts is None:
         plain = on_one_device(steps.plain_teacher_update(network, _ADAM, rate), device)
         return {1: plain, 2: plain}  # it has no stages
@@ -221,7 +222,7 @@ def wide_gradients(case: Case, role: str, updates: Updates) -> Arrays:
 def _gradients(case: Case, role: str, state: State) -> Arrays:
     """Those of the last step, by the reference's names."""
     gradients = {name: gradient for name, (_, gradient) in state.opt_state.items()}
-    estimator = methods.of(case.meta).roles[role]
+    estimator = registry.of(case.meta).roles[role]
     return torch_names.to_torch({"params": gradients}, case.network, estimator)
 
 
@@ -382,7 +383,7 @@ def _outputs(
 
     In evaluation mode lr is [B, h, w, 3], in training mode [D, B, h, w, 3].
     """
-    network, method = case.network, methods.of(case.meta)
+    network, method = case.network, registry.of(case.meta)
     if estimator is None:
         estimator = method.roles[role]
     visits = tuple(range(len(lr))) if lr.ndim == 5 else None

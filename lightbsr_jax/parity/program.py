@@ -4,7 +4,7 @@ An unmodified checkout of the reference is imported and called but not written t
 case holds weights and inputs, images as [..., H, W, C]; the results are what the
 reference makes of them, in torch's layouts, by the names that `ours` uses as well. How
 far its float32 is from its own float64 stands there as `rounding/...`. It is run, as
-the programs of the other methods are, by `peer_reference`.
+the programs of the other methods are, by `peers`.
 
 What the reference needs and does without here: CUDA (it moves tensors there without
 asking), and packages that it imports but does not use for any number, such as timm.

@@ -19,11 +19,11 @@ import numpy as np
 from jax import Array
 
 from lightbsr_jax.imaging import prior
-from lightbsr_jax.networks import blind
-from lightbsr_jax.networks.blind import BlindNetwork
-from lightbsr_jax.networks.dasr import DASR
-from lightbsr_jax.networks.kdsr import KDSR
-from lightbsr_jax.networks.lightbsr import LightBSR
+from lightbsr_jax.methods import network as blind
+from lightbsr_jax.methods.dasr.network import DASR
+from lightbsr_jax.methods.kdsr.network import KDSR
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.methods.network import BlindNetwork
 
 Names = dict[str, np.ndarray]  # torch's names of our layers, by path; stacked ones too
 Shapes = Mapping[str, tuple[int, ...]]  # of tensors by their names

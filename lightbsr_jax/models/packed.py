@@ -21,7 +21,7 @@ from lightbsr_jax.errors import UserError
 
 Tree = dict[str, Any]
 
-FOLDER = Path(__file__).parent / "weights"  # NAME.safetensors and its card, NAME.md
+FOLDER = Path(__file__).parents[1] / "weights"  # NAME.safetensors and its card, NAME.md
 DEFAULT = "setting2"
 SUFFIX = ".safetensors"
 _ABOUT = "lightbsr_jax"

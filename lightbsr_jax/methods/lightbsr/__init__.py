@@ -1,0 +1,1 @@
+"""LightBSR (ICCV 2025)."""

@@ -1,0 +1,1 @@
+"""Trained networks: in memory, as checkpoints, as single files, in PyTorch form."""

@@ -1,0 +1,1 @@
+"""The published PyTorch programs beside this one, quantity by quantity."""
