@@ -62,9 +62,7 @@ def test_prepare(tmp_path, capsys, monkeypatch) -> None:
         patch.setattr(files, "read_rgb", interrupt)
         main(line.split())
     assert caught.value.code == 130
-    assert (
-        capsys.readouterr().err == "interrupted: the same command goes on from here\n"
-    )
+    assert capsys.readouterr().err == "interrupted: the same command resumes\n"
     main(line.split())
     again = capsys.readouterr().out
     assert again.startswith(f"{told}left out: {folder / 'd.png'}: corrupt or truncated")
@@ -145,7 +143,7 @@ def test_what_pictures_take_is_the_core() -> None:
 
     code = """
 import sys
-from lightbsr_jax.inference import command, page
+from lightbsr_jax.inference import folder, page
 from lightbsr_jax.interop import convert, export
 from lightbsr_jax import pack
 from lightbsr_jax.evaluation import conventions

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -11,9 +12,11 @@ from goldens import initialise
 from PIL import Image
 
 from lightbsr_jax import cli
+from lightbsr_jax.commands import source, upscale
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import photographs
-from lightbsr_jax.inference import command, folder, upscaler
+from lightbsr_jax.inference import folder, upscaler
+from lightbsr_jax.inference.explain import Known
 from lightbsr_jax.inference.folder import Target
 from lightbsr_jax.inference.tiles import Grid
 from lightbsr_jax.inference.upscaler import Upscaler
@@ -320,8 +323,8 @@ def test_a_folder_with_a_bad_file(
     monkeypatch: pytest.MonkeyPatch,
     small_tiles: None,
 ) -> None:
-    loaded = cli._model(str(workdir))  # once, for the sake of time
-    monkeypatch.setattr(cli, "_model", lambda path: loaded)
+    loaded = source.load(workdir)  # once, for the sake of time
+    monkeypatch.setattr(source, "load", lambda path: loaded)
     image = np.random.default_rng(2).integers(256, size=(9, 12, 3), dtype=np.uint8)
     save(tmp_path / "in" / "ä b" / "c.png", image)
     (tmp_path / "in" / "text.png").write_text("no picture")
@@ -337,7 +340,7 @@ def test_a_folder_with_a_bad_file(
         return "".join(capsys.readouterr())
 
     shown = run("--dry-run")
-    assert "12x9 -> 24x18" in shown and "1 .cr2" in shown
+    assert "12x9 -> 24x18" in shown and "skipped 1 unsupported file (.cr2)" in shown
     assert not out.exists()
     shown = run()
     assert "text.png: not a readable" in shown
@@ -372,9 +375,10 @@ def test_a_picture_that_fails_does_not_keep_others(
 
     names = ("a.png", "b.png")
     jobs = [folder.Job(x, Path(x), Path("nowhere", x), None) for x in names]
-    (_, *failed), (_, *made) = folder.attempts(jobs, act, existing="refuse")
-    assert failed[0] == "failed" and failed[1].startswith(told)
-    assert made == ["done", "made"]
+    failed, made = folder.attempts(jobs, act, existing="refuse")
+    assert failed == folder.Failed(jobs[0], error)
+    assert isinstance(made, folder.Done) and made[:2] == (jobs[1], "made")
+    assert upscale.describe_failure(jobs[0], error).startswith(told)
     assert ("Traceback" in capsys.readouterr().err) == ("bug" in told)
 
 
@@ -387,8 +391,33 @@ def test_ctrl_c_tells_what_is_done(capsys: pytest.CaptureFixture) -> None:
         return job.name
 
     with pytest.raises(KeyboardInterrupt):
-        command._run(jobs, "refuse", act)
+        upscale.report(folder.attempts(jobs, act, "refuse"), lambda done: done.result)
     assert capsys.readouterr().out == "done: a\ndone: b\n2 done in 0 s\n"
+
+
+def test_a_result_as_a_line() -> None:
+    job = folder.Job("a.jpg", Path("a.jpg"), Path("out/a.jpg"), None)
+    sizes = folder.Sizes((40, 60), (160, 240))
+    result = folder.Upscaled(job.target, sizes, "JPEG", ["exif"], Known(2, 2, 0, 5))
+    assert upscale.describe(folder.Done(job, result, 1.23)) == (
+        "60x40 -> 240x160 [without EXIF: too long for JPEG] "
+        f"[nearest: sigma 2.0, noise 5] {job.target} (1.2 s)"
+    )
+    assert upscale.describe_plan(folder.Done(job, sizes, 0)) == (
+        f"60x40 -> 240x160 {job.target}"
+    )
+
+
+@pytest.mark.parametrize(
+    "kinds, told",
+    [
+        ({".heic": 3}, "3 unsupported files (.heic)"),
+        ({"": 1}, "1 unsupported file (no suffix)"),
+        ({".cr2": 1, ".heic": 2}, "3 unsupported files (2 .heic, 1 .cr2)"),
+    ],
+)
+def test_unsupported_files_as_a_line(kinds: dict[str, int], told: str) -> None:
+    assert upscale.describe_unsupported(Counter(kinds)) == f"skipped {told}"
 
 
 def test_a_full_disk_is_told_before_maps_are_written(

@@ -36,8 +36,9 @@ ALLOWED = {
     "pack": {"atomic", "methods", "models", "training"},
     "interop": FOUNDATION | {"methods", "models", "training"},
     "parity": FOUNDATION | {"evaluation", "interop", "methods", "models", "training"},
-    "cli": {"command_line", "compilation", "data", "evaluation", "inference"}
+    "commands": {"compilation", "data", "evaluation", "imaging", "inference"}
     | {"interop", "models", "pack", "parity"},
+    "cli": {"command_line", "commands"},
     "__main__": {"cli"},
 }
 

@@ -45,6 +45,16 @@ from lightbsr_jax.imaging import files
 IMAGES_A_SHARD = 16  # some 80 MB of 2K photographs
 
 
+class Split(NamedTuple):
+    """What a split of a prepared dataset holds."""
+
+    name: str
+    images: int
+    tiles: int
+    bytes: int
+    left_out: int  # images that could not be read
+
+
 class Df2k(FileReaderBuilder):
     """Tiles of the images in some folders, in the splits train and validation."""
 
@@ -98,6 +108,20 @@ class Df2k(FileReaderBuilder):
                 )
         with tempfile.TemporaryDirectory() as unused:
             super().download_and_prepare(**{"download_dir": unused} | tfds_arguments)
+
+    def prepared_splits(self) -> list[Split]:
+        """The splits of the prepared dataset."""
+        about: dict[str, Any] = self.info.metadata or {}
+        return [
+            Split(
+                name,
+                images=len(about["images"][name]),
+                tiles=info.num_examples,
+                bytes=info.num_bytes,
+                left_out=len(about["skipped"][name]),
+            )
+            for name, info in self.info.splits.items()
+        ]
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

@@ -2,12 +2,12 @@
 
 import os
 import re
-import traceback
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import NamedTuple
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -15,10 +15,11 @@ from PIL import Image
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files, photographs
 from lightbsr_jax.inference import explain
-from lightbsr_jax.inference.explain import Bank
+from lightbsr_jax.inference.explain import Bank, Known
 from lightbsr_jax.inference.upscaler import Progress, Upscaler
 
 Size = tuple[int, int]  # height, width
+Result = TypeVar("Result")
 
 
 class Job(NamedTuple):
@@ -43,14 +44,14 @@ class Target(NamedTuple):
     def of(self, size: Size, network_scale: int) -> Size:
         """The result's size for a picture of that size."""
         height, width = size
-        if self.height is None and self.width is None:
-            scale = self.scale or network_scale
-            return max(round(height * scale), 1), max(round(width * scale), 1)
-        if self.height is None:
-            return max(round(height * self.width / width), 1), self.width
-        if self.width is None:
+        if self.height is not None and self.width is not None:
+            return self.height, self.width
+        if self.height is not None:
             return self.height, max(round(width * self.height / height), 1)
-        return self.height, self.width
+        if self.width is not None:
+            return max(round(height * self.width / width), 1), self.width
+        scale = self.scale or network_scale
+        return max(round(height * scale), 1), max(round(width * scale), 1)
 
 
 def parse_target(scale: float | None, size: str | None) -> Target:
@@ -128,6 +129,29 @@ def jobs(
     return planned
 
 
+class Sizes(NamedTuple):
+    """A picture's size and its result's, each (height, width)."""
+
+    before: Size
+    after: Size
+
+
+class Upscaled(NamedTuple):
+    """A result that was written."""
+
+    path: Path
+    sizes: Sizes
+    format: str  # one of photographs.FORMATS' values
+    dropped_notes: list[str]  # fields of the metadata that are too long for the format
+    nearest: Known | None  # of the bank's degradations
+
+
+def plan(job: Job, target: Target, network_scale: int) -> Sizes:
+    """The sizes of a job, by its file's header. Raises UserError, OSError."""
+    size = files.image_size(job.source)
+    return Sizes(size, target.of(size, network_scale))
+
+
 def upscale(
     upscaler: Upscaler,
     job: Job,
@@ -138,8 +162,8 @@ def upscale(
     self_ensemble: bool = False,
     bank: Bank | None = None,
     on_progress: Progress | None = None,
-) -> str:
-    """Upscales one picture and says what came of it.
+) -> Upscaled:
+    """Upscales one picture into its file.
 
     With a bank its degradation is explained, in two more files beside the result.
     Raises UserError, OSError.
@@ -157,66 +181,78 @@ def upscale(
     result = photographs.from_network(photograph, sr, wanted)
     del sr
     photographs.write(job.target, result, kind=kind, quality=quality)
-    told = sizes(size, wanted)
-    for note in photographs.too_long(result.metadata, kind):
-        told += f" [without {note.upper()}: too long for {kind}]"
+    dropped = photographs.too_long(result.metadata, kind)
+    nearest = None
     if bank is not None:
         estimated = upscaler.estimate(pixels)
-        nearest = bank.nearest(estimated.mean)
-        explain.write(_explained(job.target), estimated, nearest)
-        told += f" [nearest: {nearest[0][0].label}]"
-    return told
+        found = bank.nearest(estimated.mean)
+        explain.write(_explained(job.target), estimated, found)
+        nearest = found[0][0]
+    return Upscaled(job.target, Sizes(size, wanted), kind, dropped, nearest)
 
 
-def sizes(size: Size, result: Size) -> str:
-    """Such as "60x40 -> 240x160": width before height, as people say it."""
-    return f"{size[1]}x{size[0]} -> {result[1]}x{result[0]}"
+class ResultExists(UserError):
+    """A result is there already, and is not to be replaced."""
+
+
+class Done(NamedTuple, Generic[Result]):
+    """A job that was done, what it returned, and how long it took."""
+
+    job: Job
+    result: Result
+    seconds: float
+
+
+class Skipped(NamedTuple):
+    """A job whose result exists."""
+
+    job: Job
+
+
+class Failed(NamedTuple):
+    """A job that raised an error."""
+
+    job: Job
+    error: Exception
+
+
+Outcome = Done[Result] | Skipped | Failed
+Existing = Literal["refuse", "skip", "overwrite"]
 
 
 def attempts(
-    planned: Sequence[Job],
-    act: Callable[[Job], str],
-    *,
-    existing: str,
-) -> Iterator[tuple[Job, str, str]]:
-    """Each job, how it ended ("done", "skipped" or "failed"), and what there is to say.
+    planned: Sequence[Job], act: Callable[[Job], Result], existing: Existing
+) -> Iterator[Outcome[Result]]:
+    """Does one job after another and yields how each ended.
 
-    `existing` says what to do about results that are there: "refuse", "skip" or
-    "overwrite". A picture that fails does not keep the others from being made.
+    `existing` says what to do about results that are there. A job that fails does not
+    keep the others from being done.
     """
     for job in planned:
         if existing != "overwrite" and os.path.lexists(job.target):
             if existing == "skip":
-                yield job, "skipped", f"{job.target} exists"
+                yield Skipped(job)
             else:
-                reason = f"{job.target} exists: --overwrite it, or --skip-existing"
-                yield job, "failed", reason
+                yield Failed(job, ResultExists(f"{job.target} exists"))
             continue
+        begin = time.monotonic()
         try:
-            yield job, "done", act(job)
-        except MemoryError:
-            yield job, "failed", f"{job.source}: not enough memory for its pixels"
-        except OSError as error:
-            told = f"{error.filename}: {error.strerror}" if error.filename else error
-            yield job, "failed", str(told)
-        except UserError as error:
-            told = " ".join(str(error).split())
-            named = any(str(path) in told for path in (job.source, job.target))
-            yield job, "failed", told if named else f"{job.source}: {told}"
+            result = act(job)
         except Exception as error:
-            traceback.print_exc()
-            yield job, "failed", f"{job.source}: a bug: {error!r}, see above"
+            yield Failed(job, error)
+        else:
+            yield Done(job, result, time.monotonic() - begin)
 
 
-def other_kinds(inputs: Sequence[str | Path]) -> Counter[str]:
-    """The ends of the files in the folders given that are not upscaled: how often."""
+def unsupported(inputs: Sequence[str | Path]) -> Counter[str]:
+    """Suffixes of the files in the given folders that are not upscaled, counted."""
     names = (path for given in inputs for path in files.walk(Path(given)))
     ends = Counter(path.suffix.lower() for path in names)
     return Counter({end: n for end, n in ends.items() if end not in files.SUFFIXES})
 
 
 def _explained(target: Path) -> Path:
-    """Where the degradation of a result is told, but for the ends .png and .json."""
+    """The files that explain a result, without their suffixes .png and .json."""
     return target.with_name(f"{target.name}-idr")
 
 

@@ -1,0 +1,103 @@
+"""`lightbsr compare`: the PyTorch reference beside this program."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lightbsr_jax.errors import UserError
+
+
+def add(subparsers: argparse._SubParsersAction) -> None:
+    """Adds the command and its options."""
+    parser = subparsers.add_parser(
+        "compare",
+        help="run the PyTorch reference beside this program",
+        description="Run the PyTorch reference and this program on the same weights "
+        "and inputs and show where they agree and by how much: degradations, metrics, "
+        "losses, every module, gradients, BatchNorm, the queue and six steps of "
+        "training. Exit status 1 where they differ by more than the tolerance.",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--reference",
+        metavar="DIR",
+        help="your checkout of github.com/MJ-NCEPU/LightBSR, of KDSR "
+        "(github.com/Zj-BinXia/KDSR) or of DASR (github.com/"
+        "The-Learning-And-Vision-Atelier-LAVA/DASR): nothing is written to it, and it "
+        "runs with or without CUDA (requires PyTorch, and OpenCV for SSIM)",
+    )
+    source.add_argument(
+        "--replay", metavar="FILE", help="compare with a recording, without PyTorch"
+    )
+    parser.add_argument(
+        "--record",
+        metavar="FILE.npz",
+        help="only run the reference, and save its side with the inputs (300 MB)",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="a state dict of the reference; default: seeded random weights in which "
+        "every block matters",
+    )
+    parser.add_argument("--scale", type=int, choices=(2, 3, 4), help="default: 4")
+    parser.add_argument("--setting", type=int, choices=(1, 2), help="default: 1")
+    parser.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="photographs to degrade, restore and score with both programs",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write every array's difference to this file"
+    )
+    parser.add_argument(
+        "--precision",
+        action="store_true",
+        help="also show what float32, JAX's default (TF32 on recent GPUs, bfloat16 "
+        "products on TPUs) and bfloat16 cost",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compares, or records the reference's side; exits with 1 where they differ."""
+    from lightbsr_jax.parity import case as cases
+    from lightbsr_jax.parity import compare
+
+    _check(arguments)
+    if arguments.replay is not None:
+        case, theirs = cases.load(arguments.replay)
+    else:
+        scale, setting = arguments.scale, arguments.setting
+        if arguments.weights is not None:
+            case = cases.of_file(arguments.weights, scale=scale, setting=setting)
+        else:
+            program, _ = compare.find_program(arguments.reference)
+            case = cases.make(scale=scale or 4, setting=setting or 1, method=program)
+        if arguments.images is not None:
+            case = cases.with_images(case, arguments.images)
+        theirs = compare.run_reference(arguments.reference, case)
+    if arguments.record is not None:
+        cases.save(arguments.record, case, theirs)
+        print(f"{arguments.reference} -> {arguments.record}")
+        return
+    agrees = compare.report(
+        case, theirs, json_file=arguments.json, precision=arguments.precision
+    )
+    if not agrees:
+        sys.exit(1)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises UserError for options that do not go together, before any work."""
+    if arguments.record is not None and (arguments.json or arguments.precision):
+        raise UserError(
+            "--json and --precision are for --replay of what --record saves"
+        )
+    for path in filter(None, (arguments.record, arguments.json)):
+        if not Path(path).resolve().parent.is_dir():
+            raise UserError(f"{path}: there is no such folder")
+    if arguments.replay is not None:
+        for name in ("record", "weights", "scale", "setting", "images"):
+            if getattr(arguments, name) is not None:
+                raise UserError(f"--{name} is for --reference: a recording has its own")

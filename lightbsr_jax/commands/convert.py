@@ -1,0 +1,62 @@
+"""`lightbsr convert`: exchange weights with the PyTorch reference."""
+
+import argparse
+from pathlib import Path
+
+from lightbsr_jax.errors import UserError
+
+
+def add(subparsers: argparse._SubParsersAction) -> None:
+    """Adds the command and its options."""
+    parser = subparsers.add_parser(
+        "convert",
+        help="exchange weights with the PyTorch reference",
+        description="Exchange weights with the PyTorch reference of LightBSR or one "
+        "of its peers (the weights tell which), either way: from its state dict "
+        "into a new working directory, which eval.py and train.py take as any other, "
+        "or from a working directory's newest checkpoint, or weights that come with "
+        "this program, into a state dict. State dicts end in .pt or .pth (these "
+        "require PyTorch) or .safetensors.",
+    )
+    parser.add_argument(
+        "source", help="state dict, working directory, or name of weights (setting2)"
+    )
+    parser.add_argument("out", help="working directory, or state dict")
+    parser.add_argument(
+        "--pca",
+        metavar="FILE.mat",
+        help="the prior's basis, in the reference's PCA_matrix.mat: required to read a "
+        "teacher's state dict; written beside a state dict",
+    )
+    parser.add_argument(
+        "--setting",
+        type=int,
+        choices=(1, 2),
+        help="degradation setting the weights were trained for: 1 (isotropic blur) or "
+        "2 (anisotropic blur and noise); stored only in LightBSR teachers' state dicts",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a state dict that exists"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Converts one way or the other. Raises UserError, OSError."""
+    from lightbsr_jax.interop import convert  # slow to import
+    from lightbsr_jax.models import packed
+
+    source, out = arguments.source, arguments.out
+    if Path(source).is_dir() or packed.find(source):
+        if arguments.setting is not None:
+            raise UserError(f"--setting is for state dicts: {source} knows its own")
+        what = convert.to_file(
+            source, out, basis_file=arguments.pca, overwrite=arguments.overwrite
+        )
+    else:
+        if arguments.overwrite:
+            raise UserError("--overwrite replaces state dicts, not working directories")
+        what = convert.to_workdir(
+            source, out, basis_file=arguments.pca, setting=arguments.setting
+        )
+    print(f"{source} -> {out}: {what}")

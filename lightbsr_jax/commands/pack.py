@@ -1,0 +1,34 @@
+"""`lightbsr pack`: one file of a trained network."""
+
+import argparse
+
+
+def add(subparsers: argparse._SubParsersAction) -> None:
+    """Adds the command and its options."""
+    parser = subparsers.add_parser(
+        "pack",
+        help="one file of a trained network, to pass on",
+        description="Write the network of a working directory's newest checkpoint, "
+        "with its config, as one file that --weights, Model.load and Upscaler.load "
+        "take, and print what a model card should say about it.",
+    )
+    parser.add_argument("workdir", help="folder of a training run")
+    parser.add_argument("out", help="file to write; ends in .safetensors")
+    parser.add_argument(
+        "--half", action="store_true", help="parameters in float16: half the size"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the file and prints its facts. Raises UserError, OSError."""
+    from lightbsr_jax import pack
+
+    facts = pack.pack(
+        arguments.workdir,
+        arguments.out,
+        half=arguments.half,
+        overwrite=arguments.overwrite,
+    )
+    print(pack.markdown(facts), end="")

@@ -1,0 +1,47 @@
+"""`lightbsr serve`: a local page to upscale pictures with."""
+
+import argparse
+import contextlib
+
+from lightbsr_jax.commands import source
+from lightbsr_jax.errors import UserError
+
+
+def add(subparsers: argparse._SubParsersAction) -> None:
+    """Adds the command and its options."""
+    parser = subparsers.add_parser(
+        "serve",
+        help="a local page to upscale pictures with",
+        description="A page in your browser: drop a picture, compare, download. Only "
+        "this machine can open it.",
+    )
+    source.add_options(parser)
+    parser.add_argument("--port", type=int, default=7860, help="default: 7860")
+    parser.add_argument(
+        "--megapixels",
+        type=float,
+        default=16,
+        help="largest accepted picture (default: 16)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Serves the page until Ctrl-C. Raises UserError, OSError."""
+    from lightbsr_jax import compilation
+    from lightbsr_jax.inference import explain, page
+    from lightbsr_jax.inference.upscaler import Upscaler
+
+    compilation.keep_compiled_programs()
+    model = source.load(source.named(arguments))
+    upscaler = Upscaler(model)
+    bank = explain.make_bank(upscaler, explain.known_degradations(model.setting))
+    port, megapixels = arguments.port, arguments.megapixels
+    try:
+        server = page.Server(upscaler, bank, port=port, megapixels=megapixels)
+    except (OSError, OverflowError) as error:  # taken, forbidden, or none
+        raise UserError(f"--port={port}: {error}; 0 takes one that is free") from error
+    with server:
+        print(f"http://{page.ADDRESS}:{server.server_port} (Ctrl-C ends)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()

@@ -1,0 +1,358 @@
+"""`lightbsr upscale`: pictures, folders of them, and a line about each."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from lightbsr_jax.commands import source
+from lightbsr_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from lightbsr_jax.inference.folder import Done, Job, Outcome, Sizes, Upscaled
+    from lightbsr_jax.inference.upscaler import Upscaler
+    from lightbsr_jax.models.model import Model
+
+Result = TypeVar("Result")
+
+
+def add(subparsers: argparse._SubParsersAction) -> None:
+    """Adds the command and its options."""
+    parser = subparsers.add_parser(
+        "upscale",
+        help="upscale your own pictures",
+        description="Upscale pictures of any size: PNG, JPEG, WebP, TIFF and BMP "
+        "files, and folders of them. Depth, transparency, colour profile and metadata "
+        "are kept. Exit status 1 where a picture could not be upscaled.",
+    )
+    parser.add_argument("input", nargs="+", help="picture, or folder of pictures")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        help="folder for the results, which keeps the structure of input folders; or a "
+        "file name for a single picture",
+    )
+    source.add_options(parser)
+    _add_result_options(parser)
+    _add_network_options(parser)
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="also write the estimated degradation: its maps (.png) and the nearest "
+        "known degradations (.json)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only list the results and their sizes"
+    )
+    parser.set_defaults(run=run)
+
+
+def _add_result_options(parser: argparse.ArgumentParser) -> None:
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--scale",
+        type=float,
+        help="scale of the result (default: the network's); others are interpolated "
+        "from the network's result (Lanczos)",
+    )
+    size.add_argument(
+        "--size", metavar="WxH", help="exact pixels; Wx or xH in proportion"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("png", "jpg", "webp", "tif", "bmp"),
+        help="format of the result (default: the picture's)",
+    )
+    parser.add_argument(
+        "--quality",
+        type=int,
+        default=95,
+        help="1 to 100, for JPEG and WebP (default: 95)",
+    )
+    parser.add_argument("--suffix", default="", help="added to names, such as -x4")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument(
+        "--overwrite",
+        dest="existing",
+        action="store_const",
+        const="overwrite",
+        default="refuse",
+        help="replace results that exist",
+    )
+    existing.add_argument(
+        "--skip-existing",
+        dest="existing",
+        action="store_const",
+        const="skip",
+        help="keep results that exist and go on with the others",
+    )
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--memory",
+        metavar="GB",
+        type=float,
+        help="memory for feature maps on each device (default: most of what is free). "
+        "The result does not depend on it",
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "gpu", "tpu"), help="default: the best available"
+    )
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32"
+    )
+    parser.add_argument(
+        "--self-ensemble",
+        action="store_true",
+        help="average over flips and transpositions: 8 times as long, slightly better",
+    )
+    parser.add_argument(
+        "--idr-from",
+        metavar="PICTURE",
+        help="use the degradation estimated from another picture",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Upscales the pictures; exits with 1 where one failed. Raises UserError, OSError.
+
+    What can be wrong about the arguments is found before the network is loaded.
+    """
+    from lightbsr_jax import compilation
+
+    compilation.keep_compiled_programs()
+    weights = source.named(arguments)
+    try:
+        complete = _run(arguments, lambda: source.load(weights))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("--skip-existing resumes") from None
+    if not complete:
+        sys.exit(1)
+
+
+def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
+    """True where no picture failed."""
+    import jax
+
+    from lightbsr_jax.imaging import photographs
+    from lightbsr_jax.inference import explain, folder
+
+    if not 1 <= arguments.quality <= 100:
+        raise UserError(f"--quality={arguments.quality}: expected 1 to 100")
+    target = folder.parse_target(arguments.scale, arguments.size)
+    jobs = folder.jobs(
+        arguments.input,
+        arguments.output,
+        suffix=arguments.suffix,
+        format=arguments.format,
+        skip_existing=arguments.existing == "skip",
+    )
+    unsupported = folder.unsupported(arguments.input)
+    if unsupported:
+        print(describe_unsupported(unsupported))
+    if arguments.device == "cpu":
+        jax.config.update("jax_platforms", "cpu")  # before anything else is woken
+    model = load()
+    upscaler = _upscaler(model, arguments.memory, arguments.precision, arguments.device)
+    idr = None
+    if arguments.idr_from is not None:
+        other = photographs.to_network(photographs.read(arguments.idr_from))[0]
+        idr = upscaler.estimate(other).mean
+    existing = arguments.existing
+    if arguments.dry_run:
+        plans = folder.attempts(
+            jobs, lambda job: folder.plan(job, target, upscaler.scale), existing
+        )
+        return report(plans, describe_plan, done="to make")
+    bank = None
+    if arguments.explain:
+        bank = explain.make_bank(upscaler, explain.known_degradations(model.setting))
+    with _Bar(jobs) as bar:
+        outcomes = folder.attempts(
+            jobs,
+            lambda job: folder.upscale(
+                upscaler,
+                job,
+                target,
+                quality=arguments.quality,
+                idr=idr,
+                self_ensemble=arguments.self_ensemble,
+                bank=bank,
+                on_progress=bar.of(job),
+            ),
+            existing,
+        )
+        return report(outcomes, describe)
+
+
+def _upscaler(
+    model: Model,
+    gigabytes: float | None,
+    precision: Literal["float32", "bfloat16"],
+    device: str | None,
+) -> Upscaler:
+    import jax
+
+    from lightbsr_jax.inference.upscaler import Upscaler
+
+    memory = None
+    if gigabytes is not None:
+        if gigabytes <= 0:
+            raise UserError(f"--memory={gigabytes}: expected GB above 0")
+        memory = int(gigabytes * 1e9)
+    try:
+        devices = jax.local_devices(backend=device)
+    except RuntimeError as error:
+        raise UserError(
+            f"--device={device}: JAX finds none, only {jax.default_backend()} "
+            "(another build of jax may be needed)"
+        ) from error
+    return Upscaler(model, memory=memory, precision=precision, devices=devices)
+
+
+def report(
+    outcomes: Iterable[Outcome[Result]],
+    describe: Callable[[Done[Result]], str],
+    *,
+    done: str = "done",
+) -> bool:
+    """Prints a line for each outcome and a summary; True where none failed."""
+    from lightbsr_jax.inference import folder
+
+    begin = time.monotonic()
+    counts = Counter()
+    try:
+        for outcome in outcomes:
+            if isinstance(outcome, folder.Done):
+                status, text = done, describe(outcome)
+            elif isinstance(outcome, folder.Skipped):
+                status, text = "skipped", f"{outcome.job.target} exists"
+            else:
+                status, text = "failed", describe_failure(outcome.job, outcome.error)
+            counts[status] += 1
+            file = sys.stderr if status == "failed" else sys.stdout
+            print(f"{status}: {text}", file=file, flush=True)
+    finally:  # Ctrl-C too
+        statuses = (done, "skipped", "failed")
+        parts = [f"{counts[s]} {s}" for s in statuses if counts[s]] or ["nothing done"]
+        print(f"{', '.join(parts)} in {time.monotonic() - begin:.0f} s", flush=True)
+    return not counts["failed"]
+
+
+def describe(done: Done[Upscaled]) -> str:
+    """Such as "60x40 -> 240x160 [without XMP: too long for JPEG] out/a.jpg (1.2 s)"."""
+    result = done.result
+    text = _describe_sizes(result.sizes)
+    for note in result.dropped_notes:
+        text += f" [without {note.upper()}: too long for {result.format}]"
+    if result.nearest is not None:
+        text += f" [nearest: {result.nearest.label}]"
+    return f"{text} {done.job.target} ({done.seconds:.1f} s)"
+
+
+def describe_plan(done: Done[Sizes]) -> str:
+    """Such as "60x40 -> 240x160 out/a.jpg"."""
+    return f"{_describe_sizes(done.result)} {done.job.target}"
+
+
+def describe_failure(job: Job, error: Exception) -> str:
+    """The reason that a picture failed, in one line; prints a bug's traceback."""
+    from lightbsr_jax.inference import folder
+
+    if isinstance(error, folder.ResultExists):
+        return f"{error}: --overwrite it, or --skip-existing"
+    if isinstance(error, MemoryError):
+        return f"{job.source}: not enough memory for its pixels"
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    if isinstance(error, UserError):
+        text = " ".join(str(error).split())
+        named = any(str(path) in text for path in (job.source, job.target))
+        return text if named else f"{job.source}: {text}"
+    traceback.print_exception(error)
+    return f"{job.source}: a bug: {error!r}, see above"
+
+
+def describe_unsupported(kinds: Counter[str]) -> str:
+    """Such as "skipped 3 unsupported files (2 .heic, 1 .cr2)"."""
+    count = sum(kinds.values())
+    names = [suffix or "no suffix" for suffix, _ in kinds.most_common()]
+    if len(kinds) > 1:
+        names = [
+            f"{n} {suffix or 'without suffix'}" for suffix, n in kinds.most_common()
+        ]
+    files = "file" if count == 1 else "files"
+    return f"skipped {count} unsupported {files} ({', '.join(names)})"
+
+
+def _describe_sizes(sizes: Sizes) -> str:
+    """Such as "60x40 -> 240x160": width before height, as people say it."""
+    (height, width), (new_height, new_width) = sizes
+    return f"{width}x{height} -> {new_width}x{new_height}"
+
+
+class _Bar:
+    """A progress bar on the terminal, over the pixels of all jobs."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
+
+        console = Console(stderr=True)
+        name = Column(ratio=1, no_wrap=True)
+        self._bar = Progress(
+            TextColumn("{task.fields[number]}/{task.fields[of]}"),
+            BarColumn(bar_width=10),
+            TextColumn("{task.fields[part]:4.0%}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}", table_column=name),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._jobs = jobs
+        self._pixels = [_pixels(job) for job in jobs]  # what the time goes by
+        self._task = self._bar.add_task(
+            "", total=sum(self._pixels), number=0, of=len(jobs), part=0.0
+        )
+
+    def __enter__(self) -> _Bar:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.__exit__(None, None, None)
+
+    def of(self, job: Job) -> Callable[[int, int], None]:
+        """Shows how far that job is, when called with (done, total)."""
+        index = self._jobs.index(job)
+        before = sum(self._pixels[:index])
+
+        def show(done: int, total: int) -> None:
+            self._bar.update(
+                self._task,
+                completed=before + self._pixels[index] * done / total,
+                description=job.name,
+                number=index + 1,
+                part=done / total,
+            )
+
+        return show
+
+
+def _pixels(job: Job) -> int:
+    from lightbsr_jax.imaging import files
+
+    try:
+        return math.prod(files.image_size(job.source))
+    except (UserError, OSError):  # reported when it is this picture's turn
+        return 0
