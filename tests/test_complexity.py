@@ -7,7 +7,7 @@ from goldens import variable_shapes
 from jax import lax
 
 from lightbsr_jax.methods.lightbsr.network import LightBSR
-from lightbsr_jax.networks import complexity, layers
+from lightbsr_jax.networks import complexity, operators
 
 
 def test_parameters() -> None:
@@ -21,11 +21,12 @@ def test_parameters() -> None:
 def test_convolutions() -> None:
     x, kernel = jnp.zeros((2, 7, 5, 3)), jnp.zeros((3, 3, 3, 8))
     count = complexity.multiply_accumulates
-    assert count(layers.conv, x, kernel) == 2 * 7 * 5 * 8 * 27
-    halving = partial(layers.conv, stride=2)
+    assert count(operators.conv, x, kernel) == 2 * 7 * 5 * 8 * 27
+    halving = partial(operators.conv, stride=2)
     assert count(halving, x, kernel) == 2 * 4 * 3 * 8 * 27
     depthwise = jnp.zeros((5, 5, 1, 3))
-    assert count(layers.depthwise_conv, x, depthwise, np.zeros(3)) == 2 * 7 * 5 * 3 * 25
+    operations = count(operators.depthwise_conv, x, depthwise, np.zeros(3))
+    assert operations == 2 * 7 * 5 * 3 * 25
 
 
 def test_products() -> None:

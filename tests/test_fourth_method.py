@@ -23,14 +23,9 @@ from lightbsr_jax.methods.estimator import Estimator, Projector
 from lightbsr_jax.methods.network import BlindNetwork, Restorer
 from lightbsr_jax.models import torch_files
 from lightbsr_jax.models.model import Model
-from lightbsr_jax.networks.layers import (
-    Conv,
-    Dense,
-    global_mean,
-    in_a_row,
-    leaky_relu,
-    widened,
-)
+from lightbsr_jax.networks.layers import Conv, Dense
+from lightbsr_jax.networks.operators import at_least_float32, global_mean, leaky_relu
+from lightbsr_jax.networks.scanned import scan_blocks
 from lightbsr_jax.training import parallel, steps
 from lightbsr_jax.training import state as states
 
@@ -60,7 +55,7 @@ class Body(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array, idr: Array) -> Array:
-        blocks = in_a_row(Block, self.blocks, remat=self.remat)(name="blocks")
+        blocks = scan_blocks(Block, self.blocks, remat=self.remat)(name="blocks")
         x, _ = blocks(features, idr)
         return features + Conv(features.shape[-1], name="conv")(x)
 
@@ -82,7 +77,7 @@ class Scaled(BlindNetwork):
         self.restorer = self.new_restorer()
 
     def convert(self, idr: Array, size: tuple[int, int]) -> tuple[Array]:
-        return (widened(self.converter(idr.astype(self.dtype))),)
+        return (at_least_float32(self.converter(idr.astype(self.dtype))),)
 
     @nn.nowrap
     def new_restorer(self) -> Restorer:

@@ -24,7 +24,7 @@ from lightbsr_jax.methods import registry
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models import packed, torch_files, torch_names
 from lightbsr_jax.models.model import Model
-from lightbsr_jax.networks.layers import plain_formulations
+from lightbsr_jax.networks.operators import plain_ops
 
 BASIS = np.zeros((441, 15), np.float32)
 
@@ -121,7 +121,7 @@ def test_tiles_meet_the_border_anywhere(scale: int, small_tiles: None) -> None:
 
     @jax.jit
     def stepwise(lr: np.ndarray) -> jax.Array:
-        with plain_formulations():
+        with plain_ops():
             return network.apply(variables, lr[None]).sr[0]
 
     upscale = Upscaler(several)

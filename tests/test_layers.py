@@ -14,7 +14,7 @@ from goldens import initialise, random_like
 
 from lightbsr_jax.methods.lightbsr.adaptation import Mixing
 from lightbsr_jax.methods.lightbsr.network import LightBSR
-from lightbsr_jax.networks import layers
+from lightbsr_jax.networks import operators, plain
 from lightbsr_jax.networks.layers import BatchNorm, Conv, Dense, DepthwiseConv
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
@@ -50,17 +50,17 @@ def test_formulations_agree(size: int, inputs: int, outputs: int | None) -> None
     """Of convolutions with few and many inputs and outputs, and depthwise ones."""
     if outputs is None:
         others = normal(size, size, 1, inputs) / size, normal(inputs)
-        chosen, plain = layers.depthwise_conv, layers.plain_depthwise_conv
+        chosen, definition = operators.depthwise_conv, plain.depthwise_conv
         slow = literal.depthwise_conv
     else:
         others = (normal(size, size, inputs, outputs) / (size * math.sqrt(inputs)),)
-        chosen, plain = layers.conv, layers.plain_conv
+        chosen, definition = operators.conv, plain.conv
         slow = literal.conv
     # An odd width too, one smaller than kernels, and more rows than are summed at once.
     for shape in ((2, 5, 8), (1, 4, 9), (1, 2, 1), (1, 18, 3)):
         x = normal(*shape, inputs, seed=size)
         results = value_and_gradients(chosen, x, *others)
-        expected = value_and_gradients(plain, x, *others)
+        expected = value_and_gradients(definition, x, *others)
         for result, other in zip(results, expected, strict=True):
             close(result, other)
         close(results[0], [slow(image, others[0]) + sum(others[1:]) for image in x])
@@ -69,13 +69,13 @@ def test_formulations_agree(size: int, inputs: int, outputs: int | None) -> None
 def test_convolutions_of_even_kernels_and_of_no_image() -> None:
     for images, size in ((1, 4), (0, 3)):
         x, kernel = normal(images, 5, 6, 4), normal(size, size, 4, 3)
-        close(layers.conv(x, kernel), layers.plain_conv(x, kernel))
+        close(operators.conv(x, kernel), plain.conv(x, kernel))
 
 
 def test_dense_formulations_agree() -> None:
     x, kernel, bias = normal(2, 3, 5, 6), normal(6, 4), normal(4)
-    results = value_and_gradients(layers.dense, x, kernel, bias)
-    expected = value_and_gradients(layers.plain_dense, x, kernel, bias)
+    results = value_and_gradients(operators.dense, x, kernel, bias)
+    expected = value_and_gradients(plain.dense, x, kernel, bias)
     for result, other in zip(results, expected, strict=True):
         close(result, other)
 
@@ -85,14 +85,14 @@ def test_formulation_follows_backend_and_context() -> None:
 
     def primitives() -> list[str]:
         traced = [
-            jax.make_jaxpr(layers.conv)(x, kernel),
-            jax.make_jaxpr(layers.depthwise_conv)(x, depthwise, np.zeros(6)),
+            jax.make_jaxpr(operators.conv)(x, kernel),
+            jax.make_jaxpr(operators.depthwise_conv)(x, depthwise, np.zeros(6)),
         ]
         return [t.eqns[0].primitive.name.split("_")[0] for t in traced]
 
     usual = ["custom" if jax.default_backend() == "cpu" else "conv"] * 2
     assert primitives() == usual
-    with layers.plain_formulations():
+    with operators.plain_ops():
         assert primitives() == ["conv", "conv"]
     assert primitives() == usual
 
@@ -100,7 +100,7 @@ def test_formulation_follows_backend_and_context() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 5), (6, 9)])
 def test_stride_two_rounds_up(size: tuple[int, int]) -> None:
     x, kernel = normal(1, *size, 3), normal(3, 3, 3, 4)
-    y = layers.conv(x, kernel, 2)
+    y = operators.conv(x, kernel, 2)
     assert y.shape == (1, math.ceil(size[0] / 2), math.ceil(size[1] / 2), 4)
     close(y[0], literal.conv(x[0], kernel, 2))
 
@@ -111,25 +111,25 @@ def test_stride_two_rounds_up(size: tuple[int, int]) -> None:
 def test_gelu_is_the_exact_one() -> None:
     x = np.linspace(-8, 8, 1001, dtype=np.float32)
     exact = 0.5 * x * (1 + scipy.special.erf(x.astype(float) / math.sqrt(2)))
-    np.testing.assert_allclose(layers.gelu(x), exact, atol=1e-6)
+    np.testing.assert_allclose(operators.gelu(x), exact, atol=1e-6)
 
 
 def test_leaky_relu() -> None:
-    close(layers.leaky_relu(jnp.array([-2.0, 0, 3])), [-0.2, 0, 3])
+    close(operators.leaky_relu(jnp.array([-2.0, 0, 3])), [-0.2, 0, 3])
 
 
 def test_global_mean() -> None:
     x = normal(2, 3, 5, 4)
-    close(layers.global_mean(x), x.reshape(2, 15, 4).mean(1))
-    with layers.plain_formulations():
-        close(layers.global_mean(x), x.reshape(2, 15, 4).mean(1))
+    close(operators.global_mean(x), x.reshape(2, 15, 4).mean(1))
+    with operators.plain_ops():
+        close(operators.global_mean(x), x.reshape(2, 15, 4).mean(1))
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_pixel_shuffle(factor: int) -> None:
     x = normal(2, 3, 2, 2 * factor**2)
     expected = [literal.pixel_shuffle(image, factor) for image in x]
-    np.testing.assert_array_equal(layers.pixel_shuffle(x, factor), expected)
+    np.testing.assert_array_equal(operators.pixel_shuffle(x, factor), expected)
 
 
 # BatchNorm
@@ -380,12 +380,12 @@ def test_mixing_is_torchs(torch: ModuleType) -> None:
 def test_functions_are_torchs(torch: ModuleType) -> None:
     x = 3 * normal(2, 3, 5, 16)
     theirs = torch.nn.functional
-    close(layers.gelu(x), theirs.gelu(torch.tensor(x)))
-    close(layers.leaky_relu(x), theirs.leaky_relu(torch.tensor(x), 0.1))
+    close(operators.gelu(x), theirs.gelu(torch.tensor(x)))
+    close(operators.leaky_relu(x), theirs.leaky_relu(torch.tensor(x), 0.1))
     shuffled = theirs.pixel_shuffle(torch.tensor(nchw(x)), 4)
-    close(nchw(layers.pixel_shuffle(x, 4)), shuffled)
+    close(nchw(operators.pixel_shuffle(x, 4)), shuffled)
     pooled = theirs.adaptive_avg_pool2d(torch.tensor(nchw(x)), 1)
-    close(layers.global_mean(x), pooled[..., 0, 0])
+    close(operators.global_mean(x), pooled[..., 0, 0])
 
 
 def test_batch_norm_is_torchs(

@@ -22,7 +22,9 @@ from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.network import Restoration, Restorer
 from lightbsr_jax.models import torch_names
 from lightbsr_jax.networks import complexity
-from lightbsr_jax.networks.layers import Conv, in_a_row, plain_formulations
+from lightbsr_jax.networks.layers import Conv
+from lightbsr_jax.networks.operators import plain_ops
+from lightbsr_jax.networks.scanned import scan_blocks
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
@@ -413,14 +415,14 @@ def test_bfloat16_computes_with_float32_parameters(in_float32) -> None:
 
 def test_rematerialisation_keeps_the_5_x_5_convolution() -> None:
     """It is there for the result, and for the gradients of its input and kernel."""
-    block = in_a_row(adaptation.AdaptationBlock, 1, remat=True)()
+    block = scan_blocks(adaptation.AdaptationBlock, 1, remat=True)()
     given = [jnp.zeros(shape) for shape in ((1, 8, 8, 64), (1, 48), (1, 8, 8, 8))]
     params = jax.eval_shape(block.init, jax.random.key(0), *given)
 
     def loss(params: Any, x: jax.Array) -> jax.Array:
         return block.apply(params, x, *given[1:])[0].sum()
 
-    with plain_formulations():
+    with plain_ops():
         gradient = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(params, given[0]))
     assert gradient.count("padding=((2, 2), (2, 2))") == 3
 

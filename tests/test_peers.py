@@ -34,7 +34,7 @@ from lightbsr_jax.methods.dasr.network import DASR
 from lightbsr_jax.methods.kdsr.network import KDSR
 from lightbsr_jax.models import torch_files, torch_names
 from lightbsr_jax.models.model import Model
-from lightbsr_jax.networks import complexity, layers
+from lightbsr_jax.networks import complexity, operators, plain
 from lightbsr_jax.parity import case as cases
 from lightbsr_jax.parity import compare, ours
 from lightbsr_jax.training import checks, contrast, losses, roles, schedules, steps
@@ -118,10 +118,10 @@ def test_image_depthwise_conv(images: tuple[np.ndarray, np.ndarray]) -> None:
         literal.depthwise_conv(one, k[:, :, None])
         for one, k in zip(x, kernel, strict=True)
     ]
-    shifted = layers.image_depthwise_conv(x, kernel)
+    shifted = operators.image_depthwise_conv(x, kernel)
     np.testing.assert_allclose(shifted, expected, atol=1e-5)
-    plain = layers.plain_image_depthwise_conv(x, kernel)
-    np.testing.assert_allclose(plain, expected, atol=1e-5)
+    product = plain.image_depthwise_conv(x, kernel)
+    np.testing.assert_allclose(product, expected, atol=1e-5)
 
 
 def test_gradients_of_image_depthwise_conv(
@@ -130,18 +130,18 @@ def test_gradients_of_image_depthwise_conv(
     def loss(conv: Callable, x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jnp.square(conv(x, kernel)).sum()
 
-    shifted, plain = (
+    shifted, product = (
         jax.grad(partial(loss, conv), argnums=(0, 1))(*images)
-        for conv in (layers.image_depthwise_conv, layers.plain_image_depthwise_conv)
+        for conv in (operators.image_depthwise_conv, plain.image_depthwise_conv)
     )
-    for a, b in zip(shifted, plain, strict=True):
+    for a, b in zip(shifted, product, strict=True):
         assert relative_error(a, b) < 1e-6
 
 
 def test_pixel_unshuffle_is_the_inverse() -> None:
     x = np.arange(2 * 3 * 2 * 18.0).reshape(2, 3, 2, 18)
-    shuffled = layers.pixel_shuffle(x, 3)
-    np.testing.assert_array_equal(layers.pixel_unshuffle(shuffled, 3), x)
+    shuffled = operators.pixel_shuffle(x, 3)
+    np.testing.assert_array_equal(operators.pixel_unshuffle(shuffled, 3), x)
 
 
 def test_kernels_are_in_torchs_order() -> None:

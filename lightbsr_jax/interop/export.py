@@ -24,7 +24,7 @@ from lightbsr_jax.methods.lightbsr.adaptation import CHANNEL_FEATURES, SPATIAL_F
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.network import RGB_MEAN, UPSCALER_STEPS
 from lightbsr_jax.models.model import Model
-from lightbsr_jax.networks.layers import plain_formulations
+from lightbsr_jax.networks.operators import plain_ops
 
 SUFFIXES = (".onnx", ".stablehlo")
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -90,7 +90,7 @@ def to_stablehlo(model: Model, size: tuple[int, int] | None) -> bytes:
         shape = export.symbolic_shape("b, h, w, 3")
     else:
         shape = (*export.symbolic_shape("b"), *size, 3)
-    with plain_formulations(), jax.default_matmul_precision("highest"):
+    with plain_ops(), jax.default_matmul_precision("highest"):
         exported = export.export(jax.jit(restore), platforms=PLATFORMS)(
             jax.ShapeDtypeStruct(shape, jnp.float32)
         )

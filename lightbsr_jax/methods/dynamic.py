@@ -6,7 +6,8 @@
 import flax.linen as nn
 from jax import Array
 
-from lightbsr_jax.networks.layers import Dense, image_depthwise_conv, leaky_relu
+from lightbsr_jax.networks.layers import Dense
+from lightbsr_jax.networks.operators import image_depthwise_conv, leaky_relu
 
 
 class DynamicDepthwise(nn.Module):

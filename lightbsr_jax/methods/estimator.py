@@ -9,15 +9,8 @@ from collections.abc import Sequence
 import flax.linen as nn
 from jax import Array
 
-from lightbsr_jax.networks.layers import (
-    BatchNorm,
-    Conv,
-    Dense,
-    gelu,
-    global_mean,
-    leaky_relu,
-    pixel_shuffle,
-)
+from lightbsr_jax.networks.layers import BatchNorm, Conv, Dense
+from lightbsr_jax.networks.operators import gelu, global_mean, leaky_relu, pixel_shuffle
 
 
 class Estimator(nn.Module):

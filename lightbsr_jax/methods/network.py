@@ -20,13 +20,13 @@ import numpy as np
 from jax import Array
 from jax.lax import slice_in_dim
 
-from lightbsr_jax.networks.layers import (
-    Conv,
-    composed_convs,
+from lightbsr_jax.networks.layers import Conv
+from lightbsr_jax.networks.operators import (
+    at_least_float32,
     conv,
+    fuse_convs,
     is_plain,
     pixel_shuffle,
-    widened,
 )
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
@@ -94,7 +94,8 @@ class Restorer(nn.Module):
 
     def reconstruct_stepwise(self, x: Array) -> Array:
         """`reconstruct`, one convolution after the other."""
-        x = widened(x)  # 8 bits, which is what bfloat16 has, are too few for pixels
+        # 8 bits, which is what bfloat16 has, are too few for pixels.
+        x = at_least_float32(x)
         for factor, layer in zip(UPSCALER_STEPS[self.scale], self.upscale, strict=True):
             x = pixel_shuffle(layer(x), factor)
         return self._pixels(self.tail(x))
@@ -104,8 +105,8 @@ class Restorer(nn.Module):
         factors = UPSCALER_STEPS[self.scale]
         rest = self.tail.kernel_and_bias
         for factor, layer in zip(factors[::-1], self.upscale[::-1], strict=True):
-            rest = composed_convs(layer.kernel_and_bias, factor, rest)
-        x = widened(x)
+            rest = fuse_convs(layer.kernel_and_bias, factor, rest)
+        x = at_least_float32(x)
         kernel, bias = (part.astype(x.dtype) for part in rest)
         x = conv(x, kernel) + bias
         for factor in factors:
@@ -159,7 +160,7 @@ class BlindNetwork(nn.Module):
             beside = self.spread(privileged)
             beside = jnp.broadcast_to(beside, (*lr.shape[:-1], beside.shape[-1]))
             lr = jnp.concatenate([lr, beside], -1)
-        return widened(self.estimator(lr.astype(self.dtype), visits))
+        return at_least_float32(self.estimator(lr.astype(self.dtype), visits))
 
     def spread(self, privileged: Array) -> Array:
         """The privileged input as channels of the LR image, [B, h or 1, w or 1, P]."""
@@ -167,7 +168,7 @@ class BlindNetwork(nn.Module):
 
     def project(self, idr: Array) -> Array:
         """The IDR's embedding [B, E], of which the training's losses are."""
-        return widened(self.projector(idr.astype(self.dtype)))
+        return at_least_float32(self.projector(idr.astype(self.dtype)))
 
     def convert(self, idr: Array, size: tuple[int, int]) -> tuple[Array, ...]:
         """The modulators that an IDR makes; `size` is the LR's (h, w)."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from lightbsr_jax.networks.layers import plain_formulations
+from lightbsr_jax.networks.operators import plain_ops
 
 
 def parameters(tree: Any) -> int:
@@ -19,7 +19,7 @@ def multiply_accumulates(function: Callable[..., Any], *arguments: Any) -> int:
     `arguments` may be shapes. Elementwise arithmetic, norms and pools do not count, as
     is the custom in the papers of this field (which call the figure FLOPs).
     """
-    with plain_formulations():
+    with plain_ops():
         traced = jax.make_jaxpr(function)(*arguments)
     return _count(traced.jaxpr)
 

@@ -13,14 +13,9 @@ from jax import Array
 from lightbsr_jax.methods.dynamic import DynamicDepthwise
 from lightbsr_jax.methods.estimator import Estimator, Projector
 from lightbsr_jax.methods.network import BlindNetwork, Restorer, check_scale
-from lightbsr_jax.networks.layers import (
-    Conv,
-    Dense,
-    global_mean,
-    in_a_row,
-    leaky_relu,
-    widened,
-)
+from lightbsr_jax.networks.layers import Conv, Dense
+from lightbsr_jax.networks.operators import at_least_float32, global_mean, leaky_relu
+from lightbsr_jax.networks.scanned import scan_blocks
 
 FEATURES = 64
 
@@ -66,7 +61,7 @@ class Group(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, idr: Array) -> tuple[Array, None]:
-        blocks = in_a_row(Block, self.blocks, remat=self.remat)(name="blocks")
+        blocks = scan_blocks(Block, self.blocks, remat=self.remat)(name="blocks")
         y, _ = blocks(x, idr)
         return x + Conv(FEATURES, name="conv")(y), None
 
@@ -80,7 +75,7 @@ class Body(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array, idr: Array) -> Array:
-        groups = in_a_row(Group, self.groups)(self.blocks, self.remat, name="groups")
+        groups = scan_blocks(Group, self.groups)(self.blocks, self.remat, name="groups")
         x, _ = groups(features, idr)
         return features + Conv(FEATURES, name="conv")(x)
 
@@ -107,7 +102,7 @@ class DASR(BlindNetwork):
 
     def convert(self, idr: Array, size: tuple[int, int]) -> tuple[Array]:
         """The vector [B, 64] of an IDR map; `size` makes no difference."""
-        return (widened(self.converter(idr.astype(self.dtype))),)
+        return (at_least_float32(self.converter(idr.astype(self.dtype))),)
 
     @nn.nowrap
     def new_restorer(self) -> Restorer:

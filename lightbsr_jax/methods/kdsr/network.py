@@ -15,14 +15,13 @@ from jax import Array
 from lightbsr_jax.methods.dynamic import DynamicDepthwise
 from lightbsr_jax.methods.estimator import Projector
 from lightbsr_jax.methods.network import BlindNetwork, Restorer, check_scale
-from lightbsr_jax.networks.layers import (
-    Conv,
-    Dense,
-    in_a_row,
+from lightbsr_jax.networks.layers import Conv, Dense
+from lightbsr_jax.networks.operators import (
+    at_least_float32,
     leaky_relu,
     pixel_unshuffle,
-    widened,
 )
+from lightbsr_jax.networks.scanned import scan_blocks
 
 
 class ResidualBlock(nn.Module):
@@ -49,7 +48,7 @@ class Estimator(nn.Module):
         crops = x.shape[:-3]
         x = x.reshape(-1, *x.shape[-3:])
         x = leaky_relu(Conv(self.features, name="conv_0")(x))
-        blocks = in_a_row(ResidualBlock, self.blocks, remat=self.remat)
+        blocks = scan_blocks(ResidualBlock, self.blocks, remat=self.remat)
         x, _ = blocks(name="blocks")(x)
         for index, factor in enumerate((2, 2, 4), start=1):
             x = leaky_relu(Conv(factor * self.features, name=f"conv_{index}")(x))
@@ -83,7 +82,7 @@ class Body(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array, idr: Array) -> Array:
-        blocks = in_a_row(Block, self.blocks, remat=self.remat)(name="blocks")
+        blocks = scan_blocks(Block, self.blocks, remat=self.remat)(name="blocks")
         x, _ = blocks(features, idr)
         return features + Conv(features.shape[-1], name="conv")(x)
 
@@ -120,7 +119,7 @@ class KDSR(BlindNetwork):
     def convert(self, idr: Array, size: tuple[int, int]) -> tuple[Array]:
         """The vector [B, F] of an IDR map; `size` makes no difference."""
         feature = self.project(idr).astype(self.dtype)
-        return (widened(self.converter(feature)),)
+        return (at_least_float32(self.converter(feature)),)
 
     @property
     def reach(self) -> int:

@@ -13,16 +13,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from lightbsr_jax.networks.layers import (
-    Conv,
-    Dense,
-    DepthwiseConv,
-    LayerNorm,
-    gelu,
-    global_mean,
-    in_a_row,
-    kept,
-)
+from lightbsr_jax.networks.layers import Conv, Dense, DepthwiseConv, LayerNorm
+from lightbsr_jax.networks.operators import gelu, global_mean
+from lightbsr_jax.networks.scanned import save_for_remat, scan_blocks
 
 FEATURES = 64
 SPATIAL_FEATURES = 16  # modulated by R_s; R_c modulates the other 48
@@ -114,7 +107,8 @@ class AdaptationBlock(nn.Module):
             first = SpatialModulation(name="spatial")(first, spatial)
         else:  # only the mask goes
             first = Conv(16, size=5, use_bias=False, name="spatial")(first)
-        first = kept(first)  # a fifth of a block's time, a quarter of its features
+        # A fifth of a block's time, a quarter of its features.
+        first = save_for_remat(first)
         if self.channel_modulation:
             others = ChannelModulation(name="channel")(others, channel, means)
         x = jnp.concatenate([gelu(first), gelu(others)], -1)
@@ -140,7 +134,7 @@ class AdaptationGroup(nn.Module):
         if self.converter_blocks and self.spatial_modulation:
             spatial = SpatialConverter(name="spatial_converter")(spatial)
         mixing = nn.remat(Mixing, prevent_cse=False) if self.remat else Mixing
-        blocks = in_a_row(AdaptationBlock, self.blocks, remat=self.remat)(
+        blocks = scan_blocks(AdaptationBlock, self.blocks, remat=self.remat)(
             self.spatial_modulation, self.channel_modulation, name="blocks"
         )
         x, _ = blocks(features, channel, spatial)
@@ -161,7 +155,7 @@ class AdaptationModule(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array, channel: Array, spatial: Array) -> Array:
-        groups = in_a_row(AdaptationGroup, self.groups)(
+        groups = scan_blocks(AdaptationGroup, self.groups)(
             self.blocks,
             self.remat,
             self.spatial_modulation,

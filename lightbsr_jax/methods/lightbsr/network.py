@@ -14,7 +14,7 @@ from jax import Array
 from lightbsr_jax.methods.estimator import Converter, Estimator, Projector
 from lightbsr_jax.methods.lightbsr.adaptation import AdaptationModule
 from lightbsr_jax.methods.network import BlindNetwork, Restorer, check_scale
-from lightbsr_jax.networks.layers import widened
+from lightbsr_jax.networks.operators import at_least_float32
 
 
 class LightBSR(BlindNetwork):
@@ -48,7 +48,7 @@ class LightBSR(BlindNetwork):
     def convert(self, idr: Array, size: tuple[int, int]) -> tuple[Array, Array]:
         """R_c [B, 48] and R_s [B, h, w, 8] of an IDR; `size` is the LR's (h, w)."""
         channel, spatial = self.converter(idr.astype(self.dtype), size)
-        return widened(channel), widened(spatial)
+        return at_least_float32(channel), at_least_float32(spatial)
 
     @nn.nowrap
     def new_restorer(self) -> Restorer:

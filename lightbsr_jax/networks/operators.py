@@ -1,0 +1,168 @@
+"""Operators of the networks, each formulated for the backend that runs it.
+
+`plain` defines what they compute and `cpu` has what is faster on a CPU. The choice is
+made here and nowhere else; `plain_ops` turns it off.
+"""
+
+from contextlib import AbstractContextManager
+from math import sqrt
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from lightbsr_jax.networks import cpu, plain
+from lightbsr_jax.networks.plain import at_least_float32
+
+# Part of the key of JAX's caches: what was traced outside is traced again inside.
+_is_plain = jax.make_user_context(False)
+
+
+def plain_ops() -> AbstractContextManager[None]:
+    """Context in which every operator is traced as `plain` has it, on any backend.
+
+    That is the published network: for counting operations, comparison and export.
+    """
+    return _is_plain(True)
+
+
+def is_plain() -> bool:
+    """True while tracing inside `plain_ops`."""
+    return _is_plain.value
+
+
+def _uses_cpu_formulations() -> bool:
+    return jax.default_backend() == "cpu" and not is_plain()
+
+
+def gelu(x: Array) -> Array:
+    """Exact GELU. (`jax.nn.gelu` goes through erfc, twice as slow on a CPU.)"""
+    return 0.5 * x * (1 + lax.erf(x * sqrt(0.5)))
+
+
+def leaky_relu(x: Array) -> Array:
+    """LeakyReLU with the slope 0.1 that the method uses throughout."""
+    return nn.leaky_relu(x, 0.1)
+
+
+def global_mean(x: Array) -> Array:
+    """Mean over rows and columns, summed in float32: [B, h, w, C] to [B, C]."""
+    wide = at_least_float32(x)
+    if not _uses_cpu_formulations():
+        return wide.mean((1, 2)).astype(x.dtype)
+    return cpu.global_mean(wide).astype(x.dtype)
+
+
+def channel_mean(x: Array) -> Array:
+    """Mean over channels, which stay as an axis of 1."""
+    if not _uses_cpu_formulations():
+        return x.mean(-1, keepdims=True)
+    return cpu.channel_mean(x)
+
+
+def pixel_shuffle(x: Array, factor: int) -> Array:
+    """Depth to space, [B, h, w, C f^2] to [B, h f, w f, C], in torch's channel order.
+
+    Input channel `c f^2 + i f + j` becomes output channel c at row i, column j.
+    """
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, c // factor**2, factor, factor)
+    return x.transpose(0, 1, 4, 2, 5, 3).reshape(b, h * factor, w * factor, -1)
+
+
+def pixel_unshuffle(x: Array, factor: int) -> Array:
+    """The inverse of `pixel_shuffle`: [B, h f, w f, C] to [B, h, w, C f^2]."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // factor, factor, w // factor, factor, c)
+    return x.transpose(0, 1, 3, 5, 2, 4).reshape(b, h // factor, w // factor, -1)
+
+
+def conv(x: Array, kernel: Array, stride: int = 1) -> Array:
+    """`plain.conv`, formulated for the backend (see the module's head)."""
+    odd = all(k % 2 for k in kernel.shape[:2])
+    if odd and stride == 1 and _uses_cpu_formulations():
+        return cpu.conv(x, kernel)
+    return plain.conv(x, kernel, stride)
+
+
+def depthwise_conv(x: Array, kernel: Array, bias: Array) -> Array:
+    """`plain.depthwise_conv`, formulated for the backend (see the module's head)."""
+    if _uses_cpu_formulations():
+        return cpu.depthwise_conv(x, kernel, bias)
+    return plain.depthwise_conv(x, kernel, bias)
+
+
+def dense(x: Array, kernel: Array, bias: Array) -> Array:
+    """`plain.dense`, formulated for the backend (see the module's head)."""
+    if _uses_cpu_formulations():
+        return cpu.dense(x, kernel, bias)
+    return plain.dense(x, kernel, bias)
+
+
+def _image_taps(x: Array, kernel: Array) -> list[tuple[Array, Array]]:
+    """Weights [B, 1, 1, C] of the taps and the shifted copies that they see."""
+    weights = kernel.reshape(len(kernel), -1, 1, 1, x.shape[-1]).swapaxes(0, 1)
+    return list(zip(weights, plain.taps(x, kernel[0]), strict=True))
+
+
+@jax.custom_vjp
+def _shifted_image_conv(x: Array, kernel: Array) -> Array:
+    return sum(weight * shifted for weight, shifted in _image_taps(x, kernel))
+
+
+def _shifted_image_forward(
+    x: Array, kernel: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    return _shifted_image_conv(x, kernel), (x, kernel)
+
+
+def _shifted_image_backward(
+    residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    x, kernel = residuals
+    dx = _shifted_image_conv(gradient, kernel[:, ::-1, ::-1])
+    if _uses_cpu_formulations():
+        sums = cpu.tap_sums(plain.pad(x, kernel[0]), gradient, kernel.shape[1])
+        return dx, jnp.moveaxis(sums, 2, 0).astype(kernel.dtype)
+    taps = [(tap * gradient).sum(1).sum(1) for tap in plain.taps(x, kernel[0])]
+    return dx, jnp.stack(taps, 1).reshape(kernel.shape)
+
+
+_shifted_image_conv.defvjp(_shifted_image_forward, _shifted_image_backward)
+
+
+def image_depthwise_conv(x: Array, kernel: Array) -> Array:
+    """`plain.image_depthwise_conv` as shifted multiply-adds, on every backend.
+
+    (As a convolution it would have B C groups, which no backend runs well.)
+    """
+    if is_plain():
+        return plain.image_depthwise_conv(x, kernel)
+    return _shifted_image_conv(x, kernel)
+
+
+def fuse_convs(
+    first: tuple[Array, Array], factor: int, then: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """A convolution, `pixel_shuffle` and another convolution, as one convolution.
+
+    Each is a kernel and a bias: first [3, 3, I, M f^2], then [k, k, M, O] with a k of 3
+    or 5. The result's kernel is [5, 5, I, O f^2], and its output is yet to be shuffled.
+    At the border it differs: the second convolution would see zeros around the first's
+    output, and this one sees what the first would make of the zeros around its input.
+    """
+    kernel, bias = first
+    # What the first makes of one pixel of 1 in each of the inputs, and in none.
+    images = jnp.concatenate(
+        [
+            kernel[::-1, ::-1].transpose(2, 0, 1, 3),
+            jnp.broadcast_to(bias, (1, *kernel.shape[:2], len(bias))),
+        ]
+    )
+    images = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    with jax.default_matmul_precision("highest"):  # these are weights
+        images = conv(pixel_shuffle(images, factor), then[0])
+    images = pixel_unshuffle(images, factor)
+    kernel = images[:-1, ::-1, ::-1].transpose(1, 2, 0, 3)
+    return kernel, images[-1, 2, 2] + jnp.repeat(then[1], factor**2)
