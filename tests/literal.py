@@ -43,9 +43,9 @@ def blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return blurred
 
 
-def cubic(x: float) -> float:
-    """Keys' cubic with a = -0.5, in the form of the general a."""
-    a, x = -0.5, abs(x)
+def cubic(x: float, a: float = -0.5) -> float:
+    """Keys' cubic, in the form of the general a."""
+    x = abs(x)
     if x < 1:
         return (a + 2) * x**3 - (a + 3) * x**2 + 1
     if x < 2:
@@ -74,6 +74,29 @@ def bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The image interpolated to `size` (h, w)."""
     rows = bicubic_line(image, size[0])
     return bicubic_line(rows.swapaxes(0, 1), size[1]).swapaxes(0, 1)
+
+
+def torch_line(line: np.ndarray, size: int, step: float, rule: str) -> np.ndarray:
+    """The first axis of `line` interpolated to `size` as torch does, not antialiased.
+
+    step is the distance of neighbouring outputs in input pixels.
+    """
+    length = len(line)
+    result = np.zeros((size, *line.shape[1:]))
+    for i in range(size):
+        if rule == "area":
+            first, end = i * length // size, math.ceil((i + 1) * length / size)
+            result[i] = line[first:end].mean(0)
+            continue
+        centre = (i + 0.5) * step - 0.5
+        if rule == "bilinear":
+            centre = max(centre, 0)
+        for position in range(math.floor(centre) - 1, math.floor(centre) + 3):
+            distance = abs(position - centre)
+            linear = max(1 - distance, 0)
+            weight = linear if rule == "bilinear" else cubic(distance, -0.75)
+            result[i] += weight * line[min(max(position, 0), length - 1)]
+    return result
 
 
 def degrade(

@@ -57,6 +57,11 @@ def bicubic(images: Array, size: tuple[int, int]) -> Array:
     images = jnp.asarray(images, jnp.float32)
     rows = bicubic_matrix(images.shape[-3], size[0])
     columns = bicubic_matrix(images.shape[-2], size[1])
+    return by_matrices(images, rows, columns)
+
+
+def by_matrices(images: Array, rows: Array, columns: Array) -> Array:
+    """`images` [..., H, W, C] by matrices [h, H] and [w, W] of its axes: float32."""
     # HIGHEST: otherwise recent GPUs multiply in TF32 and TPUs in bfloat16.
     images = jnp.einsum("hH,...HWC->...hWC", rows, images, precision=Precision.HIGHEST)
     return jnp.einsum("wW,...hWC->...hwC", columns, images, precision=Precision.HIGHEST)
