@@ -16,7 +16,7 @@ import optax
 from conftest import SHARED
 
 from lightbsr_jax.methods import network as blind
-from lightbsr_jax.methods import registry
+from lightbsr_jax.methods import torch_layers
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models import torch_names
 from lightbsr_jax.training.state import TeacherState, fresh_optimizer, fresh_teacher
@@ -72,7 +72,7 @@ def seeded_variables(
     """{"params", "batch_stats"} of a student, or of a teacher with its prior."""
     shapes = variable_shapes(network, prior_channels)
     student = prior_channels is None
-    names = registry.LONE if student else registry.PRINCIPAL
+    names = torch_layers.LONE if student else torch_layers.PRINCIPAL
     return seeded(shapes, network, names, seed)
 
 
@@ -94,7 +94,7 @@ def seeded_teacher(
         "params": shapes.momentum_params,
         "batch_stats": shapes.momentum_batch_stats,
     }
-    momentum = seeded(momentum, network, registry.MOMENTUM, seed)
+    momentum = seeded(momentum, network, torch_layers.MOMENTUM, seed)
     principal = seeded_variables(network, seed, prior_channels=prior_channels)
     return TeacherState(
         step=jnp.int32(0),
@@ -117,8 +117,8 @@ def teacher_tensors(state: TeacherState, network: LightBSR) -> dict[str, np.ndar
     }
     return {
         **torch_names.mean_shift(),
-        **torch_names.to_torch(principal, network, registry.PRINCIPAL),
-        **torch_names.to_torch(momentum, network, registry.MOMENTUM),
+        **torch_names.to_torch(principal, network, torch_layers.PRINCIPAL),
+        **torch_names.to_torch(momentum, network, torch_layers.MOMENTUM),
         "E.queue": np.asarray(state.queue).T,
     }
 

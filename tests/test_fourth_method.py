@@ -18,8 +18,9 @@ from jax import Array
 from lightbsr_jax.inference import upscaler
 from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.interop import convert
-from lightbsr_jax.methods import registry
+from lightbsr_jax.methods import registry, torch_layers
 from lightbsr_jax.methods.estimator import Estimator, Projector
+from lightbsr_jax.methods.method import Method
 from lightbsr_jax.methods.network import BlindNetwork, Restorer
 from lightbsr_jax.models import torch_files
 from lightbsr_jax.models.model import Model
@@ -92,7 +93,7 @@ class Scaled(BlindNetwork):
 # Its entry among the methods
 
 
-def layers(network: Scaled, prefix: str) -> registry.Names:
+def layers(network: Scaled, prefix: str) -> torch_layers.Names:
     names = {f"estimator/conv_{i}": f"{prefix}E.{3 * i}" for i in range(6)}
     names |= {f"estimator/norm_{i}": f"{prefix}E.{3 * i + 1}" for i in range(6)}
     names |= {
@@ -112,21 +113,21 @@ def layers(network: Scaled, prefix: str) -> registry.Names:
     return named
 
 
-def recognise(shapes: registry.Shapes) -> tuple[Scaled, str] | None:
+def recognise(shapes: torch_layers.Shapes) -> tuple[Scaled, str] | None:
     blocks = sum(name.endswith(".scale.weight") for name in shapes)
     return (Scaled(4, 8, blocks), "network") if blocks else None
 
 
-SCALED = registry.Method(
+SCALED = Method(
     title="Scaled",
     network=Scaled,
-    roles={"network": registry.PRINCIPAL},
+    roles={"network": torch_layers.PRINCIPAL},
     privileged=None,
     projecting=("network",),
     inherited=(),
     distilled=(),
     contrasts="pair",
-    pixel_range=255,
+    loss_range=255,
     reference="nowhere",
     checkout=("scaled.py",),
     published={},

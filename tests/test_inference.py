@@ -20,7 +20,7 @@ from lightbsr_jax.inference.explain import Known
 from lightbsr_jax.inference.folder import Target
 from lightbsr_jax.inference.tiles import Grid
 from lightbsr_jax.inference.upscaler import Upscaler
-from lightbsr_jax.methods import registry
+from lightbsr_jax.methods import torch_layers
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models import packed, torch_files, torch_names
 from lightbsr_jax.models.model import Model
@@ -66,9 +66,9 @@ def workdir(replicating: Model, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The replicating network's state dict."""
     path = tmp_path_factory.mktemp("weights") / "replicating.safetensors"
     tensors = torch_names.mean_shift() | torch_names.to_torch(
-        replicating.variables, replicating.network, registry.LONE
+        replicating.variables, replicating.network, torch_layers.LONE
     )
-    for name in torch_names.counters(replicating.network, registry.LONE):
+    for name in torch_names.counters(replicating.network, torch_layers.LONE):
         tensors[name] = np.array(0, np.int64)
     torch_files.write(path, tensors)
     return path

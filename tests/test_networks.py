@@ -15,7 +15,7 @@ from goldens import (
 )
 
 from configs.common import NETWORKS
-from lightbsr_jax.methods import registry
+from lightbsr_jax.methods import torch_layers
 from lightbsr_jax.methods.lightbsr import adaptation
 from lightbsr_jax.methods.lightbsr.adaptation import AdaptationModule
 from lightbsr_jax.methods.lightbsr.network import LightBSR
@@ -320,7 +320,7 @@ def training_pass(
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (value, (sr, statistics)), gradients = step(student["params"])
     statistics, gradients = (
-        torch_names.to_torch(tree, NETWORK, registry.LONE)
+        torch_names.to_torch(tree, NETWORK, torch_layers.LONE)
         for tree in (statistics, {"params": gradients})
     )
     return value, sr, statistics, gradients

@@ -318,7 +318,7 @@ def test_network_is_torchs(name: str) -> None:
     variables = random_variables(config)
     prefix = registry.of(config).roles[config["role"]]
     tensors = torch_names.to_torch(variables, network, prefix)
-    tensors |= torch_names.mean_shift(network.PIXEL_RANGE)
+    tensors |= torch_names.mean_shift(network.IMAGE_RANGE)
     rng = np.random.default_rng(0)
     lr = rng.random((2, 7, 6, 3), np.float32)
     hr = rng.random((2, 14, 12, 3), np.float32) if name == "kdsr teacher" else None

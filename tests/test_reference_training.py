@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from lightbsr_jax.methods import registry
+from lightbsr_jax.methods import torch_layers
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.registry import METHODS
 from lightbsr_jax.models import torch_names
@@ -159,7 +159,7 @@ def test_traces(goldens) -> None:
     # its running means, used here in evaluation mode, with them: 3e-3 was measured.
     np.testing.assert_allclose(losses, goldens["trace/student_losses"], rtol=5e-3)
     variables = {"params": student.params, "batch_stats": student.batch_stats}
-    tensors = torch_names.to_torch(variables, NETWORK, registry.LONE)
+    tensors = torch_names.to_torch(variables, NETWORK, torch_layers.LONE)
     check_tensors(
         {**torch_names.mean_shift(), **tensors}, goldens, "student", tolerance=1e-3
     )

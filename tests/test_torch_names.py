@@ -8,7 +8,7 @@ from goldens import random_like, seeded_teacher, teacher_tensors, variable_shape
 
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.network import RGB_MEAN
-from lightbsr_jax.methods.registry import LONE, MOMENTUM, PRINCIPAL
+from lightbsr_jax.methods.torch_layers import LONE, MOMENTUM, PRINCIPAL
 from lightbsr_jax.models import torch_names
 from lightbsr_jax.training.state import CONTRASTED
 

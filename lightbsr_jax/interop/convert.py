@@ -22,7 +22,8 @@ from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.methods import registry
-from lightbsr_jax.methods.registry import METHODS, MOMENTUM
+from lightbsr_jax.methods.registry import METHODS
+from lightbsr_jax.methods.torch_layers import MOMENTUM
 from lightbsr_jax.models import packed, torch_files, torch_names
 from lightbsr_jax.models.checkpoint import Checkpoints, opened
 from lightbsr_jax.models.model import Model
@@ -248,7 +249,7 @@ def to_tensors(
 ) -> dict[str, np.ndarray]:
     """All tensors of the reference's state dict; `counts` are BatchNorm's, by name."""
     network = registry.make_network(config)
-    tensors = torch_names.mean_shift(network.PIXEL_RANGE)
+    tensors = torch_names.mean_shift(network.IMAGE_RANGE)
     for variables, estimator in _branches(state, config):
         tensors |= torch_names.to_torch(variables, network, estimator)
     if isinstance(state, TeacherState):
@@ -397,7 +398,7 @@ def _check(file: str | Path, tensors: Tensors, config: Tree) -> None:
 
 def _wrong_values(tensors: Tensors, config: Tree) -> list[str]:
     """What is wrong with the tensors whose values are not free."""
-    pixel_range = registry.of(config).network.PIXEL_RANGE
+    pixel_range = registry.of(config).network.IMAGE_RANGE
     wrong = [
         f"{name} is not the fixed {value.ravel().tolist()}"
         for name, value in torch_names.mean_shift(pixel_range).items()

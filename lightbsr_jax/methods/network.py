@@ -50,20 +50,20 @@ class Restorer(nn.Module):
     """From an LR image and modulators to the SR image: a convolution, body, upscaler.
 
     `body(features, *modulators)` keeps the features' shape. Inside, images are in
-    0..`pixel_range`, as the method's weights have it.
+    0..`image_range`, as the method's weights have it.
     """
 
     scale: int
     body: nn.Module
     features: int = 64
-    pixel_range: float = 1.0
+    image_range: float = 1.0
 
     def setup(self) -> None:
         self.head = Conv(self.features)
         steps = UPSCALER_STEPS[self.scale]
         self.upscale = [Conv(self.features * factor**2) for factor in steps]
         self.tail = Conv(3)
-        self.mean = np.float32(self.pixel_range) * _MEAN
+        self.mean = np.float32(self.image_range) * _MEAN
 
     def __call__(self, lr: Array, *modulators: Array) -> Array:
         features = self.extract(lr, modulators[0].dtype)
@@ -71,7 +71,7 @@ class Restorer(nn.Module):
 
     def extract(self, lr: Array, dtype: Any) -> Array:
         """The features [B, h, w, F] that the body starts from."""
-        return self.head((self.pixel_range * lr - self.mean).astype(dtype))
+        return self.head((self.image_range * lr - self.mean).astype(dtype))
 
     def reconstruct(self, x: Array) -> Array:
         """The SR image, from what the body makes of the features.
@@ -114,7 +114,7 @@ class Restorer(nn.Module):
         return self._pixels(x)
 
     def _pixels(self, x: Array) -> Array:
-        return (x + self.mean) / self.pixel_range
+        return (x + self.mean) / self.image_range
 
 
 class BlindNetwork(nn.Module):
@@ -128,7 +128,7 @@ class BlindNetwork(nn.Module):
     slower.
     """
 
-    PIXEL_RANGE: ClassVar[float] = 1.0  # images are 0..this inside the network
+    IMAGE_RANGE: ClassVar[float] = 1.0  # images are 0..this inside the network
     REDUCTION: ClassVar[int] = 4  # of the IDR's resolution
     BLOCK_REACH: ClassVar[int]  # how far `new_block` sees, in LR pixels
 
@@ -155,7 +155,7 @@ class BlindNetwork(nn.Module):
 
         A teacher's estimator sees `privileged` after the LR's channels.
         """
-        lr = self.PIXEL_RANGE * lr
+        lr = self.IMAGE_RANGE * lr
         if privileged is not None:
             beside = self.spread(privileged)
             beside = jnp.broadcast_to(beside, (*lr.shape[:-1], beside.shape[-1]))

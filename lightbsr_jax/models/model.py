@@ -21,8 +21,8 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.methods import registry
+from lightbsr_jax.methods.method import Method
 from lightbsr_jax.methods.network import BlindNetwork
-from lightbsr_jax.methods.registry import Method
 from lightbsr_jax.models import packed
 from lightbsr_jax.models.checkpoint import opened
 

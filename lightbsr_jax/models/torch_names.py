@@ -13,7 +13,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lightbsr_jax.methods import registry
 from lightbsr_jax.methods.network import RGB_MEAN, BlindNetwork
-from lightbsr_jax.methods.registry import METHODS, PRINCIPAL
+from lightbsr_jax.methods.registry import METHODS
+from lightbsr_jax.methods.torch_layers import PRINCIPAL
 
 # A contrast's keys [128, Q], and [1] the place of the oldest one.
 QUEUE = "E.queue"

@@ -272,7 +272,7 @@ def _checksum(case: Case) -> int:
 
 def _seeded_weights(meta: Mapping[str, Any], role: str) -> Arrays:
     fixed = ("sub_mean", "add_mean", "num_batches_tracked", "queue_ptr")
-    pixel_range = np.float32(registry.of(meta).network.PIXEL_RANGE)
+    pixel_range = np.float32(registry.of(meta).network.IMAGE_RANGE)
     drawn = {
         f"weights/{role}/{name}": zero
         if any(part in name for part in fixed)

@@ -388,7 +388,7 @@ def format_precision(case: Case, theirs: Arrays) -> str:
     """What arithmetic costs: a student's SR in several, beside the reference's."""
     lr = jnp.asarray(case.arrays["evaluation/lr"])
     sr = np.moveaxis(theirs[_sr_name(theirs)][0], -3, -1)
-    expected = 255 / case.network.PIXEL_RANGE * sr
+    expected = 255 / case.network.IMAGE_RANGE * sr
     images = range(len(case.meta["images"]))
     lines = [f"{'arithmetic':20} {'relative error':>14}"]
     if images:

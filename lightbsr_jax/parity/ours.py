@@ -24,7 +24,7 @@ from lightbsr_jax.interop import convert
 from lightbsr_jax.methods import registry
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.network import BlindNetwork
-from lightbsr_jax.methods.registry import LONE, MOMENTUM
+from lightbsr_jax.methods.torch_layers import LONE, MOMENTUM
 from lightbsr_jax.models import torch_names
 from lightbsr_jax.parity.case import Arrays, Case
 from lightbsr_jax.training import contrast, losses, steps
@@ -459,7 +459,7 @@ def _by_name(
 
     if not isinstance(network, LightBSR):  # layers, and the whole
         if estimator != MOMENTUM:
-            yield "G", values["restorer"] * network.PIXEL_RANGE
+            yield "G", values["restorer"] * network.IMAGE_RANGE
         return
     if estimator == LONE:
         yield "E", values["estimator"]

@@ -190,7 +190,7 @@ def in_parts(loss: Callable[..., Array], parts: int) -> Callable[..., Array]:
 
 def reconstruction(network: BlindNetwork, parts: int) -> Callable[..., Array]:
     """L_SR of (params, modulators, (lr, hr)), over one part after another."""
-    pixel_range = registry.of_network(network).pixel_range
+    pixel_range = registry.of_network(network).loss_range
 
     def loss(
         params: Tree, modulators: tuple[Array, ...], images: tuple[Array, Array]

@@ -83,7 +83,7 @@ class Body(nn.Module):
 class DASR(BlindNetwork):
     """The network at scale 2, 3 or 4."""
 
-    PIXEL_RANGE: ClassVar[float] = 255.0
+    IMAGE_RANGE: ClassVar[float] = 255.0
     BLOCK_REACH: ClassVar[int] = 4
 
     scale: int = 4
@@ -108,7 +108,7 @@ class DASR(BlindNetwork):
     def new_restorer(self) -> Restorer:
         """The restorer that a network of this kind has."""
         body = Body(self.groups, self.blocks, self.remat, parent=None)
-        return Restorer(self.scale, body, FEATURES, self.PIXEL_RANGE, parent=None)
+        return Restorer(self.scale, body, FEATURES, self.IMAGE_RANGE, parent=None)
 
     @nn.nowrap
     def new_block(self) -> Block:

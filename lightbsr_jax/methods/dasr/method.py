@@ -1,0 +1,23 @@
+"""DASR among the methods: what training, weights and inference ask about it."""
+
+from lightbsr_jax.methods.dasr.network import DASR
+from lightbsr_jax.methods.dasr.torch import layers, recognise
+from lightbsr_jax.methods.method import UTILITIES, Method
+from lightbsr_jax.methods.torch_layers import PRINCIPAL
+
+METHOD = Method(
+    title="DASR",
+    network=DASR,
+    roles={"network": PRINCIPAL},
+    privileged=None,
+    projecting=("network",),
+    inherited=(),
+    distilled=(),
+    contrasts="pair",
+    loss_range=255,
+    reference="github.com/The-Learning-And-Vision-Atelier-LAVA/DASR",
+    checkout=("model/blindsr.py", "moco/builder.py", *UTILITIES),
+    published={"groups": 5, "blocks": 5},
+    layers=layers,
+    recognise=recognise,
+)

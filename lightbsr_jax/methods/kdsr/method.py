@@ -1,0 +1,25 @@
+"""KDSR among the methods: what training, weights and inference ask about it."""
+
+from lightbsr_jax.methods.kdsr.network import KDSR
+from lightbsr_jax.methods.kdsr.torch import layers, recognise
+from lightbsr_jax.methods.method import UTILITIES, Method
+from lightbsr_jax.methods.torch_layers import LONE
+
+METHOD = Method(
+    title="KDSR",
+    network=KDSR,
+    roles={"teacher": LONE, "student": "E_st."},
+    privileged="hr",
+    projecting=("teacher", "student"),
+    # The published program drops the teacher's estimator, whose tensors have
+    # other names in a student.
+    inherited=("restorer",),
+    distilled=("estimator", "projector"),
+    contrasts=None,
+    loss_range=1,
+    reference="github.com/Zj-BinXia/KDSR (its folder KDSR-classic)",
+    checkout=("model_TA/blindsr.py", "model_ST/blindsr.py", *UTILITIES),
+    published={},  # they are options there
+    layers=layers,
+    recognise=recognise,
+)

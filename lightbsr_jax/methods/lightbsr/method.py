@@ -1,0 +1,29 @@
+"""LightBSR among the methods: what training, weights and inference ask about it."""
+
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.methods.lightbsr.torch import layers, recognise
+from lightbsr_jax.methods.method import UTILITIES, Method
+from lightbsr_jax.methods.torch_layers import LONE, PRINCIPAL
+
+METHOD = Method(
+    title="LightBSR",
+    network=LightBSR,
+    roles={"teacher": PRINCIPAL, "student": LONE},
+    privileged="prior",
+    projecting=("teacher",),
+    inherited=("estimator", "converter", "restorer"),
+    distilled=("estimator", "converter"),
+    contrasts="all",
+    loss_range=255,
+    reference="github.com/MJ-NCEPU/LightBSR",
+    checkout=(
+        "model/student.py",
+        "model/teacher.py",
+        "moco/builder.py",
+        "loss/distillation_loss.py",
+        *UTILITIES,
+    ),
+    published={"groups": 8, "blocks": 8},
+    layers=layers,
+    recognise=recognise,
+)

@@ -1,0 +1,66 @@
+"""Names that PyTorch's programs give to layers, as far as the methods share them.
+
+A method's `torch.py` names each layer of its network by its path in our variables, and
+recognises its network by the names and shapes of tensors.
+"""
+
+import re
+from collections.abc import Mapping
+from itertools import product
+
+import numpy as np
+
+Names = dict[str, np.ndarray]  # torch's names of our layers, by path; stacked ones too
+Shapes = Mapping[str, tuple[int, ...]]  # of tensors by their names
+
+# Prefixes of the estimator's names: two branches that contrast, or a lone one.
+PRINCIPAL, MOMENTUM = "E.encoder_q.", "E.encoder_k."
+LONE = "E."
+
+
+def numbered(template: str, *counts: int) -> np.ndarray:
+    """The names [*counts] that a template's places make: "a.{}" is a.0, a.1, ..."""
+    names = [template.format(*index) for index in product(*map(range, counts))]
+    return np.array(names).reshape(counts)
+
+
+def restorer(convolution: str) -> Names:
+    """The layers that all restorers have; `convolution` is their bodies' last."""
+    names = {
+        "restorer/head": "G.head.0",
+        "restorer/body/conv": convolution,
+        "restorer/upscale_0": "G.tail.0.0",
+        "restorer/upscale_1": "G.tail.0.2",
+        "restorer/tail": "G.tail.1",
+    }
+    return {ours: np.array(theirs) for ours, theirs in names.items()}
+
+
+def estimator(prefix: str) -> Names:
+    """Six convolutions with BatchNorm, and the projector above them."""
+    names = {f"estimator/conv_{i}": f"{prefix}E.{3 * i}" for i in range(6)}
+    names |= {f"estimator/norm_{i}": f"{prefix}E.{3 * i + 1}" for i in range(6)}
+    named = {ours: np.array(theirs) for ours, theirs in names.items()}
+    return named | projector(prefix)
+
+
+def projector(prefix: str) -> Names:
+    """The two dense layers above an estimator."""
+    return {
+        "projector/hidden": np.array(f"{prefix}mlp.0"),
+        "projector/output": np.array(f"{prefix}mlp.2"),
+    }
+
+
+def scale(shapes: Shapes) -> int:
+    """The scale 2, 3 or 4 of a restorer's upscaler."""
+    if "G.tail.0.2.weight" in shapes:
+        return 4
+    shape = (*shapes.get("G.tail.0.0.weight", ()), 0, 0)
+    return 3 if shape[0] == 9 * shape[1] else 2
+
+
+def count(shapes: Shapes, pattern: str) -> int:
+    """One more than the largest number that the pattern's group finds; 0 for none."""
+    found = [re.match(pattern, name) for name in shapes]
+    return max((1 + int(match[1]) for match in found if match), default=0)
