@@ -18,6 +18,7 @@ from jax import Array
 from lightbsr_jax.compilation import inference_jit
 from lightbsr_jax.imaging import degradation, metrics
 from lightbsr_jax.imaging.kernels import KERNEL_SIZE
+from lightbsr_jax.imaging.settings import SETTINGS
 from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.methods.dasr.network import DegradationAwareConv
 from lightbsr_jax.methods.dynamic import DynamicDepthwise
@@ -147,7 +148,7 @@ class Side:
 
         @jax.jit
         def degrade(keys: Array, hr: Array) -> Array:
-            drawn = degradation.sample(keys, setting=setting, width_max=4.0)
+            drawn = SETTINGS[setting].sample(keys, width_max=4.0)
             return degradation.apply(keys, hr, drawn, scale=SCALE)
 
         # Blur and bicubic interpolation are one kernel; that of setting 1 is separable.

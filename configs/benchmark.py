@@ -16,7 +16,8 @@ Expected of bicubic x4 (PSNR at sigma 1.2, 2.4, 3.6): Set5 27.69 25.99 24.45, Se
 
 from ml_collections import ConfigDict, config_dict
 
-from lightbsr_jax.evaluation.published import BENCHMARKS, KERNELS, NOISE_LEVELS, SIGMAS
+from lightbsr_jax.evaluation.published import BENCHMARKS
+from lightbsr_jax.imaging.settings import KERNELS, NOISE_LEVELS, SIGMAS
 
 PRESETS = {
     "setting1": {"setting": 1},

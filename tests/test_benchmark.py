@@ -28,7 +28,7 @@ from lightbsr_jax.models.model import Model
 
 SCALE = 4
 METHODS = {"bicubic": Bicubic(SCALE)}
-NOISY = cases.make(2, kernel_parameters=[(2, 1, 10)], noise_levels=[10])
+NOISY = cases.make(2, kernels=[(2, 1, 10)], noise_levels=[10])
 SIGMAS = cases.make(1, sigmas=[1.2, 2.4])
 
 

@@ -7,24 +7,21 @@ import pytest
 
 from configs.benchmark import get_config
 from lightbsr_jax.evaluation import cases, published
+from lightbsr_jax.imaging import settings
 
 
 def labels(config) -> list[str]:
-    made = cases.make(
-        config.setting,
-        sigmas=config.sigmas,
-        kernel_parameters=config.kernels,
-        noise_levels=config.noise_levels,
-    )
+    tested = settings.of(config.setting).tested if config.setting else {}
+    made = cases.make(config.setting, **{name: config[name] for name in tested})
     return [case.label for case in made]
 
 
 def test_presets_are_the_papers() -> None:
     sigmas = ["sigma 1.2", "sigma 2.4", "sigma 3.6"]
     anisotropic = [
-        f"{published.anisotropic_name(kernel)} noise {noise}"
+        f"{settings.anisotropic_name(kernel)} noise {noise}"
         for noise in (5, 10)
-        for kernel in published.KERNELS
+        for kernel in settings.KERNELS
     ]
     assert anisotropic[0] == "(2, 0.5, 0) noise 5"
     for preset in ("setting1", "table1", "table2", "table3", "spoilt"):
@@ -45,7 +42,7 @@ def test_presets_are_the_papers() -> None:
 
 
 def test_kernel_of_a_case_is_in_degrees() -> None:
-    (case,) = cases.make(2, kernel_parameters=[(3.5, 1.5, 30)], noise_levels=[5.0])
+    (case,) = cases.make(2, kernels=[(3.5, 1.5, 30)], noise_levels=[5.0])
     assert (case.kernel, case.noise) == ("(3.5, 1.5, 30)", "noise 5")
     angle = math.radians(30)
     rotation = np.array(
@@ -69,8 +66,8 @@ def test_kernel_of_a_case_is_in_degrees() -> None:
     ("options", "message"),
     [
         ({"setting": 1, "sigmas": [0.0]}, "above 0"),
-        ({"setting": 2, "kernel_parameters": (2, 1, 10)}, "kernel 2: expected"),
-        ({"setting": 2, "kernel_parameters": [(2, 0, 1)]}, "above 0"),
+        ({"setting": 2, "kernels": (2, 1, 10)}, "kernel 2: expected"),
+        ({"setting": 2, "kernels": [(2, 0, 1)]}, "above 0"),
         ({"setting": 2, "noise_levels": [-1.0]}, "negative"),
         ({"setting": 3}, "setting 3"),
     ],

@@ -8,6 +8,7 @@ from PIL import Image
 
 from lightbsr_jax.imaging import degradation, kernels, metrics, resize
 from lightbsr_jax.imaging.degradation import Degradation
+from lightbsr_jax.imaging.settings import SETTINGS
 
 KEYS = jax.random.split(jax.random.key(7), 512)
 
@@ -96,7 +97,7 @@ def test_images_must_be_a_multiple_of_the_scale() -> None:
 
 
 def test_setting_1_draws_round_kernels_and_no_noise() -> None:
-    kernel, noise_level = degradation.sample(KEYS, setting=1, width_max=4.0)
+    kernel, noise_level = SETTINGS[1].sample(KEYS, width_max=4.0)
     assert kernel.shape == (512, 21, 21)
     np.testing.assert_array_equal(noise_level, np.zeros(512))
     np.testing.assert_allclose(np.sum(kernel, (1, 2)), 1, atol=1e-6)
@@ -107,7 +108,7 @@ def test_setting_1_draws_round_kernels_and_no_noise() -> None:
 
 
 def test_setting_2_draws_turned_kernels_and_noise() -> None:
-    kernel, noise_level = degradation.sample(KEYS, setting=2, width_max=4.0)
+    kernel, noise_level = SETTINGS[2].sample(KEYS, width_max=4.0)
     widths, angle = widths_and_angle(kernel)
     assert 0.2 <= widths.min() < 0.25 and 3.9 < widths.max() <= 4.01
     assert abs(widths.mean() - 2.1) < 0.2
@@ -120,7 +121,7 @@ def test_setting_2_draws_turned_kernels_and_noise() -> None:
 
 
 def test_widths_have_the_given_range() -> None:
-    kernel, _ = degradation.sample(KEYS, setting=1, width_min=1.0, width_max=2.0)
+    kernel, _ = SETTINGS[1].sample(KEYS, width_min=1.0, width_max=2.0)
     widths, _ = widths_and_angle(kernel)
     assert 0.99 <= widths.min() < 1.05 and 1.95 < widths.max() <= 2.01
 
@@ -128,8 +129,8 @@ def test_widths_have_the_given_range() -> None:
 def test_a_key_decides_wherever_it_stands() -> None:
     hr = np.random.default_rng(0).integers(0, 256, (3, 2, 16, 24, 3), np.uint8)
     some = np.array([2, 0])
-    many = degradation.sample(KEYS, setting=2, width_max=4.0)
-    two = degradation.sample(KEYS[some], setting=2, width_max=4.0)
+    many = SETTINGS[2].sample(KEYS, width_max=4.0)
+    two = SETTINGS[2].sample(KEYS[some], width_max=4.0)
     for ours, expected in zip(two, many, strict=True):
         np.testing.assert_allclose(ours, expected[some], atol=1e-6)
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from lightbsr_jax.evaluation import cases, idr
-from lightbsr_jax.imaging import degradation, kernels
+from lightbsr_jax.imaging import kernels
 from lightbsr_jax.imaging.degradation import Degradation
+from lightbsr_jax.imaging.settings import SETTINGS
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models.model import Model
 
@@ -51,9 +52,7 @@ def test_traits_of_kernels() -> None:
     )
     np.testing.assert_allclose(found["diagonal"], [0, 0, -0.6 * np.sin(1.6)], atol=1e-3)
     assert found["noise"].tolist() == [0, 5, 10]
-    drawn = degradation.sample(
-        jax.random.split(jax.random.key(0), 8), setting=1, width_max=4.0
-    )
+    drawn = SETTINGS[1].sample(jax.random.split(jax.random.key(0), 8), width_max=4.0)
     assert list(idr.traits(drawn)) == ["width"]
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from lightbsr_jax.imaging import kernels, prior
 from lightbsr_jax.imaging.degradation import Degradation
+from lightbsr_jax.imaging.settings import SETTINGS
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +54,8 @@ def test_vector_is_the_projection_then_the_noise(setting: int, length: int) -> N
         )  # row `component`, column 2
     chosen = Degradation(jnp.asarray(kernel), jnp.array([7.5, 20.0]))
 
-    vector = prior.vector(chosen, basis, setting=setting)
-    assert vector.shape == (2, length) and prior.channels(setting) == length
+    vector = SETTINGS[setting].prior_vector(chosen, basis)
+    assert vector.shape == (2, length) and SETTINGS[setting].prior_channels == length
     np.testing.assert_allclose(vector[:, 14], 15 * kernel[:, 14, 2], rtol=1e-6)
     np.testing.assert_allclose(vector[:, 3], 4 * kernel[:, 3, 2], rtol=1e-6)
     if setting == 2:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lightbsr_jax.evaluation import published
+from lightbsr_jax.imaging import settings
 
 METHOD = Path(__file__).parents[2] / "shared" / "spec" / "method.md"
 
@@ -72,11 +73,11 @@ def test_ablations(method_text):
 def test_cases_of_the_protocol(method_text):
     protocol = " ".join(method_text[method_text.index("- Setting 1: sigma") :].split())
     kernels = re.findall(r"\((\d[^()]*, [^()]*, [^()]*)\)", protocol)[:9]
-    assert tuple(numbers(kernel) for kernel in kernels) == published.KERNELS
+    assert tuple(numbers(kernel) for kernel in kernels) == settings.KERNELS
     sigmas = re.search(r"sigma in \{([^}]*)\}", protocol).group(1)
-    assert numbers(sigmas) == published.SIGMAS
+    assert numbers(sigmas) == settings.SIGMAS
     noise = re.search(r"noise (\d+) and (\d+)", protocol).groups()
-    assert tuple(float(level) for level in noise) == published.NOISE_LEVELS
+    assert tuple(float(level) for level in noise) == settings.NOISE_LEVELS
 
 
 @pytest.mark.parametrize(

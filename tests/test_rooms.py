@@ -29,13 +29,16 @@ ALLOWED = {
     "networks": set(),
     "data": {"imaging"},
     "methods": FOUNDATION,
-    "models": FOUNDATION | {"compilation", "methods"},
-    "inference": FOUNDATION | {"compilation", "methods", "models"},
-    "evaluation": FOUNDATION | {"compilation", "methods", "models"},
-    "training": FOUNDATION | {"compilation", "data", "evaluation", "methods", "models"},
-    "pack": {"atomic", "methods", "models", "training"},
-    "interop": FOUNDATION | {"methods", "models", "training"},
-    "parity": FOUNDATION | {"evaluation", "interop", "methods", "models", "training"},
+    "spec": FOUNDATION | {"methods"},
+    "models": FOUNDATION | {"compilation", "methods", "spec"},
+    "inference": FOUNDATION | {"compilation", "methods", "models", "spec"},
+    "evaluation": FOUNDATION | {"compilation", "methods", "models", "spec"},
+    "training": FOUNDATION
+    | {"compilation", "data", "evaluation", "methods", "models", "spec"},
+    "pack": {"atomic", "methods", "models", "spec", "training"},
+    "interop": FOUNDATION | {"methods", "models", "spec", "training"},
+    "parity": FOUNDATION
+    | {"evaluation", "interop", "methods", "models", "spec", "training"},
     "commands": {"compilation", "data", "evaluation", "imaging", "inference"}
     | {"interop", "models", "pack", "parity"},
     "cli": {"command_line", "commands"},

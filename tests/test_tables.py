@@ -43,7 +43,7 @@ def test_rows_stand_beside_the_papers() -> None:
 def test_a_table_is_a_benchmark_at_a_noise_level() -> None:
     """Table 4, with a kernel that the paper does not print."""
     kernels = ((2.0, 0.5, 0.0), (2.0, 0.2, 0.0))
-    tested = cases.make(2, kernel_parameters=kernels, noise_levels=[5, 15])
+    tested = cases.make(2, kernels=kernels, noise_levels=[5, 15])
     found = [
         Score("bicubic", benchmark, "a", case.label, 20.0 + step, 0.5)
         for benchmark in ("B100", "mine")

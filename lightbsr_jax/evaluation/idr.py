@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lightbsr_jax.evaluation.cases import Case
-from lightbsr_jax.imaging import degradation
+from lightbsr_jax.imaging import degradation, settings
 from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.imaging.kernels import KERNEL_SIZE
 from lightbsr_jax.models.model import Model
@@ -85,9 +85,8 @@ def separation(
     in_cases = _Tiles(
         np.repeat(hr, len(cases), axis=0), np.repeat(image, len(cases)), known
     )
-    drawn = degradation.sample(
+    drawn = settings.of(model.setting).sample(
         jax.random.split(jax.random.key(1), len(hr) * _RANDOM),
-        setting=model.setting,
         width_max=float(model.scale),
     )
     at_random = _Tiles(np.repeat(hr, _RANDOM, axis=0), np.repeat(image, _RANDOM), drawn)

@@ -6,23 +6,16 @@ GFLOPs (multiply-accumulates in 1e9 at a 256x256 low-resolution input).
 
 from typing import NamedTuple
 
+from lightbsr_jax.imaging.settings import (
+    KERNELS,
+    SIGMAS,
+    anisotropic_name,
+    isotropic_name,
+    noise_name,
+)
+
 SCALE = 4
 BENCHMARKS = ("Set5", "Set14", "B100", "Urban100")
-SIGMAS = (1.2, 2.4, 3.6)
-# l1, l2 as standard deviations, and theta in degrees. DSAT's own paper prints the
-# first as (2, 0.2, 0).
-KERNELS = (
-    (2.0, 0.5, 0.0),
-    (2.0, 1.0, 10.0),
-    (3.5, 1.5, 30.0),
-    (3.5, 2.0, 45.0),
-    (3.5, 2.0, 90.0),
-    (4.0, 1.5, 120.0),
-    (4.0, 2.0, 135.0),
-    (4.0, 3.0, 165.0),
-    (4.0, 4.0, 180.0),
-)
-NOISE_LEVELS = (5.0, 10.0)
 
 Triple = tuple[float, float, float]
 
@@ -177,19 +170,3 @@ def rows(benchmark: str, noise: str) -> list[Row]:
         for row in TABLE_4
         if benchmark == "B100" and noise_name(row.noise) == noise
     ]
-
-
-def isotropic_name(sigma: float) -> str:
-    """The name of a round kernel, such as "sigma 2.4"."""
-    return f"sigma {sigma:g}"
-
-
-def anisotropic_name(kernel: Triple) -> str:
-    """The name of an elliptic kernel, such as "(2, 0.5, 0)"."""
-    l1, l2, theta = kernel
-    return f"({l1:g}, {l2:g}, {theta:g})"
-
-
-def noise_name(level: float) -> str:
-    """The name of a noise level, such as "noise 5"."""
-    return f"noise {level:g}"

@@ -39,7 +39,7 @@ from lightbsr_jax.evaluation.findings import Findings, Network
 from lightbsr_jax.evaluation.idr import Separation
 from lightbsr_jax.evaluation.pictures import Example
 from lightbsr_jax.evaluation.restorers import Bicubic, Restorer, Spoilt
-from lightbsr_jax.imaging import files
+from lightbsr_jax.imaging import files, settings
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks import complexity
 
@@ -219,14 +219,10 @@ def _separation(
     )
 
 
-def _cases(config: ConfigDict, setting: int | None) -> list[Case]:
-    """Those of a config's sigmas, or of its kernels and noise levels."""
-    return cases.make(
-        setting,
-        sigmas=config.sigmas,
-        kernel_parameters=config.kernels,
-        noise_levels=config.noise_levels,
-    )
+def _cases(config: ConfigDict, setting: settings.Name | None) -> list[Case]:
+    """Those of a config's values of the setting's parameters."""
+    tested = settings.of(setting).tested if setting is not None else {}
+    return cases.make(setting, **{name: config[name] for name in tested})
 
 
 def _surroundings() -> dict[str, Any]:

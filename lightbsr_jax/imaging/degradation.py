@@ -23,31 +23,28 @@ from lightbsr_jax.imaging import kernels, metrics, resize
 class Degradation(NamedTuple):
     """The degradations of a batch of images."""
 
-    kernel: Array  # [B, 21, 21], each sums to 1
-    noise_level: Array  # [B], standard deviation on the 0..255 scale
-
-
-class Setting(NamedTuple):
-    """What kind of degradation a network is made for."""
-
-    kernel_family: Literal["isotropic", "anisotropic"]
-    noise_max: float  # 0..255 scale; 0 is noise-free
+    kernel: Array | np.ndarray  # [B, 21, 21], each sums to 1
+    noise_level: Array | np.ndarray  # [B], standard deviation on the 0..255 scale
 
 
 WIDTH_MIN = 0.2  # of kernels, in HR pixels
-SETTINGS = {1: Setting("isotropic", 0.0), 2: Setting("anisotropic", 25.0)}
 
 
-@functools.partial(jax.jit, static_argnames="setting")
+@functools.partial(jax.jit, static_argnames=("family", "noise_max"))
 def sample(
-    keys: Array, *, setting: int, width_max: float, width_min: float = WIDTH_MIN
+    keys: Array,
+    *,
+    family: Literal["isotropic", "anisotropic"],
+    noise_max: float,
+    width_max: float,
+    width_min: float = WIDTH_MIN,
 ) -> Degradation:
-    """Random degradations of `setting`, one for each of the `keys` [B].
+    """Random Gaussian blurs and noise levels, one for each of the `keys` [B].
 
     The kernel's width (sigma, or l1 and l2) is uniform in width_min..width_max, the
-    angle in 0..pi and the noise level in 0..noise_max.
+    angle in 0..pi and the noise level in 0..noise_max (on the 0..255 scale; 0 is
+    noise-free). `imaging.settings` has the families and levels that networks learn.
     """
-    family, noise_max = SETTINGS[setting]
 
     def parameters(key: Array) -> tuple[Array, Array, Array]:
         key = jax.random.fold_in(key, 0)
@@ -208,10 +205,11 @@ def _filtered(padded: Array, taps: np.ndarray) -> Array:
     """Correlated with the same taps along rows and columns, where they fit inside."""
     for axis in (2, 3):
         length = padded.shape[axis] - len(taps) + 1
-        padded = sum(
+        terms = [
             tap * lax.slice_in_dim(padded, i, i + length, axis=axis)
             for i, tap in enumerate(taps)
-        )
+        ]
+        padded = jnp.asarray(sum(terms))
     return padded
 
 

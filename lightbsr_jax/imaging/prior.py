@@ -12,13 +12,13 @@ import numpy as np
 from jax import Array
 from jax.lax import Precision
 
-from lightbsr_jax.imaging.degradation import SETTINGS, Degradation
+from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.imaging.kernels import KERNEL_SIZE, anisotropic
 
 BASIS_SHAPE = (KERNEL_SIZE**2, 15)
 
-_COMPONENTS = BASIS_SHAPE[1]
-_NOISE_CHANNELS = 3
+KERNEL_CHANNELS = BASIS_SHAPE[1]
+NOISE_CHANNELS = 3
 _SAMPLES = 5000
 
 
@@ -36,23 +36,23 @@ def make_basis(seed: int) -> np.ndarray:
     samples = np.asarray(samples).reshape(_SAMPLES, -1)
 
     _, components = np.linalg.eigh(samples.T @ samples)  # smallest first
-    basis = components[:, ::-1][:, :_COMPONENTS]
+    basis = components[:, ::-1][:, :KERNEL_CHANNELS]
     largest = np.take_along_axis(basis, np.abs(basis).argmax(0)[None], axis=0)
     return (basis * np.sign(largest)).astype(np.float32)
 
 
-def channels(setting: int) -> int:
-    """The length P of the prior vector in `setting`."""
-    return _COMPONENTS + (_NOISE_CHANNELS if SETTINGS[setting].noise_max else 0)
-
-
-def vector(degradation: Degradation, basis: Array, *, setting: int) -> Array:
-    """The prior vector [B, P] of each degradation."""
+def kernel_vector(degradation: Degradation, basis: Array | np.ndarray) -> Array:
+    """The kernels' principal components [B, 15]."""
     kernel = degradation.kernel
-    components = jnp.matmul(
+    return jnp.matmul(
         kernel.reshape(len(kernel), -1), basis, precision=Precision.HIGHEST
     )
-    if not SETTINGS[setting].noise_max:
-        return components
-    noise = jnp.repeat(degradation.noise_level[:, None], _NOISE_CHANNELS, axis=1)
+
+
+def kernel_and_noise_vector(
+    degradation: Degradation, basis: Array | np.ndarray
+) -> Array:
+    """The kernels' principal components, and the noise level three times: [B, 18]."""
+    components = kernel_vector(degradation, basis)
+    noise = jnp.repeat(degradation.noise_level[:, None], NOISE_CHANNELS, axis=1)
     return jnp.concatenate([components, noise], axis=1)

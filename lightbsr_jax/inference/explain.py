@@ -5,7 +5,6 @@ bundled photographs, blurred and shrunk in known ways.
 """
 
 import json
-from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,33 +12,14 @@ import numpy as np
 from PIL import Image
 
 from lightbsr_jax import atomic
-from lightbsr_jax.imaging import degradation, files, kernels
-from lightbsr_jax.imaging.degradation import SETTINGS, Degradation
+from lightbsr_jax.imaging import degradation, files, kernels, settings
+from lightbsr_jax.imaging.degradation import Degradation
+from lightbsr_jax.imaging.settings import Known
 from lightbsr_jax.inference.upscaler import IDR, Upscaler
 
 _SIDE = 320  # pixels of a map in a picture, at most
 _GAP = 4
-_SIGMAS = np.arange(0.2, 4.01, 0.2)
-_WIDTHS = (0.6, 1.4, 2.4, 3.6)  # l1 and l2
-_THETAS = (0, 45, 90, 135)  # degrees
-_NOISE_LEVELS = (0, 5, 10, 20)  # 0..255 scale
 _CROP = 96  # LR pixels of the photographs in a bank
-
-
-class Known(NamedTuple):
-    """A degradation that was made; widths in HR pixels, the angle in degrees."""
-
-    l1: float
-    l2: float
-    theta: float
-    noise: float
-
-    @property
-    def label(self) -> str:
-        blur = f"sigma {self.l1:.1f}"
-        if self.l1 != self.l2:
-            blur = f"l1 {self.l1:.1f}, l2 {self.l2:.1f}, theta {self.theta:.0f}"
-        return blur + (f", noise {self.noise:.0f}" if self.noise else "")
 
 
 class Bank(NamedTuple):
@@ -61,14 +41,9 @@ class Bank(NamedTuple):
         return [(self.known[i], float(distances[i])) for i in order]
 
 
-def known_degradations(setting: int) -> list[Known]:
+def known_degradations(setting: settings.Name) -> list[Known]:
     """A grid over the degradations of a setting."""
-    if SETTINGS[setting].kernel_family == "isotropic":
-        return [Known(float(sigma), float(sigma), 0, 0) for sigma in _SIGMAS]
-    blurs = [(width, width, 0) for width in _WIDTHS]
-    pairs = [(l1, l2) for l1 in _WIDTHS for l2 in _WIDTHS if l1 > l2]
-    blurs += [(l1, l2, theta) for (l1, l2), theta in product(pairs, _THETAS)]
-    return [Known(*blur, noise) for blur, noise in product(blurs, _NOISE_LEVELS)]
+    return list(settings.of(setting).known)
 
 
 def make_bank(upscaler: Upscaler, known: list[Known]) -> Bank:

@@ -21,6 +21,7 @@ from absl import logging
 from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
+from lightbsr_jax.imaging.settings import SETTINGS
 from lightbsr_jax.methods import registry
 from lightbsr_jax.methods.registry import METHODS
 from lightbsr_jax.methods.torch_layers import MOMENTUM
@@ -189,7 +190,7 @@ def infer(
     told = None
     if sees_prior:
         channels = torch_names.prior_channels(shapes)
-        told = {prior.channels(setting): setting for setting in (1, 2)}.get(channels)
+        told = {s.prior_channels: s.name for s in SETTINGS.values()}.get(channels)
     elif setting is None and otherwise is None:
         raise UserError(
             f"{file} is a {registry.called(config)}, whose weights do not tell what "

@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from lightbsr_jax.imaging import prior
+from lightbsr_jax.imaging.settings import SETTINGS
 from lightbsr_jax.methods import network as blind
 from lightbsr_jax.methods.dasr.method import METHOD as DASR
 from lightbsr_jax.methods.kdsr.method import METHOD as KDSR
@@ -62,7 +62,8 @@ def fresh_variables(config: Mapping[str, Any], key: Array) -> dict[str, Any]:
         privileged = jnp.zeros((1, 8 * scale, 8 * scale, 3))
     elif role == "teacher":
         shown = config.get("prior", True)
-        privileged = jnp.zeros((1, prior.channels(config["setting"]) if shown else 0))
+        channels = SETTINGS[config["setting"]].prior_channels if shown else 0
+        privileged = jnp.zeros((1, channels))
     return blind.initialise(
         make_network(config), key, privileged, projects=role in method.projecting
     )

@@ -18,7 +18,7 @@ from jax import Array
 
 from lightbsr_jax.compilation import inference_jit
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.imaging import prior
+from lightbsr_jax.imaging import prior, settings
 from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.methods import registry
 from lightbsr_jax.methods.method import Method
@@ -131,7 +131,7 @@ class Model:
             raise UserError(
                 "a teacher sees the true degradation: give it, or use a student"
             )
-        return prior.vector(degradation, self.basis, setting=self.setting)
+        return settings.of(self.setting).prior_vector(degradation, self.basis)
 
 
 def shapes(about: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.imaging import degradation, files, kernels, prior
+from lightbsr_jax.imaging import degradation, files, kernels, prior, settings
 from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.interop import convert
 from lightbsr_jax.methods import registry
@@ -112,7 +112,7 @@ def make(
         "setting": setting,
         "network": dict(network or published),
         "queue_size": queue_size,
-        "prior_channels": prior.channels(setting),
+        "prior_channels": settings.of(setting).prior_channels,
         "weights": dict.fromkeys(METHODS[method].roles, "seeded"),
         "stages": list(stages),
         "learning_rate": 2e-4,
@@ -323,7 +323,7 @@ def _inputs(
         return rng.integers(0, 256, (*shape, 3), np.uint8)
 
     def vectors(*shape: int) -> np.ndarray:
-        components = uniform(-0.5, 0.5, *shape, prior.channels(1))
+        components = uniform(-0.5, 0.5, *shape, prior.KERNEL_CHANNELS)
         if meta["setting"] == 1:
             return components
         noise = np.repeat(uniform(0, 25, *shape, 1), 3, axis=-1)

@@ -18,7 +18,7 @@ import optax
 from flax.traverse_util import flatten_dict
 from jax import Array
 
-from lightbsr_jax.imaging import degradation, kernels, metrics, prior, resize
+from lightbsr_jax.imaging import degradation, kernels, metrics, resize, settings
 from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.interop import convert
 from lightbsr_jax.methods import registry
@@ -95,7 +95,7 @@ def degradations(case: Case) -> Arrays:
         ),
         "kernel": drawn.kernel,
         "noise_level": drawn.noise_level,
-        "prior": prior.vector(drawn, case.arrays["basis"], setting=case.setting),
+        "prior": settings.of(case.setting).prior_vector(drawn, case.arrays["basis"]),
     }
     return _named("degradation", results)
 

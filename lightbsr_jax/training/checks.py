@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.imaging import degradation
+from lightbsr_jax.imaging import degradation, settings
 from lightbsr_jax.methods import registry
 from lightbsr_jax.methods.network import UPSCALER_STEPS
 
@@ -37,8 +37,8 @@ DTYPES = ("float32", "bfloat16")
 def check(config: ConfigDict) -> None:
     """Raises UserError, with the remedy, for a config that cannot be trained."""
     problems = []
-    if config.setting not in degradation.SETTINGS:
-        problems.append(f"setting {config.setting} is not 1 or 2")
+    if config.setting not in settings.SETTINGS:
+        problems.append(f"setting {config.setting}: there are {settings.listed()}")
     if config.scale not in UPSCALER_STEPS:
         problems.append(f"scale {config.scale} is not 2, 3 or 4")
     if not config.data.hr:

@@ -20,7 +20,7 @@ import optax
 from jax import Array, lax
 
 from lightbsr_jax.data import resident
-from lightbsr_jax.imaging import degradation, prior
+from lightbsr_jax.imaging import settings
 from lightbsr_jax.methods import registry
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.training import contrast, losses
@@ -57,22 +57,23 @@ Step = Callable[[Any, Array, Fixed], tuple[Any, Metrics]]  # state, crops, fixed
 
 
 def degrading_step(
-    update: Update, *, setting: int, scale: int, width_max: float
+    update: Update, *, setting: settings.Name, scale: int, width_max: float
 ) -> Step:
     """step(state, crops [B, D, H, W, 3] uint8, fixed): degrade the crops, then update.
 
     An image's randomness follows from the run's seed, the step and the image's place in
     the global batch.
     """
+    kind = settings.of(setting)
 
     def step(state: Any, crops: Array, fixed: Fixed) -> tuple[Any, Metrics]:
         place = lax.axis_index(AXIS) * len(crops) + jnp.arange(len(crops))
         step_key = jax.random.fold_in(jax.random.key(fixed.seed), state.step)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, place)
-        drawn = degradation.sample(keys, setting=setting, width_max=width_max)
+        drawn = kind.sample(keys, width_max=width_max)
         batch = Batch(
-            lr=degradation.apply(keys, crops, drawn, scale=scale),
-            prior=prior.vector(drawn, fixed.basis, setting=setting),
+            lr=kind.apply(keys, crops, drawn, scale=scale),
+            prior=kind.prior_vector(drawn, fixed.basis),
             hr=crops[:, 0],
         )
         return update(state, batch, fixed.teacher)

@@ -1,0 +1,207 @@
+"""The settings: kinds of degradation that networks are trained for and tested on.
+
+A setting is an entry of `SETTINGS`, under the value that configs and files give it
+(`setting`): how its degradations are drawn and applied, what a prior says of one, and
+by which of them networks are measured and pictures explained. Kernels' widths are in
+HR pixels and their angles in degrees, as the paper prints them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging import degradation, kernels, prior
+from lightbsr_jax.imaging.degradation import Degradation
+
+Name = int | str  # of a setting, in configs and files
+
+# The paper's test degradations: widths of round kernels (Table 3); l1, l2 and theta of
+# elliptic ones and noise levels in 0..255 (Table 4). DSAT's own paper prints the first
+# kernel as (2, 0.2, 0).
+SIGMAS = (1.2, 2.4, 3.6)
+KERNELS = (
+    (2.0, 0.5, 0.0),
+    (2.0, 1.0, 10.0),
+    (3.5, 1.5, 30.0),
+    (3.5, 2.0, 45.0),
+    (3.5, 2.0, 90.0),
+    (4.0, 1.5, 120.0),
+    (4.0, 2.0, 135.0),
+    (4.0, 3.0, 165.0),
+    (4.0, 4.0, 180.0),
+)
+NOISE_LEVELS = (5.0, 10.0)
+
+
+class Case(NamedTuple):
+    """A degradation to test, with the names that tables give it."""
+
+    kernel: str  # its name, such as "sigma 2.4" or "(2, 0.5, 0)"
+    noise: str  # such as "noise 5"; empty where there is none
+    degradation: Degradation | None  # batch of 1; None where LR images are given
+
+    @property
+    def label(self) -> str:
+        return f"{self.kernel} {self.noise}".strip()
+
+
+class Known(NamedTuple):
+    """A Gaussian blur and a noise level, to explain pictures by."""
+
+    l1: float
+    l2: float
+    theta: float
+    noise: float
+
+    @property
+    def label(self) -> str:
+        blur = f"sigma {self.l1:.1f}"
+        if self.l1 != self.l2:
+            blur = f"l1 {self.l1:.1f}, l2 {self.l2:.1f}, theta {self.theta:.0f}"
+        return blur + (f", noise {self.noise:.0f}" if self.noise else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A kind of degradation. Settings compare by identity, there is one of each."""
+
+    name: Name
+    description: str  # in words, for messages
+    # (keys [B], width_max=...) draws a degradation for each key; `width_max` is the
+    # largest width of a kernel.
+    sample: Callable[..., Degradation]
+    # (drawn, basis) is what a teacher's prior says of degradations [B, P].
+    prior_vector: Callable[[Degradation, Any], Array]
+    prior_channels: int  # P
+    # The parameters of its test degradations, by their names in configs, with the
+    # paper's values; `cases` makes the degradations of any values.
+    tested: Mapping[str, Sequence[Any]]
+    cases: Callable[..., list[Case]]
+    known: tuple[Known, ...]  # those that pictures are explained by
+    # (keys, hr, drawn, scale=...) makes LR images.
+    apply: Callable[..., Array] = degradation.apply
+
+
+def of(name: Name) -> Setting:
+    """The setting that a config or a file names so.
+
+    Raises UserError for a name that no setting has.
+    """
+    if name not in SETTINGS:
+        raise UserError(f"setting {name}: there are {listed()}")
+    return SETTINGS[name]
+
+
+def parse(text: str) -> Name:
+    """The name of a setting as a command line has it.
+
+    Raises UserError for a name that no setting has.
+    """
+    return of(next((name for name in SETTINGS if str(name) == text), text)).name
+
+
+def listed() -> str:
+    """All settings in words: "1 (isotropic blur), 2 (...)"."""
+    return ", ".join(f"{s.name} ({s.description})" for s in SETTINGS.values())
+
+
+def isotropic_name(sigma: float) -> str:
+    """The name of a round kernel, such as "sigma 2.4"."""
+    return f"sigma {sigma:g}"
+
+
+def anisotropic_name(kernel: Sequence[float]) -> str:
+    """The name of an elliptic kernel (l1, l2, theta), such as "(2, 0.5, 0)"."""
+    l1, l2, theta = kernel
+    return f"({l1:g}, {l2:g}, {theta:g})"
+
+
+def noise_name(level: float) -> str:
+    """The name of a noise level, such as "noise 5"."""
+    return f"noise {level:g}"
+
+
+def isotropic_cases(sigmas: Sequence[float]) -> list[Case]:
+    """Round kernels of these widths, without noise. UserError for wrong values."""
+    if min(sigmas, default=1) <= 0:
+        raise UserError(f"sigmas {tuple(sigmas)}: each must be above 0")
+    return [
+        Case(
+            isotropic_name(sigma),
+            "",
+            Degradation(kernels.isotropic(jnp.array([sigma])), jnp.zeros(1)),
+        )
+        for sigma in sigmas
+    ]
+
+
+def anisotropic_cases(
+    kernels: Sequence[tuple[float, float, float]], noise_levels: Sequence[float]
+) -> list[Case]:
+    """Each kernel (l1, l2, theta) at each noise level. UserError for wrong values."""
+    for kernel in kernels:
+        if np.shape(kernel) != (3,) or min(kernel[:2]) <= 0:
+            raise UserError(
+                f"kernel {kernel}: expected (l1, l2, theta in degrees) with l1 and "
+                "l2 above 0"
+            )
+    if min(noise_levels, default=0) < 0:
+        raise UserError(f"noise levels {tuple(noise_levels)}: none may be negative")
+    return [
+        Case(
+            anisotropic_name(kernel),
+            noise_name(noise),
+            Degradation(_anisotropic(kernel), jnp.array([float(noise)])),
+        )
+        for noise in noise_levels
+        for kernel in kernels
+    ]
+
+
+def _anisotropic(kernel: tuple[float, float, float]) -> Array:
+    l1, l2, degrees = (jnp.array([float(value)]) for value in kernel)
+    return kernels.anisotropic(l1, l2, jnp.radians(degrees))
+
+
+def _isotropic_grid() -> tuple[Known, ...]:
+    sigmas = map(float, np.arange(0.2, 4.01, 0.2))
+    return tuple(Known(sigma, sigma, 0, 0) for sigma in sigmas)
+
+
+def _anisotropic_grid() -> tuple[Known, ...]:
+    widths, thetas, levels = (0.6, 1.4, 2.4, 3.6), (0, 45, 90, 135), (0, 5, 10, 20)
+    blurs: list[tuple[float, float, float]] = [(width, width, 0) for width in widths]
+    pairs = [(l1, l2) for l1 in widths for l2 in widths if l1 > l2]
+    blurs += [(l1, l2, theta) for (l1, l2), theta in product(pairs, thetas)]
+    return tuple(Known(*blur, level) for blur, level in product(blurs, levels))
+
+
+SETTINGS: dict[Name, Setting] = {
+    1: Setting(
+        name=1,
+        description="isotropic blur",
+        sample=partial(degradation.sample, family="isotropic", noise_max=0.0),
+        prior_vector=prior.kernel_vector,
+        prior_channels=prior.KERNEL_CHANNELS,
+        tested={"sigmas": SIGMAS},
+        cases=isotropic_cases,
+        known=_isotropic_grid(),
+    ),
+    2: Setting(
+        name=2,
+        description="anisotropic blur and noise",
+        sample=partial(degradation.sample, family="anisotropic", noise_max=25.0),
+        prior_vector=prior.kernel_and_noise_vector,
+        prior_channels=prior.KERNEL_CHANNELS + prior.NOISE_CHANNELS,
+        tested={"kernels": KERNELS, "noise_levels": NOISE_LEVELS},
+        cases=anisotropic_cases,
+        known=_anisotropic_grid(),
+    ),
+}

@@ -1,0 +1,95 @@
+"""The settings: a third one is an entry."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.evaluation import cases
+from lightbsr_jax.imaging import degradation, prior, settings
+from lightbsr_jax.imaging.degradation import Degradation
+from lightbsr_jax.imaging.settings import SETTINGS, Known, Setting
+from lightbsr_jax.inference import explain
+from lightbsr_jax.spec import ModelSpec
+from lightbsr_jax.training import steps
+
+
+def noise_vector(drawn: Degradation, basis: Array | np.ndarray) -> Array:
+    """A prior of the noise alone."""
+    return jnp.asarray(drawn.noise_level)[:, None]
+
+
+NOISY = Setting(
+    name="noisy",
+    description="strong noise",
+    sample=partial(degradation.sample, family="isotropic", noise_max=50.0),
+    prior_vector=noise_vector,
+    prior_channels=1,
+    tested={"sigmas": (1.0, 3.0)},
+    cases=settings.isotropic_cases,
+    known=(Known(1, 1, 0, 40),),
+)
+
+
+@pytest.fixture
+def third_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SETTINGS, "noisy", NOISY)
+
+
+def test_entries_are_under_their_names() -> None:
+    assert {name: s.name for name, s in SETTINGS.items()} == {1: 1, 2: 2}
+    assert settings.listed() == "1 (isotropic blur), 2 (anisotropic blur and noise)"
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_priors_have_their_length(name: settings.Name) -> None:
+    setting = SETTINGS[name]
+    drawn = setting.sample(jax.random.split(jax.random.key(0), 3), width_max=4.0)
+    vector = setting.prior_vector(drawn, np.zeros(prior.BASIS_SHAPE))
+    assert vector.shape == (3, setting.prior_channels)
+
+
+@pytest.mark.usefixtures("third_setting")
+def test_a_third_one_is_an_entry() -> None:
+    assert settings.parse("noisy") == "noisy" and settings.parse("2") == 2
+    labels = [case.label for case in cases.make("noisy")]
+    assert labels == ["sigma 1", "sigma 3"]
+    assert [one.label for one in explain.known_degradations("noisy")] == [
+        "sigma 1.0, noise 40"
+    ]
+    spec = ModelSpec("lightbsr", "teacher", "noisy", 4)
+    assert spec.shapes()["params"]["estimator"]["conv_0"]["kernel"].shape[2] == 3 + 1
+
+
+@pytest.mark.usefixtures("third_setting")
+def test_training_degrades_by_a_third_one() -> None:
+    """The step hands its update what the setting draws and says."""
+
+    def update(state: dict, batch: steps.Batch, teacher: dict) -> tuple:
+        return state, {"prior": batch.prior, "lr": batch.lr}
+
+    step = steps.degrading_step(update, setting="noisy", scale=2, width_max=2.0)
+    crops = np.full((2, 1, 32, 32, 3), 128, np.uint8)
+    fixed = steps.Fixed(jnp.uint32(0), jnp.zeros(prior.BASIS_SHAPE), {})
+
+    class State:
+        step = jnp.int32(0)
+
+    def on_device(crops: Array) -> dict:
+        return step(State(), crops, fixed)[1]
+
+    seen = jax.vmap(on_device, axis_name=steps.AXIS)(jnp.asarray(crops)[None])
+    levels, lr = seen["prior"][0, :, 0], seen["lr"][0]
+    assert seen["prior"].shape == (1, 2, 1)
+    measured = 255 * np.asarray(lr).std((1, 2, 3, 4))
+    np.testing.assert_allclose(measured, levels, rtol=0.15)  # and rounded to 8 bits
+
+
+def test_names_that_no_setting_has() -> None:
+    for find in (settings.of, settings.parse):
+        with pytest.raises(UserError, match="setting 4: there are 1 .isotropic blur"):
+            find("4")
