@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import scipy.special
 
 # Imaging: images are [H, W, C]
 
@@ -18,6 +19,34 @@ def kernel(l1: float, l2: float, theta: float) -> np.ndarray:
         for column in range(21):
             point = np.array([column - 10, row - 10])
             values[row, column] = math.exp(-0.5 * point @ inverse @ point)
+    return values / values.sum()
+
+
+def related_kernel(
+    family: str, l1: float, l2: float, theta: float, shape: float, extent: int
+) -> np.ndarray:
+    """The generalised Gaussian or the plateau on extent x extent, padded to 21 x 21."""
+    cosine, sine = math.cos(theta), math.sin(theta)
+    values = np.zeros((21, 21))
+    for y in range(-(extent // 2), extent // 2 + 1):
+        for x in range(-(extent // 2), extent // 2 + 1):
+            along, across = x * cosine + y * sine, y * cosine - x * sine
+            power = ((along / l1) ** 2 + (across / l2) ** 2) ** shape
+            gaussian, plateau = math.exp(-power / 2), 1 / (1 + power)
+            values[10 + y, 10 + x] = gaussian if family == "generalised" else plateau
+    return values / values.sum()
+
+
+def sinc_kernel(cutoff: float, extent: int) -> np.ndarray:
+    """The circular low pass on extent x extent, padded to 21 x 21."""
+    values = np.zeros((21, 21))
+    for y in range(-(extent // 2), extent // 2 + 1):
+        for x in range(-(extent // 2), extent // 2 + 1):
+            r = math.hypot(x, y)
+            value = cutoff**2 / (4 * math.pi)
+            if r:
+                value = cutoff * scipy.special.j1(cutoff * r) / (2 * math.pi * r)
+            values[10 + y, 10 + x] = value
     return values / values.sum()
 
 

@@ -2,6 +2,8 @@ import math
 
 import literal
 import numpy as np
+import pytest
+import scipy.special
 
 from lightbsr_jax.imaging import kernels
 
@@ -42,6 +44,41 @@ def test_first_width_lies_along_the_columns_at_angle_zero() -> None:
 def test_angle_turns_from_columns_to_rows() -> None:
     (kernel,) = kernels.anisotropic(*np.array([[3.0], [0.5], [np.pi / 4]]))
     assert kernel[12, 12] > 0.01 > kernel[12, 8]  # down and to the right
+
+
+@pytest.mark.parametrize("family", ["generalised", "plateau"])
+def test_relatives_of_the_gaussian_are_the_literal_ones(family: str) -> None:
+    rng = np.random.default_rng(0)
+    extent = np.array([7, 9, 11, 13, 15, 17, 19, 21])
+    l1, l2 = rng.uniform(0.2, 3, (2, 8)).astype(np.float32)
+    theta = rng.uniform(-np.pi, np.pi, 8).astype(np.float32)
+    shape = rng.uniform(0.5, 4, 8).astype(np.float32)
+    ours = getattr(kernels, family)(l1, l2, theta, shape, extent)
+    expected = [
+        literal.related_kernel(family, *arguments)
+        for arguments in zip(l1, l2, theta, shape, extent, strict=True)
+    ]
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+    np.testing.assert_allclose(np.sum(ours, (1, 2)), 1, atol=2e-6)
+
+
+def test_sinc_is_the_literal_low_pass() -> None:
+    cutoff = np.array([np.pi / 5, np.pi / 3, 1.5, 2.2, 3.0, np.pi], np.float32)
+    extent = np.array([21, 7, 9, 15, 13, 21])
+    ours = kernels.sinc(cutoff, extent)
+    expected = [literal.sinc_kernel(*both) for both in zip(cutoff, extent, strict=True)]
+    assert np.min(expected) < -0.01  # it rings
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+def test_j1_is_scipys() -> None:
+    x = np.concatenate([np.linspace(0, 45, 20001), [7.9999, 8, 8.0001]])
+    ours = kernels.j1(x.astype(np.float32))
+    np.testing.assert_allclose(ours, scipy.special.j1(x), atol=2e-6)
+
+
+def test_impulse_changes_nothing() -> None:
+    assert kernels.impulse()[10, 10] == 1 == kernels.impulse().sum()
 
 
 def test_reference(goldens: np.lib.npyio.NpzFile) -> None:
