@@ -23,10 +23,11 @@ from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.methods.dasr.network import DegradationAwareConv
 from lightbsr_jax.methods.dynamic import DynamicDepthwise
 from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.methods.registry import METHODS
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks.complexity import multiply_accumulates
 from lightbsr_jax.parity import case, ours
-from lightbsr_jax.training import contrast, parallel, steps
+from lightbsr_jax.training import contrast, parallel, steps, updates
 from lightbsr_jax.training.state import fresh_optimizer, fresh_run
 
 SCALE, SETTING = 4, 2
@@ -94,28 +95,27 @@ class Side:
         optimizer = optax.scale_by_adam(b1=0.9, b2=0.99, eps=1e-8)
         rate = optax.constant_schedule(2e-4)
         teacher = self.case.state("teacher")
-        state, frozen = teacher, {}
+        state, frozen = teacher, None
         if role == "student":
             state = self.case.state("student")
             frozen = {"params": teacher.params, "batch_stats": teacher.batch_stats}
         state = state.replace(opt_state=fresh_optimizer(optimizer, state.params))
 
         def step(**options: Any) -> Callable[..., Any]:
-            network = LightBSR(SCALE, axis_name=steps.AXIS, dtype=self.dtype, **options)
+            network = LightBSR(
+                SCALE, axis_name=updates.AXIS, dtype=self.dtype, **options
+            )
+            learner = updates.Learner(METHODS["lightbsr"], network, optimizer, rate)
             if role == "teacher":
-                update = steps.teacher_update(
-                    network,
-                    optimizer,
-                    rate,
+                update = updates.contrastive_update(
+                    learner,
                     stage=stage,
                     momentum=ours.MOMENTUM_WEIGHT,
                     temperature=ours.CONTRAST_TEMPERATURE,
                 )
             else:
-                update = steps.student_update(
-                    network,
-                    optimizer,
-                    rate,
+                update = updates.distillation_update(
+                    learner,
                     stage=stage,
                     temperature=ours.DISTILLATION_TEMPERATURE,
                     l1_weight=ours.L1_WEIGHT,
@@ -123,20 +123,20 @@ class Side:
             step = steps.degrading_step(
                 update, setting=SETTING, scale=SCALE, width_max=4.0
             )
-            return parallel.over_devices(steps.guarded(step, ema_decay=0.0))
+            return parallel.over_devices(steps.skip_nonfinite(step, ema_decay=0.0))
 
         seen = crops if role == "teacher" else 1
         images = parallel.split(self._pixels(batch, seen, lr_crop * SCALE))
-        fixed = steps.Fixed(jnp.int32(0), self.case.arrays["basis"], frozen)
-        fixed = parallel.replicate(fixed)
+        constants = steps.Constants(jnp.int32(0), self.case.arrays["basis"], frozen)
+        constants = parallel.replicate(constants)
         run = parallel.replicate(fresh_run(state, averaged=False))
         # Without the work that rematerialisation adds.
-        plain = _work(step(remat=False), run, images, fixed)
+        plain = _work(step(remat=False), run, images, constants)
         compiled = step()
 
         def do() -> None:
             nonlocal run
-            run, measured = compiled(run, images, fixed)
+            run, measured = compiled(run, images, constants)
             jax.block_until_ready((run, measured))
 
         return plain._replace(do=do)

@@ -56,9 +56,9 @@ def measure(arguments: dict[str, Any], compute: dict[str, Any]) -> dict[str, flo
 
     from configs import teacher
     from lightbsr_jax.methods import registry
-    from lightbsr_jax.training import loop, parallel
+    from lightbsr_jax.training import loop, parallel, setup
     from lightbsr_jax.training.state import fresh_run
-    from lightbsr_jax.training.steps import AXIS, Fixed
+    from lightbsr_jax.training.updates import AXIS
 
     config = teacher.get_config(f"setting{arguments['setting']}").unlock()
     config.compute.update(compute)
@@ -68,9 +68,10 @@ def measure(arguments: dict[str, Any], compute: dict[str, Any]) -> dict[str, flo
         remat=config.compute.rematerialise,
         dtype=config.compute.dtype,
     )
-    role, steps = loop.prepare(config, network)
-    run = parallel.replicate(fresh_run(role.state, averaged=False))
-    fixed = parallel.replicate(Fixed(config.seed, role.basis, role.teacher))
+    ready = setup.prepare(config, network)
+    steps = loop.make_steps(config, ready)
+    run = parallel.replicate(fresh_run(ready.state, averaged=False))
+    constants = parallel.replicate(ready.constants(config.seed))
     side = config.scale * arguments["lr_crop"]
     shape = (arguments["batch"], config.contrast.crops, side, side, 3)
     images = parallel.split(
@@ -80,7 +81,7 @@ def measure(arguments: dict[str, Any], compute: dict[str, Any]) -> dict[str, flo
     times = []
     for _ in range(1 + arguments["steps"]):
         began = time.perf_counter()
-        run, metrics = steps[2](run, images, fixed)
+        run, metrics = steps[2](run, images, constants)
         jax.block_until_ready((run, metrics))
         times.append(time.perf_counter() - began)
     first, *others = times

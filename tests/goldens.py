@@ -19,7 +19,11 @@ from lightbsr_jax.methods import network as blind
 from lightbsr_jax.methods import torch_layers
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models import torch_names
-from lightbsr_jax.training.state import TeacherState, fresh_optimizer, fresh_teacher
+from lightbsr_jax.training.state import (
+    ContrastiveState,
+    fresh_contrastive_state,
+    fresh_optimizer,
+)
 
 QUEUE_SIZE = 8192
 
@@ -82,12 +86,12 @@ def seeded_teacher(
     seed: int,
     *,
     prior_channels: int,
-) -> TeacherState:
+) -> ContrastiveState:
     """A teacher before its first step: both branches and the queue from the seed."""
 
-    def start(key: jax.Array) -> TeacherState:
+    def start(key: jax.Array) -> ContrastiveState:
         variables = initialise(network, key, prior_channels=prior_channels)
-        return fresh_teacher(variables, optimizer, key, queue_size=QUEUE_SIZE)
+        return fresh_contrastive_state(variables, optimizer, key, queue_size=QUEUE_SIZE)
 
     shapes = jax.eval_shape(start, jax.random.key(0))
     momentum = {
@@ -96,7 +100,7 @@ def seeded_teacher(
     }
     momentum = seeded(momentum, network, torch_layers.MOMENTUM, seed)
     principal = seeded_variables(network, seed, prior_channels=prior_channels)
-    return TeacherState(
+    return ContrastiveState(
         step=jnp.int32(0),
         params=principal["params"],
         batch_stats=principal["batch_stats"],
@@ -108,7 +112,9 @@ def seeded_teacher(
     )
 
 
-def teacher_tensors(state: TeacherState, network: LightBSR) -> dict[str, np.ndarray]:
+def teacher_tensors(
+    state: ContrastiveState, network: LightBSR
+) -> dict[str, np.ndarray]:
     """A teacher's float tensors by the reference's names."""
     principal = {"params": state.params, "batch_stats": state.batch_stats}
     momentum = {

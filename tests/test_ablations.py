@@ -5,7 +5,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
@@ -16,7 +15,7 @@ from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.interop import convert
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models.model import Model
-from lightbsr_jax.training import checks, loop, roles, steps
+from lightbsr_jax.training import checks, loop, setup, updates
 
 
 def small(config: ConfigDict) -> ConfigDict:
@@ -50,18 +49,17 @@ def test_presets() -> None:
 def test_contrast_without_prior() -> None:
     """T3's stage 1, by shapes: the estimator sees three channels."""
     config = small(teacher.get_config("t3"))
-    network = LightBSR(config.scale, **config.network, axis_name=steps.AXIS)
-    rate = optax.constant_schedule(1e-3)
-    role = roles.prepare(config, network, optax.scale_by_adam(), rate)
-    kernel = role.state.params["estimator"]["conv_0"]["kernel"]
+    network = LightBSR(config.scale, **config.network, axis_name=updates.AXIS)
+    ready = setup.prepare(config, network)
+    kernel = ready.state.params["estimator"]["conv_0"]["kernel"]
     assert kernel.shape == (3, 3, 3, 32)
-    batch = steps.Batch(
+    batch = updates.Batch(
         jnp.zeros((1, 4, 4, 8, 8, 3)),
         jnp.zeros((1, 4, 15)),
         jnp.zeros((1, 4, 32, 32, 3), jnp.uint8),
     )
-    update = jax.vmap(role.updates[1], (None, 0, None), axis_name=steps.AXIS)
-    _, metrics = jax.eval_shape(update, role.state, batch, {})
+    update = jax.vmap(ready.updates[1], (None, 0, None), axis_name=updates.AXIS)
+    _, metrics = jax.eval_shape(update, ready.state, batch, None)
     assert set(metrics) == {"contrastive", "gradient_norm"}
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.models.checkpoint import Checkpoints, opened
-from lightbsr_jax.training.state import Run, StudentState
+from lightbsr_jax.training.state import Run, TrainState
 
 BASIS = np.ones((441, 15), np.float32)
 
@@ -26,13 +26,13 @@ def run_at(step: int, *, averaged: bool = False, size: int = 1000) -> Run:
         return rng.standard_normal(size).astype(np.float32)
 
     return Run(
-        state=StudentState(
+        state=TrainState(
             step=np.array(step, np.int32),
             params={"a": {"kernel": numbers()}, "b": numbers()},
             batch_stats={"a": {"mean": numbers()}},
             opt_state={"a": numbers()},
         ),
-        average={"a": {"kernel": numbers()}, "b": numbers()} if averaged else {},
+        average={"a": {"kernel": numbers()}, "b": numbers()} if averaged else None,
         skipped=np.array(2, np.int32),
         skipped_in_a_row=np.array(1, np.int32),
     )

@@ -27,7 +27,7 @@ from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks.layers import Conv, Dense
 from lightbsr_jax.networks.operators import at_least_float32, global_mean, leaky_relu
 from lightbsr_jax.networks.scanned import scan_blocks
-from lightbsr_jax.training import parallel, steps
+from lightbsr_jax.training import parallel, updates
 from lightbsr_jax.training import state as states
 
 pytestmark = pytest.mark.usefixtures("highest_precision", "fourth_method")
@@ -157,13 +157,13 @@ def variables() -> dict[str, Any]:
 
 def test_it_learns() -> None:
     adam, rate = optax.scale_by_adam(), optax.constant_schedule(1e-3)
-    network = registry.make_network(CONFIG, axis_name=steps.AXIS)
-    update = steps.teacher_update(
-        network, adam, rate, stage=2, momentum=0.9, temperature=0.1
-    )
-    state = states.fresh_teacher(variables(), adam, jax.random.key(1), queue_size=8)
+    network = registry.make_network(CONFIG, axis_name=updates.AXIS)
+    learner = updates.Learner(SCALED, network, adam, rate)
+    update = updates.contrastive_update(learner, stage=2, momentum=0.9, temperature=0.1)
+    key = jax.random.key(1)
+    state = states.fresh_contrastive_state(variables(), adam, key, queue_size=8)
     rng = np.random.default_rng(0)
-    batch = steps.Batch(
+    batch = updates.Batch(
         lr=rng.random((4, 2, 8, 8, 3), np.float32),
         prior=np.zeros((4, 15), np.float32),
         hr=np.full((4, 32, 32, 3), 200, np.uint8),
@@ -171,7 +171,7 @@ def test_it_learns() -> None:
     step = parallel.on_one_device(update, jax.devices()[0])
     measured = []
     for _ in range(8):
-        state, metrics = step(state, batch, {})
+        state, metrics = step(state, batch, None)
         measured.append(float(metrics["reconstruction"]))
     assert measured[-1] < 0.8 * measured[0]
 

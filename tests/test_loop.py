@@ -25,7 +25,7 @@ from lightbsr_jax.models.model import Model
 from lightbsr_jax.training import loop
 from lightbsr_jax.training.checks import check
 from lightbsr_jax.training.loop import train
-from lightbsr_jax.training.steps import AXIS
+from lightbsr_jax.training.updates import AXIS
 
 IMAGES = 6
 

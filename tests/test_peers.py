@@ -37,7 +37,14 @@ from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks import complexity, operators, plain
 from lightbsr_jax.parity import case as cases
 from lightbsr_jax.parity import compare, ours
-from lightbsr_jax.training import checks, contrast, losses, roles, schedules, steps
+from lightbsr_jax.training import (
+    checks,
+    contrast,
+    losses,
+    schedules,
+    setup,
+    updates,
+)
 from lightbsr_jax.training import state as states
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
@@ -448,19 +455,19 @@ def learning(before: Any, after: Any) -> set[str]:
     return {name for name in before.params if changed(name)}
 
 
-def batch_of(crops: int) -> steps.Batch:
+def batch_of(crops: int) -> updates.Batch:
     rng = np.random.default_rng(0)
-    return steps.Batch(
+    return updates.Batch(
         lr=rng.random((1, 4, crops, 8, 8, 3), np.float32),
         prior=np.zeros((1, 4, 18), np.float32),
         hr=rng.integers(256, size=(1, 4, 16, 16, 3), dtype=np.uint8),
     )
 
 
-def stepped(update: steps.Update, state: Any, crops: int, teacher: Any) -> Any:
+def stepped(update: updates.Update, state: Any, crops: int, teacher: Any) -> Any:
     step = jax.pmap(
         update,
-        steps.AXIS,
+        updates.AXIS,
         in_axes=(None, 0, None),
         out_axes=None,
         devices=jax.devices()[:1],
@@ -474,7 +481,7 @@ def test_kdsr_student_learns_by_stage() -> None:
     teacher = random_variables(CONFIGS["kdsr teacher"])
     fresh = random_variables(CONFIGS["kdsr student"], seed=1)
     variables = states.inherit(fresh, teacher, registry.METHODS["kdsr"].inherited)
-    state = states.fresh_student(variables, ADAM)
+    state = states.fresh_train_state(variables, ADAM)
     assert not learning(
         state,
         state.replace(
@@ -482,7 +489,10 @@ def test_kdsr_student_learns_by_stage() -> None:
         ),
     )
     make = partial(
-        steps.student_update, network, ADAM, RATE, temperature=0.15, l1_weight=0.0
+        updates.distillation_update,
+        updates.Learner(registry.METHODS["kdsr"], network, ADAM, RATE),
+        temperature=0.15,
+        l1_weight=0.0,
     )
     first, measured = stepped(make(stage=1), state, 1, teacher)
     assert learning(state, first) == {"estimator", "projector"}
@@ -510,15 +520,16 @@ def test_kdsr_student_learns_by_stage() -> None:
 
 
 def test_dasr_contrasts_the_first_crop_with_the_second() -> None:
-    network = registry.make_network(CONFIGS["dasr"], axis_name=steps.AXIS)
+    network = registry.make_network(CONFIGS["dasr"], axis_name=updates.AXIS)
     variables = random_variables(CONFIGS["dasr"])
     key = jax.random.key(0)
-    state = states.fresh_teacher(variables, ADAM, key, queue_size=8)
+    state = states.fresh_contrastive_state(variables, ADAM, key, queue_size=8)
     assert state.queue.shape == (8, 256)
-    update = steps.teacher_update(
-        network, ADAM, RATE, stage=1, momentum=0.999, temperature=1.0
+    learner = updates.Learner(registry.METHODS["dasr"], network, ADAM, RATE)
+    update = updates.contrastive_update(
+        learner, stage=1, momentum=0.999, temperature=1.0
     )
-    after, measured = stepped(update, state, 2, {})
+    after, measured = stepped(update, state, 2, None)
     assert learning(state, after) == {"estimator", "projector"}
 
     @jax.jit
@@ -582,7 +593,7 @@ def test_student_of_another_methods_teacher_is_refused() -> None:
     config = kdsr_student.get_config("demo")
     teacher = Model("teacher", 1, DASR(), {}, np.zeros(prior.BASIS_SHAPE))
     with pytest.raises(UserError, match="method is DASR, not KDSR"):
-        roles.check_teacher(config, teacher)
+        setup.check_teacher(config, teacher)
 
 
 def test_kdsr_teacher_needs_the_truth() -> None:

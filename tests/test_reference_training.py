@@ -15,9 +15,9 @@ from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.registry import METHODS
 from lightbsr_jax.models import torch_names
 from lightbsr_jax.training import state as states
-from lightbsr_jax.training import steps
+from lightbsr_jax.training import updates
 
-NETWORK = LightBSR(axis_name=steps.AXIS)
+NETWORK = LightBSR(axis_name=updates.AXIS)
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.99, eps=1e-8)
 DRIFTING = re.compile(r"\bE\.(0|3|6|9|12|15)\.bias$|running_mean$")
 RATE = optax.constant_schedule(2e-4)
@@ -25,10 +25,10 @@ RATE = optax.constant_schedule(2e-4)
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
 
-def on_one_device(update: steps.Update) -> Any:
+def on_one_device(update: updates.Update) -> Any:
     mapped = jax.pmap(
         update,
-        steps.AXIS,
+        updates.AXIS,
         in_axes=(None, 0, None),
         out_axes=None,
         devices=jax.devices()[:1],
@@ -38,11 +38,11 @@ def on_one_device(update: steps.Update) -> Any:
     )
 
 
-def updates(make: Any, **options: float) -> list[Any]:
-    return [
-        on_one_device(make(NETWORK, ADAM, RATE, stage=stage, **options))
-        for stage in (1, 2)
-    ]
+LEARNER = updates.Learner(METHODS["lightbsr"], NETWORK, ADAM, RATE)
+
+
+def stages_of(make: Any, **options: float) -> list[Any]:
+    return [on_one_device(make(LEARNER, stage=stage, **options)) for stage in (1, 2)]
 
 
 @pytest.mark.parametrize(("group", "prior_channels"), [("t1", 15), ("t2", 18)])
@@ -59,18 +59,18 @@ def test_contrastive_pass(goldens, group: str, prior_channels: int) -> None:
         NETWORK, plain, 102, prior_channels=prior_channels
     )
     update = on_one_device(
-        steps.teacher_update(
-            NETWORK,
-            plain,
-            optax.constant_schedule(-1.0),
+        updates.contrastive_update(
+            LEARNER._replace(
+                optimizer=plain, learning_rate=optax.constant_schedule(-1.0)
+            ),
             stage=1,
             momentum=0.999,
             temperature=0.07,
         )
     )
     lr = reference.nhwc(figures["lr"])
-    batch = steps.Batch(lr, jnp.asarray(figures["drp"]), jnp.zeros((8, 64, 64, 3)))
-    after, metrics = update(before, batch, {})
+    batch = updates.Batch(lr, jnp.asarray(figures["drp"]), jnp.zeros((8, 64, 64, 3)))
+    after, metrics = update(before, batch, None)
 
     np.testing.assert_allclose(metrics["contrastive"], figures["loss"], rtol=1e-6)
     moved = {
@@ -136,14 +136,14 @@ def test_traces(goldens) -> None:
     def run(state: Any, stages: list[Any], teacher: Any, names: list[str]) -> Any:
         losses = []
         for step in range(6):
-            batch = steps.Batch(lr[step], prior[step], hr[step])
+            batch = updates.Batch(lr[step], prior[step], hr[step])
             state, metrics = stages[step // 3](state, batch, teacher)
             losses.append([float(metrics.get(name, 0)) for name in names])
         return state, losses
 
     teacher = reference.seeded_teacher(NETWORK, ADAM, 103, prior_channels=15)
-    stages = updates(steps.teacher_update, momentum=0.999, temperature=0.07)
-    teacher, losses = run(teacher, stages, {}, ["contrastive", "reconstruction"])
+    stages = stages_of(updates.contrastive_update, momentum=0.999, temperature=0.07)
+    teacher, losses = run(teacher, stages, None, ["contrastive", "reconstruction"])
     np.testing.assert_allclose(losses, goldens["trace/teacher_losses"], rtol=1e-4)
     tensors = reference.teacher_tensors(teacher, NETWORK)
     check_tensors(tensors, goldens, "teacher", tolerance=5e-4)
@@ -151,8 +151,10 @@ def test_traces(goldens) -> None:
     variables = {"params": teacher.params, "batch_stats": teacher.batch_stats}
     fresh = reference.seeded_variables(NETWORK, 104)
     inherited = METHODS["lightbsr"].inherited
-    student = states.fresh_student(states.inherit(fresh, variables, inherited), ADAM)
-    stages = updates(steps.student_update, temperature=0.15, l1_weight=0.1)
+    student = states.fresh_train_state(
+        states.inherit(fresh, variables, inherited), ADAM
+    )
+    stages = stages_of(updates.distillation_update, temperature=0.15, l1_weight=0.1)
     names = ["spatial", "channel", "reconstruction"]
     student, losses = run(student, stages, variables, names)
     # The teacher's biases before BatchNorm went their own way (see check_tensors), and

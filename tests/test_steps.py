@@ -14,12 +14,12 @@ from lightbsr_jax.imaging import prior
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.registry import METHODS
 from lightbsr_jax.training import state as states
-from lightbsr_jax.training import steps
+from lightbsr_jax.training import steps, updates
 
 # A larger eps than the paper's: the gradient of a bias before BatchNorm is zero but for
 # rounding, and Adam would turn that rounding into full-size steps.
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.99, eps=1e-3)
-NETWORK = LightBSR(groups=1, blocks=2, axis_name=steps.AXIS)
+NETWORK = LightBSR(groups=1, blocks=2, axis_name=updates.AXIS)
 RATE = optax.constant_schedule(1e-3)
 BASIS = prior.make_basis(0)
 
@@ -27,57 +27,65 @@ BASIS = prior.make_basis(0)
 def mapped(function: Any, devices: int) -> Any:
     return jax.pmap(
         function,
-        steps.AXIS,
+        updates.AXIS,
         in_axes=(None, 0, None),
         out_axes=None,
         devices=jax.devices()[:devices],
     )
 
 
-def teacher_updates(network: LightBSR, rate: optax.Schedule) -> list[steps.Update]:
-    make = partial(steps.teacher_update, momentum=0.999, temperature=0.07)
-    return [make(network, ADAM, rate, stage=stage) for stage in (1, 2)]
+def learner(**options: Any) -> updates.Learner:
+    return updates.Learner(METHODS["lightbsr"], NETWORK, ADAM, RATE, **options)
 
 
-def student_updates(network: LightBSR, rate: optax.Schedule) -> list[steps.Update]:
-    make = partial(steps.student_update, temperature=0.15, l1_weight=0.1)
-    return [make(network, ADAM, rate, stage=stage) for stage in (1, 2)]
+def teacher_updates() -> list[updates.Update]:
+    make = partial(
+        updates.contrastive_update, learner(), momentum=0.999, temperature=0.07
+    )
+    return [make(stage=stage) for stage in (1, 2)]
 
 
-def fresh_teacher() -> states.TeacherState:
+def student_updates() -> list[updates.Update]:
+    make = partial(
+        updates.distillation_update, learner(), temperature=0.15, l1_weight=0.1
+    )
+    return [make(stage=stage) for stage in (1, 2)]
+
+
+def fresh_teacher() -> states.ContrastiveState:
     network_key, queue_key = jax.random.split(jax.random.key(0))
     variables = initialise(NETWORK, network_key, prior_channels=18)
-    return states.fresh_teacher(variables, ADAM, queue_key, queue_size=16)
+    return states.fresh_contrastive_state(variables, ADAM, queue_key, queue_size=16)
 
 
-def fresh_student() -> tuple[states.StudentState, dict[str, Any]]:
+def fresh_student() -> tuple[states.TrainState, dict[str, Any]]:
     teacher = fresh_teacher()
     variables = {"params": teacher.params, "batch_stats": teacher.batch_stats}
     fresh = initialise(NETWORK, jax.random.key(1))
     inherited = METHODS["lightbsr"].inherited
     student = states.inherit(fresh, variables, inherited)
-    return states.fresh_student(student, ADAM), variables
+    return states.fresh_train_state(student, ADAM), variables
 
 
 def run(role: str, devices: int) -> tuple[list[dict[str, float]], list[Any]]:
     """Metrics and states of six steps, the first three in stage 1, batch 4."""
     if role == "teacher":
-        updates, state, teacher = teacher_updates(NETWORK, RATE), fresh_teacher(), {}
+        stages, state, teacher = teacher_updates(), fresh_teacher(), None
     else:
-        updates = student_updates(NETWORK, RATE)
+        stages = student_updates()
         state, teacher = fresh_student()
     stages = [
         mapped(steps.degrading_step(update, setting=2, scale=4, width_max=4.0), devices)
-        for update in updates
+        for update in stages
     ]
-    fixed = steps.Fixed(3, BASIS, teacher)
+    constants = steps.Constants(3, BASIS, teacher)
     crops = np.random.default_rng(0).integers(
         256, size=(6, 4, 2 if role == "teacher" else 1, 32, 32, 3), dtype=np.uint8
     )
     metrics, history = [], [state]
     for step in range(6):
         shares = crops[step].reshape(devices, -1, *crops.shape[2:])
-        state, values = stages[step // 3](state, shares, fixed)
+        state, values = stages[step // 3](state, shares, constants)
         metrics.append({name: float(value) for name, value in values.items()})
         history.append(state)
     return metrics, history
@@ -117,9 +125,9 @@ def counting_step(state: Any, crops: jax.Array, fixed: Any) -> tuple[Any, Any]:
 
 
 def test_update_that_is_not_finite_is_counted_and_not_made() -> None:
-    step = jax.jit(steps.guarded(counting_step, ema_decay=0.5))
+    step = jax.jit(steps.skip_nonfinite(counting_step, ema_decay=0.5))
     params = {"a": jnp.float32(1)}
-    state = states.StudentState(jnp.int32(0), params, {}, jnp.float32(0))
+    state = states.TrainState(jnp.int32(0), params, {}, jnp.float32(0))
     run = states.fresh_run(state, averaged=True)
     seen = []
     for crops in (2.0, -1.0, jnp.nan, 3.0, -1.0):
@@ -133,8 +141,8 @@ def test_update_that_is_not_finite_is_counted_and_not_made() -> None:
     assert float(run.average["a"]) == pytest.approx(after_one * 5 / 14 + 6 * 9 / 14)
 
 
-def test_restoring_in_parts_gives_the_numbers_of_one() -> None:
-    """L_SR and its gradients, of a batch of 4 in one, two and four parts."""
+def test_microbatches_give_the_numbers_of_one() -> None:
+    """L_SR and its gradients, of a batch of 4 in one, two and four microbatches."""
     rng = np.random.default_rng(0)
     variables = fresh_student()[1]
     images = (
@@ -146,8 +154,8 @@ def test_restoring_in_parts_gives_the_numbers_of_one() -> None:
         rng.random((4, 6, 5, 8), np.float32),
     )
 
-    def gradients(parts: int) -> Any:
-        loss = steps.reconstruction(NETWORK, parts)
+    def gradients(count: int) -> Any:
+        loss = updates.reconstruction(learner(microbatches=count))
 
         def doubled(params: Any, modulators: Any) -> jax.Array:
             return 2 * loss(params, modulators, images)
@@ -157,10 +165,10 @@ def test_restoring_in_parts_gives_the_numbers_of_one() -> None:
 
     whole = gradients(1)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(whole[1][1]))
-    for parts in (2, 4):
+    for count in (2, 4):
         jax.tree.map(
             partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
-            gradients(parts),
+            gradients(count),
             whole,
         )
 

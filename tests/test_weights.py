@@ -27,10 +27,10 @@ from lightbsr_jax.models import torch_files
 from lightbsr_jax.models.checkpoint import Checkpoints
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.training.state import (
-    StudentState,
+    TrainState,
+    fresh_contrastive_state,
     fresh_optimizer,
     fresh_run,
-    fresh_teacher,
 )
 
 Tensors = dict[str, np.ndarray]
@@ -411,7 +411,7 @@ def test_our_own_teacher_in_the_references_names(tmp_path, caplog) -> None:
 
     def fresh(key: jax.Array) -> Any:
         variables = initialise(network, key, prior_channels=18)
-        return fresh_teacher(variables, optimizer, key, queue_size=QUEUE_SIZE)
+        return fresh_contrastive_state(variables, optimizer, key, queue_size=QUEUE_SIZE)
 
     state = random_like(jax.eval_shape(fresh, jax.random.key(0)), seed=3)
     state = state.replace(step=jnp.int32(7), queue_pointer=jnp.int32(8))
@@ -451,7 +451,7 @@ def test_our_own_teacher_in_the_references_names(tmp_path, caplog) -> None:
 def test_our_own_student_counts_its_steps(tmp_path) -> None:
     network = LightBSR(3, groups=1, blocks=1)
     variables = random_like(variable_shapes(network), seed=4)
-    state = StudentState(
+    state = TrainState(
         step=jnp.int32(7),
         opt_state=fresh_optimizer(optax.scale_by_adam(), variables["params"]),
         **variables,

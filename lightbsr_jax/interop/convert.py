@@ -31,18 +31,18 @@ from lightbsr_jax.models.model import Model
 from lightbsr_jax.models.torch_names import QUEUE, QUEUE_POINTER
 from lightbsr_jax.training import contrast
 from lightbsr_jax.training.state import (
+    ContrastiveState,
     Run,
-    StudentState,
-    TeacherState,
+    State,
+    TrainState,
     Tree,
+    fresh_contrastive_state,
     fresh_optimizer,
     fresh_run,
-    fresh_student,
-    fresh_teacher,
+    fresh_train_state,
 )
 
 Tensors = Mapping[str, np.ndarray]
-State = TeacherState | StudentState
 
 # What the published LightBSR builds, and so what it can load.
 PUBLISHED = {"groups": 8, "blocks": 8, "queue_size": 8192}
@@ -151,7 +151,7 @@ def to_file(
     config = about["config"]
     updates = int(run.state.step - run.skipped)
     counts = about.get("counters") or _counts(config, updates)
-    state = run.state.replace(params=run.average or run.state.params)
+    state = run.state.replace(params=run.evaluated)
     torch_files.write(file, to_tensors(state, config, counts))
     if basis_file is not None:
         torch_files.write_basis(basis_file, basis)
@@ -235,8 +235,8 @@ def to_state(file: str | Path, tensors: Tensors, config: Tree) -> State:
         **filled[0],
     }
     if "contrast" not in config:
-        return StudentState(**shared)
-    return TeacherState(
+        return TrainState(**shared)
+    return ContrastiveState(
         momentum_params=filled[1]["params"],
         momentum_batch_stats=filled[1]["batch_stats"],
         queue=np.ascontiguousarray(tensors[QUEUE].T),
@@ -253,7 +253,7 @@ def to_tensors(
     tensors = torch_names.mean_shift(network.IMAGE_RANGE)
     for variables, estimator in _branches(state, config):
         tensors |= torch_names.to_torch(variables, network, estimator)
-    if isinstance(state, TeacherState):
+    if isinstance(state, ContrastiveState):
         tensors[QUEUE] = np.asarray(state.queue).T
         tensors[QUEUE_POINTER] = np.array([state.queue_pointer], np.int64)
     return tensors | {name: np.array(count, np.int64) for name, count in counts.items()}
@@ -269,7 +269,7 @@ def _branches(state: State, config: Tree) -> list[tuple[Tree, str]]:
     """The variables in a training state and the reference's name of their estimator."""
     principal = {"params": state.params, "batch_stats": state.batch_stats}
     estimator = registry.of(config).roles[config["role"]]
-    if isinstance(state, StudentState):
+    if isinstance(state, TrainState):
         return [(principal, estimator)]
     momentum = {
         "params": state.momentum_params,
@@ -289,9 +289,9 @@ def _shapes(config: Tree) -> State:
     def fresh(key: jax.Array) -> State:
         variables = registry.fresh_variables(config, key)
         if "contrast" not in config:
-            return fresh_student(variables, _OPTIMIZER)
+            return fresh_train_state(variables, _OPTIMIZER)
         size = config["contrast"]["queue_size"]
-        return fresh_teacher(variables, _OPTIMIZER, key, queue_size=size)
+        return fresh_contrastive_state(variables, _OPTIMIZER, key, queue_size=size)
 
     return jax.eval_shape(fresh, jax.random.key(0))
 
@@ -330,7 +330,7 @@ def _packed_run(file: Path) -> tuple[Run, np.ndarray, Tree]:
     _run_shapes(about)  # an ablation has no counterpart
     basis = tree.pop("basis")
     tree = {"batch_stats": {}, **tree}  # KDSR has none
-    state = StudentState(step=jnp.int32(about["step"]), opt_state={}, **tree)
+    state = TrainState(step=jnp.int32(about["step"]), opt_state={}, **tree)
     return fresh_run(state, averaged=False), basis, about
 
 

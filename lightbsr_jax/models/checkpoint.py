@@ -201,14 +201,15 @@ def _checksum_of_text(about: Tree) -> int:
 
 def _divided(run: Any, basis: np.ndarray) -> tuple[Tree, Any]:
     """A run as the items `model` and `training`: nothing is written twice."""
-    state = run.state
+    state, averaged = run.state, run.average is not None
     model = {
-        "params": run.average or state.params,
+        "params": run.evaluated,
         "batch_stats": state.batch_stats,
         "basis": basis,
     }
-    params = state.params if run.average else {}
+    params = state.params if averaged else {}
     state = state.replace(params=params, batch_stats={})
+    # On disk {} stands for what is not there.
     return model, run.replace(state=state, average={})
 
 
@@ -219,7 +220,7 @@ def _joined(model: Tree, training: Any) -> tuple[Any, np.ndarray]:
         params=training.state.params if averaged else model["params"],
         batch_stats=model["batch_stats"],
     )
-    average = model["params"] if averaged else {}
+    average = model["params"] if averaged else None
     return training.replace(state=state, average=average), model["basis"]
 
 

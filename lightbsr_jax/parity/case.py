@@ -24,7 +24,7 @@ from lightbsr_jax.methods import registry
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.methods.registry import METHODS
 from lightbsr_jax.models import torch_files
-from lightbsr_jax.training.state import StudentState, TeacherState
+from lightbsr_jax.training.state import State
 
 Arrays = dict[str, np.ndarray]
 
@@ -77,7 +77,7 @@ class Case:
         """The config of a role's weights."""
         return _config(self.meta, role)
 
-    def state(self, role: str) -> TeacherState | StudentState:
+    def state(self, role: str) -> State:
         """The weights as a training state before its first step."""
         tensors = self.below(f"weights/{role}")
         return convert.to_state("the case", tensors, self.config(role))

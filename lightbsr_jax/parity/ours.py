@@ -27,18 +27,17 @@ from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.methods.torch_layers import LONE, MOMENTUM
 from lightbsr_jax.models import torch_names
 from lightbsr_jax.parity.case import Arrays, Case
-from lightbsr_jax.training import contrast, losses, steps
+from lightbsr_jax.training import contrast, losses, updates
 from lightbsr_jax.training.parallel import on_one_device
 from lightbsr_jax.training.state import (
     CONTRASTED,
-    StudentState,
-    TeacherState,
+    ContrastiveState,
+    State,
     Tree,
     fresh_optimizer,
 )
 
-State = TeacherState | StudentState
-Updates = Mapping[int, steps.Update]  # by stage
+Updates = Mapping[int, updates.Update]  # by stage
 
 # As published.
 MOMENTUM_WEIGHT = 0.999
@@ -56,14 +55,14 @@ def everything(case: Case) -> Arrays:
         for part in (degradations, scores, distillation, images):
             results |= part(case)
         for role in case.roles:
-            updates = make_updates(case, role)
+            by_stage = make_updates(case, role)
             results |= evaluation(case, role)
             results |= training(case, role)
-            results |= step(case, role, updates)
+            results |= step(case, role, by_stage)
             wide = make_updates(case, role, dtype=np.float64, backend="cpu")
             results |= trace_tensors(case, role, wide)
             if isinstance(case.network, LightBSR):
-                results |= trace_losses(case, role, updates)
+                results |= trace_losses(case, role, by_stage)
             else:
                 results |= wide_gradients(case, role, wide)
     return results
@@ -128,7 +127,7 @@ def distillation(case: Case) -> Arrays:
 def evaluation(case: Case, role: str) -> Arrays:
     """Every module's output in evaluation mode."""
     given = case.below("evaluation")
-    batch = steps.Batch(given["lr"], given["prior"], given.get("hr"))
+    batch = updates.Batch(given["lr"], given["prior"], given.get("hr"))
     seen = _seen(case, role, batch)
     variables = _variables(case.state(role))
     outputs = _outputs(case, role, variables, given["lr"], seen)
@@ -142,7 +141,7 @@ def training(case: Case, role: str) -> Arrays:
     batch = _batches(case)[0]
     seen = _seen(case, role, batch)
     lr = np.moveaxis(batch.lr, 1, 0)  # [D, B, h, w, 3]
-    if isinstance(state, StudentState):
+    if not isinstance(state, ContrastiveState):
         outputs = _outputs(case, role, variables, lr[:1], seen)
         return _named(f"{role}/training", outputs)
     pairing = contrast.pairing(registry.of(case.meta).contrasts, len(lr))
@@ -167,35 +166,34 @@ def make_updates(
 
     The backend is the default one if it is None.
     """
-    network = case.network.clone(axis_name=steps.AXIS, dtype=dtype)
+    network = case.network.clone(axis_name=updates.AXIS, dtype=dtype)
     device = jax.local_devices(backend=backend)[0]
     rate = optax.constant_schedule(case.meta["learning_rate"])
-    method = registry.of(case.meta)
-    if role == "teacher" and method.contrasts is None:
-        plain = on_one_device(steps.plain_teacher_update(network, _ADAM, rate), device)
-        return {1: plain, 2: plain}  # it has no stages
+    learner = updates.Learner(registry.of(case.meta), network, _ADAM, rate)
+    if role == "teacher" and learner.method.contrasts is None:
+        update = on_one_device(updates.supervised_update(learner), device)
+        return {1: update, 2: update}  # it has no stages
     if role != "student":
         make = partial(
-            steps.teacher_update,
+            updates.contrastive_update,
+            learner,
             momentum=MOMENTUM_WEIGHT,
             temperature=CONTRAST_TEMPERATURE,
         )
     else:
         make = partial(
-            steps.student_update,
+            updates.distillation_update,
+            learner,
             temperature=DISTILLATION_TEMPERATURE,
             l1_weight=L1_WEIGHT if isinstance(network, LightBSR) else 0.0,
         )
-    return {
-        stage: on_one_device(make(network, _ADAM, rate, stage=stage), device)
-        for stage in (1, 2)
-    }
+    return {stage: on_one_device(make(stage=stage), device) for stage in (1, 2)}
 
 
-def step(case: Case, role: str, updates: Updates) -> Arrays:
+def step(case: Case, role: str, by_stage: Updates) -> Arrays:
     """Losses, gradients and new buffers of a step of the second stage."""
     state, batches, teacher = _start(case, role, np.float32)
-    state, measured = updates[2](state, batches[0], teacher)
+    state, measured = by_stage[2](state, batches[0], teacher)
     buffers = {
         name: tensor
         for name, tensor in convert.to_tensors(state, case.config(role), {}).items()
@@ -207,7 +205,7 @@ def step(case: Case, role: str, updates: Updates) -> Arrays:
     return results | _named(f"{role}/after", buffers)
 
 
-def wide_gradients(case: Case, role: str, updates: Updates) -> Arrays:
+def wide_gradients(case: Case, role: str, by_stage: Updates) -> Arrays:
     """Gradients of a step of the second stage, in float64.
 
     Of networks full of LeakyReLUs: a value near zero that rounding moves to the other
@@ -215,7 +213,7 @@ def wide_gradients(case: Case, role: str, updates: Updates) -> Arrays:
     """
     state, batches, teacher = _start(case, role, np.float64)
     with jax.enable_x64(True):
-        state, _ = updates[2](state, batches[0], teacher)
+        state, _ = by_stage[2](state, batches[0], teacher)
     return _named(f"{role}/gradient64", _gradients(case, role, state))
 
 
@@ -226,17 +224,17 @@ def _gradients(case: Case, role: str, state: State) -> Arrays:
     return torch_names.to_torch({"params": gradients}, case.network, estimator)
 
 
-def trace_losses(case: Case, role: str, updates: Updates) -> Arrays:
+def trace_losses(case: Case, role: str, by_stage: Updates) -> Arrays:
     """The losses of training across the boundary of the stages."""
-    _, trace = _trace(case, updates, *_start(case, role, np.float32))
+    _, trace = _trace(case, by_stage, *_start(case, role, np.float32))
     return _named(f"{role}/trace/loss", trace)
 
 
-def trace_tensors(case: Case, role: str, updates: Updates) -> Arrays:
+def trace_tensors(case: Case, role: str, by_stage: Updates) -> Arrays:
     """All tensors after that training in float64, which a TPU lacks: on the CPU."""
     start = _start(case, role, np.float64)
     with jax.enable_x64(True):
-        state, trace = _trace(case, updates, *start)
+        state, trace = _trace(case, by_stage, *start)
     tensors = {
         name: tensor
         for name, tensor in convert.to_tensors(state, case.config(role), {}).items()
@@ -314,7 +312,9 @@ def _recording_adam() -> optax.GradientTransformation:
 _ADAM = _recording_adam()
 
 
-def _start(case: Case, role: str, dtype: type) -> tuple[State, list[steps.Batch], Tree]:
+def _start(
+    case: Case, role: str, dtype: type
+) -> tuple[State, list[updates.Batch], Tree | None]:
     """The state before training, the steps' batches and a student's teacher.
 
     On the host, floats of type `dtype`.
@@ -322,7 +322,7 @@ def _start(case: Case, role: str, dtype: type) -> tuple[State, list[steps.Batch]
     state = case.state(role)
     state = state.replace(opt_state=fresh_optimizer(_ADAM, state.params))
     batches = _batches(case)
-    teacher = _variables(case.state("teacher")) if role == "student" else {}
+    teacher = _variables(case.state("teacher")) if role == "student" else None
 
     def cast(x: Any) -> np.ndarray:
         x = np.asarray(x)
@@ -333,37 +333,38 @@ def _start(case: Case, role: str, dtype: type) -> tuple[State, list[steps.Batch]
 
 def _trace(
     case: Case,
-    updates: Updates,
+    by_stage: Updates,
     state: State,
-    batches: list[steps.Batch],
-    teacher: Tree,
+    batches: list[updates.Batch],
+    teacher: Tree | None,
 ) -> tuple[State, dict[str, list[Array]]]:
     """The state after all steps, and the losses of each."""
     trace: dict[str, list[Array]] = {}
     for stage, batch in zip(case.meta["stages"], batches, strict=True):
-        state, measured = updates[stage](state, batch, teacher)
+        state, measured = by_stage[stage](state, batch, teacher)
         for name, loss in _losses(measured).items():
             trace.setdefault(name, []).append(loss)
     return state, trace
 
 
-def _batches(case: Case) -> list[steps.Batch]:
+def _batches(case: Case) -> list[updates.Batch]:
     """Those of the steps of training."""
     given = case.below("training")
     return [
-        steps.Batch(*(given[name][index] for name in steps.Batch._fields))
+        updates.Batch(*(given[name][index] for name in updates.Batch._fields))
         for index in range(len(case.meta["stages"]))
     ]
 
 
-def _seen(case: Case, role: str, batch: steps.Batch) -> Array | None:
+def _seen(case: Case, role: str, batch: updates.Batch) -> Array | None:
     """What the role's estimator sees beside LR images."""
     if role != "teacher":
         return None
-    return np.asarray(steps.privileged(case.network, batch), np.float32)
+    seen = updates.privileged(registry.of(case.meta), batch)
+    return np.asarray(seen, np.float32)
 
 
-def _losses(measured: steps.Metrics) -> steps.Metrics:
+def _losses(measured: updates.Metrics) -> updates.Metrics:
     return {n: value for n, value in measured.items() if n != "gradient_norm"}
 
 

@@ -16,7 +16,7 @@ from lightbsr_jax.methods.network import UPSCALER_STEPS
 
 # Fields and groups with which a run may go on changed. Of the data and the teacher it
 # is the content that counts, not the path.
-FREE = (
+RESUMABLE = (
     "data.hr",
     "data.resident",
     "data.threads",
@@ -151,11 +151,11 @@ def check_room(workdir: Path, size: int) -> None:
         )
 
 
-def counting(identity: dict[str, Any]) -> dict[str, Any]:
+def fixed_fields(identity: dict[str, Any]) -> dict[str, Any]:
     """What of a run's identity must stay the same, by names that users know."""
     fields = flatten_dict(identity["config"], sep=".")
     return {
-        **{f"config.{k}": v for k, v in fields.items() if not k.startswith(FREE)},
+        **{f"config.{k}": v for k, v in fields.items() if not k.startswith(RESUMABLE)},
         "the images of config.data.hr": identity["images"],
         "the weights of config.distillation.teacher": identity["teacher"],
     }
@@ -168,7 +168,7 @@ def check_resumable(saved: dict[str, Any], now: dict[str, Any], workdir: Path) -
             f"{workdir} holds converted weights, which a run would replace: give it "
             "another --workdir"
         )
-    saved, now = counting(saved), counting(now)
+    saved, now = fixed_fields(saved), fixed_fields(now)
     problems = [
         f"{field}: was {saved.get(field)!r}, is {now.get(field)!r}"
         for field in sorted(saved | now)

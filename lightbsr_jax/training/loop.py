@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from lightbsr_jax import atomic
@@ -21,25 +20,26 @@ from lightbsr_jax.errors import Interrupted, UserError
 from lightbsr_jax.methods import registry
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.models.checkpoint import Checkpoints, plain
-from lightbsr_jax.training import parallel, roles, schedules
+from lightbsr_jax.training import parallel, schedules
 from lightbsr_jax.training.checks import (
     check,
     check_resumable,
     check_room,
     check_workdir,
-    counting,
+    fixed_fields,
 )
 from lightbsr_jax.training.interruption import Interruption
 from lightbsr_jax.training.log import Log
+from lightbsr_jax.training.setup import Setup, prepare
 from lightbsr_jax.training.state import Run, fresh_run
 from lightbsr_jax.training.steps import (
-    AXIS,
-    Fixed,
+    Constants,
     Step,
     cropping_step,
     degrading_step,
-    guarded,
+    skip_nonfinite,
 )
+from lightbsr_jax.training.updates import AXIS
 from lightbsr_jax.training.validation import validation
 
 TIMED_STEPS = 8  # of each stage, for config.minutes
@@ -94,42 +94,43 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         config.schedule.steps_per_epoch = fitting_steps_per_epoch(
             config, workdir if begun else None, network, batches
         )
-    role, steps = prepare(config, network)
-    run = fresh_run(role.state, averaged=config.ema_decay > 0)
+    setup = prepare(config, network)
+    steps = make_steps(config, setup)
+    run = fresh_run(setup.state, averaged=config.ema_decay > 0)
     identity = {
         "config": plain(config),
         "images": source.fingerprint,
-        "teacher": role.teacher_checksum,
+        "teacher": setup.teacher and setup.teacher.checksum,
     }
-    parallel.check_same(counting(identity))
+    parallel.check_same(fixed_fields(identity))
 
     check_room(workdir, sum(leaf.nbytes for leaf in jax.tree.leaves(run)))
     start, unlogged = 0, []
     if begun:
-        run, about = resume(checkpoints, run, role.basis, identity)
+        run, about = resume(checkpoints, run, setup.basis, identity)
         start, unlogged = int(run.state.step), about["unlogged"]
         batches.set_state(about["batches"])
-    elif parallel.leads():
+    elif parallel.is_main_process():
         text = json.dumps(identity["config"], indent=1)
         atomic.write_text(workdir / "config.json", text + "\n")
     parallel.check_same({f"the newest checkpoint's step in {workdir}": start})
 
     run = parallel.replicate(run)
-    fixed = fixed_inputs(config, role, batches)
+    constants = constants_on_devices(config, setup, batches)
     boundary = config.schedule.stage1_epochs * config.schedule.steps_per_epoch
     total = boundary + config.schedule.stage2_epochs * config.schedule.steps_per_epoch
 
-    validate = validation(config, role.basis)
-    log = Log(workdir, start=start, total=total, quiet=not parallel.leads())
+    validate = validation(config, setup.basis)
+    log = Log(workdir, start=start, total=total, quiet=not parallel.is_main_process())
     log.say(
         f"{registry.called(config)}, setting {config.setting}, x{config.scale}: steps "
         f"{start} to {total} (stage 2 from {boundary}) on {jax.device_count()} "
         f"{jax.devices()[0].device_kind} device(s) of {jax.process_count()} "
         f"process(es), {len(source)} images from {config.data.hr}, into {workdir}"
     )
-    if role.teacher:
+    if setup.teacher is not None:
         log.say(
-            f"distilled from {config.distillation.teacher} after {role.teacher_step} "
+            f"distilled from {config.distillation.teacher} after {setup.teacher.step} "
             "updates"
         )
     learning_rate = schedules.of(config.schedule)
@@ -147,7 +148,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         with Interruption() as interruption:
             for step in range(start + 1, total + 1):
                 stage = 1 if step <= boundary else 2
-                run, metrics = steps[stage](run, next(batches), fixed)
+                run, metrics = steps[stage](run, next(batches), constants)
                 unlogged.append(metrics)
                 log.advance(step)
                 # Steps are only queued up here: wait for the one before the last, so
@@ -171,7 +172,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
                         "batches": batches.get_state(),
                         "unlogged": unlogged,
                     }
-                    checkpoints.save(run, role.basis, about)
+                    checkpoints.save(run, setup.basis, about)
                 if interrupted:
                     checkpoints.wait()
                     raise Interrupted(
@@ -192,31 +193,31 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
             log.say(f"not used: {reason}")
 
 
-def prepare(config: ConfigDict, network: BlindNetwork) -> tuple[roles.Role, Steps]:
-    """The config's role, and its steps on all devices by stage."""
-    learning_rate = schedules.of(config.schedule)
-    role = roles.prepare(
-        config, network, optax.scale_by_adam(**config.adam), learning_rate
-    )
+def make_steps(config: ConfigDict, setup: Setup) -> Steps:
+    """The run's steps on all devices, by stage."""
     steps = {}
-    for stage, update in role.updates.items():
+    for stage, update in setup.updates.items():
         step = degrading_step(
             update,
             setting=config.setting,
             scale=config.scale,
             width_max=config.degradation.width_max,
         )
-        step = guarded(step, ema_decay=config.ema_decay)
+        step = skip_nonfinite(step, ema_decay=config.ema_decay)
         if config.data.resident:
             step = cropping_step(step, size=config.data.lr_crop * config.scale)
         steps[stage] = parallel.over_devices(step)
-    return role, steps
+    return steps
 
 
-def fixed_inputs(config: ConfigDict, role: roles.Role, batches: Batches) -> Any:
-    """What the steps take beside run and batch, on all devices."""
-    fixed = parallel.replicate(Fixed(config.seed, role.basis, role.teacher))
-    return (fixed, batches.pixels) if config.data.resident else fixed
+def constants_on_devices(
+    config: ConfigDict, setup: Setup, batches: Batches
+) -> Constants:
+    """What the steps take beside run and batch."""
+    constants = parallel.replicate(setup.constants(config.seed))
+    if isinstance(batches, ResidentBatches):
+        constants = constants._replace(pixels=batches.pixels)
+    return constants
 
 
 def fitting_steps_per_epoch(
@@ -233,24 +234,27 @@ def fitting_steps_per_epoch(
         # Converted weights have no schedule; that they cannot go on is told later.
         begun_with = json.loads(text).get("schedule", config.schedule)
         return begun_with["steps_per_epoch"]
-    role, steps = prepare(config, network)
-    fixed = fixed_inputs(config, role, batches)
+    setup = prepare(config, network)
+    steps = make_steps(config, setup)
+    constants = constants_on_devices(config, setup, batches)
     start = batches.get_state()
     seconds = 0.0  # that all epochs take with one step each
     for stage, step in steps.items():
-        run = fresh_run(role.state, averaged=config.ema_decay > 0)
-        taken = seconds_per_step(step, parallel.replicate(run), batches, fixed)
+        run = fresh_run(setup.state, averaged=config.ema_decay > 0)
+        taken = seconds_per_step(step, parallel.replicate(run), batches, constants)
         seconds += config.schedule[f"stage{stage}_epochs"] * taken
     batches.set_state(start)
-    return parallel.of_first(max(1, int(60 * config.minutes / seconds)))
+    return parallel.broadcast_from_main(max(1, int(60 * config.minutes / seconds)))
 
 
-def seconds_per_step(step: Step, run: Run, batches: Batches, fixed: Any) -> float:
+def seconds_per_step(
+    step: Step, run: Run, batches: Batches, constants: Constants
+) -> float:
     """The median of some steps from `run` on, compiled before."""
     times = []
     for _ in range(1 + TIMED_STEPS):
         began = time.monotonic()
-        run, metrics = step(run, next(batches), fixed)
+        run, metrics = step(run, next(batches), constants)
         jax.block_until_ready(metrics)
         times.append(time.monotonic() - began)
     return median(times[1:])

@@ -17,7 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lightbsr_jax.compilation import training_pmap
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.training.steps import AXIS, Step, Update
+from lightbsr_jax.training.steps import Step
+from lightbsr_jax.training.updates import AXIS, Update
 
 
 def over_devices(step: Step) -> Step:
@@ -80,12 +81,12 @@ def on_first_device(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
-def leads() -> bool:
-    """Whether this process is the one that logs and measures."""
+def is_main_process() -> bool:
+    """Whether this process is the one that logs, measures and writes."""
     return jax.process_index() == 0
 
 
-def of_first(number: int) -> int:
+def broadcast_from_main(number: int) -> int:
     """The first process's `number`, in all of them."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 

@@ -21,11 +21,18 @@ CONTRASTED = ("estimator", "projector")  # what the momentum branch has a copy o
 
 
 @flax.struct.dataclass
-class TeacherState:
-    """Training by contrast: the network, the momentum branch and the queue.
+class TrainState:
+    """Training without contrast; a student's frozen teacher is not a part of it."""
 
-    LightBSR's teacher and DASR learn so.
-    """
+    step: Array  # int32, updates done
+    params: Tree
+    batch_stats: Tree
+    opt_state: Tree
+
+
+@flax.struct.dataclass
+class ContrastiveState:
+    """Training by contrast: the network, the momentum branch and the queue."""
 
     step: Array  # int32, updates done
     params: Tree
@@ -37,32 +44,27 @@ class TeacherState:
     opt_state: Tree
 
 
-@flax.struct.dataclass
-class StudentState:
-    """A student's training; the frozen teacher is an argument of its step.
-
-    And that of KDSR's teacher, which contrasts nothing.
-    """
-
-    step: Array  # int32, updates done
-    params: Tree
-    batch_stats: Tree
-    opt_state: Tree
+State = TrainState | ContrastiveState
 
 
 @flax.struct.dataclass
 class Run:
     """A training state, and what keeps a long run out of trouble."""
 
-    state: TeacherState | StudentState
-    average: Tree  # EMA of the parameters, for evaluation; {} without
+    state: State
+    average: Tree | None  # EMA of the parameters, for evaluation; None without
     skipped: Array  # int32, updates that were not finite and so not made
     skipped_in_a_row: Array  # int32, of them the last ones
 
+    @property
+    def evaluated(self) -> Tree:
+        """The parameters to evaluate: their average, if there is one."""
+        return self.state.params if self.average is None else self.average
 
-def fresh_run(state: TeacherState | StudentState, *, averaged: bool) -> Run:
+
+def fresh_run(state: State, *, averaged: bool) -> Run:
     """A run before its first step; the average starts as a copy."""
-    average = state.params if averaged else {}
+    average = state.params if averaged else None
     return Run(state, average, jnp.int32(0), jnp.int32(0))
 
 
@@ -71,20 +73,20 @@ def fresh_optimizer(optimizer: optax.GradientTransformation, params: Tree) -> Tr
     return {name: optimizer.init(module) for name, module in params.items()}
 
 
-def fresh_teacher(
+def fresh_contrastive_state(
     variables: Tree,
     optimizer: optax.GradientTransformation,
     key: Array,
     *,
     queue_size: int,
-) -> TeacherState:
+) -> ContrastiveState:
     """Training by contrast before its first step, with {"params", "batch_stats"}.
 
     The momentum branch starts as a copy; `key` is the queue's.
     """
     params, batch_stats = variables["params"], variables["batch_stats"]
     embedding = params["projector"]["output"]["kernel"].shape[-1]
-    return TeacherState(
+    return ContrastiveState(
         step=jnp.int32(0),
         params=params,
         batch_stats=batch_stats,
@@ -96,11 +98,11 @@ def fresh_teacher(
     )
 
 
-def fresh_student(
+def fresh_train_state(
     variables: Tree, optimizer: optax.GradientTransformation
-) -> StudentState:
-    """Other training before its first step, with {"params", "batch_stats"}."""
-    return StudentState(
+) -> TrainState:
+    """Training before its first step, with {"params", "batch_stats"}."""
+    return TrainState(
         step=jnp.int32(0),
         params=variables["params"],
         batch_stats=variables["batch_stats"],

@@ -24,7 +24,7 @@ def validation(
 
     The first process measures.
     """
-    if not config.validation.hr or not parallel.leads():
+    if not config.validation.hr or not parallel.is_main_process():
         return lambda step, run, log: None
     images = first_images(config.validation.hr, config.validation.images)
     tested = cases.make(config.setting)
@@ -51,8 +51,7 @@ def validation(
 
     def validate(step: int, run: Run, log: Log) -> None:
         state = run.state
-        params = run.average or state.params
-        variables = {"params": params, "batch_stats": state.batch_stats}
+        variables = {"params": run.evaluated, "batch_stats": state.batch_stats}
         variables = parallel.on_first_device(variables)
         model = Model(
             config.role,

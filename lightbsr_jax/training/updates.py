@@ -1,0 +1,403 @@
+"""The updates: what one device learns from its share of a degraded batch.
+
+An update takes LR images and makes the gradient step. It runs under the named axis
+AXIS, over which gradients, losses and statistics are averaged and keys gathered, so
+that N devices give the numbers of one with the same global batch. A stage is an update
+of its own: what does not learn is neither differentiated nor touched.
+
+A device may restore its share of the batch in microbatches, for want of memory. The
+estimator, which alone has statistics over the batch, and the queue always see all of
+it: the numbers are those of one microbatch.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from lightbsr_jax.methods.network import BlindNetwork
+from lightbsr_jax.methods.registry import Method
+from lightbsr_jax.training import contrast, losses
+from lightbsr_jax.training.state import CONTRASTED, ContrastiveState, TrainState, Tree
+
+AXIS = "data"
+Metrics = dict[str, Array]
+
+
+class Batch(NamedTuple):
+    """A device's share of what an update learns from."""
+
+    lr: Array  # [B, D, h, w, 3], D crops of each image
+    prior: Array  # [B, P], of the degradation that the crops of an image share
+    hr: Array  # [B, H, W, 3] in 0..255, of crop 1
+
+
+# Of a state, a batch and a student's teacher {"params", "batch_stats"}, None without:
+# the new state and what was measured.
+Update = Callable[[Any, Batch, Tree | None], tuple[Any, Metrics]]
+
+
+class Learner(NamedTuple):
+    """What learns, and how it takes its steps."""
+
+    method: Method
+    network: BlindNetwork  # with AXIS, over which BatchNorm's statistics are taken
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    microbatches: int = 1  # of a device's share of the batch, for want of memory
+    sees_prior: bool = True  # the estimator of a teacher, where the method's may
+
+    def privileged(self, batch: Batch) -> Array | None:
+        """The input of the teacher's estimator besides the LR images."""
+        return privileged(self.method, batch, sees_prior=self.sees_prior)
+
+
+def contrastive_update(
+    learner: Learner, *, stage: int, momentum: float, temperature: float
+) -> Update:
+    """The update of training by contrast, of a ContrastiveState.
+
+    Stage 1 minimises L_CL with the estimator and projector, stage 2 L_SR + L_CL with
+    everything.
+    """
+    network, contrasts = learner.network, learner.method.contrasts
+    if contrasts is None:
+        raise ValueError(f"{learner.method.title} contrasts nothing")
+    objective = _contrastive_objective(learner, stage=stage, temperature=temperature)
+
+    def update(
+        state: ContrastiveState, batch: Batch, _: Tree | None
+    ) -> tuple[ContrastiveState, Metrics]:
+        lr = jnp.moveaxis(batch.lr, 1, 0)  # [D, B, h, w, 3]
+        seen = learner.privileged(batch)
+        pairing = contrast.pairing(contrasts, len(lr))
+        learning = CONTRASTED if stage == 1 else tuple(state.params)
+
+        followed = {name: state.params[name] for name in CONTRASTED}
+        momentum_params = optax.incremental_update(
+            followed, state.momentum_params, 1 - momentum
+        )
+        lr_keys, stats = lr[pairing.keys], state.momentum_batch_stats
+        _, keys, momentum_batch_stats = _embed(
+            network, momentum_params, stats, lr_keys, seen, range(len(lr_keys))
+        )
+
+        given = _Contrasted(lr, seen, pairing, keys, batch.hr)
+        learnt = {name: state.params[name] for name in learning}
+        gradients, (metrics, batch_stats) = jax.grad(objective, has_aux=True)(
+            learnt, state, given
+        )
+        params, opt_state, norm = apply_gradients(learner, state, gradients)
+        new_keys = lax.all_gather(keys[0], AXIS, tiled=True)
+        queue, pointer = contrast.enqueue(state.queue, state.queue_pointer, new_keys)
+        state = ContrastiveState(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            momentum_params=momentum_params,
+            momentum_batch_stats=momentum_batch_stats,
+            queue=queue,
+            queue_pointer=pointer,
+            opt_state=opt_state,
+        )
+        return state, lax.pmean(metrics, AXIS) | {"gradient_norm": norm}
+
+    return update
+
+
+class _Contrasted(NamedTuple):
+    """What the contrastive objective holds against the queries."""
+
+    lr: Array  # [D, B, h, w, 3]
+    seen: Array | None  # beside them, by the estimator
+    pairing: contrast.Pairing
+    keys: Array  # [keys, B, C]
+    hr: Array  # [B, H, W, 3]
+
+
+def _contrastive_objective(
+    learner: Learner, *, stage: int, temperature: float
+) -> Callable[
+    [Tree, ContrastiveState, _Contrasted], tuple[Array, tuple[Metrics, Tree]]
+]:
+    """L_CL, from stage 2 on with L_SR, of what learns; with metrics and statistics."""
+    network, reconstruct = learner.network, reconstruction(learner)
+
+    def objective(
+        learnt: Tree, state: ContrastiveState, given: _Contrasted
+    ) -> tuple[Array, tuple[Metrics, Tree]]:
+        params = {**state.params, **learnt}
+        lr, pairing = given.lr, given.pairing
+        idr, queries, batch_stats = _embed(
+            network,
+            params,
+            state.batch_stats,
+            lr[pairing.queries],
+            given.seen,
+            pairing.visits,
+        )
+        metrics = {
+            "contrastive": contrast.contrastive_loss(
+                queries,
+                given.keys,
+                state.queue,
+                temperature=temperature,
+                positives=pairing.positives,
+            )
+        }
+        if stage == 2:
+            modulators = network.apply(
+                {"params": params}, idr[0], lr.shape[2:4], method="convert"
+            )
+            metrics["reconstruction"] = reconstruct(
+                params, modulators, (lr[0], given.hr)
+            )
+        return _total(metrics), (metrics, batch_stats)
+
+    return objective
+
+
+def _embed(
+    network: BlindNetwork,
+    params: Tree,
+    batch_stats: Tree,
+    lr: Array,
+    seen: Array | None,
+    visits: Sequence[int],
+) -> tuple[Array, Array, Tree]:
+    """IDRs and unit embeddings [D, B, ...] of crops, and the new statistics."""
+    idr, new = _encode(network, params, batch_stats, lr, seen, visits)
+    flat = idr.reshape(-1, *idr.shape[2:])
+    embeddings = network.apply({"params": params}, flat, method="project")
+    embeddings = contrast.normalise(embeddings).reshape(*idr.shape[:2], -1)
+    return idr, embeddings, new
+
+
+def _encode(
+    network: BlindNetwork,
+    params: Tree,
+    batch_stats: Tree,
+    lr: Array,
+    seen: Array | None,
+    visits: Sequence[int],
+) -> tuple[Array, Tree]:
+    """IDRs of crops [D, B, h, w, 3] in training mode, and the new statistics."""
+    idr, new = network.apply(
+        {"params": params, "batch_stats": batch_stats},
+        lr,
+        seen,
+        visits=visits,
+        method="encode",
+        mutable="batch_stats",
+    )
+    return idr, new.get("batch_stats", {})  # some estimators have none
+
+
+def _total(metrics: Metrics) -> Array:
+    return reduce(operator.add, metrics.values())
+
+
+def supervised_update(learner: Learner) -> Update:
+    """The update that minimises L_SR alone, with everything.
+
+    Of either state: a momentum branch and queue stay as they are.
+    """
+    network, reconstruct = learner.network, reconstruction(learner)
+
+    def update(state: Any, batch: Batch, _: Tree | None) -> tuple[Any, Metrics]:
+        seen = learner.privileged(batch)
+        lr = batch.lr[:, 0]
+
+        def objective(params: Tree) -> tuple[Array, Tree]:
+            idr, batch_stats = _encode(
+                network, params, state.batch_stats, lr[None], seen, (0,)
+            )
+            modulators = network.apply(
+                {"params": params}, idr[0], lr.shape[1:3], method="convert"
+            )
+            return reconstruct(params, modulators, (lr, batch.hr)), batch_stats
+
+        (loss, batch_stats), gradients = jax.value_and_grad(objective, has_aux=True)(
+            state.params
+        )
+        params, opt_state, norm = apply_gradients(learner, state, gradients)
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        metrics = {"reconstruction": loss}
+        return state, lax.pmean(metrics, AXIS) | {"gradient_norm": norm}
+
+    return update
+
+
+def distillation_update(
+    learner: Learner, *, stage: int, temperature: float, l1_weight: float
+) -> Update:
+    """The update of a student, of a TrainState, on one crop an image.
+
+    Stage 1 minimises L_DL with what makes the representation, stage 2 L_SR + L_DL with
+    everything. `learner.sees_prior` is of the teacher, as it was trained.
+    """
+    network, distilled = learner.network, learner.method.distilled
+    objective = _distillation_objective(
+        learner, stage=stage, temperature=temperature, l1_weight=l1_weight
+    )
+
+    def update(
+        state: TrainState, batch: Batch, teacher: Tree | None
+    ) -> tuple[TrainState, Metrics]:
+        if teacher is None:
+            raise ValueError("a student's update is given its teacher")
+        lr, seen = batch.lr[:, 0], learner.privileged(batch)
+        idr = network.apply(teacher, lr, seen, method="encode")
+        _, target = _represent(learner, teacher["params"], idr, lr.shape[1:3])
+
+        learning = distilled if stage == 1 else tuple(state.params)
+        learnt = {name: state.params[name] for name in learning}
+        gradients, (metrics, batch_stats) = jax.grad(objective, has_aux=True)(
+            learnt, state, (lr, batch.hr), target
+        )
+        params, opt_state, norm = apply_gradients(learner, state, gradients)
+        state = TrainState(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return state, lax.pmean(metrics, AXIS) | {"gradient_norm": norm}
+
+    return update
+
+
+def _distillation_objective(
+    learner: Learner, *, stage: int, temperature: float, l1_weight: float
+) -> Callable[..., tuple[Array, tuple[Metrics, Tree]]]:
+    """L_DL, from stage 2 on with L_SR, of what learns; with metrics and statistics."""
+    network, reconstruct = learner.network, reconstruction(learner)
+
+    def objective(
+        learnt: Tree,
+        state: TrainState,
+        images: tuple[Array, Array],
+        target: tuple[Array, ...],
+    ) -> tuple[Array, tuple[Metrics, Tree]]:
+        params = {**state.params, **learnt}
+        lr, _ = images
+        idr, batch_stats = _encode(
+            network, params, state.batch_stats, lr[None], None, (0,)
+        )
+        modulators, own = _represent(learner, params, idr[0], lr.shape[1:3])
+        metrics = {}
+        if stage == 2:
+            metrics["reconstruction"] = reconstruct(params, modulators, images)
+        if len(own) > 1:
+            metrics["spatial"] = losses.spatial_distillation(target[1], own[1])
+        metrics["channel"] = losses.channel_distillation(
+            target[0], own[0], temperature=temperature, l1_weight=l1_weight
+        )
+        return _total(metrics), (metrics, batch_stats)
+
+    return objective
+
+
+def _represent(
+    learner: Learner, params: Tree, idr: Array, size: tuple[int, ...]
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """The modulators, and of them or before them what is distilled."""
+    network = learner.network
+    modulators = network.apply({"params": params}, idr, size, method="convert")
+    if "converter" in learner.method.distilled:  # R_c and R_s
+        return modulators, modulators
+    feature = network.apply({"params": params}, idr, method="project")
+    return modulators, (feature,)
+
+
+def privileged(
+    method: Method, batch: Batch, *, sees_prior: bool = True
+) -> Array | None:
+    """The input of a teacher's estimator besides the LR images; None for none.
+
+    Without `sees_prior` a prior of no numbers, which adds no channel to them.
+    """
+    kind = method.privileged
+    if kind == "hr":
+        return batch.hr.astype(batch.lr.dtype) / 255
+    if kind == "prior":
+        return batch.prior if sees_prior else batch.prior[:, :0]
+    return None
+
+
+def reconstruction(learner: Learner) -> Callable[..., Array]:
+    """L_SR of (params, modulators, (lr, hr)), over one microbatch after another."""
+    network, pixel_range = learner.network, learner.method.loss_range
+
+    def loss(
+        params: Tree, modulators: tuple[Array, ...], images: tuple[Array, Array]
+    ) -> Array:
+        lr, hr = images
+        sr = network.apply({"params": params}, lr, *modulators, method="upscale")
+        return losses.reconstruction(sr, hr, pixel_range=pixel_range)
+
+    return microbatched(loss, learner.microbatches)
+
+
+def apply_gradients(
+    learner: Learner, state: TrainState | ContrastiveState, gradients: Tree
+) -> tuple[Tree, Tree, Array]:
+    """New parameters and optimiser states, and the norm of all gradients.
+
+    Modules without a gradient stay as they are.
+    """
+    gradients = lax.pmean(gradients, AXIS)
+    rate = learner.learning_rate(state.step)
+    params, opt_state = dict(state.params), dict(state.opt_state)
+    for name, gradient in gradients.items():
+        update, opt_state[name] = learner.optimizer.update(gradient, opt_state[name])
+        update = jax.tree.map(lambda u: -rate * u, update)
+        params[name] = optax.apply_updates(params[name], update)
+    return params, opt_state, optax.tree.norm(gradients)
+
+
+def microbatched(loss: Callable[..., Array], count: int) -> Callable[..., Array]:
+    """`loss(params, inputs, data)`, a mean over images, in `count` microbatches.
+
+    `inputs` and `data` are trees of arrays with the images' axis first. A microbatch's
+    gradients, of `params` and `inputs`, are computed with its loss: of its activations
+    nothing is kept, and nothing is computed twice.
+    """
+    if count == 1:
+        return loss
+
+    def with_gradients(params: Tree, inputs: Any, data: Any) -> tuple[Array, Any]:
+        def add(total: Any, images: Any) -> tuple[Any, Any]:
+            gradient = jax.value_and_grad(loss, argnums=(0, 1))
+            value, (of_params, of_inputs) = gradient(params, *images)
+            return jax.tree.map(jnp.add, total, (value, of_params)), of_inputs
+
+        cut = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), (inputs, data))
+        zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+        total, of_inputs = lax.scan(add, zero, cut)
+        value, of_params = jax.tree.map(lambda x: x / count, total)
+        of_inputs = jax.tree.map(
+            lambda x: x.reshape(-1, *x.shape[2:]) / count, of_inputs
+        )
+        return value, (of_params, of_inputs)
+
+    @jax.custom_vjp
+    def mean(params: Tree, inputs: Any, data: Any) -> Array:
+        return with_gradients(params, inputs, data)[0]
+
+    def backward(gradients: Any, outer: Array) -> tuple[Any, Any, None]:
+        of_params, of_inputs = jax.tree.map(lambda x: outer * x, gradients)
+        return of_params, of_inputs, None
+
+    mean.defvjp(with_gradients, backward)
+    return mean
