@@ -4,7 +4,7 @@ A method is a folder methods/NAME/ and a config (configs/NAME.py). The folder ha
 network (an estimator, projector, converter and restorer under these names), its layers'
 names in torch, and the `METHOD` that describes it. A run's config names the method
 (`method`; LightBSR where it does not), the role, and by its groups `contrast` and
-`distillation` the update that trains it (training/roles.py). All else is shared.
+`distillation` the update that trains it (training/setup.py). All else is shared.
 `METHODS` is everything there is; a fourth method is a fourth entry.
 """
 
