@@ -6,7 +6,6 @@ they are absent.
 
 import gc
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +18,7 @@ import jax
 import numpy as np
 import pytest
 from absl import logging
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+from helpers.machine import SHARED
 
 
 @pytest.fixture(scope="session")
@@ -67,13 +65,6 @@ def compiled_programs_given_back() -> Iterator[None]:
     yield
     jax.clear_caches()
     gc.collect()
-
-
-def unused_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(autouse=True)

@@ -5,17 +5,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import unused_port
-from goldens import initialise
+from helpers.goldens import initialise
+from helpers.machine import unused_port
+from helpers.pictures import picture, save
 from jax import Array
-from PIL import Image
 
 from lightbsr_jax import compilation
 from lightbsr_jax.evaluation import benchmark, cases, published
@@ -30,17 +29,6 @@ SCALE = 4
 METHODS = {"bicubic": Bicubic(SCALE)}
 NOISY = cases.make(2, kernels=[(2, 1, 10)], noise_levels=[10])
 SIGMAS = cases.make(1, sigmas=[1.2, 2.4])
-
-
-def picture(seed: int, height: int = 24, width: int = 28) -> np.ndarray:
-    """A smooth random image, so that PSNR is that of a photograph."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height)))
-
-
-def save(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
 
 
 @pytest.fixture(scope="module")
@@ -127,12 +115,14 @@ HOST = """
 import sys
 import jax
 jax.distributed.initialize("localhost:{port}", 2, int(sys.argv[1]))
-import test_benchmark as tests
-from lightbsr_jax.evaluation import benchmark
+from helpers.pictures import picture
+from lightbsr_jax.evaluation import benchmark, cases
+from lightbsr_jax.evaluation.restorers import Bicubic
 seen = []
-images = [(str(seed), tests.picture(seed)) for seed in range(3)]
+images = [(str(seed), picture(seed)) for seed in range(3)]
+noisy = cases.make(2, kernels=[(2, 1, 10)], noise_levels=[10])
 scores = benchmark.evaluate(
-    tests.METHODS, images, tests.NOISY, scale=4, share=True,
+    {{"bicubic": Bicubic(4)}}, images, noisy, scale=4, share=True,
     on_restored=lambda restored: seen.append(restored.image),
 )
 print(seen, [(score.image, score.psnr.hex()) for score in scores])

@@ -8,8 +8,8 @@ from typing import NoReturn
 import numpy as np
 import pytest
 import safetensors.numpy
-from test_data import truncate
-from test_weights import reference_tensors
+from helpers.crops import truncate
+from helpers.reference_weights import reference_tensors
 
 from lightbsr_jax import command_line, compilation
 from lightbsr_jax.cli import main

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import literal
 import numpy as np
 import pytest
+from helpers import literal
+from helpers.reference_weights import left_behind, reference_tensors, save
 from jax import Array
 from PIL import Image
-from test_weights import left_behind, reference_tensors, save
 
 from lightbsr_jax.cli import main
 from lightbsr_jax.errors import UserError

@@ -3,7 +3,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from goldens import variable_shapes
+from helpers.goldens import variable_shapes
 from jax import lax
 
 from lightbsr_jax.methods.lightbsr.network import LightBSR

@@ -1,7 +1,7 @@
 import jax
 import jax.numpy as jnp
-import literal
 import numpy as np
+from helpers import literal
 
 from lightbsr_jax.training import contrast
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import literal
 import numpy as np
 import pytest
+from helpers import literal
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 

@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import jax
-import literal
 import numpy as np
 import pytest
+from helpers import literal
 from PIL import Image
 
 from lightbsr_jax.imaging import degradation, kernels, metrics, resize

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from test_data import batches_of, take, truncate, within_seconds
+from helpers.crops import batches_of, take, truncate, within_seconds
 
 from lightbsr_jax.data import df2k, sources
 from lightbsr_jax.data.sources import ImageFolders, PreparedImages, open_source

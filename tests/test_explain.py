@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from goldens import initialise
+from helpers.goldens import initialise
 from PIL import Image
 
 from lightbsr_jax.imaging import degradation, files, kernels

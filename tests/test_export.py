@@ -6,7 +6,7 @@ import jax
 import jax.export
 import numpy as np
 import pytest
-from goldens import initialise
+from helpers.goldens import initialise
 
 from lightbsr_jax import cli
 from lightbsr_jax.errors import UserError

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from goldens import relative_error
+from helpers.goldens import relative_error
 from jax import Array
 
 from lightbsr_jax.inference import upscaler

@@ -1,7 +1,7 @@
 import jax
-import literal
 import numpy as np
 import pytest
+from helpers import literal
 
 from lightbsr_jax.imaging import interpolation, resize
 

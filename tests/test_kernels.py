@@ -1,9 +1,9 @@
 import math
 
-import literal
 import numpy as np
 import pytest
 import scipy.special
+from helpers import literal
 
 from lightbsr_jax.imaging import kernels
 

@@ -5,12 +5,12 @@ from types import ModuleType
 
 import jax
 import jax.numpy as jnp
-import literal
 import numpy as np
 import pytest
 import scipy
 from flax.traverse_util import flatten_dict
-from goldens import initialise, random_like
+from helpers import literal
+from helpers.goldens import initialise, random_like
 
 from lightbsr_jax.methods.lightbsr.adaptation import Mixing
 from lightbsr_jax.methods.lightbsr.network import LightBSR

@@ -1,6 +1,6 @@
 import jax.numpy as jnp
-import literal
 import numpy as np
+from helpers import literal
 
 from lightbsr_jax.training import losses
 

@@ -2,9 +2,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import literal
 import numpy as np
 import pytest
+from helpers import literal
 from skimage.metrics import structural_similarity
 
 from lightbsr_jax.imaging import metrics

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from goldens import (
+from helpers.goldens import (
     nhwc,
     norms_and_sums,
     random_like,

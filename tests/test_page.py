@@ -11,7 +11,7 @@ from urllib.parse import quote
 import jax
 import numpy as np
 import pytest
-from goldens import initialise
+from helpers.goldens import initialise
 from PIL import Image
 
 from lightbsr_jax.inference import page

@@ -10,12 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import literal
 import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
-from goldens import random_like, relative_error
+from helpers import literal
+from helpers.goldens import random_like, relative_error
 
 from configs import dasr, kdsr_student, kdsr_teacher
 from lightbsr_jax.errors import UserError

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from helpers.reference_weights import reference_tensors, save
 from PIL import Image
-from test_weights import reference_tensors, save
 
 from lightbsr_jax import cli, pack
 from lightbsr_jax.errors import UserError

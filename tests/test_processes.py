@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import unused_port
+from helpers.machine import unused_port
 from PIL import Image
 
 from lightbsr_jax.imaging.files import write_png

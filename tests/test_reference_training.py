@@ -3,12 +3,12 @@
 import re
 from typing import Any
 
-import goldens as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import goldens as reference
 
 from lightbsr_jax.methods import torch_layers
 from lightbsr_jax.methods.lightbsr.network import LightBSR

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.crops import COUNT, SIZE, batches_of, folder, numbers, sampler_of, truncate
 from jax import lax
-from test_data import COUNT, SIZE, batches_of, folder, numbers, sampler_of, truncate
 
 from lightbsr_jax.data import resident
 from lightbsr_jax.data.pipeline import CropBatches, Places

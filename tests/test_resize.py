@@ -1,6 +1,6 @@
-import literal
 import numpy as np
 import pytest
+from helpers import literal
 from PIL import Image
 
 from lightbsr_jax.imaging import resize

@@ -103,3 +103,25 @@ def test_no_room_imports_in_a_circle() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_says_what_it_is(module: str) -> None:
     assert ast.get_docstring(ast.parse(MODULES[module].read_text()))
+
+
+TESTS = {path.stem: path for path in sorted(Path(__file__).parent.rglob("*.py"))}
+
+
+def imported_names(source: str) -> set[str]:
+    """The first parts of all modules that a file imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_no_test_imports_another(name: str) -> None:
+    """What several of them need is in `helpers`; `conftest` is pytest's alone."""
+    imported = imported_names(TESTS[name].read_text())
+    others = {n for n in imported if n.startswith("test_") or n == "conftest"}
+    assert not others

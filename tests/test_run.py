@@ -13,9 +13,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from goldens import initialise
+from helpers.goldens import initialise
+from helpers.pictures import picture, save
 from ml_collections import ConfigDict
-from test_benchmark import picture, save
 
 from configs.benchmark import get_config
 from lightbsr_jax.evaluation import run

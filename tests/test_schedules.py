@@ -1,5 +1,5 @@
-import literal
 import pytest
+from helpers import literal
 
 from configs import student, teacher
 from lightbsr_jax.training import schedules

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from goldens import initialise
+from helpers.goldens import initialise
 
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.methods.lightbsr.network import LightBSR

@@ -4,7 +4,12 @@ import jax
 import numpy as np
 import optax
 import pytest
-from goldens import random_like, seeded_teacher, teacher_tensors, variable_shapes
+from helpers.goldens import (
+    random_like,
+    seeded_teacher,
+    teacher_tensors,
+    variable_shapes,
+)
 
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.network import RGB_MEAN

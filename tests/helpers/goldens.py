@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from conftest import SHARED
 
+from helpers.machine import SHARED
 from lightbsr_jax.methods import network as blind
 from lightbsr_jax.methods import torch_layers
 from lightbsr_jax.methods.lightbsr.network import LightBSR

@@ -1,0 +1,13 @@
+"""Places and ports of the machine that runs the tests."""
+
+import socket
+from pathlib import Path
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+
+
+def unused_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
