@@ -143,7 +143,7 @@ def test_what_pictures_take_is_the_core() -> None:
 
     code = """
 import sys
-from lightbsr_jax.inference import folder, page
+from lightbsr_jax.inference import folder, server
 from lightbsr_jax.interop import convert, export
 from lightbsr_jax import pack
 from lightbsr_jax.evaluation import conventions

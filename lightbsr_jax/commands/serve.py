@@ -29,7 +29,8 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Serves the page until Ctrl-C. Raises UserError, OSError."""
     from lightbsr_jax import compilation
-    from lightbsr_jax.inference import explain, page
+    from lightbsr_jax.inference import explain
+    from lightbsr_jax.inference.server import ADDRESS, Server
     from lightbsr_jax.inference.upscaler import Upscaler
 
     compilation.keep_compiled_programs()
@@ -38,10 +39,10 @@ def run(arguments: argparse.Namespace) -> None:
     bank = explain.make_bank(upscaler, explain.known_degradations(model.setting))
     port, megapixels = arguments.port, arguments.megapixels
     try:
-        server = page.Server(upscaler, bank, port=port, megapixels=megapixels)
+        server = Server(upscaler, bank, port=port, megapixels=megapixels)
     except (OSError, OverflowError) as error:  # taken, forbidden, or none
         raise UserError(f"--port={port}: {error}; 0 takes one that is free") from error
     with server:
-        print(f"http://{page.ADDRESS}:{server.server_port} (Ctrl-C ends)", flush=True)
+        print(f"http://{ADDRESS}:{server.server_port} (Ctrl-C ends)", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightbsr_jax import atomic
-from lightbsr_jax.evaluation import findings, page, pictures, plots, tables
+from lightbsr_jax.evaluation import findings, html, pictures, plots, tables
 from lightbsr_jax.evaluation.benchmark import Score, convention
 from lightbsr_jax.evaluation.findings import Findings
 from lightbsr_jax.evaluation.images import slug
@@ -33,7 +33,7 @@ def write(folder: str | Path, found: Findings) -> None:
         panel = pictures.panel(example.crops, example.scores)
         files.write_png(folder / _panel(example), panel)
     atomic.write_text(folder / "report.md", markdown(found, drawn))
-    atomic.write_text(folder / "report.html", page.render(found, drawn))
+    atomic.write_text(folder / "report.html", html.render(found, drawn))
     atomic.write_text(
         folder / "results.json", json.dumps(_results(found), indent=2) + "\n"
     )

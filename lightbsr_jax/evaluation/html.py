@@ -4,6 +4,8 @@ import base64
 import io
 import json
 from html import escape
+from importlib import resources
+from string import Template
 
 import numpy as np
 from PIL import Image
@@ -15,96 +17,6 @@ from lightbsr_jax.evaluation.plots import TSNE, Plots
 from lightbsr_jax.evaluation.tables import Table
 
 _WHOLE_HEIGHT = 230  # pixels on the screen
-
-_STYLE = """
-:root {
-  color-scheme: light dark;
-  --page: #fbfbfa; --card: #ffffff; --ink: #1c1d20; --soft: #63666d;
-  --line: #e3e3e0; --accent: #2467b8; --tint: #e3effc; --faint: #f5f6f4;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #16171a; --card: #1e2024; --ink: #e6e6e3; --soft: #a0a3aa;
-    --line: #34363c; --accent: #7db4f2; --tint: #1e3350; --faint: #25272c;
-  }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0 auto; max-width: 1180px; padding: 2rem 1.25rem 4rem;
-  background: var(--page); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-}
-h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .35rem; }
-h2 { font-size: 1.25rem; margin: 2.75rem 0 .6rem; }
-h3 { font-size: 1rem; margin: 1.5rem 0 .4rem; }
-p { margin: .4rem 0; max-width: 46rem; }
-.soft, figcaption, .ssim { color: var(--soft); }
-nav { margin-top: .75rem; display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; }
-a { color: var(--accent); text-decoration: none; }
-a:hover { text-decoration: underline; }
-.grid {
-  display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr));
-}
-.beside { display: flex; flex-wrap: wrap; gap: 1rem 1.5rem; margin-top: 1rem; }
-.beside > figure { flex: 0 1 420px; }
-.beside > p { flex: 1 1 18rem; margin: 0; }
-dt { font-weight: 600; margin-top: .6rem; }
-dd { margin: 0; max-width: 46rem; }
-summary { cursor: pointer; margin-top: 1rem; color: var(--accent); }
-.cards {
-  margin-top: 1.25rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 210px), 1fr));
-}
-.card {
-  background: var(--card); border: 1px solid var(--line); border-radius: 10px;
-  padding: .9rem 1rem; margin: 0;
-}
-.card b { display: block; font-size: 1.6rem; line-height: 1.25; }
-.card svg { width: 100%; height: auto; display: block; }
-.scroll {
-  overflow-x: auto; background: var(--card);
-  border: 1px solid var(--line); border-radius: 10px;
-}
-table {
-  border-spacing: 0; width: 100%; font-variant-numeric: tabular-nums;
-}
-th, td {
-  padding: .38rem .8rem; text-align: right; white-space: nowrap;
-  border-bottom: 1px solid var(--line); vertical-align: top;
-}
-tr:last-child > * { border-bottom: 0; }
-thead th { font-weight: 600; color: var(--soft); font-size: .875rem; }
-th:first-child {
-  text-align: left; position: sticky; left: 0; background: var(--card);
-  font-weight: 400;
-}
-tr.measured > *, tr.ours > * { font-weight: 600; }
-tr.measured > *, tr.measured th:first-child { background: var(--faint); }
-tr.ours > *, tr.ours th:first-child { background: var(--tint); }
-.ssim { display: block; font-size: .75rem; font-weight: 400; line-height: 1.2; }
-.example { margin: 0 0 1rem; }
-.views {
-  display: grid; gap: .6rem; grid-template-columns: 1.35fr repeat(var(--crops), 1fr);
-}
-.views img { width: 100%; display: block; border-radius: 4px; }
-.crop img { image-rendering: pixelated; aspect-ratio: 1; }
-.views figure { margin: 0; }
-.whole > div { position: relative; margin: auto; }
-.whole i {
-  position: absolute; border: 2px solid #ff4d3d; box-shadow: 0 0 0 1px #0008;
-}
-figcaption { font-size: .8125rem; line-height: 1.35; padding-top: .25rem; }
-figcaption strong { color: var(--ink); }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8125rem; }
-@media (max-width: 700px) {
-  body { padding: 1.25rem .8rem 3rem; }
-  .views { grid-template-columns: 1fr 1fr; }
-  .whole { grid-column: 1 / -1; }
-  th, td { padding: .35rem .55rem; }
-  th:first-child { white-space: normal; max-width: 9rem; }
-}
-"""
 
 
 def render(found: Findings, drawn: Plots) -> str:
@@ -123,13 +35,21 @@ def render(found: Findings, drawn: Plots) -> str:
         f'<section><h2 id="{key}">{name}</h2>{text}</section>'
         for key, name, text in sections
     )
-    title = escape(found.title)
+    return Template(_static("report.html")).substitute(
+        title=escape(found.title),
+        style=_static("report.css"),
+        links=links,
+        headlines=_headlines(found),
+        sections=body,
+    )
+
+
+def _static(name: str) -> str:
+    """A file of the folder `static`."""
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}</style></head><body>"
-        f"<header><h1>{title}</h1><nav>{links}</nav></header>"
-        f"<main>{_headlines(found)}{body}</main></body></html>\n"
+        resources.files("lightbsr_jax.evaluation")
+        .joinpath("static", name)
+        .read_text("utf-8")
     )
 
 
@@ -160,7 +80,7 @@ def _table(table: Table, ours: str) -> str:
         cells = []
         for column, psnr in enumerate(row.psnr):
             cell = "" if psnr is None else f"{psnr:.2f}"
-            if row.measured:
+            if row.ssim is not None:
                 cell += f'<span class="ssim">{row.ssim[column]:.4f}</span>'
             cells.append(cell)
         if sizes:

@@ -13,12 +13,13 @@ import tempfile
 import threading
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from string import Template
+from typing import Any, cast
 from urllib.parse import unquote
 
 from PIL import Image
@@ -33,10 +34,15 @@ from lightbsr_jax.inference.upscaler import Progress, Upscaler
 ADDRESS = "127.0.0.1"
 _KEPT = 4  # pictures whose results are kept
 _MOST_BYTES = 100_000_000  # of an upload
+_PACKAGE = "lightbsr_jax.inference"
+_PAGE = {  # files of `static`, and their types
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+}
 _TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
-Result = TypeVar("Result")
-Told = dict[str, Any]  # to be said in JSON
+Answer = dict[str, Any]  # sent as JSON
 
 
 class _Refusal(Exception):
@@ -88,7 +94,9 @@ class Server(ThreadingHTTPServer):
         photographs.check_format(_kind(photograph), self._target(photograph), name)
         return photograph
 
-    def upscale(self, name: str, photograph: Photograph, on_progress: Progress) -> Told:
+    def upscale(
+        self, name: str, photograph: Photograph, on_progress: Progress
+    ) -> Answer:
         """Upscales a picture; what the page shows. Raises UserError."""
         kind, target = _kind(photograph), self._target(photograph)
         pixels, _ = photographs.to_network(photograph)
@@ -122,36 +130,45 @@ def _kind(photograph: Photograph) -> str:
     return photograph.format if photograph.format in _TYPES else "PNG"
 
 
-def _attempted(act: Callable[[], Result]) -> tuple[HTTPStatus, Result | Told]:
-    """OK and what `act` gives; or another status and {"error": why}."""
+def _page_file(name: str, megapixels: float) -> bytes:
+    """A file of the page; the HTML with its limits filled in."""
+    text = resources.files(_PACKAGE).joinpath("static", name).read_text("utf-8")
+    if name.endswith(".html"):
+        limits = {"megapixels": f"{megapixels:g}", "most_bytes": _MOST_BYTES}
+        text = Template(text).substitute(limits)
+    return text.encode()
+
+
+@contextlib.contextmanager
+def _errors_as_refusals() -> Iterator[None]:
+    """Turns errors into a _Refusal, except that of a visitor who left."""
     try:
-        return HTTPStatus.OK, act()
-    except ConnectionError:
+        yield
+    except (ConnectionError, _Refusal):
         raise
-    except _Refusal as refusal:
-        return refusal.status, {"error": str(refusal)}
     except UserError as error:
-        return HTTPStatus.BAD_REQUEST, {"error": str(error)}
-    except MemoryError:
+        raise _Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
+    except MemoryError as error:
         message = "there is not enough memory for this picture"
-        return HTTPStatus.INSUFFICIENT_STORAGE, {"error": message}
-    except Exception:
+        raise _Refusal(HTTPStatus.INSUFFICIENT_STORAGE, message) from error
+    except Exception as error:
         traceback.print_exc()
         message = "a bug: the terminal shows it"
-        return HTTPStatus.INTERNAL_SERVER_ERROR, {"error": message}
+        raise _Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, message) from error
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Server
+    @property
+    def _server(self) -> Server:
+        return cast(Server, self.server)
 
     def do_GET(self) -> None:
         if self._is_foreign():
             return
-        if self.path == "/":
-            page = _PAGE.replace("MEGAPIXELS", f"{self.server.megapixels:g}")
-            page = page.replace("MOST_BYTES", str(_MOST_BYTES))
-            self._send(HTTPStatus.OK, "text/html; charset=utf-8", page.encode())
-        elif (result := self.server.results.get(self.path)) is not None:
+        if self.path in _PAGE:
+            name, kind = _PAGE[self.path]
+            self._send(HTTPStatus.OK, kind, _page_file(name, self._server.megapixels))
+        elif (result := self._server.results.get(self.path)) is not None:
             kind, content = result
             self._send(HTTPStatus.OK, _TYPES[kind], content)
         else:
@@ -164,21 +181,31 @@ class _Handler(BaseHTTPRequestHandler):
         name = unquote(name)
         # (The visitor may leave, which ends the work, too.)
         with contextlib.suppress(ConnectionError):
-            status, photograph = _attempted(lambda: self._uploaded(path, name))
-            if status != HTTPStatus.OK:
-                self._fail(status, photograph["error"])
-                return
-            self._send_head(status, "application/x-ndjson")
-            percent = 0
+            try:
+                with _errors_as_refusals():
+                    photograph = self._uploaded(path, name)
+            except _Refusal as refusal:
+                self._fail(refusal.status, str(refusal))
+            else:
+                self._upscale(name, photograph)
 
-            def tell(done: int, total: int) -> None:
-                nonlocal percent
-                if 100 * done // total > percent:
-                    percent = 100 * done // total
-                    self._send_line({"percent": percent})
+    def _upscale(self, name: str, photograph: Photograph) -> None:
+        """Sends lines: percentages, and at last the results or an error."""
+        self._send_head(HTTPStatus.OK, "application/x-ndjson")
+        percent = 0
 
-            upscale = partial(self.server.upscale, name, photograph, tell)
-            self._send_line(_attempted(upscale)[1])
+        def show(done: int, total: int) -> None:
+            nonlocal percent
+            if 100 * done // total > percent:
+                percent = 100 * done // total
+                self._send_line({"percent": percent})
+
+        try:
+            with _errors_as_refusals():
+                answer = self._server.upscale(name, photograph, show)
+        except _Refusal as refusal:
+            answer = {"error": str(refusal)}
+        self._send_line(answer)
 
     def _uploaded(self, path: str, name: str) -> Photograph:
         if path != "/upscale":
@@ -191,11 +218,11 @@ class _Handler(BaseHTTPRequestHandler):
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 f"the file is larger than {_MOST_BYTES // 1_000_000} MB",
             )
-        return self.server.read(name, self.rfile.read(int(length)))
+        return self._server.read(name, self.rfile.read(int(length)))
 
     def _is_foreign(self) -> bool:
         """Refuses what other pages in the same browser ask for."""
-        own = {f"{host}:{self.server.server_port}" for host in (ADDRESS, "localhost")}
+        own = {f"{host}:{self._server.server_port}" for host in (ADDRESS, "localhost")}
         origin = self.headers.get("Origin")
         foreign = self.headers.get("Host") not in own or (
             origin is not None and origin.removeprefix("http://") not in own
@@ -223,116 +250,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Content-Type-Options", "nosniff")
         self.end_headers()
 
-    def _send_line(self, told: Told) -> None:
-        self.wfile.write(json.dumps(told).encode() + b"\n")
+    def _send_line(self, answer: Answer) -> None:
+        self.wfile.write(json.dumps(answer).encode() + b"\n")
 
     def log_message(self, format: str, *arguments: object) -> None:
         pass
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>LightBSR</title>
-<link rel="icon" href="data:,">
-<style>
-  body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto;
-         padding: 0 1rem; color: #222 }
-  #drop { display: block; position: relative; border: 2px dashed #999;
-          border-radius: 8px; padding: 2rem; text-align: center; cursor: pointer }
-  #drop.over { border-color: #06c; background: #eef5ff }
-  #drop:focus-within { outline: 2px solid #06c }
-  #drop input { position: absolute; inset: 0; width: 100%; opacity: 0 }
-  #told { min-height: 1.5em; margin: 1rem 0 }
-  #told.error { color: #b00020 }
-  #compare { position: relative; line-height: 0; margin: auto }
-  #compare img { width: 100%; image-rendering: pixelated; background: #eee }
-  #after, #split { position: absolute; left: 0; top: 0 }
-  #split { width: 100%; height: 100%; margin: 0; opacity: 0; cursor: ew-resize }
-  #line { position: absolute; top: 0; bottom: 0; border-left: 2px solid #fff;
-          box-shadow: 0 0 3px #000; pointer-events: none }
-  #split:focus-visible + #line { border-color: #06c }
-  #sides { display: flex; justify-content: space-between; margin: 0 auto }
-  #idr { max-width: 24rem; width: 100% }
-</style>
-<h1>LightBSR</h1>
-<label id="drop">Drop a picture here, or choose one (up to MEGAPIXELS megapixels)
-  <input id="file" type="file" accept="image/*"></label>
-<p id="told" role="status"></p>
-<section id="result" hidden>
-  <div id="compare"><img id="before" alt="before"><img id="after" alt="after"
-    ><input id="split" type="range" min="0" max="100" step="0.1" value="50"
-    aria-label="before and after"><div id="line"></div></div>
-  <p id="sides"><span>before</span><a id="download"></a><span>after</span></p>
-  <h2>Estimated degradation</h2>
-  <p id="nearest"></p>
-  <p>A distance of 1 is usual between photographs of one degradation. Below are the maps
-    of the estimate: first its principal components, in colours.</p>
-  <img id="idr" alt="maps of the degradation's representation">
-</section>
-<script>
-const at = id => document.getElementById(id);
-const tell = (text, wrong) => {
-  at("told").textContent = text;
-  at("told").className = wrong ? "error" : "";
-};
-const move = () => {
-  const split = at("split").value;
-  at("before").style.clipPath = `inset(0 ${100 - split}% 0 0)`;
-  at("after").style.clipPath = `inset(0 0 0 ${split}%)`;
-  at("line").style.left = `calc(${split}% - 1px)`;
-};
-let current = 0, leave = new AbortController();
-async function upscale(file) {
-  const mine = ++current;
-  at("result").hidden = true;
-  if (file.size > MOST_BYTES) return tell(`${file.name} is larger than 100 MB`, true);
-  tell(`Upscaling ${file.name} ...`);
-  leave.abort();  // of an earlier picture
-  leave = new AbortController();
-  let told = {};
-  try {
-    const to = "/upscale?name=" + encodeURIComponent(file.name);
-    const sent = {method: "POST", body: file, signal: leave.signal};
-    const answer = (await fetch(to, sent)).body.pipeThrough(new TextDecoderStream());
-    const reader = answer.getReader();
-    let text = "";
-    for (let part; !(part = await reader.read()).done;) {
-      const lines = (text + part.value).split("\\n");
-      text = lines.pop();
-      for (const line of lines) told = JSON.parse(line);
-      if (mine === current && told.percent)
-        tell(`Upscaling ${file.name}: ${told.percent} %`);
-    }
-  } catch (error) {
-    told = {};
-  }
-  if (mine !== current) return;
-  if (!told.error && !told.after)
-    told.error = "no answer: is the file too large, or has the server stopped?";
-  if (told.error) return tell(told.error, true);
-  for (const id of ["before", "after", "idr"]) at(id).src = told[id];
-  at("download").href = told.after;
-  at("download").download = told.name;
-  at("download").textContent = `Download ${told.name}`;
-  at("nearest").textContent = "Nearest known: " + told.nearest.join("; ");
-  const [width, height] = told.size;  // all of it is to fit into the window
-  for (const id of ["compare", "sides"])
-    at(id).style.width = `min(100%, ${75 * width / height}vh)`;
-  tell(`${file.name}: now ${width} x ${height} pixels`);
-  at("result").hidden = false;
-  move();
-}
-at("split").oninput = move;
-at("file").onchange = () => at("file").files[0] && upscale(at("file").files[0]);
-for (const kind of ["dragover", "dragleave", "drop"])
-  document.addEventListener(kind, event => {
-    event.preventDefault();
-    at("drop").classList.toggle("over", kind === "dragover");
-    if (kind === "drop" && event.dataTransfer.files[0])
-      upscale(event.dataTransfer.files[0]);
-  });
-</script>
-</html>
-"""

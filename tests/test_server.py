@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -14,27 +15,28 @@ import pytest
 from helpers.goldens import initialise
 from PIL import Image
 
-from lightbsr_jax.inference import page
+from lightbsr_jax.inference import server as page_server
 from lightbsr_jax.inference.explain import Bank, Known
+from lightbsr_jax.inference.server import Server
 from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models.model import Model
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[page.Server]:
+def server() -> Iterator[Server]:
     network = LightBSR(2, groups=1, blocks=1)
     variables = initialise(network, jax.random.key(0))
     model = Model("student", 1, network, variables, np.zeros((441, 15)))
     bank = Bank([Known(2, 2, 0, 0)], np.zeros((1, 2, 128)))
-    with page.Server(Upscaler(model), bank, port=0, megapixels=0.01) as server:
+    with Server(Upscaler(model), bank, port=0, megapixels=0.01) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
 
 
 def ask(
-    server: page.Server, path: str, data: bytes | None = None, **headers: str
+    server: Server, path: str, data: bytes | None = None, **headers: str
 ) -> tuple[int, bytes]:
     url = f"http://127.0.0.1:{server.server_port}{path}"
     try:
@@ -53,7 +55,7 @@ def png(height: int, width: int) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_picture_goes_there_and_back(server: page.Server) -> None:
+def test_a_picture_goes_there_and_back(server: Server) -> None:
     assert server.server_address[0] == "127.0.0.1"
     status, text = ask(server, "/")
     assert status == 200 and b"0.01 megapixels" in text
@@ -70,6 +72,23 @@ def test_a_picture_goes_there_and_back(server: page.Server) -> None:
     assert len(server.results) == 3
 
 
+def test_the_page_asks_for_files_that_are_there(server: Server) -> None:
+    """Its limits are filled in; styles and script come with types browsers take."""
+    page = ask(server, "/")[1].decode()
+    assert 'data-most-bytes="100000000"' in page and "$" not in page
+    linked = re.findall('(?:href|src)="(/[^"]+)"', page)
+    assert sorted(linked) == ["/page.css", "/page.js"]
+    for path in linked:
+        url = f"http://127.0.0.1:{server.server_port}{path}"
+        with urllib.request.urlopen(url) as answer:
+            kind = {"css": "text/css", "js": "text/javascript"}[path.split(".")[1]]
+            assert answer.headers.get_content_type() == kind
+            assert answer.read()
+    script = ask(server, "/page.js")[1].decode()
+    ids = set(re.findall(r'\bid="(\w+)"', page))
+    assert set(re.findall(r'at\("(\w+)"\)', script)) <= ids
+
+
 @pytest.mark.parametrize(
     "data, status, message",
     [
@@ -79,7 +98,7 @@ def test_a_picture_goes_there_and_back(server: page.Server) -> None:
     ],
 )
 def test_refusals_are_clear_and_the_server_goes_on(
-    server: page.Server, data: bytes, status: int, message: str
+    server: Server, data: bytes, status: int, message: str
 ) -> None:
     found, text = ask(server, "/upscale?name=x.png", data)
     assert (found, message in json.loads(text)["error"]) == (status, True)
@@ -87,20 +106,20 @@ def test_refusals_are_clear_and_the_server_goes_on(
 
 
 def test_too_long_an_upload_is_refused_unread(
-    server: page.Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "_MOST_BYTES", 100)
+    monkeypatch.setattr(page_server, "_MOST_BYTES", 100)
     assert ask(server, "/upscale?name=x.png", png(9, 12))[0] == 413
 
 
-def test_other_pages_are_refused(server: page.Server) -> None:
+def test_other_pages_are_refused(server: Server) -> None:
     assert ask(server, "/", Host="evil.example")[0] == 403
     origin = {"Origin": "http://evil.example"}
     assert ask(server, "/upscale?name=x.png", png(9, 12), **origin)[0] == 403
     assert ask(server, "/result/guessed")[0] == 404
 
 
-def test_only_the_last_results_are_kept(server: page.Server) -> None:
+def test_only_the_last_results_are_kept(server: Server) -> None:
     for _ in range(20):
         server.keep("PNG", b"")
     assert len(server.results) == 12
