@@ -1,4 +1,4 @@
-"""The command `lightbsr`: upscale, prepare, exchange, compare.
+"""The command `lightbsr`: upscale, train, evaluate, exchange, compare.
 
 Mistakes read as one line, `error: ...`, with exit status 2. Ctrl-C ends with 130, as a
 shell has it.
@@ -10,20 +10,27 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from lightbsr_jax.command_line import extras_named, fail
 from lightbsr_jax.commands import (
     compare,
     convert,
+    evaluate,
     export,
     pack,
     prepare,
     psnr,
     serve,
+    train,
     upscale,
 )
+from lightbsr_jax.commands.mistakes import extras_named, fail
 from lightbsr_jax.errors import UserError
 
-COMMANDS = (upscale, serve, prepare, pack, convert, export, compare, psnr)
+COMMANDS = (
+    *(upscale, serve),
+    *(prepare, train, evaluate),
+    *(pack, convert, export),
+    *(compare, psnr),
+)
 
 
 class _Parser(argparse.ArgumentParser):

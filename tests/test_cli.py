@@ -11,8 +11,9 @@ import safetensors.numpy
 from helpers.crops import truncate
 from helpers.reference_weights import reference_tensors
 
-from lightbsr_jax import command_line, compilation
+from lightbsr_jax import compilation
 from lightbsr_jax.cli import main
+from lightbsr_jax.commands import mistakes
 from lightbsr_jax.evaluation import conventions
 from lightbsr_jax.imaging import files
 from lightbsr_jax.interop import convert
@@ -137,7 +138,7 @@ def test_what_pictures_take_is_the_core() -> None:
         for lines in (pinned, named)
     )
     assert named == pinned
-    for extra, modules in command_line._EXTRAS.items():
+    for extra, modules in mistakes.EXTRAS.items():
         names = {re.split(">=", line)[0].replace("-", "_") for line in extras[extra]}
         assert names == {{"sklearn": "scikit_learn"}.get(m, m) for m in modules}
 
@@ -158,9 +159,7 @@ print(*{name.partition(".")[0] for name in sys.modules})
     )
     loaded = set(done.stdout.split())
     assert "lightbsr_jax" in loaded
-    assert not loaded & {
-        m for modules in command_line._EXTRAS.values() for m in modules
-    }
+    assert not loaded & {m for modules in mistakes.EXTRAS.values() for m in modules}
 
 
 @pytest.mark.parametrize(
@@ -175,7 +174,7 @@ def test_an_extra_that_is_missing_is_named(module, error, monkeypatch, capsys) -
     with pytest.raises(error):
         main(["psnr", "a.png", "b.png"])
     if error is SystemExit:
-        told = "error: this takes sklearn, which is not installed: pip install '.[eval]"
+        told = "error: requires sklearn, which is not installed: pip install '.[eval]"
         assert capsys.readouterr().err.startswith(told)
 
 

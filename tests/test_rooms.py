@@ -23,7 +23,7 @@ FOUNDATION = {"imaging", "networks"}
 ALLOWED = {
     "atomic": set(),
     "errors": set(),
-    "command_line": set(),
+    "config_files": set(),
     "compilation": set(),
     "imaging": set(),
     "networks": set(),
@@ -39,9 +39,16 @@ ALLOWED = {
     "interop": FOUNDATION | {"methods", "models", "spec", "training"},
     "parity": FOUNDATION
     | {"evaluation", "interop", "methods", "models", "spec", "training"},
-    "commands": {"compilation", "data", "evaluation", "imaging", "inference"}
-    | {"interop", "models", "pack", "parity"},
-    "cli": {"command_line", "commands"},
+    "commands": {
+        "compilation",
+        "config_files",
+        "data",
+        "evaluation",
+        "imaging",
+        "inference",
+    }
+    | {"interop", "models", "pack", "parity", "training"},
+    "cli": {"commands"},
     "__main__": {"cli"},
 }
 
@@ -85,7 +92,7 @@ def test_imports_flow_one_way(module: str) -> None:
     own = room(module)
     imported = set(imported_rooms(MODULES[module].read_text()))
     if own == "":
-        assert not imported  # importing the package imports nothing else
+        assert imported <= {"imaging", "inference", "models"}  # when they are used
     else:
         allowed = ALLOWED[own] | {own, "atomic", "errors"}
         assert imported <= allowed, f"{module} may not import {imported - allowed}"

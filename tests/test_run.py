@@ -233,14 +233,14 @@ def test_command_line(tmp_path) -> None:
 
 SMALL_PROGRAM = """
 import sys
-from lightbsr_jax import command_line
-CONFIG = command_line.define_config("config.py")
+from lightbsr_jax.commands import flags
+CONFIG = flags.define_config("config.py")
 def main():
     print(CONFIG.value.batch_size, CONFIG.value.optimiser.learning_rate)
     if CONFIG.value.bug:
         int("a bug")
     open("missing file")
-command_line.run(main)
+flags.run(main)
 """
 
 SMALL_CONFIG = """
@@ -263,6 +263,7 @@ def get_config(preset="a"):
         ("--config.batch_size=x", "--config.batch_size=x"),
         ("--config=config.py:b", "no preset b"),
         ("--config=nowhere.py", "nowhere.py"),
+        ("--config=techer:demo", "no config 'techer': did you mean teacher?"),
         ("--cnfig=config.py", "cnfig"),
         ("extra", "'extra' is not a flag"),
         ("--config.batch_size=9", "missing file"),  # passes; main() fails

@@ -7,8 +7,6 @@ import contextlib
 import io
 from typing import TYPE_CHECKING
 
-from absl import logging
-
 if TYPE_CHECKING:
     from lightbsr_jax.data.df2k import Df2k
 
@@ -74,6 +72,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Prepares the dataset and prints its splits. Raises UserError, OSError."""
+    from absl import logging
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 

@@ -1,49 +1,54 @@
-"""Command lines whose mistakes read as one line: `error: ...`, exit status 2.
+"""The flags of `lightbsr train` and `lightbsr eval`: absl's, and those of a config.
 
-That goes for UserError and what the operating system raises (a missing file, a full
-disk); anything else is a bug and keeps its traceback. A run that was told to stop, and
-can go on, ends with the exit status 75.
+Mistakes read as one line, as in `mistakes`. A run that was told to stop, and can be
+resumed, ends with the exit status 75.
 """
 
 import argparse
-import contextlib
 import difflib
 import os
 import re
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from lightbsr_jax import config_files
+from lightbsr_jax.commands.mistakes import extras_named, fail, one_line
 from lightbsr_jax.errors import Interrupted, UserError
-
-_EXTRAS = {  # of pyproject.toml, and the modules that come with them
-    "train": (
-        *("array_record", "grain", "importlib_resources", "tensorboardX"),
-        "tensorflow_datasets",
-    ),
-    "eval": ("matplotlib", "sklearn"),
-}
 
 INTERRUPTED = 75  # os.EX_TEMPFAIL, where there is one
 
 
-def define_config(default: str) -> flags.FlagHolder:
-    """Defines --config=FILE.py[:PRESET], whose fields --config.FIELD=VALUE override.
+def take(arguments: Sequence[str] | None) -> None:
+    """Makes these the program's arguments; None keeps its own."""
+    if arguments is not None:
+        sys.argv[1:] = arguments
 
-    A field that the config does not have ends the program with the nearest one's name;
-    config_flags by itself would end it with a traceback while modules are imported.
+
+def define_config(default: str) -> flags.FlagHolder:
+    """Defines --config=NAME[:PRESET], whose fields --config.FIELD=VALUE override.
+
+    NAME is that of a config that comes with the program, or a file's: see
+    `config_files.locate`. A field that the config does not have ends the program with
+    the nearest one's name; config_flags by itself would end it with a traceback.
     """
+    config_files.make_importable()
     try:
+        sys.argv[1:] = _located(sys.argv[1:])
+        default = config_files.locate(default)
         _check_fields(sys.argv[1:], default)
     except (ValueError, OSError) as error:
         fail(error)
     return config_flags.DEFINE_config_file(
-        "config", default, "Config file, with a preset after a colon if it takes one."
+        "config",
+        default,
+        "Name of a config (teacher, student, ...) or its file, with a preset after a "
+        "colon. --config.FIELD=VALUE changes a field.",
     )
 
 
@@ -105,8 +110,17 @@ def _meet() -> None:
     multihost_utils.process_allgather(total.addressable_data(0))
 
 
-def run(main: Callable[[], Any]) -> None:
-    """Parses the flags, calls main, and turns mistakes of the user into one line."""
+def run(main: Callable[[], Any], about: str | None = None) -> None:
+    """Parses the flags, calls main, and turns mistakes of the user into one line.
+
+    --help shows the text `about` and the flags that this package defined.
+    """
+    if about is not None:
+        sys.modules["__main__"].__doc__ = about  # where absl looks for it
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("lightbsr_jax."):
+            for flag in defined:
+                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
     def checked_main(argv: Sequence[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
@@ -117,7 +131,7 @@ def run(main: Callable[[], Any]) -> None:
             with extras_named():
                 main()
         except (UserError, OSError) as error:
-            _leave(f"error: {_one_line(error)}", status=2)
+            _leave(f"error: {one_line(error)}", status=2)
         except Interrupted as stop:
             print(stop, file=sys.stderr)
             sys.exit(INTERRUPTED)
@@ -127,31 +141,6 @@ def run(main: Callable[[], Any]) -> None:
             _leave(traceback.format_exc(), status=1)
 
     app.run(checked_main, flags_parser=_parse_flags)
-
-
-@contextlib.contextmanager
-def extras_named() -> Iterator[None]:
-    """Turns the want of a module of an extra into a UserError with the remedy."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        module = str(error.name).partition(".")[0]
-        for extra, modules in _EXTRAS.items():
-            if module in modules:
-                raise UserError(
-                    f"this takes {module}, which is not installed: "
-                    f"pip install '.[{extra}]' in the folder of pyproject.toml"
-                ) from error
-        raise
-
-
-def fail(error: Exception | str) -> NoReturn:
-    print(f"error: {_one_line(error)}", file=sys.stderr)
-    sys.exit(2)
-
-
-def _one_line(error: Exception | str) -> str:
-    return " ".join(str(error).split())
 
 
 def _leave(message: str, *, status: int) -> NoReturn:
@@ -169,6 +158,17 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         return flags.FLAGS(argv)
     except flags.Error as error:
         fail(f"{error} (--help lists the flags)")
+
+
+def _located(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the file's path for the config's name."""
+    located = list(arguments)
+    for index, argument in enumerate(located):
+        if argument in ("--config", "-config") and index + 1 < len(located):
+            located[index + 1] = config_files.locate(located[index + 1])
+        elif match := re.match(r"(--?config=)(.*)", argument, re.DOTALL):
+            located[index] = match[1] + config_files.locate(match[2])
+    return located
 
 
 def _check_fields(arguments: Sequence[str], default: str) -> None:

@@ -1,0 +1,130 @@
+"""Evaluate networks, or bicubic alone, on benchmark folders by the paper's protocol.
+
+lightbsr eval --workdir=runs/student --benchmarks=data/Set5,data/Set14
+lightbsr eval --method=bicubic --benchmarks=data/Set5 --report=results/bicubic
+
+(In a clone: python eval.py ...) On a cluster, one such command for each process, with
+--distributed: they share the images, and the first reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from lightbsr_jax.commands import forwarding
+from lightbsr_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from absl.flags import FlagHolder
+
+
+class _Flags(NamedTuple):
+    method: FlagHolder
+    workdir: FlagHolder
+    weights: FlagHolder
+    benchmarks: FlagHolder
+    report: FlagHolder
+    dump_lr: FlagHolder
+    lr_dir: FlagHolder
+
+
+def add(subparsers: argparse._SubParsersAction) -> None:
+    """Adds the command; its options are flags."""
+    forwarding.add(
+        subparsers, "eval", main, help="evaluate networks by the paper's protocol"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Evaluates, by the flags in `arguments`; by default the program's."""
+    from lightbsr_jax.commands import flags
+
+    flags.take(arguments)
+    config = flags.define_config("benchmark")
+    given = _define()
+    flags.define_processes()
+
+    def evaluate() -> None:
+        flags.join_processes()
+        from lightbsr_jax import compilation
+        from lightbsr_jax.evaluation.run import run
+
+        sources = _sources(given.method.value, given.workdir.value, given.weights.value)
+        compilation.keep_compiled_programs()
+        run(
+            config.value,
+            sources=sources,
+            folders=_split(given.benchmarks.value),
+            report_folder=given.report.value,
+            dump_lr=given.dump_lr.value,
+            lr_folder=given.lr_dir.value,
+        )
+
+    flags.run(evaluate, about=__doc__)
+
+
+def _define() -> _Flags:
+    from absl import flags
+
+    return _Flags(
+        method=flags.DEFINE_enum(
+            "method", "network", ("network", "bicubic"), "What to evaluate."
+        ),
+        workdir=flags.DEFINE_string(
+            "workdir",
+            None,
+            "Folder of the training run to evaluate; or several, with commas.",
+        ),
+        weights=flags.DEFINE_string(
+            "weights",
+            None,
+            "Name of weights that come with the program, or a file of weights.",
+        ),
+        benchmarks=flags.DEFINE_string(
+            "benchmarks",
+            "",
+            "Folders of HR images, separated by commas (default: the config's).",
+        ),
+        report=flags.DEFINE_string(
+            "report",
+            None,
+            "Folder for the report (default: WORKDIR/evaluation/settingN).",
+        ),
+        dump_lr=flags.DEFINE_string(
+            "dump-lr",
+            None,
+            "Folder to write the LR images to, as DIR/BENCHMARK/CASE/IMAGE.png.",
+        ),
+        lr_dir=flags.DEFINE_string(
+            "lr-dir", None, "Folder to read the LR images from, instead of making them."
+        ),
+    )
+
+
+def _sources(
+    method: str, workdirs: str | None, weights: str | None
+) -> list[str | Path]:
+    """What to load the networks from. Raises UserError where that makes no sense."""
+    from lightbsr_jax.models import packed
+
+    sources: list[str | Path] = [Path(workdir) for workdir in _split(workdirs)]
+    if weights:
+        sources.append(packed.check_name(weights))
+    if method == "bicubic" and sources:
+        raise UserError("--method=bicubic measures no network: leave that flag out")
+    if method == "network" and not sources:
+        raise UserError(
+            "no network to measure: give --workdir=FOLDER, of a training run, or "
+            "--weights=NAME, of weights that come with the program; train one with "
+            "train.py, or measure --method=bicubic, which needs none"
+        )
+    return sources
+
+
+def _split(folders: str | None) -> list[str]:
+    from lightbsr_jax.imaging import files
+
+    return files.split_folders(folders) if folders else []

@@ -1,0 +1,8 @@
+"""Where pyproject.toml cannot say it: configs/ is installed inside the package."""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=[*find_packages(include=["lightbsr_jax*"]), "lightbsr_jax.configs"],
+    package_dir={"lightbsr_jax.configs": "configs"},
+)
