@@ -11,7 +11,7 @@ import tifffile
 from PIL import ExifTags, Image
 
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.imaging import files
+from lightbsr_jax.imaging import decoding, files
 from lightbsr_jax.imaging.files import ImageError
 
 HEIGHT, WIDTH = 13, 22
@@ -224,6 +224,141 @@ def test_tiff_of_16_bits(tmp_path, byteorder, compression, layout):
     np.testing.assert_array_equal(composited, expected)
 
 
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("planes", [False, True])
+@pytest.mark.parametrize("predictor", [False, True])
+def test_layouts_of_tiff(
+    tmp_path, channels, bits, byteorder, bigtiff, planes, predictor
+):
+    """Each in the machine's byte order and in order of rows, columns, channels."""
+    samples = random_array(channels, bits=bits)
+    options = dict(byteorder=byteorder, bigtiff=bigtiff, compression="zlib")
+    if planes:
+        if channels == 1:
+            pytest.skip("one channel is one plane")
+        options["planarconfig"] = "separate"
+    if channels % 2 == 0:
+        options["extrasamples"] = ["unassalpha"]
+    stored = samples.transpose(2, 0, 1) if planes else samples
+    if channels == 1:
+        stored = samples[..., 0]
+    photometric = "rgb" if channels > 2 else "minisblack"
+    data = tiff(stored, photometric=photometric, predictor=predictor, **options)
+    decoded = decoding.decode(data)
+    assert decoded.samples.dtype == samples.dtype
+    assert decoded.samples.dtype.isnative
+    assert decoded.colours == (3 if channels > 2 else 1)
+    np.testing.assert_array_equal(decoded.samples, samples)
+    expected = np.round(samples / (257 if bits == 16 else 1))
+    colour = expected[..., :3] if channels > 2 else expected[..., [0, 0, 0]]
+    if channels % 2 == 0:
+        colour = on_white(colour, expected[..., -1])
+    np.testing.assert_array_equal(read(tmp_path, data), colour)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_tiff_of_fewer_bits_than_16(bits):
+    values = random_array(bits=16) >> (16 - bits)
+    # Packed by hand, each row filled up to a byte: tifffile writes none.
+    rows = [
+        "".join(f"{value:0{bits}b}" for value in row).ljust(
+            -(-WIDTH * bits // 8) * 8, "0"
+        )
+        for row in values
+    ]
+    packed = b"".join(int(row, 2).to_bytes(len(row) // 8, "big") for row in rows)
+    tags = [(256, WIDTH), (257, HEIGHT), (258, bits), (259, 1), (262, 1), (273, 134)]
+    tags += [(277, 1), (278, HEIGHT), (279, len(packed))]
+    data = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    data += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    data = (data + bytes(4)).ljust(134, b"\0") + packed
+    expected = np.round(values * (65535 / (2**bits - 1)))
+    np.testing.assert_array_equal(decoding.decode(data).samples[..., 0], expected)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_premultiplied_alpha_is_divided_out(bits):
+    samples = random_array(4, bits=bits)
+    top = 2**bits - 1
+    alpha = samples[..., 3:].astype(float)
+    colour = np.minimum(samples[..., :3], samples[..., 3:])
+    stored = np.concatenate([colour, samples[..., 3:]], -1)
+    data = tiff(stored, photometric="rgb", extrasamples=["assocalpha"])
+    straight = colour.astype(float) * top
+    expected = np.divide(straight, alpha, where=alpha > 0, out=straight.copy())
+    shown = (alpha > 0)[..., 0]
+    result = decoding.decode(data).samples
+    np.testing.assert_allclose(result[shown][:, :3], expected[shown], atol=1)
+    np.testing.assert_array_equal(result[..., 3:], alpha)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_colour_key_of_greys_at_the_files_depth(bits):
+    """PNG, 11.3.1.1: the key is compared with samples as they are stored."""
+    values = np.arange(WIDTH) % 2**bits
+    key = 2**bits // 2
+    header = struct.pack(">IIBBBBB", WIDTH, 1, bits, 0, 0, 0, 0)
+    row = "".join(f"{v:0{bits}b}" for v in values).ljust(-(-WIDTH * bits // 8) * 8, "0")
+    pixels = b"\0" + int(row, 2).to_bytes(len(row) // 8, "big")
+    data = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header)
+    data += png_chunk(b"tRNS", struct.pack(">H", key))
+    data += png_chunk(b"IDAT", zlib.compress(pixels)) + png_chunk(b"IEND", b"")
+    samples = decoding.decode(data).samples
+    top = np.iinfo(samples.dtype).max
+    np.testing.assert_array_equal(samples[0, :, 0], values * (top // (2**bits - 1)))
+    np.testing.assert_array_equal(samples[0, :, 1], np.where(values == key, 0, top))
+
+
+def test_jpeg_without_its_last_marker(tmp_path):
+    data = encode(Image.fromarray(smooth_array()), "JPEG", quality=95)
+    whole = read(tmp_path, data)
+    np.testing.assert_array_equal(read(tmp_path, data[:-2]), whole)
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_bmp_with_masks_of_its_own(tmp_path, bits):
+    masks = (0xF00, 0xF0, 0xF) if bits == 16 else (0x3FF00000, 0xFFC00, 0x3FF)
+    top = masks[2]
+    levels = np.random.default_rng(0).integers(top + 1, size=(HEIGHT, WIDTH, 3))
+    shifts = [(mask & -mask).bit_length() - 1 for mask in masks]
+    pixels = sum(levels[..., i] << shifts[i] for i in range(3))
+    rows = pixels[::-1].astype(f"<u{bits // 8}")
+    size = rows.nbytes
+    data = struct.pack("<2sIII", b"BM", 66 + size, 0, 66)
+    data += struct.pack("<IiiHHIIiiII", 40, WIDTH, HEIGHT, 1, bits, 3, size, 0, 0, 0, 0)
+    data += struct.pack("<3I", *masks) + rows.tobytes()
+    expected = np.floor(levels * 255 / top + 0.5)
+    np.testing.assert_array_equal(read(tmp_path, data), expected)
+
+
+def test_pages_that_are_no_pictures(tmp_path):
+    """A smaller copy before or after the picture; a chain of thousands is bounded."""
+    array = random_array(3)
+    for subfiletypes in ([0, 1], [1, 0], [1, 1, 0]):
+        buffer = io.BytesIO()
+        with tifffile.TiffWriter(buffer) as writer:
+            for kind in subfiletypes:
+                page = array if kind == 0 else array[::2, ::2]
+                writer.write(page, photometric="rgb", subfiletype=kind, metadata=None)
+        assert decoding.decode(buffer.getvalue()).pictures == 1
+        np.testing.assert_array_equal(read(tmp_path, buffer.getvalue()), array)
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        for _ in range(70):
+            writer.write(array[:2, :2], photometric="rgb", subfiletype=1, metadata=None)
+    with pytest.raises(ImageError, match="more than 64 pages"):
+        read(tmp_path, buffer.getvalue())
+
+
+def test_large_profiles_are_no_damage(tmp_path):
+    array = random_array(3)
+    data = encode(Image.fromarray(array), "PNG", icc_profile=bytes(3_000_000))
+    np.testing.assert_array_equal(read(tmp_path, data), array)
+
+
 def test_cmyk_of_16_bits(tmp_path):
     ink = np.round(random_array(4, bits=16) / 257)
     data = tiff(random_array(4, bits=16), photometric="separated")
@@ -345,37 +480,13 @@ def test_decompression_bomb(tmp_path):
     [
         (b"", "not a readable PNG"),
         (b"hello", "not a readable PNG"),
-        (encode(Image.fromarray(random_array()), "GIF"), "not a readable PNG"),
+        (encode(Image.fromarray(random_array()), "GIF"), "is a GIF"),
+        (b"\0\0\0\x18ftypheic" + bytes(20), "is a HEIC picture"),
         (tiff(random_array().astype(np.float32)), "not supported"),
-        (tiff(random_array().astype(np.int16)), "not supported"),
-        (tiff(random_array().astype(np.uint32)), "not supported"),
-        (
-            tiff(random_array(bits=16), byteorder="<").replace(
-                struct.pack("<HHII", 258, 3, 1, 16), struct.pack("<HHII", 258, 3, 1, 12)
-            ),
-            "with 12 bits",
-        ),
-        # Pillow would read the next ones, wrongly.
-        *(
-            (
-                tiff(
-                    random_array(3, bits=16).transpose(2, 0, 1),
-                    photometric="rgb",
-                    planarconfig="separate",
-                    compression=compression,
-                ),
-                "in planes",
-            )
-            for compression in (None, "deflate")
-        ),
-        (
-            tiff(
-                random_array(4, bits=16),
-                photometric="rgb",
-                extrasamples=["assocalpha"],
-            ),
-            "not supported",
-        ),
+        (tiff(random_array().astype(np.int16)), "of int16 are not supported"),
+        (tiff(random_array().astype(np.uint32)), "of uint32 are not supported"),
+        (tiff(random_array(3), photometric="cielab"), "of kind CIELAB"),
+        (tiff(random_array(), photometric="cfa"), "of kind CFA"),
     ],
 )
 def test_unsupported(tmp_path, data, message):

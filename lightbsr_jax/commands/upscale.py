@@ -142,7 +142,7 @@ def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
     """True where no picture failed."""
     import jax
 
-    from lightbsr_jax.imaging import photographs
+    from lightbsr_jax.imaging import conversion, photographs
     from lightbsr_jax.inference import explain, folder
 
     if not 1 <= arguments.quality <= 100:
@@ -164,7 +164,7 @@ def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
     upscaler = _upscaler(model, arguments.memory, arguments.precision, arguments.device)
     idr = None
     if arguments.idr_from is not None:
-        other = photographs.to_network(photographs.read(arguments.idr_from))[0]
+        other = conversion.to_network(photographs.read(arguments.idr_from))
         idr = upscaler.estimate(other).mean
     existing = arguments.existing
     if arguments.dry_run:
@@ -251,8 +251,8 @@ def describe(done: Done[Upscaled]) -> str:
     """Such as "60x40 -> 240x160 [without XMP: too long for JPEG] out/a.jpg (1.2 s)"."""
     result = done.result
     text = _describe_sizes(result.sizes)
-    for note in result.dropped_notes:
-        text += f" [without {note.upper()}: too long for {result.format}]"
+    if result.dropped:
+        text += f" [without {', '.join(result.dropped)}]"
     if result.nearest is not None:
         text += f" [nearest: {result.nearest.label}]"
     return f"{text} {done.job.target} ({done.seconds:.1f} s)"

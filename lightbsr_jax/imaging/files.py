@@ -4,21 +4,22 @@ Images are uint8 [H, W, 3] in RGB, 0..255. Colour profiles are ignored. Of a fil
 several pictures (an animation, a TIFF of many pages) the first is read.
 """
 
-import contextlib
 import importlib.util
-import io
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import Image
 
 from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging import decoding
+from lightbsr_jax.imaging.errors import ImageError, errors_named
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".tif", ".tiff"),
+)
 
 # A name in place of a folder: sharp, textured photographs without download. The two
 # splits share no scene.
@@ -37,27 +38,6 @@ _BUNDLED_PHOTOGRAPHS = {
     ),
     "test": ("astronaut.png", "chelsea.png", "coffee.png"),
 }
-
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
-_EIGHT_BIT_MODES = frozenset(
-    ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr")
-)
-# What brings a picture upright, by its EXIF orientation: quarter turns
-# counterclockwise, and then whether to mirror it.
-_TURNS = {
-    1: (0, False),
-    2: (0, True),
-    3: (2, False),
-    4: (2, True),
-    5: (3, True),
-    6: (3, False),
-    7: (1, True),
-    8: (1, False),
-}
-
-
-class ImageError(UserError):
-    """An image file that cannot be used; the message names it and the remedy."""
 
 
 def find_images(folder: str | Path) -> list[tuple[str, Path]]:
@@ -110,30 +90,31 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises ImageError for a file whose header cannot be read.
     """
     with open(path, "rb") as file, errors_named(path):
-        image = Image.open(file, formats=_FORMATS)
-        width, height = image.size
-        return (width, height) if _orientation(image) >= 5 else (height, width)
+        return decoding.size(file)
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
     """The picture in a file as uint8 [H, W, 3], upright.
 
     Grey is repeated, transparency is composited on white, and 16 bits become
-    round(v / 257). The EXIF orientation is applied (a PNG's only where it precedes the
-    pixels). Raises ImageError for a file that is corrupt, truncated, too large or of a
-    kind that is not supported; half an image is never returned.
+    round(v / 257). The EXIF orientation is applied. Raises ImageError for a file that
+    is corrupt, truncated, too large or of a kind that is not supported; half an image
+    is never returned.
     """
     with open(path, "rb") as file:
         data = file.read()
     with errors_named(path):
-        encoded, samples = decode(data)
-        image = encoded if samples is None else _to_eight_bits(encoded, samples)
-        if image.has_transparency_data:
+        decoded = decoding.decode(data)
+        samples = _to_eight_bits(decoded.samples)
+        layout = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[samples.shape[-1]]
+        layout = "CMYK" if decoded.colours == 4 else layout
+        size = samples.shape[1], samples.shape[0]
+        image = Image.frombytes(layout, size, samples.tobytes())
+        if samples.shape[-1] > decoded.colours:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
-        rgb = upright(encoded, np.asarray(image.convert("RGB")))
-        return np.array(rgb, order="C")
+        return np.array(image.convert("RGB"), order="C")
 
 
 def write_png(path: str | Path, image: np.ndarray) -> None:
@@ -171,131 +152,13 @@ def walk(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
-@contextlib.contextmanager
-def errors_named(path: str | Path) -> Iterator[None]:
-    """Turns whatever Pillow raises about the bytes of a file into an ImageError."""
-    try:
-        yield
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
-    except Image.DecompressionBombError as error:
-        most = 2 * Image.MAX_IMAGE_PIXELS // 1_000_000  # it only warns of half of that
+def _to_eight_bits(samples: np.ndarray) -> np.ndarray:
+    """16-bit samples as round(v / 257). Raises ImageError for float32."""
+    if samples.dtype == np.float32:
         raise ImageError(
-            f"{path}: too large, cut it into parts of at most {most} megapixels"
-        ) from error
-    except Image.UnidentifiedImageError as error:
-        raise ImageError(
-            f"{path}: not a readable {', '.join(_FORMATS)} file; replace it by an "
-            "intact copy, or convert it to an 8-bit PNG"
-        ) from error
-    except MemoryError:  # the machine's fault, not the file's
-        raise
-    except Exception as error:  # the parsers raise anything, down to struct.error
-        raise ImageError(
-            f"{path}: corrupt or truncated ({error}); replace it by an intact copy"
-        ) from error
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8, that is still to be applied after decoding."""
-    if image.format == "TIFF":
-        return 1  # Pillow applies it by itself, to the size too
-    try:
-        # The PNG class's own getexif decodes all of the image first.
-        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
-    except Exception:  # a broken note about a picture does not spoil the picture
-        return 1
-    return orientation if orientation in _TURNS else 1
-
-
-def upright(image: Image.Image, samples: np.ndarray) -> np.ndarray:
-    """Samples [H, W, C] as they lie in a file, turned as its EXIF notes say."""
-    turns, mirrored = _TURNS[_orientation(image)]
-    turned = np.rot90(samples, turns)
-    return turned[:, ::-1] if mirrored else turned
-
-
-def decode(data: bytes) -> tuple[Image.Image, np.ndarray | None]:
-    """The picture as it lies in a file; its samples uint16 [H, W, C] if it has 16 bits.
-
-    The image is loaded if it has 8 bits, and then in one of _EIGHT_BIT_MODES. Raises
-    ImageError for kinds that are not supported, and whatever Pillow raises.
-    """
-    image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    if image.format == "PNG":
-        image.verify()  # decoding alone does not look at the checksums
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    raw_modes = {_raw_mode(tile) for tile in image.tile}
-    tags = image.tag_v2 if image.format == "TIFF" else {}
-    bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (8,)))
-    planar = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
-    sixteen = image.format != "BMP" and any(";16" in mode for mode in raw_modes)
-
-    if image.mode.startswith("I;16") and raw_modes != {"I;12"}:
-        image.load()
-        samples = np.asarray(image)[..., None]
-        if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is zero
-            samples = 65535 - samples
-        return image, samples
-    if sixteen and not planar:
-        return image, _sixteen_bit_samples(data, raw_modes)
-    if image.mode in _EIGHT_BIT_MODES and bits <= 8:
-        image.load()
-        return image, None
-    raise ImageError(
-        f"pixels of kind {image.mode}{' in planes' * planar} with {bits} bits are "
-        "not supported; convert it to an 8-bit PNG"
-    )
-
-
-def _raw_mode(tile: tuple) -> str:
-    arguments = tile[3]
-    return arguments if isinstance(arguments, str) else arguments[0]
-
-
-def _sixteen_bit_samples(data: bytes, raw_modes: set[str]) -> np.ndarray:
-    """The samples of a 16-bit colour image: uint16 [H, W, C].
-
-    Pillow keeps one byte of each 16-bit colour sample, the high one. Decoding again as
-    if the bytes were in the other order gives the low one.
-    """
-    (raw_mode,) = raw_modes
-    if raw_mode == "LA;16B":  # four bytes a pixel, which RGBA hands over as they are
-        bytes_ = _load_as(data, "RGBA").astype(np.uint16)
-        return bytes_[..., 0::2] * 256 + bytes_[..., 1::2]
-    layout, order = raw_mode.split(";16")
-    if layout not in ("RGB", "RGBA", "RGBX", "CMYK"):
-        raise ImageError(
-            f"16-bit pixels of kind {raw_mode} are not supported; convert it to an "
-            "8-bit PNG"
+            "float32 samples, of whatever range, are not supported here; convert it to "
+            "16-bit TIFF or PNG"
         )
-    if order == "N":
-        order = "L" if sys.byteorder == "little" else "B"
-    other = "L" if order == "B" else "B"
-    high, low = _load_as(data, raw_mode), _load_as(data, f"{layout};16{other}")
-    return high.astype(np.uint16) * 256 + low
-
-
-def _load_as(data: bytes, raw_mode: str) -> np.ndarray:
-    """The image's bytes, unpacked as `raw_mode` in place of the file's own."""
-    image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    for index, tile in enumerate(image.tile):
-        is_text = isinstance(tile[3], str)
-        arguments = raw_mode if is_text else (raw_mode, *tile[3][1:])
-        image.tile[index] = tile._replace(args=arguments)
-    image.load()
-    return np.asarray(image)
-
-
-def _to_eight_bits(image: Image.Image, samples: np.ndarray) -> Image.Image:
-    """16-bit samples [H, W, C] as round(v / 257), with the alpha of a colour key."""
-    rounded = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    key = image.info.get("transparency")
-    if key is not None and samples.shape[-1] in (1, 3):
-        alpha = 255 * (samples != np.array(key)).any(-1, keepdims=True)
-        rounded = np.concatenate([rounded, alpha.astype(np.uint8)], -1)
-    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[rounded.shape[-1]]
-    if image.mode == "CMYK":
-        mode = "CMYK"
-    size = rounded.shape[1], rounded.shape[0]
-    return Image.frombytes(mode, size, rounded.tobytes())
+    if samples.dtype == np.uint16:
+        return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return samples

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.imaging import files, photographs
+from lightbsr_jax.imaging import conversion, files, photographs
 from lightbsr_jax.inference import explain
 from lightbsr_jax.inference.explain import Bank, Known
 from lightbsr_jax.inference.upscaler import Progress, Upscaler
@@ -142,7 +142,7 @@ class Upscaled(NamedTuple):
     path: Path
     sizes: Sizes
     format: str  # one of photographs.FORMATS' values
-    dropped_notes: list[str]  # fields of the metadata that are too long for the format
+    dropped: list[str]  # what the file has and the result not, in words
     nearest: Known | None  # of the bank's degradations
 
 
@@ -173,15 +173,16 @@ def upscale(
     size = photograph.colour.shape[:2]
     wanted = target.of(size, upscaler.scale)
     photographs.check_format(kind, wanted, job.target)
+    photographs.check_range(photograph, kind, job.target)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=job.target.parent):
         pass  # it can be written to: better known before the work than after it
-    pixels, _ = photographs.to_network(photograph)
+    pixels = conversion.to_network(photograph)
     sr = upscaler(pixels, idr=idr, self_ensemble=self_ensemble, on_progress=on_progress)
-    result = photographs.from_network(photograph, sr, wanted)
+    result = conversion.from_network(photograph, sr, wanted)
     del sr
     photographs.write(job.target, result, kind=kind, quality=quality)
-    dropped = photographs.too_long(result.metadata, kind)
+    dropped = photographs.left_out(result, kind)
     nearest = None
     if bank is not None:
         estimated = upscaler.estimate(pixels)

@@ -25,7 +25,7 @@ from urllib.parse import unquote
 from PIL import Image
 
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.imaging import files, photographs
+from lightbsr_jax.imaging import conversion, files, photographs
 from lightbsr_jax.imaging.photographs import Photograph
 from lightbsr_jax.inference import explain
 from lightbsr_jax.inference.explain import Bank
@@ -92,6 +92,7 @@ class Server(ThreadingHTTPServer):
             except UserError as error:  # the file's name here tells nobody anything
                 raise UserError(str(error).replace(str(source), name)) from error
         photographs.check_format(_kind(photograph), self._target(photograph), name)
+        photographs.check_range(photograph, _kind(photograph), name)
         return photograph
 
     def upscale(
@@ -99,11 +100,11 @@ class Server(ThreadingHTTPServer):
     ) -> Answer:
         """Upscales a picture; what the page shows. Raises UserError."""
         kind, target = _kind(photograph), self._target(photograph)
-        pixels, _ = photographs.to_network(photograph)
+        pixels = conversion.to_network(photograph)
         with self.working:
             sr = self.upscaler(pixels, on_progress=on_progress)
             estimated = self.upscaler.estimate(pixels)
-        result = photographs.from_network(photograph, sr, target)
+        result = conversion.from_network(photograph, sr, target)
         explanation = io.BytesIO()
         Image.fromarray(explain.picture(estimated)).save(explanation, "PNG")
         nearest = self.bank.nearest(estimated.mean)

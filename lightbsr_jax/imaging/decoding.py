@@ -1,0 +1,237 @@
+"""The pixels of image files, whatever their kind.
+
+Samples are [H, W, C], upright, in the machine's byte order and in all of their type's
+range: uint8, uint16 or (of a TIFF alone) float32.
+"""
+
+import io
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin
+
+from lightbsr_jax.imaging import bmp, png, tiff
+from lightbsr_jax.imaging.errors import FORMATS, ImageError
+
+# Profiles and texts in a PNG; Pillow takes larger ones than 1 MB for an attack.
+PngImagePlugin.MAX_TEXT_CHUNK = 32_000_000
+
+_MODES = frozenset(
+    ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr")
+)
+# What brings a picture upright, by its EXIF orientation: quarter turns
+# counterclockwise, and then whether to mirror it.
+_TURNS = {
+    1: (0, False),
+    2: (0, True),
+    3: (2, False),
+    4: (2, True),
+    5: (3, True),
+    6: (3, False),
+    7: (1, True),
+    8: (1, False),
+}
+_HEADER = 138  # bytes, of the longest header of a BMP
+_END = b"\xff\xd9"  # of a JPEG
+_NOISE = bytes(range(37, 251, 7)) * 8  # no picture goes on like this
+
+
+class Decoded(NamedTuple):
+    """A picture, and how many of its samples are colours; one more is alpha."""
+
+    format: str
+    samples: np.ndarray  # [H, W, C]
+    colours: int  # 1, 3, or 4: CMYK, without alpha
+    image: Image.Image | None  # its notes; None of a TIFF that Pillow does not read
+    pictures: int = 1  # how many there are: an animation's, or pages
+
+
+def decode(data: bytes) -> Decoded:
+    """The picture in a file; of several the first.
+
+    Raises ImageError for kinds that are not supported, and whatever the parsers raise.
+    """
+    if tiff.is_tiff(data):
+        return _decode_tiff(data)
+    if bmp.has_own_masks(data):
+        return Decoded("BMP", bmp.samples(data), 3, None)
+    image = _open(data)
+    kind = image.format
+    if kind == "PNG":
+        image.verify()  # decoding alone does not look at the checksums
+        image = _open(data)
+    elif kind in ("JPEG", "MPO") and _END not in data[-64_000:]:
+        data = _completed(data, image)
+        image = _open(data)
+    count = 1 if kind == "MPO" else getattr(image, "n_frames", 1)
+    # Cameras put previews behind a JPEG, which is then of the kind MPO.
+    kind = "JPEG" if kind == "MPO" else kind
+    orientation = _orientation(image, io.BytesIO(data))
+    raw_modes = {_raw_mode(tile) for tile in image.tile}
+    if kind == "PNG" and image.mode.startswith("I;16"):
+        image.load()
+        samples = np.asarray(image)[..., None].astype(np.uint16)
+    elif kind == "PNG" and any(";16" in mode for mode in raw_modes):
+        samples = _sixteen_bit_samples(data, raw_modes)
+    elif image.mode in _MODES:
+        image.load()
+        samples = eight_bit_samples(image, _raw_depth(raw_modes))
+    else:
+        raise ImageError(
+            f"pixels of kind {image.mode} are not supported; convert it to PNG"
+        )
+    if samples.dtype == np.uint16:
+        samples = _with_key_as_alpha(samples, image.info.get("transparency"))
+    colours = 4 if image.mode == "CMYK" else (1 if samples.shape[-1] < 3 else 3)
+    return Decoded(kind, upright(samples, orientation), colours, image, count)
+
+
+def size(file: BinaryIO) -> tuple[int, int]:
+    """The (height, width) of the picture that `decode` gives, by the header alone."""
+    start = file.read(_HEADER)
+    file.seek(0)
+    if tiff.is_tiff(start):
+        index, _ = tiff.pages(file)
+        height, width = tiff.size(file, index)
+        orientation = tiff.orientation(file, index)
+    elif bmp.has_own_masks(start):
+        return bmp.size(start)
+    else:
+        image = Image.open(file, formats=FORMATS)
+        width, height = image.size
+        orientation = _orientation(image, file)
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
+    """Samples [H, W, C] as they lie in a file, turned as an EXIF orientation says."""
+    turns, mirrored = _TURNS.get(orientation, (0, False))
+    turned = np.rot90(samples, turns)
+    return turned[:, ::-1] if mirrored else turned
+
+
+def eight_bit_samples(image: Image.Image, depth: int = 8) -> np.ndarray:
+    """A loaded image's uint8 samples; greys of a file may have less bits (`depth`)."""
+    key = image.info.get("transparency")
+    if image.mode == "L" and isinstance(key, int) and depth < 8:
+        image.info["transparency"] = key % 2**depth * 255 // (2**depth - 1)
+    grey = image.mode in ("1", "L", "LA", "La")
+    if image.has_transparency_data:
+        # By way of RGBA: Pillow converts a grey colour key to nothing else.
+        rgba = np.asarray(image.convert("RGBA"))
+        return rgba[..., 2:] if grey else rgba
+    if image.mode == "CMYK":
+        return np.asarray(image)
+    samples = np.asarray(image.convert("L" if grey else "RGB"))
+    return samples[..., None] if grey else samples
+
+
+def _decode_tiff(data: bytes) -> Decoded:
+    file = io.BytesIO(data)
+    index, count = tiff.pages(file)
+    image = _open_tiff(data, index)
+    if image is not None and image.mode in _MODES and _has_eight_bits(image):
+        image.load()  # which turns it, of a TIFF alone
+        samples = eight_bit_samples(image)
+        colours = 4 if image.mode == "CMYK" else (1 if samples.shape[-1] < 3 else 3)
+        return Decoded("TIFF", samples, colours, image, count)
+    samples, colours = tiff.samples(data, index)
+    orientation = tiff.orientation(file, index)
+    return Decoded("TIFF", upright(samples, orientation), colours, image, count)
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def _open_tiff(data: bytes, index: int) -> Image.Image | None:
+    try:
+        image = _open(data)
+        image.seek(index)
+    except (Image.UnidentifiedImageError, EOFError):
+        return None
+    return image
+
+
+def _has_eight_bits(image: Image.Image) -> bool:
+    tags = image.tag_v2
+    if tags.get(ExifTags.Base.PlanarConfiguration) == 2:  # Pillow errs with alpha
+        return False
+    bits = tags.get(ExifTags.Base.BitsPerSample, (1,))
+    formats = tags.get(ExifTags.Base.SampleFormat, (1,))
+    return max(bits) <= 8 and set(formats) <= {1, 4}
+
+
+def _orientation(image: Image.Image, file: BinaryIO) -> int:
+    """The orientation, 1 to 8, of pixels as they lie in a file: by EXIF, or by XMP."""
+    try:
+        if image.format == "PNG" and "exif" not in image.info:
+            # Pillow decodes all of the image to find EXIF that comes after it.
+            exif = png.exif(list(png.chunks(file)))
+            image.info |= {} if exif is None else {"exif": exif}
+        # The PNG class's own getexif decodes all of the image first.
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+    except Exception:  # a broken note about a picture does not spoil the picture
+        return 1
+    return orientation if orientation in _TURNS else 1
+
+
+def _completed(data: bytes, image: Image.Image) -> bytes:
+    """A JPEG that lacks its last marker with it, if all of its pixels are there.
+
+    They are if what comes after them changes nothing. ValueError.
+    """
+    if image.info.get("progressive"):
+        raise ValueError("its end is missing")
+    whole = data + _END
+    pixels = [np.asarray(_open(x)) for x in (whole, data + _NOISE + _END)]
+    if not np.array_equal(*pixels):
+        raise ValueError("its end is missing")
+    return whole
+
+
+def _raw_mode(tile: ImageFile._Tile) -> str:
+    arguments = tile[3]
+    return arguments if isinstance(arguments, str) else arguments[0]
+
+
+def _raw_depth(raw_modes: set[str]) -> int:
+    """The bits of a grey sample in the file, of Pillow's raw modes such as "L;4"."""
+    depths = {"L;2": 2, "L;4": 4}
+    return min((depths.get(mode, 8) for mode in raw_modes), default=8)
+
+
+def _sixteen_bit_samples(data: bytes, raw_modes: set[str]) -> np.ndarray:
+    """The samples of a 16-bit colour PNG: uint16 [H, W, C].
+
+    Pillow keeps one byte of each 16-bit colour sample, the high one. Decoding again as
+    if the bytes were in the other order gives the low one.
+    """
+    (raw_mode,) = raw_modes
+    if raw_mode == "LA;16B":  # four bytes a pixel, which RGBA hands over as they are
+        bytes_ = _load_as(data, "RGBA").astype(np.uint16)
+        return bytes_[..., 0::2] * 256 + bytes_[..., 1::2]
+    layout = raw_mode.split(";16")[0]
+    high, low = _load_as(data, f"{layout};16B"), _load_as(data, f"{layout};16L")
+    return high.astype(np.uint16) * 256 + low
+
+
+def _load_as(data: bytes, raw_mode: str) -> np.ndarray:
+    """The image's bytes, unpacked as `raw_mode` in place of the file's own."""
+    image = _open(data)
+    for index, tile in enumerate(image.tile):
+        is_text = isinstance(tile[3], str)
+        arguments = raw_mode if is_text else (raw_mode, *tile[3][1:])
+        image.tile[index] = tile._replace(args=arguments)
+    image.load()
+    return np.asarray(image)
+
+
+def _with_key_as_alpha(
+    samples: np.ndarray, key: int | tuple[int, ...] | None
+) -> np.ndarray:
+    if key is None or samples.shape[-1] not in (1, 3):
+        return samples
+    opaque = (samples != np.array(key)).any(-1, keepdims=True)
+    alpha = np.where(opaque, np.uint16(65535), np.uint16(0))
+    return np.concatenate([samples, alpha], -1)

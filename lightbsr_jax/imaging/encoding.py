@@ -1,0 +1,133 @@
+"""Image files of each format, from samples and notes that it holds."""
+
+import io
+import struct
+from typing import Any
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from lightbsr_jax.imaging import exif, ifd, notes, photoshop, png
+from lightbsr_jax.imaging.notes import Metadata
+
+DEEP = ("PNG", "TIFF")  # hold 16 bits
+TRANSPARENT = ("PNG", "TIFF", "WEBP")
+_INCH, _NO_UNIT = 2, 1  # of a TIFF's resolution
+_JFIF = 20  # bytes of a JPEG up to the end of its first segment
+
+
+def encode(
+    samples: np.ndarray,
+    profile: bytes | None,
+    metadata: Metadata,
+    *,
+    kind: str,
+    quality: int,
+) -> bytes:
+    """The bytes of a file of uint8 samples [h, w, C], or of others that `kind` holds.
+
+    `quality`, of 1 to 100, is for JPEG and lossy WebP.
+    """
+    if kind == "PNG":
+        return png.encoded(samples, _png_notes(profile, metadata))
+    if kind == "TIFF":
+        return _tiff(samples, profile, metadata)
+    image = Image.fromarray(samples[..., 0] if samples.shape[-1] == 1 else samples)
+    options: dict[str, Any] = {
+        "icc_profile": profile,
+        "exif": metadata.exif,
+        "xmp": metadata.xmp,
+        "dpi": metadata.dpi,
+    }
+    if kind == "JPEG":
+        options |= {"quality": quality, "subsampling": 0 if quality >= 90 else 2}
+        options["comment"] = metadata.comment
+        options["extra"] = photoshop.jpeg_segment(metadata.photoshop) or None
+    if kind == "WEBP":
+        lossless = {"lossless": True, "exact": True}
+        options |= lossless if metadata.lossless else {"quality": quality}
+    given = {name: value for name, value in options.items() if value is not None}
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **given)
+    content = buffer.getvalue()
+    if kind == "JPEG" and metadata.aspect is not None:
+        content = _with_aspect(content, metadata.aspect)
+    return content
+
+
+def _png_notes(profile: bytes | None, metadata: Metadata) -> list[png.Chunk]:
+    chunks = list(metadata.colour)
+    if profile is not None and not metadata.colour:
+        chunks.append(png.profile_chunk(profile))
+    if metadata.dpi is not None:
+        chunks.append(png.resolution_chunk(*metadata.dpi, per_inch=True))
+    elif metadata.aspect is not None:
+        chunks.append(png.resolution_chunk(*metadata.aspect, per_inch=False))
+    if metadata.exif is not None:
+        chunks.append((b"eXIf", metadata.exif.removeprefix(exif.PREFIX)))
+    texts = dict(metadata.texts)
+    if metadata.comment:
+        texts.setdefault("Comment", metadata.comment.decode(errors="replace"))
+    chunks += [png.text_chunk(name, text.encode()) for name, text in texts.items()]
+    if metadata.xmp is not None:
+        chunks.append(png.text_chunk("XML:com.adobe.xmp", metadata.xmp))
+    return chunks
+
+
+def _with_aspect(jpeg: bytes, aspect: tuple[float, float]) -> bytes:
+    """A JPEG of Pillow's whose first segment tells of the pixels' aspect alone."""
+    largest = max(aspect)
+    if largest > 65535 or any(n != round(n) for n in aspect):
+        aspect = tuple(n * 1000 / largest for n in aspect)
+    x, y = (max(round(n), 1) for n in aspect)
+    head = bytearray(jpeg[:_JFIF])
+    head[13:18] = struct.pack(">BHH", 0, x, y)
+    return bytes(head) + jpeg[_JFIF:]
+
+
+def _tiff(samples: np.ndarray, profile: bytes | None, metadata: Metadata) -> bytes:
+    """TIFF with all of the notes."""
+    found = exif.Parts(ifd.Directory("<", [], 0))
+    if metadata.exif is not None:
+        found = exif.without_maker_note(exif.parts(metadata.exif))
+    resolution, unit = metadata.dpi, _INCH
+    if resolution is None and metadata.aspect is not None:
+        resolution, unit = metadata.aspect, _NO_UNIT
+    channels = samples.shape[-1]
+    options: dict[str, Any] = {}
+    if channels % 2 == 0:
+        options["extrasamples"] = ["unassalpha"]
+    if resolution is not None:
+        options |= {"resolution": resolution, "resolutionunit": unit}
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        samples if channels > 1 else samples[..., 0],
+        byteorder=found.main.order,
+        photometric="rgb" if channels > 2 else "minisblack",
+        planarconfig="contig" if channels > 1 else None,
+        compression="zlib",
+        predictor=True,
+        iccprofile=profile,
+        software=False,
+        metadata=None,
+        **options,
+    )
+    return _with_tags(buffer.getvalue(), found, notes.tiff_tags(metadata))
+
+
+def _with_tags(tiff: bytes, found: exif.Parts, tags: list[ifd.Entry]) -> bytes:
+    """A TIFF with more tags in its first directory, which moves to the end."""
+    order, big = ifd.layout(tiff)
+    tags = tags + [e for e in found.main.entries if e.tag not in exif.LAYOUT]
+    if big or not (tags or found.exif or found.gps):
+        return tiff  # 4 GB of pixels go without
+    data = bytearray(tiff) + bytes(len(tiff) % 2)
+    main = ifd.read(tiff, ifd.first(tiff))
+    content, places = exif.directories(found, len(data))
+    data += content
+    data += bytes(len(data) % 2)
+    main = exif.pointing(main._replace(entries=main.entries + tags), places)
+    data[4:8] = struct.pack(order + "I", len(data))
+    return bytes(data) + ifd.written(main, len(data))

@@ -1,0 +1,93 @@
+"""What is raised about image files."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from lightbsr_jax.errors import UserError
+
+# Of Pillow's formats, those that are read.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+
+# How files of other kinds begin, after so many bytes.
+_OTHERS = (
+    (0, b"GIF8", "a GIF"),
+    (4, b"ftypheic", "a HEIC picture"),
+    (4, b"ftypheix", "a HEIC picture"),
+    (4, b"ftypmif1", "a HEIF picture"),
+    (4, b"ftypmsf1", "a HEIF picture"),
+    (4, b"ftypavif", "an AVIF picture"),
+    (4, b"ftypavis", "an AVIF animation"),
+    (4, b"ftypcrx", "a raw photograph (CR3)"),
+    (4, b"ftyp", "a video"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
+    (0, b"\xff\x0a", "a JPEG XL picture"),
+    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 picture"),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
+    (0, b"8BPS", "a Photoshop document"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"%!PS", "a PostScript document"),
+    (0, b"\x76\x2f\x31\x01", "an OpenEXR picture"),
+    (0, b"#?RADIANCE", "a Radiance HDR picture"),
+    (0, b"DDS ", "a DDS texture"),
+    (0, b"gimp xcf", "a GIMP document"),
+    (0, b"FUJIFILMCCD-RAW", "a raw photograph (RAF)"),
+    (0, b"IIRO", "a raw photograph (ORF)"),
+    (0, b"IIRS", "a raw photograph (ORF)"),
+    (0, b"IIU\0", "a raw photograph (RW2)"),
+    (0, b"\0\0\1\0", "an icon (ICO)"),
+    (0, b"<svg", "an SVG drawing"),
+    (0, b"<?xml", "an XML file"),
+    (0, b"<!DOCTYPE", "a web page"),
+    (0, b"<html", "a web page"),
+    (0, b"PK\3\4", "a zip archive"),
+    (0, b"version https://git-lfs", "a Git LFS pointer, without the picture"),
+)
+
+
+class ImageError(UserError):
+    """An image file that cannot be used; the message names it and the remedy."""
+
+
+def kind_of(data: bytes) -> str | None:
+    """What a file is that is none of FORMATS, such as "a GIF", by its first bytes."""
+    return next((k for at, b, k in _OTHERS if data[at : at + len(b)] == b), None)
+
+
+@contextlib.contextmanager
+def errors_named(path: str | Path) -> Iterator[None]:
+    """Turns whatever the parsers raise about the bytes of a file into an ImageError."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+    except Image.DecompressionBombError as error:
+        most = 2 * Image.MAX_IMAGE_PIXELS // 1_000_000  # it only warns of half of that
+        raise ImageError(
+            f"{path}: too large, cut it into parts of at most {most} megapixels"
+        ) from error
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"{path}: {_unidentified(path)}") from error
+    except MemoryError:  # the machine's fault, not the file's
+        raise
+    except Exception as error:  # the parsers raise anything, down to struct.error
+        raise ImageError(
+            f"{path}: corrupt or truncated ({error}); replace it by an intact copy"
+        ) from error
+
+
+def _unidentified(path: str | Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError:
+        start = b""
+    kind = kind_of(start)
+    if kind is not None:
+        return f"is {kind}, not one of {', '.join(FORMATS)}; convert it to PNG"
+    return (
+        f"not a readable {', '.join(FORMATS)} file; replace it by an intact copy, or "
+        "convert it to PNG"
+    )

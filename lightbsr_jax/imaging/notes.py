@@ -1,0 +1,236 @@
+"""What files say beside their pixels: read, brought up to date, and said if lost."""
+
+import io
+import re
+import struct
+from typing import NamedTuple
+
+from lightbsr_jax.imaging import exif, ifd, photoshop, png, tiff, xmp
+from lightbsr_jax.imaging.decoding import Decoded
+from lightbsr_jax.imaging.ifd import Directory, Entry
+
+Size = tuple[int, int]  # height, width
+
+_PNG_XMP = "XML:com.adobe.xmp"
+_RAW_PROFILE = "Raw profile type "  # ImageMagick's notes, in hexadecimal digits
+_PER_INCH, _PER_CENTIMETRE = 2, 3
+_DESCRIPTION, _EXTRA_SAMPLES = 270, 338
+_PIXEL_SCALE, _TIE_POINTS, _TRANSFORMATION = 33550, 33922, 34264  # of GeoTIFF
+_OME_SIZES = {b"SizeY": 0, b"SizeX": 1}
+
+
+class Metadata(NamedTuple):
+    """What a file says beside its pixels."""
+
+    exif: bytes | None  # a block without orientation, which is applied
+    xmp: bytes | None
+    dpi: tuple[float, float] | None
+    texts: dict[str, str]  # of a PNG
+    aspect: tuple[float, float] | None = None  # pixels in a unit that nobody states
+    colour: tuple[png.Chunk, ...] = ()  # a PNG's statements in place of a profile
+    photoshop: bytes | None = None  # resources, IPTC among them
+    comment: bytes | None = None  # of a JPEG
+    lossless: bool = False  # a WebP
+    lost: tuple[str, ...] = ()  # what the file has and no result of it
+
+
+def read(data: bytes, decoded: Decoded) -> Metadata:
+    """The notes of a file's bytes. A broken one spoils neither picture nor others."""
+    if decoded.format == "TIFF":
+        return _of_tiff(data)
+    image = decoded.image
+    if image is None:
+        return Metadata(None, None, None, {})
+    block, texts, lost = image.info.get("exif"), {}, []
+    packet = image.info.get("xmp") or image.info.get(_PNG_XMP)
+    packet = packet.encode() if isinstance(packet, str) else packet
+    colour = ()
+    if decoded.format == "PNG":
+        texts = {k: str(v) for k, v in image.text.items() if k != _PNG_XMP}
+        hidden = _raw_profiles(texts)
+        block = block or hidden.get("exif")
+        packet = packet or hidden.get("xmp")
+        found = png.chunks(io.BytesIO(data))
+        if not image.info.get("icc_profile"):
+            colour = tuple(c for c in found if c[0] in png.COLOUR_CHUNKS)
+    if block is not None:
+        block = block if block.startswith(exif.PREFIX) else exif.PREFIX + block
+        kept = exif.tidied(block)
+        lost += ["EXIF (broken)"] * (kept is None)
+        block = kept or None
+    if packet is not None:
+        packet, gone = xmp.cleaned(xmp.upright(packet))
+        lost += gone
+    dpi = _usable(image.info.get("dpi"))
+    aspect = image.info.get("aspect")  # of a PNG
+    if image.info.get("jfif_unit") == 0:
+        dpi, aspect = None, image.info.get("jfif_density")
+    return Metadata(
+        block,
+        packet,
+        dpi,
+        texts,
+        aspect=_usable(aspect) if aspect and len(set(aspect)) > 1 else None,
+        colour=colour,
+        photoshop=photoshop.of_jpeg(image),
+        comment=image.info.get("comment") if decoded.format == "JPEG" else None,
+        lossless=decoded.format == "WEBP" and _is_lossless(data),
+        lost=tuple(lost),
+    )
+
+
+def scaled(metadata: Metadata, old: Size, new: Size) -> Metadata:
+    """The notes of a picture that grew: sizes and positions in pixels grow with it."""
+    if old == new:
+        return metadata
+    factors = new[0] / old[0], new[1] / old[1]
+    if metadata.xmp is not None:
+        metadata = metadata._replace(xmp=xmp.scaled(metadata.xmp, factors))
+    if metadata.exif is None:
+        return metadata
+    main = exif.parts(metadata.exif).main
+    values = {
+        e.tag: grown
+        for e in main.entries
+        if (grown := _grown(main, e.tag, factors)) is not None
+    }
+    if values:
+        block = exif.with_values(metadata.exif, values)
+        metadata = metadata._replace(exif=block)
+    description = main.value(_DESCRIPTION) or b""
+    if description.startswith(b"ImageJ=") and metadata.aspect is not None:
+        # ImageJ's calibration: pixels in a unit that its description names.
+        x, y = metadata.aspect
+        metadata = metadata._replace(aspect=(x * factors[1], y * factors[0]))
+    return metadata
+
+
+def _grown(main: Directory, tag: int, factors: tuple[float, float]) -> bytes | None:
+    """The value of a tag as it is for the larger picture; None where it is the same."""
+    down, across = factors
+    if tag == _DESCRIPTION:
+        value = main.value(tag)
+        return _ome(value, factors) if value and b"<OME" in value else None
+    numbers = ifd.numbers(main, tag, "d")
+    if numbers is None or tag not in (_PIXEL_SCALE, _TIE_POINTS, _TRANSFORMATION):
+        return None
+    if tag == _PIXEL_SCALE and len(numbers) == 3:
+        numbers = [numbers[0] / across, numbers[1] / down, numbers[2]]
+    elif tag == _TIE_POINTS:  # of six numbers each, the first two in pixels
+        sides = (across, down, 1, 1, 1, 1)
+        numbers = [n * sides[i % 6] for i, n in enumerate(numbers)]
+    elif tag == _TRANSFORMATION and len(numbers) == 16:
+        sides = (across, down, 1, 1)
+        numbers = [n / sides[i % 4] for i, n in enumerate(numbers)]
+    return struct.pack(f"{main.order}{len(numbers)}d", *numbers)
+
+
+def _ome(description: bytes, factors: tuple[float, float]) -> bytes:
+    """An OME description with the sizes of the larger picture and its pixels."""
+    for name, axis in _OME_SIZES.items():
+        factor = factors[axis]
+
+        def grown(match: re.Match[bytes], factor: float = factor) -> bytes:
+            return match[1] + str(round(int(match[2]) * factor)).encode() + match[3]
+
+        def shrunk(match: re.Match[bytes], factor: float = factor) -> bytes:
+            return match[1] + repr(float(match[2]) / factor).encode() + match[3]
+
+        description = re.sub(rb"(\b" + name + rb'=")(\d+)(")', grown, description)
+        physical = rb"(\bPhysical" + name + rb'=")([\d.eE+-]+)(")'
+        description = re.sub(physical, shrunk, description)
+    return description
+
+
+def _of_tiff(data: bytes) -> Metadata:
+    index, _ = tiff.pages(io.BytesIO(data))
+    offset = tiff.offset(io.BytesIO(data), index)
+    block, whole, lost = exif.of_tiff(data, offset)
+    dpi = aspect = None
+    resolution = (_rational(whole, 282), _rational(whole, 283))
+    if None not in resolution and (resolution := _usable(resolution)) is not None:
+        unit = whole.number(296)
+        inches = {_PER_CENTIMETRE: 2.54, 1: None}.get(unit, 1)
+        if inches is None:
+            aspect = resolution
+        else:
+            dpi = tuple(n * inches for n in resolution)
+    spare = ifd.numbers(whole, _EXTRA_SAMPLES, "H") or []
+    if sum(kind not in (1, 2) for kind in spare) or len(spare) > 1:
+        lost.append("further channels")
+    packet = whole.value(exif.XMP)
+    if packet is not None:
+        packet, gone = xmp.cleaned(xmp.upright(packet))
+        lost += gone
+    resources = photoshop.kept(whole.value(exif.PHOTOSHOP) or b"") or None
+    record = whole.value(exif.IPTC)
+    if resources is None and record is not None:
+        resources = photoshop.of_iptc(record)
+    return Metadata(
+        block,
+        packet,
+        dpi,
+        {},
+        aspect=aspect,
+        photoshop=resources,
+        lost=tuple(lost),
+    )
+
+
+def tiff_tags(metadata: Metadata) -> list[Entry]:
+    """The notes that TIFF has tags of its own for, but for EXIF's."""
+    tags = []
+    if metadata.xmp is not None:
+        tags.append(Entry(exif.XMP, 1, len(metadata.xmp), metadata.xmp))
+    if metadata.photoshop is not None:
+        content = metadata.photoshop
+        tags.append(Entry(exif.PHOTOSHOP, 7, len(content), content))
+        record = photoshop.iptc(content)
+        if record is not None:
+            tags.append(Entry(exif.IPTC, 7, len(record), record))
+    return tags
+
+
+def _usable(pair: tuple | None) -> tuple[float, float] | None:
+    """A resolution that is one: TIFF has 0/0, too."""
+    try:
+        x, y = map(float, pair or ())
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (x, y) if 0 < x < 2**31 and 0 < y < 2**31 else None
+
+
+def _rational(directory: Directory, tag: int) -> float | None:
+    numbers = ifd.numbers(directory, tag, "I")
+    if numbers is None or len(numbers) < 2 or numbers[1] == 0:
+        return None
+    return numbers[0] / numbers[1]
+
+
+def _raw_profiles(texts: dict[str, str]) -> dict[str, bytes]:
+    """ImageMagick's copies of EXIF and XMP among a PNG's texts, taken out of them."""
+    found = {}
+    for name in [n for n in texts if n.startswith(_RAW_PROFILE)]:
+        kind = name.removeprefix(_RAW_PROFILE).lower()
+        if kind not in ("exif", "app1", "xmp"):
+            continue
+        try:
+            body = bytes.fromhex("".join(texts.pop(name).split("\n")[3:]))
+        except ValueError:
+            continue
+        packet = b"http://ns.adobe.com/xap/1.0/\0"
+        if body.startswith(packet) or kind == "xmp":
+            found["xmp"] = body.removeprefix(packet)
+        else:
+            found["exif"] = body
+    return found
+
+
+def _is_lossless(data: bytes) -> bool:
+    place = 12
+    while place + 8 <= len(data):
+        if data[place : place + 4] == b"VP8L":
+            return True
+        (length,) = struct.unpack_from("<I", data, place + 4)
+        place += 8 + length + length % 2
+    return False

@@ -1,0 +1,132 @@
+"""The chunks of PNG files: what Pillow does not read or write.
+
+The specification: PNG, third edition (W3C, 2025).
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import imagecodecs
+import numpy as np
+
+from lightbsr_jax.imaging import icc
+from lightbsr_jax.imaging.errors import ImageError
+
+Chunk = tuple[bytes, bytes]  # kind and body
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# What states a colour space in place of a profile: kept as it is in a PNG.
+COLOUR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
+_LARGEST = 64_000_000  # bytes of a chunk other than pixels
+
+_D65 = (0.3127, 0.329)
+_SRGB_PRIMARIES = ((0.64, 0.33), (0.3, 0.6), (0.15, 0.06))
+# Of H.273, which cICP quotes: primaries, and transfer curves as gammas (None: sRGB's,
+# of which BT.709's is a near relative).
+_PRIMARIES = {
+    1: (_D65, _SRGB_PRIMARIES),
+    5: (_D65, ((0.64, 0.33), (0.29, 0.6), (0.15, 0.06))),
+    6: (_D65, ((0.63, 0.34), (0.31, 0.595), (0.155, 0.07))),
+    9: (_D65, ((0.708, 0.292), (0.17, 0.797), (0.131, 0.046))),
+    11: ((0.314, 0.351), ((0.68, 0.32), (0.265, 0.69), (0.15, 0.06))),
+    12: (_D65, ((0.68, 0.32), (0.265, 0.69), (0.15, 0.06))),
+}
+_GAMMAS = {1: None, 4: 2.2, 5: 2.8, 6: None, 8: 1.0, 13: None, 14: None, 15: None}
+_HIGH_DYNAMIC_RANGE = {16: "PQ", 18: "HLG"}
+
+
+def chunks(file: BinaryIO) -> Iterator[Chunk]:
+    """The chunks of a file, but for the bodies of pixels; it may end anywhere."""
+    file.seek(len(SIGNATURE))
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind in (b"IDAT", b"fdAT") or length > _LARGEST:
+            body = b""
+            file.seek(length, io.SEEK_CUR)
+        else:
+            body = file.read(length)
+        yield kind, body
+        file.seek(4, io.SEEK_CUR)
+
+
+def exif(found: list[Chunk]) -> bytes | None:
+    """The EXIF block, which may stand before or after the pixels."""
+    return next((b"Exif\0\0" + body for kind, body in found if kind == b"eXIf"), None)
+
+
+def stated_profile(found: list[Chunk]) -> bytes | None:
+    """An ICC profile of what cICP, sRGB, gAMA and cHRM state; None where that is sRGB.
+
+    Raises ImageError for high dynamic range, which its samples alone do not tell.
+    """
+    told = {kind: body for kind, body in found if kind in COLOUR_CHUNKS}
+    if len(cicp := told.get(b"cICP", b"")) == 4:
+        primaries, transfer = cicp[0], cicp[1]
+        if (name := _HIGH_DYNAMIC_RANGE.get(transfer)) is not None:
+            raise ImageError(
+                f"is in high dynamic range ({name}, stated by cICP); convert it to "
+                "standard range"
+            )
+        if primaries in _PRIMARIES and transfer in _GAMMAS:
+            if (primaries, _GAMMAS[transfer]) == (1, None):
+                return None
+            return icc.stated(*_PRIMARIES[primaries], _GAMMAS[transfer])
+    if b"sRGB" in told:
+        return None
+    white, primaries = _chromaticities(told.get(b"cHRM", b""))
+    gamma = None
+    if len(told.get(b"gAMA", b"")) == 4:
+        (encoding,) = struct.unpack(">I", told[b"gAMA"])
+        encoding /= 100_000
+        # 1 / 2.2 is what sRGB's curve is written as; beyond the others is no picture.
+        if 0.05 < encoding < 20 and not 0.44 < encoding < 0.47:
+            gamma = 1 / encoding
+    if gamma is None and primaries is _SRGB_PRIMARIES:
+        return None
+    return icc.stated(white, primaries, gamma)
+
+
+def _chromaticities(body: bytes) -> tuple:
+    srgb = (_D65, _SRGB_PRIMARIES)
+    if len(body) != 32:
+        return srgb
+    values = np.array(struct.unpack(">8I", body)) / 100_000
+    white, *primaries = (tuple(map(float, pair)) for pair in values.reshape(4, 2))
+    usual = np.concatenate([[_D65], _SRGB_PRIMARIES]).ravel()
+    triangle = np.linalg.det(np.column_stack([primaries, np.ones(3)]))
+    if np.abs(values - usual).max() < 0.005 or abs(triangle) < 0.01 or white[1] == 0:
+        return srgb
+    return white, tuple(primaries)
+
+
+def encoded(samples: np.ndarray, notes: list[Chunk]) -> bytes:
+    """A file of uint8 or uint16 samples [h, w, C], with other chunks before them."""
+    plain = imagecodecs.png_encode(np.ascontiguousarray(samples))
+    header = 8 + 12 + 13
+    return plain[:header] + b"".join(map(_chunk, notes)) + plain[header:]
+
+
+def profile_chunk(profile: bytes) -> Chunk:
+    """The chunk of an ICC profile."""
+    return b"iCCP", b"ICC profile\0\0" + zlib.compress(profile)
+
+
+def text_chunk(name: str, text: bytes) -> Chunk:
+    """The chunk of a text in UTF-8, under a name in Latin-1."""
+    return b"iTXt", name.encode("latin-1", "replace") + bytes(5) + text
+
+
+def resolution_chunk(x: float, y: float, *, per_inch: bool) -> Chunk:
+    """The chunk of pixels per inch, or of the pixels' aspect alone."""
+    if per_inch:
+        x, y = x / 0.0254, y / 0.0254
+    return b"pHYs", struct.pack(">IIB", round(x), round(y), per_inch)
+
+
+def _chunk(chunk: Chunk) -> bytes:
+    content = b"".join(chunk)
+    check = struct.pack(">I", zlib.crc32(content))
+    return struct.pack(">I", len(chunk[1])) + content + check

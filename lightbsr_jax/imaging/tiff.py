@@ -1,0 +1,193 @@
+"""TIFF files with tifffile: the kinds of pixels that Pillow does not read.
+
+Both byte orders, BigTIFF, 9 to 16 bits, float32, planes apart, all compressions that
+imagecodecs has.
+"""
+
+import io
+import re
+from typing import BinaryIO
+
+import numpy as np
+import tifffile
+from PIL import Image
+from tifffile import PHOTOMETRIC, TiffPage
+
+from lightbsr_jax.imaging import ifd
+from lightbsr_jax.imaging.errors import ImageError
+
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_MOST_PAGES = 64  # that are looked at
+# Tags:
+_OLD_SUBFILE_TYPE, _ORIENTATION, _XMP, _PROFILE = 255, 274, 700, 34675
+_XMP_ORIENTATION = rb"tiff:Orientation(?:=\"|>)([0-9])"  # as Pillow has it
+# Tags without which a page cannot be read.
+_LAYOUT = {
+    *(256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323),
+    *(324, 325, 338, 339, 347, 530),
+}
+_COLOURS = {
+    PHOTOMETRIC.MINISWHITE: 1,
+    PHOTOMETRIC.MINISBLACK: 1,
+    PHOTOMETRIC.RGB: 3,
+    PHOTOMETRIC.YCBCR: 3,
+    PHOTOMETRIC.SEPARATED: 4,
+}
+_JPEG = (6, 7)  # compressions whose decoder gives RGB
+
+
+def is_tiff(start: bytes) -> bool:
+    """Whether a file is TIFF or BigTIFF, by its first bytes."""
+    return start[:4] in _MAGIC
+
+
+def pages(opened: BinaryIO) -> tuple[int, int]:
+    """Which page is the picture, and how many pictures there are (at least).
+
+    Pages that are a smaller copy of another one, or its mask, are no pictures. Raises
+    ImageError where there are too many to look at.
+    """
+    found = []
+    with _opened(opened) as file:
+        for index in range(_MOST_PAGES):
+            try:
+                page = file.pages[index]
+            except IndexError:
+                break
+            old = page.tags.valueof(_OLD_SUBFILE_TYPE)
+            if not page.subfiletype & 5 and old != 2:
+                found.append(index)
+            if len(found) > 1:
+                break
+        else:
+            raise ImageError(f"holds more than {_MOST_PAGES} pages, or goes in circles")
+    return (found or [0])[0], len(found)
+
+
+def offset(opened: BinaryIO, index: int) -> int:
+    """Where the directory of a page lies in the file."""
+    with _opened(opened) as file:
+        return file.pages[index].offset
+
+
+def profile(data: bytes) -> bytes | None:
+    """The colour profile of the picture in a file."""
+    index, _ = pages(io.BytesIO(data))
+    return ifd.read(data, offset(io.BytesIO(data), index)).value(_PROFILE)
+
+
+def size(opened: BinaryIO, index: int) -> tuple[int, int]:
+    """The (height, width) of a page, as it lies in the file."""
+    with _opened(opened) as file:
+        return file.pages[index].imagelength, file.pages[index].imagewidth
+
+
+def orientation(opened: BinaryIO, index: int) -> int:
+    """The orientation that a page states, or its XMP; 1 where there is none."""
+    with _opened(opened) as file:
+        tags = file.pages[index].tags
+        stated = tags.valueof(_ORIENTATION)
+        if stated is None:
+            xmp = tags.valueof(_XMP)
+            found = re.search(_XMP_ORIENTATION, bytes(xmp or b""))
+            stated = int(found[1]) if found else 1
+    return stated if isinstance(stated, int) else 1
+
+
+def samples(data: bytes, index: int) -> tuple[np.ndarray, int]:
+    """A page's samples [h, w, C], and how many of them are colours: 1, 3 or 4 (CMYK).
+
+    They are uint8, uint16 or float32 and straight (not multiplied by alpha). One more
+    than the colours is alpha. Raises ImageError for kinds that are not supported, and
+    whatever tifffile raises.
+    """
+    with _opened(io.BytesIO(data)) as file:
+        page = file.pages[index]
+        colours = _checked(page, data)
+        array = page.asarray()
+    array = array[..., None] if array.ndim == 2 else array
+    if page.axes == "SYX":
+        array = array.transpose(1, 2, 0)
+    if array.ndim != 3:
+        raise ImageError(f"a volume of {page.axes} is not supported; save one picture")
+    if page.photometric == PHOTOMETRIC.PALETTE:
+        return page.colormap.T[array[..., 0]], 3
+    array = _scaled(array, page.bitspersample)
+    if page.photometric == PHOTOMETRIC.MINISWHITE and array.dtype != np.float32:
+        array[..., :1] = np.iinfo(array.dtype).max - array[..., :1]
+    alphas = [i for i, kind in enumerate(page.extrasamples) if kind in (1, 2)]
+    if not alphas or colours == 4:
+        return array[..., :colours], colours
+    alpha = array[..., colours + alphas[0], None]
+    colour = array[..., :colours]
+    if page.extrasamples[alphas[0]] == 1:
+        colour = _divided(colour, alpha)
+    return np.concatenate([colour, alpha], -1), colours
+
+
+def _opened(file: BinaryIO) -> tifffile.TiffFile:
+    file.seek(0)
+    return tifffile.TiffFile(file)
+
+
+def _checked(page: TiffPage, data: bytes) -> int:
+    """How many colours a page of a file has. Raises ImageError, ValueError."""
+    # tifffile passes over broken ones.
+    for entry in ifd.read(data, page.offset).entries:
+        if entry.tag in _LAYOUT and entry.value is None:
+            raise ValueError(f"the value of tag {entry.tag} is missing")
+    pixels = page.imagelength * page.imagewidth
+    if pixels > 2 * (Image.MAX_IMAGE_PIXELS or pixels):
+        raise Image.DecompressionBombError(f"{pixels} pixels")
+    ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=False))
+    if max(ends, default=0) > len(data) or 0 in page.databytecounts:
+        raise ValueError("the end of the file comes before that of the pixels")
+    if page.photometric == PHOTOMETRIC.PALETTE and page.colormap is not None:
+        return 1
+    colours = _COLOURS.get(page.photometric)
+    jpeg = page.compression in _JPEG
+    if colours is None or (page.photometric == PHOTOMETRIC.YCBCR and not jpeg):
+        name = getattr(page.photometric, "name", page.photometric)
+        raise ImageError(
+            f"pixels of kind {name} are not supported; convert it to RGB (16-bit TIFF "
+            "or PNG)"
+        )
+    if (
+        page.dtype is None
+        or page.dtype.kind not in "ufb"
+        or page.dtype.itemsize > (2 if page.dtype.kind == "u" else 8)
+    ):
+        kind = f"{page.bitspersample}-bit {page.sampleformat!r}"
+        raise ImageError(
+            f"pixels of {page.dtype or kind} are not supported; convert it to 16-bit "
+            "or float32 TIFF"
+        )
+    if page.samplesperpixel < colours:
+        raise ImageError(
+            f"{page.samplesperpixel} samples a pixel for {colours} colours are not "
+            "supported; convert it to RGB"
+        )
+    return colours
+
+
+def _scaled(array: np.ndarray, bits: int) -> np.ndarray:
+    """Of uint8 or uint16 in all of its range, or float32."""
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    if array.dtype.kind == "f":
+        return array.astype(np.float32)
+    kind = np.uint8 if bits <= 8 else np.uint16
+    top = np.iinfo(kind).max
+    if bits in (8, 16):
+        return array.astype(kind)
+    scaled = array.astype(np.uint32) * top + (2**bits - 1) // 2
+    return (scaled // (2**bits - 1)).astype(kind)
+
+
+def _divided(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colour that is not multiplied by alpha any more."""
+    if colour.dtype == np.float32:
+        return np.divide(colour, alpha, out=np.zeros_like(colour), where=alpha > 0)
+    top = np.iinfo(colour.dtype).max
+    wide, below = colour.astype(np.uint64), np.maximum(alpha.astype(np.uint64), 1)
+    return np.minimum((wide * top + below // 2) // below, top).astype(colour.dtype)

@@ -1,0 +1,78 @@
+"""XMP packets: sizes that change with the picture, and what announces lost parts.
+
+Packets are edited as text, so that all else in them stays as it is.
+"""
+
+import re
+from collections.abc import Callable
+
+_LENGTHS = {  # in pixels, by the axis that they are along: 0 for rows
+    **dict.fromkeys(
+        (
+            *("GPano:FullPanoWidthPixels", "GPano:CroppedAreaImageWidthPixels"),
+            *("GPano:CroppedAreaLeftPixels", "GPano:InitialHorizontalFOVPixels"),
+            *("tiff:ImageWidth", "exif:PixelXDimension"),
+        ),
+        1,
+    ),
+    **dict.fromkeys(
+        (
+            *("GPano:FullPanoHeightPixels", "GPano:CroppedAreaImageHeightPixels"),
+            *("GPano:CroppedAreaTopPixels", "tiff:ImageLength"),
+            *("exif:PixelYDimension",),
+        ),
+        0,
+    ),
+}
+# Parts behind a picture that are not taken along, by the namespaces that tell of them.
+_GAIN_MAP = rb"hdrgm|HDRGainMap|apdi"
+_VIDEO = rb"GCamera:(?:MotionPhoto|MicroVideo)\w*"
+_CONTAINER = rb"G?Container:Directory"
+
+
+def upright(packet: bytes) -> bytes:
+    """The packet with the orientation that pixels have once they are turned."""
+    return _replaced(packet, b"tiff:Orientation", rb"[2-8]", b"1")
+
+
+def scaled(packet: bytes, factors: tuple[float, float]) -> bytes:
+    """The packet of a picture that grew by these factors, of height and width."""
+    for name, axis in _LENGTHS.items():
+
+        def grown(match: re.Match[bytes], axis: int = axis) -> bytes:
+            return str(round(float(match[2]) * factors[axis])).encode()
+
+        packet = _substituted(packet, name.encode(), rb"\d+(?:\.\d+)?", grown)
+    return packet
+
+
+def cleaned(packet: bytes) -> tuple[bytes, list[str]]:
+    """The packet without what announces a gain map or a video, and which of them."""
+    lost = []
+    if re.search(rb"(?:" + _GAIN_MAP + rb"):\w+", packet):
+        lost.append("the gain map (HDR)")
+        packet = _removed(packet, rb"(?:" + _GAIN_MAP + rb"):\w+")
+    if re.search(_VIDEO, packet):
+        lost.append("the video (motion photo)")
+        packet = _removed(packet, _VIDEO)
+    return (_removed(packet, _CONTAINER), lost) if lost else (packet, lost)
+
+
+def _removed(packet: bytes, name: bytes) -> bytes:
+    attribute = rb"\s+" + name + rb"\s*=\s*(?:\"[^\"]*\"|'[^']*')"
+    element = rb"<(" + name + rb")(?:\s[^>]*)?(?:/>|>.*?</\1\s*>)"
+    return re.sub(attribute, b"", re.sub(element, b"", packet, flags=re.DOTALL))
+
+
+def _replaced(packet: bytes, name: bytes, value: bytes, other: bytes) -> bytes:
+    return _substituted(packet, name, value, lambda match: other)
+
+
+def _substituted(
+    packet: bytes,
+    name: bytes,
+    value: bytes,
+    other: Callable[[re.Match[bytes]], bytes],
+) -> bytes:
+    pattern = rb"(" + name + rb"\s*(?:=\s*[\"']|>\s*))(" + value + rb")(?=\s*[\"'<])"
+    return re.sub(pattern, lambda match: match[1] + other(match), packet)
