@@ -51,7 +51,7 @@ def pages(opened: BinaryIO) -> tuple[int, int]:
     with _opened(opened) as file:
         for index in range(_MOST_PAGES):
             try:
-                page = file.pages[index]
+                page = _page(file, index)
             except IndexError:
                 break
             old = page.tags.valueof(_OLD_SUBFILE_TYPE)
@@ -67,7 +67,7 @@ def pages(opened: BinaryIO) -> tuple[int, int]:
 def offset(opened: BinaryIO, index: int) -> int:
     """Where the directory of a page lies in the file."""
     with _opened(opened) as file:
-        return file.pages[index].offset
+        return _page(file, index).offset
 
 
 def profile(data: bytes) -> bytes | None:
@@ -79,13 +79,13 @@ def profile(data: bytes) -> bytes | None:
 def size(opened: BinaryIO, index: int) -> tuple[int, int]:
     """The (height, width) of a page, as it lies in the file."""
     with _opened(opened) as file:
-        return file.pages[index].imagelength, file.pages[index].imagewidth
+        return _page(file, index).imagelength, _page(file, index).imagewidth
 
 
 def orientation(opened: BinaryIO, index: int) -> int:
     """The orientation that a page states, or its XMP; 1 where there is none."""
     with _opened(opened) as file:
-        tags = file.pages[index].tags
+        tags = _page(file, index).tags
         stated = tags.valueof(_ORIENTATION)
         if stated is None:
             xmp = tags.valueof(_XMP)
@@ -102,7 +102,7 @@ def samples(data: bytes, index: int) -> tuple[np.ndarray, int]:
     whatever tifffile raises.
     """
     with _opened(io.BytesIO(data)) as file:
-        page = file.pages[index]
+        page = _page(file, index)
         colours = _checked(page, data)
         array = page.asarray()
     array = array[..., None] if array.ndim == 2 else array
@@ -128,6 +128,12 @@ def samples(data: bytes, index: int) -> tuple[np.ndarray, int]:
 def _opened(file: BinaryIO) -> tifffile.TiffFile:
     file.seek(0)
     return tifffile.TiffFile(file)
+
+
+def _page(file: tifffile.TiffFile, index: int) -> TiffPage:
+    page = file.pages[index]
+    assert isinstance(page, TiffPage)  # no frame, which shares another page's tags
+    return page
 
 
 def _checked(page: TiffPage, data: bytes) -> int:
