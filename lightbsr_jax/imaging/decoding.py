@@ -150,6 +150,8 @@ def _open_tiff(data: bytes, index: int) -> Image.Image | None:
         image.seek(index)
     except (Image.UnidentifiedImageError, EOFError):
         return None
+    if not isinstance(image.info.get("xmp"), bytes):  # Pillow takes it to be some
+        image.info.pop("xmp", None)
     return image
 
 

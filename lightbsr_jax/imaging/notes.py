@@ -214,9 +214,8 @@ def _raw_profiles(texts: dict[str, str]) -> dict[str, bytes]:
         kind = name.removeprefix(_RAW_PROFILE).lower()
         if kind not in ("exif", "app1", "xmp"):
             continue
-        try:
-            body = bytes.fromhex("".join(texts.pop(name).split("\n")[3:]))
-        except ValueError:
+        body = png.raw_profile(texts.pop(name))
+        if body is None:
             continue
         packet = b"http://ns.adobe.com/xap/1.0/\0"
         if body.startswith(packet) or kind == "xmp":

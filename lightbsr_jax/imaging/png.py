@@ -20,6 +20,7 @@ Chunk = tuple[bytes, bytes]  # kind and body
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # What states a colour space in place of a profile: kept as it is in a PNG.
 COLOUR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
+_RAW_EXIF = (b"raw profile type exif", b"raw profile type app1")
 _LARGEST = 64_000_000  # bytes of a chunk other than pixels
 
 _D65 = (0.3127, 0.329)
@@ -53,8 +54,27 @@ def chunks(file: BinaryIO) -> Iterator[Chunk]:
 
 
 def exif(found: list[Chunk]) -> bytes | None:
-    """The EXIF block, which may stand before or after the pixels."""
-    return next((b"Exif\0\0" + body for kind, body in found if kind == b"eXIf"), None)
+    """The EXIF block, before or after the pixels; ImageMagick writes it into a text."""
+    for kind, body in found:
+        if kind == b"eXIf":
+            return b"Exif\0\0" + body
+    for kind, body in found:
+        name, _, text = body.partition(b"\0")
+        if kind in (b"tEXt", b"zTXt") and name.lower() in _RAW_EXIF:
+            if kind == b"zTXt":
+                text = zlib.decompressobj().decompress(text[1:], _LARGEST)
+            block = raw_profile(text.decode("latin-1"))
+            if block is not None and not block.startswith(b"http://"):
+                return block
+    return None
+
+
+def raw_profile(text: str) -> bytes | None:
+    """What ImageMagick's texts hold in hexadecimal digits; None: it is broken."""
+    try:
+        return bytes.fromhex("".join(text.split("\n")[3:]))
+    except ValueError:
+        return None
 
 
 def stated_profile(found: list[Chunk]) -> bytes | None:

@@ -89,7 +89,8 @@ def orientation(opened: BinaryIO, index: int) -> int:
         stated = tags.valueof(_ORIENTATION)
         if stated is None:
             xmp = tags.valueof(_XMP)
-            found = re.search(_XMP_ORIENTATION, bytes(xmp or b""))
+            xmp = xmp if isinstance(xmp, bytes) else b""
+            found = re.search(_XMP_ORIENTATION, xmp)
             stated = int(found[1]) if found else 1
     return stated if isinstance(stated, int) else 1
 
