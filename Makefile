@@ -1,15 +1,17 @@
 # make demo: train a small network on bundled photographs, measure it, draw it; upscale
 # one of them by the weights that come with the program.
-# make test: lint and tests.
-# Both make a virtual environment in .venv first; PYTHON names the interpreter.
+# make check: lint, types and the quick tests. make test: lint, types and all tests.
+# Each makes a virtual environment in .venv first; PYTHON names the interpreter, and
+# WORKERS the number of processes that run tests.
 
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 DEMO := runs/demo
 PHOTOGRAPHS := scikit-image:test
 CAT := import skimage; print(skimage.__path__[0] + '/data/chelsea.png')
 
-.PHONY: demo test format clean
+.PHONY: demo check test lint types quick-tests all-tests format clean
 
 demo: .venv/requirements
 	$(BIN)/python train.py --config=configs/teacher.py:demo --workdir=$(DEMO)/teacher
@@ -20,17 +22,32 @@ demo: .venv/requirements
 	$(BIN)/python -m lightbsr_jax upscale "$$($(BIN)/python -c "$(CAT)")" \
 	    -o $(DEMO)/chelsea-x4.png --overwrite
 
-test: .venv/requirements-test
+# Types and tests at once: the checker takes one core.
+check: lint
+	@$(MAKE) --no-print-directory --jobs=2 types quick-tests
+
+test: lint types all-tests
+
+lint: .venv/requirements-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+
+types: .venv/requirements-test
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+quick-tests: .venv/requirements-test
+	$(BIN)/python -m pytest -m "not slow"
+
+# A file's tests stay in one process: they share fixtures.
+all-tests: .venv/requirements-test
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
 format: .venv/requirements-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv runs/demo
+	rm -rf .venv .pytest_cache runs/demo
 
 .venv/%: %.txt requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

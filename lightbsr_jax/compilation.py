@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _FOUND = "/jax/compilation_cache/cache_hits"
@@ -26,7 +27,8 @@ def keep_compiled_programs() -> None:
     folder, JAX_ENABLE_COMPILATION_CACHE=false keeps nothing,
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS says what is worth it.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is not None:
         return
     try:
         root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -93,7 +95,7 @@ def _give_back_memory() -> None:
 
 def _traced(arguments: Any) -> bool:
     leaves = jax.tree.leaves(arguments)
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    return any(isinstance(leaf, Tracer) for leaf in leaves)
 
 
 @functools.cache
@@ -138,12 +140,12 @@ def counted() -> Iterator[Compilations]:
     """Counts what is compiled inside."""
     count = Compilations()
 
-    def on_duration(event: str, seconds: float, **_: object) -> None:
+    def on_duration(event: str, seconds: float, **_: str | int) -> None:
         if event == _COMPILED:
             count.programs += 1
             count.seconds += seconds
 
-    def on_event(event: str, **_: object) -> None:
+    def on_event(event: str, **_: str | int) -> None:
         if event == _FOUND:
             count.from_cache += 1
 

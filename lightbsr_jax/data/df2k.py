@@ -4,7 +4,7 @@ A TFDS dataset in ArrayRecord files; neither writing nor reading it takes Tensor
 `lightbsr prepare` writes it, and so does TFDS:
 
     import tensorflow_datasets as tfds
-    from lightbsr_jax.data import df2k# from then on TFDS knows the name
+    from lightbsr_jax.data import df2k  # from then on TFDS knows the name
 
     folders = ["DIV2K_train_HR", "Flickr2K_HR"]
     builder = tfds.builder("df2k", data_dir="data", inputs=folders)
@@ -35,6 +35,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
+from tensorflow_datasets.core.splits import SplitDict
 
 from lightbsr_jax import atomic
 from lightbsr_jax.data import tiles
@@ -101,17 +102,23 @@ class Df2k(FileReaderBuilder):
         exists = self.data_path.exists()
         if self._inputs or not exists:
             made_of = self._made_of(self._images())
-            if exists and made_of != self.info.metadata["made_of"]:
+            if exists and made_of != self._metadata["made_of"]:
                 raise UserError(
                     f"{self.data_dir} was prepared from other images or with other "
                     "tiles: remove it, or name another folder for this one"
                 )
         with tempfile.TemporaryDirectory() as unused:
-            super().download_and_prepare(**{"download_dir": unused} | tfds_arguments)
+            arguments: dict[str, Any] = {"download_dir": unused} | tfds_arguments
+            super().download_and_prepare(**arguments)
+
+    @property
+    def _metadata(self) -> Any:
+        """The builder's own dict of what it was made of."""
+        return self.info.metadata
 
     def prepared_splits(self) -> list[Split]:
         """The splits of the prepared dataset."""
-        about: dict[str, Any] = self.info.metadata or {}
+        about: dict[str, Any] = self._metadata or {}
         return [
             Split(
                 name,
@@ -161,9 +168,7 @@ class Df2k(FileReaderBuilder):
             self._keep_finished(folder, made_of)
             self._write_missing(folder, shards)
             self._collect(folder, shards)
-            self.info.metadata.update(
-                tile=self._tile, stride=self._stride, made_of=made_of
-            )
+            self._metadata.update(tile=self._tile, stride=self._stride, made_of=made_of)
             shutil.rmtree(folder)
 
     def _images(self) -> dict[str, list[tuple[str, Path]]]:
@@ -273,7 +278,7 @@ class Df2k(FileReaderBuilder):
         atomic.write_text(folder / f"{shard.name}.json", json.dumps(about))
 
     def _examples(self, name: str, image: np.ndarray) -> Iterator[bytes]:
-        features = self.info.features
+        features: Any = self.info.features
         serializer = ExampleSerializer(features.get_serialized_info())
         for top, left, tile in tiles.cut(image, tile=self._tile, stride=self._stride):
             png = tiles.encode(tile)
@@ -284,7 +289,9 @@ class Df2k(FileReaderBuilder):
 
     def _collect(self, folder: Path, shards: list["_Shard"]) -> None:
         """Moves what was written into the dataset, and enters it there."""
-        infos, images, skipped = [], {}, {}
+        infos: list[tfds.core.SplitInfo] = []
+        images: dict[str, list[Any]] = {}
+        skipped: dict[str, list[str]] = {}
         for split in dict.fromkeys(shard.split for shard in shards):
             written = [(s, s.about(folder)) for s in shards if s.split == split]
             abouts = [about for _, about in written]
@@ -312,8 +319,8 @@ class Df2k(FileReaderBuilder):
             )
             for (shard, _), path in zip(filled, infos[-1].filepaths, strict=True):
                 os.replace(folder / shard.name, path)
-        self.info.set_splits(tfds.core.splits.SplitDict(infos))
-        self.info.metadata.update(images=images, skipped=skipped)
+        self.info.set_splits(SplitDict(infos))
+        self._metadata.update(images=images, skipped=skipped)
 
 
 class _Shard(NamedTuple):

@@ -23,6 +23,7 @@ from lightbsr_jax.data.pipeline import (
 )
 from lightbsr_jax.data.sources import ImageFolders, PreparedImages
 from lightbsr_jax.errors import UserError
+from lightbsr_jax.typed import ArrayLike
 
 
 class Pixels(NamedTuple):
@@ -78,7 +79,7 @@ class ResidentBatches(Iterator[Any]):
         if unreadable.any():
             places = Places(*(array.copy() for array in places))
             for row in np.flatnonzero(unreadable):
-                others = self._sampler.replacements(self._next, row)
+                others = self._sampler.replacements(self._next, int(row))
                 other = next(other for other in others if self._readable[other[0]])
                 places.images[row], places.tops[row], places.lefts[row] = other
         self._next += 1
@@ -103,7 +104,9 @@ def crops(pixels: Pixels, places: Places, *, size: int) -> Array:
         lines = lax.dynamic_slice(pixels.lines, (line, 3 * left), (size, 3 * size))
         return lines.reshape(size, size, 3)
 
-    def of_image(first: Array, tops: Array, lefts: Array, turn: Array) -> Array:
+    def of_image(
+        first: Array, tops: ArrayLike, lefts: ArrayLike, turn: ArrayLike
+    ) -> Array:
         crops = jax.vmap(cut)(first + tops, lefts)  # [D, size, size, 3]
         crops = jnp.where(turn & FLIP_ROWS, crops[:, ::-1], crops)
         crops = jnp.where(turn & FLIP_COLUMNS, crops[:, :, ::-1], crops)

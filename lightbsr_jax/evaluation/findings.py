@@ -54,12 +54,12 @@ def headlines(found: Findings) -> list[Headline]:
     """Each table's mean PSNR, with bicubic's and the paper's."""
     lines = []
     for table in found.tables:
-        mean = {row.label: row.psnr[-1] for row in table.rows}
+        mean = _means(table)
         details = []
         if found.method != "bicubic":
             details.append(f"{mean[found.method] - mean['bicubic']:+.2f} over bicubic")
         paper = found.method.split()[0].replace("bicubic", "Bicubic")
-        if mean.get(f"{paper} (paper)") is not None:
+        if f"{paper} (paper)" in mean:
             details.append(f"the paper's {paper}: {mean[f'{paper} (paper)']:.2f}")
         label = f"{table.title}, {table.columns[-1]}"
         lines.append(Headline(label, f"{mean[found.method]:.2f} dB", details))
@@ -68,12 +68,18 @@ def headlines(found: Findings) -> list[Headline]:
 
 def mean_psnr(tables: Sequence[Table]) -> dict[str, float]:
     """Each label's PSNR averaged over the tables, if it has a figure in all."""
-    means = [{row.label: row.psnr[-1] for row in table.rows} for table in tables]
+    means = [_means(table) for table in tables]
     return {
         method: sum(mean[method] for mean in means) / len(means)
         for method in means[0]
-        if all(mean.get(method) is not None for mean in means)
+        if all(method in mean for mean in means)
     }
+
+
+def _means(table: Table) -> dict[str, float]:
+    """Each label's PSNR in the last column, where there is one."""
+    last = {row.label: row.psnr[-1] for row in table.rows}
+    return {label: psnr for label, psnr in last.items() if psnr is not None}
 
 
 def cost_lines(found: Findings) -> Lines:

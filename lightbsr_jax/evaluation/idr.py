@@ -133,7 +133,7 @@ def _numbers(
         )
         probes[name] = float(r2_score(target, told))
     silhouette = float(silhouette_score(idr, label))
-    return Numbers(silhouette, float((voted == label).mean()), probes), idr
+    return Numbers(silhouette, float(np.mean(voted == label)), probes), idr
 
 
 def _fresh(model: Model) -> Model:

@@ -13,6 +13,8 @@ _GAP = 4  # pixels between columns
 _COLUMN_WIDTH = 160  # at least, so that a caption can be read
 _WHOLE = 480  # the longer side of a whole image, at most
 
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 
 class Example(NamedTuple):
     """One image in one case, to look at."""
@@ -92,7 +94,7 @@ def panel(images: dict[str, np.ndarray], scores: dict[str, Score]) -> np.ndarray
     columns = [_enlarge(image, width // image.shape[1]) for image in images.values()]
     height = columns[0].shape[0]
     font = _font(labels, width)
-    caption = 2 * font.getbbox("Ag")[3]
+    caption = 2 * int(font.getbbox("Ag")[3])
     total = len(columns) * (width + _GAP) - _GAP
     panel = Image.new("RGB", (total, caption + height), "white")
     draw = ImageDraw.Draw(panel)
@@ -119,7 +121,7 @@ def _enlarge(image: np.ndarray, factor: int) -> np.ndarray:
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _font(labels: list[str], width: int) -> ImageFont.FreeTypeFont:
+def _font(labels: list[str], width: int) -> _Font:
     """Pillow's own font, as large as the longest label allows, 8 to 24 pixels."""
     for size in range(24, 8, -1):
         font = ImageFont.load_default(size)

@@ -4,6 +4,7 @@ Each is drawn for a column of 400 pixels, so that it can be read on a telephone 
 """
 
 import io
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -25,7 +26,7 @@ TSNE = "t-SNE"
 _COLOURS = ("#3b82d6", "#e08a1e", "#2fa36b", "#d9534f", "#8b6fd0", "#b5892f", "#cf6aa8")
 _COLOURS += ("#5aa7b0", "#7f9a2e", "#9a7b6d")
 _INK = "#010203"  # stands for the page's text colour
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "lightbsr",
     "font.size": 10,
@@ -96,16 +97,13 @@ def complexity(found: Findings) -> str | None:
     """
     psnr = mean_psnr(found.tables)
     rivals = [
-        row
+        (row.method, row.gflops, psnr[f"{row.method} (paper)"], row.parameters)
         for row in published.TABLE_3
-        if row.gflops and f"{row.method} (paper)" in psnr
+        if row.gflops and row.parameters and f"{row.method} (paper)" in psnr
     ]
     if not rivals:
         return None
-    points = [
-        (row.method, row.gflops, psnr[f"{row.method} (paper)"], row.parameters)
-        for row in rivals
-    ]
+    points = list(rivals)
     for name, (cost, _) in found.networks.items():
         operations, size = cost.multiply_accumulates / 1e9, cost.parameters / 1e6
         points.append((f"{name}, ours", operations, psnr[name], size))

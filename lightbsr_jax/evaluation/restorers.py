@@ -10,18 +10,23 @@ from jax import Array
 from lightbsr_jax.imaging import resize
 from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.models.model import Model
+from lightbsr_jax.typed import ArrayLike, apply
 
 
 class Restorer(Protocol):
     """What can be measured: a pytree, whose leaves are its weights."""
 
     def restore(
-        self, lr: Array, degradation: Degradation | None, hr: Array | None
+        self,
+        lr: ArrayLike,
+        degradation: Degradation | None = None,
+        hr: ArrayLike | None = None,
     ) -> Array:
         """LR images [B, h, w, 3] in [0, 1] to [B, H, W, 3], 0..255, not rounded.
 
         `degradation` is what made them of `hr`, in 0..255: None where nobody knows.
         """
+        ...
 
 
 @jax.tree_util.register_dataclass
@@ -32,7 +37,10 @@ class Bicubic:
     scale: int = field(metadata={"static": True})
 
     def restore(
-        self, lr: Array, _: Degradation | None = None, hr: Array | None = None
+        self,
+        lr: ArrayLike,
+        degradation: Degradation | None = None,
+        hr: ArrayLike | None = None,
     ) -> Array:
         height, width = lr.shape[1:3]
         return 255 * resize.bicubic(lr, (height * self.scale, width * self.scale))
@@ -53,17 +61,17 @@ class Spoilt:
 
     def restore(
         self,
-        lr: Array,
+        lr: ArrayLike,
         degradation: Degradation | None = None,
-        hr: Array | None = None,
+        hr: ArrayLike | None = None,
     ) -> Array:
         network, variables = self.model.network, self.model.variables
         size = lr.shape[1:3]
         idr = self.model.encode(lr, degradation, hr)
-        modulators = network.apply(variables, idr, size, method="convert")
+        modulators = apply(network, variables, idr, size, method="convert")
         keys = jax.random.split(jax.random.key(0))
         spoilt = [
             jnp.broadcast_to(jax.random.uniform(key, x.shape[1:]), x.shape)
             for key, x in zip(keys, modulators, strict=False)
         ]
-        return 255 * network.apply(variables, lr, *spoilt, method="upscale")
+        return 255 * apply(network, variables, lr, *spoilt, method="upscale")

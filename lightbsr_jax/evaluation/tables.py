@@ -20,7 +20,7 @@ class Row(NamedTuple):
     method: str
     parameters: float | None  # in millions
     psnr: tuple[float | None, ...]  # by column
-    ssim: tuple[float, ...] | None  # likewise; None for the paper's
+    ssim: tuple[float | None, ...] | None  # likewise; None for the paper's
 
     @property
     def measured(self) -> bool:
@@ -80,10 +80,8 @@ def make(
             averaged = averaged or range(len(kernels))
             for method in methods:
                 values = [means[method, benchmark, case.label] for case in shown]
-                psnr, ssim = (
-                    _with_mean(figures, averaged)
-                    for figures in zip(*values, strict=True)
-                )
+                psnr = _with_mean([psnr for psnr, _ in values], averaged)
+                ssim = _with_mean([ssim for _, ssim in values], averaged)
                 size = (parameters or {}).get(method)
                 names = [row.method.lower() for row in rows]
                 namesake = method.split()[0].lower()
@@ -122,7 +120,7 @@ def markdown(table: Table) -> str:
         cells = [f"**{row.label}**" if row.measured else row.label]
         for column, psnr in enumerate(row.psnr):
             cell = "" if psnr is None else f"{psnr:.2f}"
-            cells.append(f"{cell} / {row.ssim[column]:.4f}" if row.measured else cell)
+            cells.append(f"{cell} / {row.ssim[column]:.4f}" if row.ssim else cell)
         if sizes:
             cells.append(f"{row.parameters:.2f}" if row.parameters else "")
         lines.append(cells)
@@ -147,4 +145,6 @@ def _with_mean(
     """The values, and after several the mean of those at the places `averaged`."""
     if len(values) == 1:
         return tuple(values)
-    return (*values, sum(values[i] for i in averaged) / len(averaged))
+    # The paper has figures wherever it is averaged.
+    known = [value for i in averaged if (value := values[i]) is not None]
+    return (*values, sum(known) / len(averaged))

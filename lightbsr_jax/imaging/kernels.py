@@ -114,7 +114,7 @@ _J1_SINE = (
 )
 
 
-def _polynomial(x: Array, coefficients: Sequence[float]) -> Array:
+def _polynomial(x: Array, coefficients: Sequence[float] | np.ndarray) -> Array:
     return jnp.polyval(jnp.asarray(coefficients[::-1], x.dtype), x)
 
 

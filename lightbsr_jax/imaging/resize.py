@@ -15,6 +15,8 @@ import numpy as np
 from jax import Array
 from jax.lax import Precision
 
+from lightbsr_jax.typed import ArrayLike
+
 
 @functools.lru_cache(maxsize=64)
 def bicubic_matrix(
@@ -60,7 +62,7 @@ def bicubic(images: Array, size: tuple[int, int]) -> Array:
     return by_matrices(images, rows, columns)
 
 
-def by_matrices(images: Array, rows: Array, columns: Array) -> Array:
+def by_matrices(images: Array, rows: ArrayLike, columns: ArrayLike) -> Array:
     """`images` [..., H, W, C] by matrices [h, H] and [w, W] of its axes: float32."""
     # HIGHEST: otherwise recent GPUs multiply in TF32 and TPUs in bfloat16.
     images = jnp.einsum("hH,...HWC->...hWC", rows, images, precision=Precision.HIGHEST)

@@ -25,6 +25,7 @@ from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.network import RGB_MEAN, UPSCALER_STEPS
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks.operators import plain_ops
+from lightbsr_jax.typed import apply
 
 SUFFIXES = (".onnx", ".stablehlo")
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -71,7 +72,9 @@ def difference(model: Model, path: str | Path, size: tuple[int, int] | None) -> 
 def run(path: str | Path, lr: np.ndarray) -> np.ndarray:
     """What a file makes of LR images [B, h, w, 3]: [B, h s, w s, 3] in [0, 1]."""
     if Path(path).suffix == ".stablehlo":
-        return np.asarray(export.deserialize(Path(path).read_bytes()).call(lr))
+        return np.asarray(
+            export.deserialize(bytearray(Path(path).read_bytes())).call(lr)
+        )
     session = _imported("onnxruntime").InferenceSession(
         str(path), providers=["CPUExecutionProvider"]
     )
@@ -84,7 +87,7 @@ def to_stablehlo(model: Model, size: tuple[int, int] | None) -> bytes:
     _imported("flatbuffers")  # by JAX
 
     def restore(lr: Array) -> Array:
-        return model.network.apply(model.variables, lr).sr
+        return apply(model.network, model.variables, lr).sr
 
     if size is None:
         shape = export.symbolic_shape("b, h, w, 3")
@@ -94,7 +97,7 @@ def to_stablehlo(model: Model, size: tuple[int, int] | None) -> bytes:
         exported = export.export(jax.jit(restore), platforms=PLATFORMS)(
             jax.ShapeDtypeStruct(shape, jnp.float32)
         )
-    return exported.serialize()
+    return bytes(exported.serialize())
 
 
 def to_onnx(model: Model, size: tuple[int, int] | None) -> bytes:

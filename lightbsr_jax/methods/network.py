@@ -189,7 +189,7 @@ class BlindNetwork(nn.Module):
 
     def restore(self, lr: Array, idr: Array) -> Restoration:
         """The SR image of `lr`, given its IDR."""
-        modulators = self.convert(idr, lr.shape[1:3])
+        modulators = self.convert(idr, (lr.shape[1], lr.shape[2]))
         return Restoration(self.upscale(lr, *modulators), *modulators)
 
     def upscale(self, lr: Array, *modulators: Array) -> Array:

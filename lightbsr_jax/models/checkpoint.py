@@ -141,7 +141,8 @@ class Checkpoints:
 
     def _about(self, step: int) -> Tree:
         args = ocp.args.Composite(about=ocp.args.JsonRestore())
-        about = self._manager.restore(step, args=args).about
+        restored: Any = self._manager.restore(step, args=args)
+        about = restored.about
         if about.pop("checksum") != _checksum_of_text(about):
             raise ValueError("about is not what was written")
         return about
@@ -191,7 +192,7 @@ def checksum(tree: Any) -> int:
     """A number that tells one tree of arrays from another."""
     value = 0
     for leaf in jax.tree.leaves(tree):
-        value = zlib.crc32(np.ascontiguousarray(leaf), value)
+        value = zlib.crc32(np.ascontiguousarray(leaf).data, value)
     return value
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from lightbsr_jax.networks.plain import NHWC, at_least_float32, pad, padding
+from lightbsr_jax.networks.plain import NHWC, at_least_float32, pad, padding, total
 
 _THIN = 16  # channels, which do not fill the inner loop of a product
 
@@ -148,16 +148,16 @@ def tap_sums(padded: Array, gradient: Array, size: int) -> Array:
 
             def product(i: int, j: int) -> Array:
                 rows = range(at_once)
-                return sum(x[:, i + row, j : j + w] * g[:, row] for row in rows)
+                return total(x[:, i + row, j : j + w] * g[:, row] for row in rows)
 
             return [
-                total + lax.complex(product(0, j), product(1, j))
-                for j, total in enumerate(totals)
+                so_far + lax.complex(product(0, j), product(1, j))
+                for j, so_far in enumerate(totals)
             ]
 
         zero = jnp.zeros((batch, w, channels), gradient.dtype)
         totals = lax.fori_loop(0, parts, add, [lax.complex(zero, zero)] * size)
-        sums = jnp.stack([total.sum(1) for total in totals])
+        sums = jnp.stack([columns.sum(1) for columns in totals])
         return None, jnp.stack([sums.real, sums.imag])
 
     sums = lax.scan(two_rows, None, jnp.arange(0, size, 2))[1]

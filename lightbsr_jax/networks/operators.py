@@ -108,7 +108,7 @@ def _image_taps(x: Array, kernel: Array) -> list[tuple[Array, Array]]:
 
 @jax.custom_vjp
 def _shifted_image_conv(x: Array, kernel: Array) -> Array:
-    return sum(weight * shifted for weight, shifted in _image_taps(x, kernel))
+    return plain.total(weight * seen for weight, seen in _image_taps(x, kernel))
 
 
 def _shifted_image_forward(

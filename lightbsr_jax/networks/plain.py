@@ -4,6 +4,9 @@ Feature maps are NHWC, kernels HWIO. `operators` has the same functions, formula
 the backend; both agree to float rounding.
 """
 
+from collections.abc import Iterable
+from typing import cast
+
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -13,6 +16,11 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 def at_least_float32(x: Array) -> Array:
     """x in float32, if it is not in float64."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def total(terms: Iterable[Array]) -> Array:
+    """Sum of some arrays, at least one."""
+    return cast(Array, sum(terms))
 
 
 def padding(kernel: Array) -> list[tuple[int, int]]:

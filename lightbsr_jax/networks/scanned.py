@@ -1,6 +1,7 @@
 """Blocks one after another, compiled once as a scan, and what gradients save."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -27,7 +28,8 @@ def scan_blocks(
     if remat:
         policy = jax.checkpoint_policies.save_only_these_names(_KEPT)
         block = nn.remat(block, prevent_cse=False, policy=policy)
-    return nn.scan(
+    scan: Any = nn.scan  # declares in_axes as numbers
+    return scan(
         block,
         variable_axes={"params": 0, "intermediates": 0},
         split_rngs={"params": True},

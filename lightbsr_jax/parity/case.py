@@ -200,7 +200,8 @@ def save(path: str | Path, case: Case, results: Arrays) -> None:
 
     def write(new: Path) -> None:
         with open(new, "wb") as file:  # numpy would add .npz to a name
-            np.savez_compressed(file, meta=meta, **kept)
+            arrays: dict[str, Any] = {"meta": meta, **kept}
+            np.savez_compressed(file, **arrays)
 
     atomic.replace(path, write)
 

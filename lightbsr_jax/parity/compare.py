@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -188,7 +188,8 @@ def run_reference(checkout: str | Path, case: Case) -> Arrays:
     paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
     with TemporaryDirectory(prefix="lightbsr-compare-") as scratch:
         given, made = Path(scratch, "case.npz"), Path(scratch, "results.npz")
-        np.savez(given, meta=json.dumps(case.meta), **case.arrays)
+        arrays: dict[str, Any] = {"meta": json.dumps(case.meta), **case.arrays}
+        np.savez(given, **arrays)
         module = "lightbsr_jax.parity.peers"
         done = subprocess.run(
             [sys.executable, "-m", module, checkout, given, made],

@@ -13,6 +13,7 @@ import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ class _Peer(Reference):
     """What the two have in common."""
 
     encodes_twice = False
+    modules: dict[str, Any]  # of the checkout, by role
     # A value near zero that rounding moves to the other side of a LeakyReLU changes a
     # gradient by more than rounding: gradients and traces are compared in float64.
     smooth = False

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -53,7 +53,12 @@ def run(reference: "Reference", result_file: str) -> None:
         results |= part()
     torch.set_num_threads(threads)
     results |= reference.images()
-    np.savez(result_file, **{name: _numpy(x) for name, x in results.items()})
+    arrays: dict[str, Any] = {name: _numpy(x) for name, x in results.items()}
+    np.savez(result_file, **arrays)
+
+
+def _total(losses: dict[str, Tensor]) -> Tensor:
+    return cast(Tensor, sum(losses.values()))
 
 
 class Reference:
@@ -70,7 +75,8 @@ class Reference:
     def __init__(self, checkout: str, meta: dict[str, Any], case: Inputs) -> None:
         _stub_missing()
         if DEVICE == "cpu":
-            for owner in (Tensor, nn.Module):
+            owners: list[Any] = [Tensor, nn.Module]
+            for owner in owners:
                 owner.cuda = lambda self, *_, **__: self
         # On GPUs convolutions would run in TF32.
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -225,7 +231,7 @@ class Reference:
             model = self.model(role)
             with self.outputs(model) as outputs:
                 losses = self._losses(role, model, step=0, stage=2)
-            sum(losses.values()).backward()
+            _total(losses).backward()
             for name, calls in outputs.items():
                 if "encoder_q" in name and self.encodes_twice:
                     calls.pop()  # the first crop once more
@@ -237,7 +243,7 @@ class Reference:
             results |= _named(f"{role}/after", after)
 
             wide = self.model(role).double()
-            sum(self._losses(role, wide, step=0, stage=2).values()).backward()
+            _total(self._losses(role, wide, step=0, stage=2)).backward()
             if not self.smooth:
                 results |= _named(f"{role}/gradient64", _gradients(wide))
                 continue
@@ -271,7 +277,7 @@ class Reference:
         for step, stage in enumerate(self.meta["stages"]):
             optimizer.zero_grad()
             losses = self._losses(role, model, step=step, stage=stage)
-            sum(losses.values()).backward()
+            _total(losses).backward()
             optimizer.step()
             for name, loss in losses.items():
                 trace.setdefault(name, []).append(loss.detach())
