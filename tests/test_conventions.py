@@ -8,6 +8,7 @@ from helpers import literal
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from lightbsr_jax.commands import psnr
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation import conventions
 from lightbsr_jax.imaging import metrics
@@ -81,18 +82,23 @@ def save(path: Path, image: np.ndarray) -> Path:
     return path
 
 
+def tables_of(a: Path, b: Path, scale: int = 4) -> str:
+    """What the command prints."""
+    return psnr.describe(str(a), str(b), scale, conventions.compare(a, b, scale=scale))
+
+
 def test_two_images(pair, tmp_path) -> None:
     a, b = save(tmp_path / "a.png", pair[0]), save(tmp_path / "b.png", pair[1])
-    text = conventions.compare(a, b, scale=4)
-    psnr = metrics.psnr_y(pair[0][None], pair[1][None], border=4)[0]
+    text = tables_of(a, b)
+    expected = metrics.psnr_y(pair[0][None], pair[1][None], border=4)[0]
     found = text.splitlines()
-    assert f"{psnr:.3f} *" in text and text.count("*") == 3
+    assert f"{expected:.3f} *" in text and text.count("*") == 3
     assert found[0] == f"{a} against {b}"
     assert rows(text)["RGB"] != rows(text)["luma, full range"]
-    assert "border 0 | border 3 " in conventions.compare(a, b, scale=3)
+    assert "border 0 | border 3 " in tables_of(a, b, scale=3)
     # Cut a little differently: compared where both have pixels.
     cut = save(tmp_path / "cut.png", pair[1][:38, :44])
-    text = conventions.compare(a, cut)
+    text = tables_of(a, cut)
     assert "46x40 and 44x38 pixels" in text
     inside = [image[None, :38, :44] for image in pair]
     assert f"{metrics.psnr_y(*inside, border=4)[0]:.3f} *" in text
@@ -105,7 +111,7 @@ def test_folders(pair, tmp_path) -> None:
     save(tmp_path / "sr" / "x_x4.png", b)
     save(tmp_path / "sr" / "x2_x4.png", a[::-1])
     save(tmp_path / "sr" / "sub" / "y.png", b[:, ::-1])
-    text = conventions.compare(tmp_path / "sr", tmp_path / "hr")
+    text = tables_of(tmp_path / "sr", tmp_path / "hr")
     values = [
         metrics.psnr_y(image[None], a[None], border=4)[0]
         for image in (b, a[::-1], b[:, ::-1])
@@ -128,13 +134,15 @@ def test_which_bicubic_made_an_image(name: str, tmp_path) -> None:
     hr = photograph(83, 96)
     lr = conventions.BICUBIC[name](hr[:80], (20, 24))
     a, b = save(tmp_path / "lr.png", lr), save(tmp_path / "hr.png", hr)
-    text = conventions.compare(a, b)
+    text = tables_of(a, b)
     assert "A is 1/4 of B in size" in text
     shrunk, enlarged = map(rows, text.split("A was made"))
     assert [row for row, cells in shrunk.items() if cells == ["inf", "0"]] == [name]
     sr = conventions.BICUBIC[name](lr, (80, 96))
-    psnr = metrics.psnr_y(sr[None], hr[None, :80], border=4)[0]
-    assert enlarged[name] == [f"{psnr:.3f}"]
+    expected = metrics.psnr_y(sr[None], hr[None, :80], border=4)[0]
+    assert enlarged[name] == [f"{expected:.3f}"]
+    scores = conventions.compare(a, b).bicubics
+    assert scores[name][:2] == (np.inf, 0) and scores[name].enlarged_psnr == expected
 
 
 def test_bicubic_of_other_programs() -> None:

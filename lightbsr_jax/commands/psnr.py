@@ -1,6 +1,15 @@
 """`lightbsr psnr`: PSNR and SSIM of two images under every convention."""
 
+from __future__ import annotations
+
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lightbsr_jax.evaluation.conventions import Comparison, Measure
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -28,4 +37,61 @@ def run(arguments: argparse.Namespace) -> None:
     """Prints the tables. Raises UserError, FileNotFoundError."""
     from lightbsr_jax.evaluation import conventions
 
-    print(conventions.compare(arguments.a, arguments.b, scale=arguments.scale), end="")
+    a, b, scale = arguments.a, arguments.b, arguments.scale
+    print(describe(a, b, scale, conventions.compare(a, b, scale=scale)), end="")
+
+
+def describe(a: str, b: str, scale: int, found: Comparison) -> str:
+    """The tables of a comparison of A and B, with what they are of."""
+    title = f"{a} against {b}"
+    if found.images > 1:
+        title += f", means of {found.images} images"
+    if found.factor > 1:
+        return f"{title}\n\n{_describe_bicubics(found)}"
+    if found.cropped:
+        first = found.cropped[0]
+        title += (
+            f"\n{len(found.cropped)} of different sizes, such as {first.first_path} "
+            f"with {_size(first.first)} and {_size(first.second)} pixels: compared "
+            "where both have pixels, from the top left on"
+        )
+    return f"{title}\n\n{_describe_measures(found.measures, scale)}"
+
+
+def _describe_measures(measures: Sequence[Measure], scale: int) -> str:
+    from lightbsr_jax.evaluation import tables
+
+    grids = []
+    for measure in measures:
+        lines = [[measure.name, *(f"border {border}" for border in measure.borders)]]
+        for colour, values in measure.values.items():
+            cells = []
+            for border, value in zip(measure.borders, values, strict=True):
+                mark = " *" if (colour, border) == (measure.paper, scale) else ""
+                cells.append(f"{value:.{measure.digits}f}{mark}")
+            lines.append([colour, *cells])
+        grids.append(tables.grid(lines))
+    if scale in measures[0].borders:
+        grids.append(f"* the paper's: what eval.py prints at scale {scale}\n")
+    return "\n".join(grids)
+
+
+def _describe_bicubics(found: Comparison) -> str:
+    from lightbsr_jax.evaluation import tables
+
+    factor = found.factor
+    enlarged = [["A enlarged, against B", f"PSNR (dB), the paper's (border {factor})"]]
+    shrunk = [["B shrunk, against A", "PSNR (dB), RGB", "largest difference"]]
+    for name, score in found.bicubics.items():
+        enlarged.append([name, f"{score.enlarged_psnr:.3f}"])
+        shrunk.append([name, f"{score.shrunk_psnr:.3f}", str(score.largest_difference)])
+    return (
+        f"A is 1/{factor} of B in size: its low-resolution image\n\n"
+        f"{tables.grid(shrunk)}\nA was made the way that gives inf dB, or far more "
+        f"than the others; if none does, A was blurred or compressed too.\n\n"
+        f"{tables.grid(enlarged)}"
+    )
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"

@@ -8,12 +8,12 @@ and, where an image was resized, in the kind of bicubic. Images are uint8 [H, W,
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.evaluation import tables
 from lightbsr_jax.imaging import files, metrics, resize
 
 Colour = Callable[[np.ndarray], np.ndarray]  # uint8 [H, W, 3] to float64 [C, H, W]
@@ -69,40 +69,70 @@ def ssim(
     return float(metrics.ssim(a, b, window=window, unbiased=uniform).mean())
 
 
-def compare(a: str | Path, b: str | Path, *, scale: int = 4) -> str:
-    """Tables for images A and B, or for folders of images of the same names.
+class Pair(NamedTuple):
+    """Two image files and what they hold."""
+
+    first: np.ndarray  # uint8 [H, W, 3]
+    second: np.ndarray
+    first_path: Path
+    second_path: Path
+
+
+class Measure(NamedTuple):
+    """One measure, the mean over the images, by colour and by border."""
+
+    name: str
+    digits: int  # behind the point, that are worth printing
+    borders: list[int]  # pixels
+    values: dict[str, list[float]]  # by colour: one for each border
+    paper: str | None  # the paper's colour, if it has this measure
+
+
+class Resampling(NamedTuple):
+    """One bicubic: whether it made the LR image, and how well it enlarges that."""
+
+    shrunk_psnr: float  # dB in RGB, of B shrunk against A; mean over the images
+    largest_difference: int  # of 0..255 levels, between the same
+    enlarged_psnr: float  # dB by the paper's convention, of A enlarged against B
+
+
+class Comparison(NamedTuple):
+    """What `compare` found: `measures`, or `bicubics` where A is smaller than B."""
+
+    images: int
+    factor: int  # by how much A is smaller than B
+    measures: list[Measure]
+    bicubics: dict[str, Resampling]  # by the names in BICUBIC
+    cropped: list[Pair]  # of different sizes, compared where both have pixels
+
+
+def compare(a: str | Path, b: str | Path, *, scale: int = 4) -> Comparison:
+    """Scores of images A and B, or of folders of images of the same names.
 
     Where A is smaller by a whole factor it is taken for the low-resolution image of B.
-    Otherwise `scale` is only the paper's border.
+    Otherwise `scale` is only the paper's border. Raises UserError where the images do
+    not belong together or are too small; FileNotFoundError.
     """
     pairs = [
-        (files.read_rgb(first), files.read_rgb(second), first, second)
+        Pair(files.read_rgb(first), files.read_rgb(second), first, second)
         for first, second in _pairs(a, b)
     ]
     factors = {_factor(*pair) for pair in pairs}
     if len(factors) > 1:
         raise UserError(f"{a} against {b}: some images are low-resolution, some not")
     (factor,) = factors
-    count = f", means of {len(pairs)} images" if len(pairs) > 1 else ""
-    title = f"{a} against {b}{count}"
     if factor > 1:
-        return f"{title}\n\n{_resized([pair[:2] for pair in pairs], factor)}"
-    cut = [pair for pair in pairs if pair[0].shape != pair[1].shape]
-    if cut:
-        first, second, path, _ = cut[0]
-        title += (
-            f"\n{len(cut)} of different sizes, such as {path} with {_size(first)} and "
-            f"{_size(second)} pixels: compared where both have pixels, from the top "
-            "left on"
-        )
+        images = [(pair.first, pair.second) for pair in pairs]
+        return Comparison(len(pairs), factor, [], _resamplings(images, factor), [])
+    cropped = [pair for pair in pairs if pair.first.shape != pair.second.shape]
     common = []
-    for first, second, *_ in pairs:
-        height, width = np.minimum(first.shape[:2], second.shape[:2])
-        common.append((first[:height, :width], second[:height, :width]))
-    return f"{title}\n\n{_tables(common, scale)}"
+    for pair in pairs:
+        height, width = np.minimum(pair.first.shape[:2], pair.second.shape[:2])
+        common.append((pair.first[:height, :width], pair.second[:height, :width]))
+    return Comparison(len(pairs), 1, _measures(common, scale), {}, cropped)
 
 
-def _tables(images: list[tuple[np.ndarray, np.ndarray]], scale: int) -> str:
+def _measures(images: list[tuple[np.ndarray, np.ndarray]], scale: int) -> list[Measure]:
     smallest = min(min(a.shape[:2]) for a, _ in images)
     borders = sorted({0, scale, 10})
     borders = [border for border in borders if smallest - 2 * border >= 11]
@@ -110,39 +140,30 @@ def _tables(images: list[tuple[np.ndarray, np.ndarray]], scale: int) -> str:
         raise UserError(
             f"images of {smallest} pixels are too small for SSIM: 11 at least"
         )
-    parts = [
+    gaussian, uniform = "SSIM, 11x11 Gaussian window", "SSIM, 7x7 uniform window"
+    kinds = [
         ("PSNR (dB)", psnr, COLOURS, 3, _PAPER),
-        ("SSIM, 11x11 Gaussian window", ssim, SSIM_COLOURS, 5, _PAPER_SSIM),
-        (
-            "SSIM, 7x7 uniform window (scikit-image)",
-            partial(ssim, uniform=True),
-            COLOURS,
-            5,
-            None,
-        ),
+        (gaussian, ssim, SSIM_COLOURS, 5, _PAPER_SSIM),
+        (f"{uniform} (scikit-image)", partial(ssim, uniform=True), COLOURS, 5, None),
     ]
-    grids = []
-    for title, measure, colours, digits, paper in parts:
-        lines = [[title, *(f"border {border}" for border in borders)]]
-        for name, colour in colours.items():
-            cells = []
-            for border in borders:
-                mean = np.mean(
-                    [measure(a, b, colour, border=border) for a, b in images]
-                )
-                mark = " *" if (name, border) == (paper, scale) else ""
-                cells.append(f"{mean:.{digits}f}{mark}")
-            lines.append([name, *cells])
-        grids.append(tables.grid(lines))
-    if scale in borders:
-        grids.append(f"* the paper's: what eval.py prints at scale {scale}\n")
-    return "\n".join(grids)
+    measures = []
+    for name, measure, colours, digits, paper in kinds:
+        values = {
+            title: [
+                float(np.mean([measure(a, b, colour, border=n) for a, b in images]))
+                for n in borders
+            ]
+            for title, colour in colours.items()
+        }
+        measures.append(Measure(name, digits, borders, values, paper))
+    return measures
 
 
-def _resized(images: list[tuple[np.ndarray, np.ndarray]], factor: int) -> str:
-    """What tells by which bicubic A was made of B, and what enlarging A would score."""
-    enlarged = [["A enlarged, against B", f"PSNR (dB), the paper's (border {factor})"]]
-    shrunk = [["B shrunk, against A", "PSNR (dB), RGB", "largest difference"]]
+def _resamplings(
+    images: list[tuple[np.ndarray, np.ndarray]], factor: int
+) -> dict[str, Resampling]:
+    """Each bicubic's scores on pairs of an LR image and its HR image."""
+    found = {}
     for name, bicubic in BICUBIC.items():
         up, down, worst = [], [], 0
         for lr, hr in images:
@@ -153,14 +174,8 @@ def _resized(images: list[tuple[np.ndarray, np.ndarray]], factor: int) -> str:
             made = bicubic(hr, lr.shape[:2])
             down.append(psnr(made, lr, _rgb, border=0))
             worst = max(worst, int(np.abs(made.astype(int) - lr).max()))
-        enlarged.append([name, f"{np.mean(up):.3f}"])
-        shrunk.append([name, f"{np.mean(down):.3f}", str(worst)])
-    return (
-        f"A is 1/{factor} of B in size: its low-resolution image\n\n"
-        f"{tables.grid(shrunk)}\nA was made the way that gives inf dB, or far more "
-        f"than the others; if none does, A was blurred or compressed too.\n\n"
-        f"{tables.grid(enlarged)}"
-    )
+        found[name] = Resampling(float(np.mean(down)), worst, float(np.mean(up)))
+    return found
 
 
 def _by_matrix(**rule: object) -> Callable[..., np.ndarray]:
