@@ -140,7 +140,8 @@ def test_what_pictures_take_is_the_core() -> None:
     assert named == pinned
     for extra, modules in mistakes.EXTRAS.items():
         names = {re.split(">=", line)[0].replace("-", "_") for line in extras[extra]}
-        assert names == {{"sklearn": "scikit_learn"}.get(m, m) for m in modules}
+        other = {"sklearn": "scikit_learn", "skimage": "scikit_image"}
+        assert names == {other.get(module, module) for module in modules}
 
     code = """
 import sys

@@ -533,7 +533,7 @@ def test_find_images(tmp_path):
 def test_bundled_photographs(tmp_path, monkeypatch):
     train = files.find_images("scikit-image")
     test = files.find_images("scikit-image:test")
-    assert len(train) == 9
+    assert len(train) == 9 and files.has_bundled()
     assert [name for name, _ in test] == ["astronaut.png", "chelsea.png", "coffee.png"]
     assert not {name for name, _ in train} & {name for name, _ in test}
     assert all(min(files.image_size(path)) >= 300 for _, path in train + test)
@@ -541,6 +541,7 @@ def test_bundled_photographs(tmp_path, monkeypatch):
         files.find_images("scikit-image:validation")
     with monkeypatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name: None)
+        assert not files.has_bundled()
         with pytest.raises(UserError, match="pip install scikit-image"):
             files.find_images("scikit-image")
     monkeypatch.chdir(tmp_path)  # a folder of that name comes first

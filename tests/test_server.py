@@ -119,6 +119,15 @@ def test_other_pages_are_refused(server: Server) -> None:
     assert ask(server, "/result/guessed")[0] == 404
 
 
+def test_without_known_degradations(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "bank", None)
+    _, text = ask(server, "/upscale?name=x.png", png(9, 12))
+    told = json.loads(text.splitlines()[-1])
+    assert told["nearest"] == [] and told["idr"]
+
+
 def test_only_the_last_results_are_kept(server: Server) -> None:
     for _ in range(20):
         server.keep("PNG", b"")

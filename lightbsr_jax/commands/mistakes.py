@@ -13,10 +13,10 @@ from lightbsr_jax.errors import UserError
 
 EXTRAS = {  # of pyproject.toml, and the modules that come with them
     "train": (
-        *("array_record", "grain", "importlib_resources", "tensorboardX"),
-        "tensorflow_datasets",
+        *("array_record", "grain", "importlib_resources", "ml_collections", "skimage"),
+        *("tensorboardX", "tensorflow_datasets"),
     ),
-    "eval": ("matplotlib", "sklearn"),
+    "eval": ("matplotlib", "ml_collections", "skimage", "sklearn"),
 }
 
 
@@ -27,13 +27,13 @@ def extras_named() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         module = str(error.name).partition(".")[0]
-        for extra, modules in EXTRAS.items():
-            if module in modules:
-                raise UserError(
-                    f"requires {module}, which is not installed: "
-                    f"pip install '.[{extra}]' in the folder of pyproject.toml"
-                ) from error
-        raise
+        extras = [f"'.[{extra}]'" for extra in EXTRAS if module in EXTRAS[extra]]
+        if not extras:
+            raise
+        raise UserError(
+            f"requires {module}, which is not installed: pip install "
+            f"{' or '.join(extras)} in the folder of pyproject.toml"
+        ) from error
 
 
 def fail(error: Exception | str) -> NoReturn:

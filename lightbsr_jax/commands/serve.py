@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import sys
 
 from lightbsr_jax.commands import source
 from lightbsr_jax.errors import UserError
@@ -29,6 +30,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Serves the page until Ctrl-C. Raises UserError, OSError."""
     from lightbsr_jax import compilation
+    from lightbsr_jax.imaging import files
     from lightbsr_jax.inference import explain
     from lightbsr_jax.inference.server import ADDRESS, Server
     from lightbsr_jax.inference.upscaler import Upscaler
@@ -36,7 +38,15 @@ def run(arguments: argparse.Namespace) -> None:
     compilation.keep_compiled_programs()
     model = source.load(source.named(arguments))
     upscaler = Upscaler(model)
-    bank = explain.make_bank(upscaler, explain.known_degradations(model.setting))
+    bank = None
+    if files.has_bundled():
+        bank = explain.make_bank(upscaler, explain.known_degradations(model.setting))
+    else:
+        print(
+            "the page shows no nearest known degradations: these need scikit-image's "
+            "photographs (pip install scikit-image)",
+            file=sys.stderr,
+        )
     port, megapixels = arguments.port, arguments.megapixels
     try:
         server = Server(upscaler, bank, port=port, megapixels=megapixels)

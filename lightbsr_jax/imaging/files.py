@@ -124,6 +124,11 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
     atomic.replace(path, lambda new: Image.fromarray(image).save(new, "PNG"))
 
 
+def has_bundled() -> bool:
+    """True where the photographs that BUNDLED stands for are installed."""
+    return importlib.util.find_spec("skimage") is not None
+
+
 def _bundled_photographs(split: str) -> list[tuple[str, Path]]:
     if split not in _BUNDLED_PHOTOGRAPHS:
         raise UserError(
@@ -131,7 +136,7 @@ def _bundled_photographs(split: str) -> list[tuple[str, Path]]:
             f"{' or '.join(_BUNDLED_PHOTOGRAPHS)}"
         )
     package = importlib.util.find_spec("skimage")
-    if package is None:
+    if package is None or package.origin is None:
         raise UserError(
             f"the photographs of {BUNDLED} need it installed: pip install {BUNDLED}"
         )

@@ -57,9 +57,12 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self, upscaler: Upscaler, bank: Bank, *, port: int, megapixels: float
+        self, upscaler: Upscaler, bank: Bank | None, *, port: int, megapixels: float
     ) -> None:
-        """Larger pictures than `megapixels` are refused. OSError: the port is taken."""
+        """Larger pictures than `megapixels` are refused. OSError: the port is taken.
+
+        Without a bank the page shows no nearest degradations.
+        """
         self.upscaler = upscaler
         self.bank = bank
         self.megapixels = megapixels
@@ -107,7 +110,7 @@ class Server(ThreadingHTTPServer):
         result = conversion.from_network(photograph, sr, target)
         explanation = io.BytesIO()
         Image.fromarray(explain.picture(estimated)).save(explanation, "PNG")
-        nearest = self.bank.nearest(estimated.mean)
+        nearest = self.bank.nearest(estimated.mean) if self.bank is not None else []
         before = photographs.encode(photograph, kind="PNG")
         after = photographs.encode(result, kind=kind)
         return {

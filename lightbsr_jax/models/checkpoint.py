@@ -14,16 +14,18 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 
 from lightbsr_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 Tree = dict[str, Any]
 Result = TypeVar("Result")
@@ -225,6 +227,6 @@ def _joined(model: Tree, training: Any) -> tuple[Any, np.ndarray]:
     return training.replace(state=state, average=average), model["basis"]
 
 
-def plain(config: ConfigDict) -> Tree:
+def plain(config: "ConfigDict") -> Tree:
     """The config as it comes back from a checkpoint: JSON types only."""
     return json.loads(json.dumps(config.to_dict()))

@@ -50,6 +50,7 @@ async function upscale(file) {
   at("download").href = result.after;
   at("download").download = result.name;
   at("download").textContent = `Download ${result.name}`;
+  at("known").hidden = !result.nearest.length;
   at("nearest").textContent = "Nearest known: " + result.nearest.join("; ");
   const [width, height] = result.size;  // all of it is to fit into the window
   for (const id of ["compare", "sides"])
