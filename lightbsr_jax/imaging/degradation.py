@@ -100,7 +100,7 @@ def blur(images: Array, kernel: Array) -> Array:
 
     An image's crops and channels share its kernel. The border is reflected.
     """
-    return _correlate(_padded(images, kernel), kernel).reshape(images.shape)
+    return correlate(_padded(images, kernel), kernel).reshape(images.shape)
 
 
 @functools.partial(jax.jit, static_argnames="scale")
@@ -141,7 +141,7 @@ def _blur_and_shrink(images: Array, kernel: Array, scale: int) -> Array:
         return jnp.einsum(
             "hH,bnHWc,wW->bnhwc",
             matrices[0],
-            _correlate(part, kernel),
+            correlate(part, kernel),
             matrices[1],
             precision=lax.Precision.HIGHEST,
         )
@@ -174,8 +174,8 @@ def _padded(images: Array, kernel: Array) -> Array:
     return jnp.pad(images, ((0, 0), (0, 0), border, border, (0, 0)), mode="reflect")
 
 
-def _correlate(padded: Array, kernel: Array) -> Array:
-    """Each image [N, H, W, C] with its kernel, where that fits inside.
+def correlate(padded: Array, kernel: Array) -> Array:
+    """Images [B, N, H, W, C] with their kernels [B, K, K], where these fit inside.
 
     Shifted multiply-adds are true float32 on every backend, and on a CPU many times
     faster than a convolution with one kernel an image.
@@ -214,7 +214,7 @@ def _filtered(padded: Array, taps: np.ndarray) -> Array:
 
 
 def _every_nth(padded: Array, kernel: Array, n: int, size: tuple[int, int]) -> Array:
-    """The first pixels [B, N, *size, C] of every n-th one of `_correlate`."""
+    """The first pixels [B, N, *size, C] of every n-th one of `correlate`."""
     batch, crops, *_, channels = padded.shape
     (rows, columns), taps = size, kernel.shape[-1]
     # A tap sees pixels of one phase: these are put together, rows and columns last.
