@@ -38,13 +38,18 @@ class _Parser(argparse.ArgumentParser):
         fail(f"{message} ({self.prog} --help shows how)")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line, by default the program's."""
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands; what it parses has `run(parsed)`."""
     parser = _Parser(prog="lightbsr", description="LightBSR in JAX.")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(subparsers)
-    parsed = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, by default the program's."""
+    parsed = make_parser().parse_args(arguments)
     # Pillow's warnings (many pixels, broken notes) concern what is refused or harmless.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:

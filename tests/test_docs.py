@@ -1,0 +1,180 @@
+"""The documentation is true: its links lead somewhere, its commands and code exist.
+
+Commands are not run here but parsed by the program's own parsers; configs are loaded
+and the fields that flags name are looked up in them.
+"""
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from importlib import util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+
+from lightbsr_jax import cli, config_files
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "lightbsr_jax" / "weights").glob("*.md"),
+    ]
+)
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+# Flags of train.py and eval.py beside those of a config.
+FLAGS = {
+    "train.py": "workdir distributed coordinator_address num_processes process_id",
+    "eval.py": "workdir weights method benchmarks report dump-lr lr-dir distributed",
+}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The contents of a page's fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of each command in a page's shell blocks."""
+    for block in blocks(text, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words:
+                yield words
+
+
+def anchor(heading: str) -> str:
+    """The fragment by which GitHub links to a heading."""
+    kept = re.sub(r"[^\w\- ]", "", heading.strip().lower())
+    return kept.replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        file, _, fragment = target.partition("#")
+        path = page.parent / file if file else page
+        assert path.exists(), f"{page.name} links to {target}"
+        if fragment:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            assert fragment in map(anchor, headings), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_commands_are_ones_that_the_program_takes(page: Path) -> None:
+    for words in commands(page.read_text()):
+        check_command(words, f"{page.name}: {' '.join(words)}")
+
+
+def check_command(words: list[str], where: str) -> None:
+    """Fails for a command with a program, option or field that there is not."""
+    while "=" in words[0]:  # variables of the environment
+        words = words[1:]
+    if words[0] == "srun":
+        words = words[1:]
+    if words[:3] == ["python", "-m", "lightbsr_jax"]:
+        words = ["lightbsr", *words[3:]]
+    if words[:2] == ["python", "-m"]:
+        assert util.find_spec(words[2]), where
+    elif words[0] == "python" and words[1].endswith(".py"):
+        assert (ROOT / words[1]).is_file(), where
+        check_flags(words[1], words[2:], where)
+    elif words[:2] == ["lightbsr", "train"] or words[:2] == ["lightbsr", "eval"]:
+        check_flags(f"{words[1]}.py", words[2:], where)
+    elif words[0] == "lightbsr":
+        check_options(words[1:], where)
+    elif words[0] == "make":
+        targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.M)
+        assert set(words[1:]) <= {*targets, *(w for w in words if "=" in w)}, where
+    elif words[:2] == ["pip", "install"]:
+        check_extras(words[2:], where)
+    else:
+        assert words[0] in {".", "git", "cd", "pytest", "mkdir", "docker"}, where
+
+
+def check_options(words: list[str], where: str) -> None:
+    """Fails where the command line's own parser refuses the words."""
+    try:
+        cli.make_parser().parse_args(words)
+    except SystemExit as refused:
+        pytest.fail(f"{where}: exit status {refused.code}")
+
+
+def check_flags(program: str, words: list[str], where: str) -> None:
+    """Fails for a flag of train.py or eval.py, or a config's field, that is none."""
+    words = [w for w in words if w != "..."]
+    given = dict(word.removeprefix("--").partition("=")[::2] for word in words)
+    config = load_config(given.get("config", "benchmark"))
+    for name in given:
+        field = name.removeprefix("config.")
+        if name == "config":
+            continue
+        if field != name:
+            assert has_field(config, field), f"{where}: no field {field}"
+        else:
+            assert name in FLAGS[program].split(), f"{where}: no flag --{name}"
+
+
+def load_config(value: str) -> ConfigDict:
+    """The config that --config=VALUE names."""
+    file, _, preset = config_files.locate(value).partition(":")
+    module = util.spec_from_file_location("config_of_docs", file)
+    assert module is not None and module.loader is not None
+    loaded = util.module_from_spec(module)
+    module.loader.exec_module(loaded)
+    return loaded.get_config(preset) if preset else loaded.get_config()
+
+
+def has_field(config: ConfigDict, field: str) -> bool:
+    return field in {
+        ".".join(path) for path in flatten_dict(config.to_dict(), keep_empty_nodes=True)
+    }
+
+
+def check_extras(words: list[str], where: str) -> None:
+    """Fails for an extra that pyproject.toml does not have."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    known = {*project["optional-dependencies"], "all"}
+    for word in words:
+        match = re.fullmatch(r"(?:\.|lightbsr-jax)\[([\w,-]+)\]", word)
+        if match:
+            assert set(match[1].split(",")) <= known, where
+
+
+def test_a_wrong_command_is_found() -> None:
+    for wrong in (
+        "lightbsr upscale a.png --output x --no-such-option",
+        "python train.py --config=configs/teacher.py:setting1 --config.data.hs=X",
+        "python eval.py --worksdir=X",
+        "python -m benchmarks.no_such_module",
+        "make nothing",
+        "pip install '.[nothing]'",
+        "curl x",
+    ):
+        with pytest.raises(
+            (AssertionError, pytest.fail.Exception, ModuleNotFoundError)
+        ):
+            check_command(shlex.split(wrong), wrong)
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.slow
+def test_python_in_the_readme_runs() -> None:
+    """Its blocks run one after the other, given an `image`."""
+    names = {"image": np.zeros((24, 20, 3), np.uint8)}
+    found = blocks((ROOT / "README.md").read_text(), "python")
+    assert found
+    for block in found:
+        exec(block, names)
+    assert names["sr"].shape == (96, 80, 3)
