@@ -15,6 +15,9 @@ from lightbsr_jax.commands import source
 from lightbsr_jax.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from lightbsr_jax.inference.explain import Bank
     from lightbsr_jax.inference.folder import Done, Job, Outcome, Sizes, Upscaled
     from lightbsr_jax.inference.upscaler import Upscaler
     from lightbsr_jax.models.model import Model
@@ -142,8 +145,7 @@ def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
     """True where no picture failed."""
     import jax
 
-    from lightbsr_jax.imaging import conversion, photographs
-    from lightbsr_jax.inference import explain, folder
+    from lightbsr_jax.inference import folder
 
     if not 1 <= arguments.quality <= 100:
         raise UserError(f"--quality={arguments.quality}: expected 1 to 100")
@@ -162,19 +164,14 @@ def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
         jax.config.update("jax_platforms", "cpu")  # before anything else is woken
     model = load()
     upscaler = _upscaler(model, arguments.memory, arguments.precision, arguments.device)
-    idr = None
-    if arguments.idr_from is not None:
-        other = conversion.to_network(photographs.read(arguments.idr_from))
-        idr = upscaler.estimate(other).mean
+    idr = _idr(upscaler, arguments.idr_from)
     existing = arguments.existing
     if arguments.dry_run:
         plans = folder.attempts(
             jobs, lambda job: folder.plan(job, target, upscaler.scale), existing
         )
         return report(plans, describe_plan, done="to make")
-    bank = None
-    if arguments.explain:
-        bank = explain.make_bank(upscaler, explain.known_degradations(model.setting))
+    bank = _bank(upscaler, model) if arguments.explain else None
     with _Bar(jobs) as bar:
         outcomes = folder.attempts(
             jobs,
@@ -216,6 +213,22 @@ def _upscaler(
             "(another build of jax may be needed)"
         ) from error
     return Upscaler(model, memory=memory, precision=precision, devices=devices)
+
+
+def _idr(upscaler: Upscaler, picture: str | None) -> np.ndarray | None:
+    """The mean IDR [C] of a picture."""
+    from lightbsr_jax.imaging import conversion, photographs
+
+    if picture is None:
+        return None
+    pixels = conversion.to_network(photographs.read(picture))
+    return upscaler.estimate(pixels).mean
+
+
+def _bank(upscaler: Upscaler, model: Model) -> Bank:
+    from lightbsr_jax.inference import explain
+
+    return explain.make_bank(upscaler, explain.known_degradations(model.setting))
 
 
 def report(
