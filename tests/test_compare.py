@@ -28,7 +28,7 @@ from lightbsr_jax.methods import network as blind
 from lightbsr_jax.methods.lightbsr import adaptation
 from lightbsr_jax.networks import layers
 from lightbsr_jax.parity import case as cases
-from lightbsr_jax.parity import compare, ours
+from lightbsr_jax.parity import compare, ours, report
 from lightbsr_jax.parity.case import Arrays, Case
 from lightbsr_jax.training import contrast
 
@@ -116,7 +116,7 @@ def red(rows: Sequence[compare.Row]) -> set[str]:
 def test_recording_replays(recording: Recording) -> None:
     case, theirs = recording
     rows = compare.table(results_of(case, PARTS), theirs)
-    table = compare.format_table(rows)
+    table = report.table(rows)
     assert not red(rows), table
     assert table.endswith("all 51 agree.")
 
@@ -269,7 +269,7 @@ def test_verdicts(ours: dict, theirs: dict, verdict: str) -> None:
     sides = [{k: np.asarray(v) for k, v in side.items()} for side in (ours, theirs)]
     first, *_ = compare.table(*sides)
     assert first.verdict == verdict
-    assert verdict in compare.format_table([first])
+    assert verdict in report.table([first])
 
 
 def test_command(recording, tmp_path, monkeypatch, capsys) -> None:
@@ -344,12 +344,12 @@ def test_photographs_and_precision(recording, tmp_path) -> None:
     noise = 10 * case.arrays["images/0/noise"]
     lr = np.rint(255 * literal.degrade(photograph[:18], kernel, noise, 2))
     np.testing.assert_array_equal(results["images/0/lr"], lr.transpose(2, 0, 1))
-    line = compare.format_images(case, results, results).splitlines()[1].split()
+    line = report.images(case, results, results).splitlines()[1].split()
     psnr = f"{results['images/0/psnr']:.4f}"
     assert line == ["photograph.png", psnr, psnr, "0.0e+00"]
 
     theirs = ours.evaluation(case, "student")
-    _, *lines, _ = compare.format_precision(case, theirs).splitlines()
+    _, *lines, _ = report.precision(compare.precision(case, theirs)).splitlines()
     errors, psnr, _, cost, _ = zip(*(line.split()[-5:] for line in lines), strict=True)
     exact, default, bfloat16 = map(float, errors)
     assert max(exact, default) < 1e-6 and 1e-3 < bfloat16 < 0.1

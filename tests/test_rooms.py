@@ -49,7 +49,7 @@ ALLOWED = {
         "imaging",
         "inference",
     }
-    | {"interop", "models", "pack", "parity", "training"},
+    | {"interop", "methods", "models", "pack", "parity", "training"},
     "cli": {"commands"},
     "__main__": {"cli"},
 }

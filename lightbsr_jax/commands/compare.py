@@ -1,10 +1,17 @@
 """`lightbsr compare`: the PyTorch reference beside this program."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lightbsr_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from lightbsr_jax.parity.case import Arrays, Case
+    from lightbsr_jax.parity.compare import Comparison
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -61,8 +68,9 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Compares, or records the reference's side; exits with 1 where they differ."""
+    from lightbsr_jax import atomic
     from lightbsr_jax.parity import case as cases
-    from lightbsr_jax.parity import compare
+    from lightbsr_jax.parity import compare, report
 
     _check(arguments)
     if arguments.replay is not None:
@@ -81,11 +89,33 @@ def run(arguments: argparse.Namespace) -> None:
         cases.save(arguments.record, case, theirs)
         print(f"{arguments.reference} -> {arguments.record}")
         return
-    agrees = compare.report(
-        case, theirs, json_file=arguments.json, precision=arguments.precision
-    )
-    if not agrees:
+    found = compare.with_ours(case, theirs)
+    print(_describe(case, found, theirs))
+    if arguments.precision:
+        print("\n" + report.precision(compare.precision(case, theirs)))
+    if arguments.json is not None:
+        text = report.as_json(case, found.rows, found.ours, theirs)
+        atomic.write_text(arguments.json, text + "\n")
+    if not found.agrees:
         sys.exit(1)
+
+
+def _describe(case: Case, found: Comparison, theirs: Arrays) -> str:
+    from lightbsr_jax.methods import registry
+    from lightbsr_jax.parity import compare, report
+
+    weights = case.meta["weights"].items()
+    sources = ", ".join(f"{role} {source}" for role, source in weights)
+    title = registry.of(case.meta).title
+    parts = [
+        f"{title} x{case.scale}, setting {case.setting}; weights: {sources}",
+        report.table(found.rows),
+    ]
+    if case.meta["images"]:
+        parts.append(report.images(case, found.ours, theirs))
+    if not compare.has_ssim(theirs):
+        parts.append("Without SSIM: OpenCV was not installed where the reference ran.")
+    return "\n\n".join(parts)
 
 
 def _check(arguments: argparse.Namespace) -> None:

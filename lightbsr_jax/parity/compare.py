@@ -38,7 +38,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import lightbsr_jax
-from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import metrics
 from lightbsr_jax.interop import convert
@@ -293,128 +292,34 @@ def _difference(kind: Kind, name: str, ours: Arrays, theirs: Arrays) -> Differen
     return Difference(absolute, relative, judged, kind.tolerance)
 
 
-def format_table(rows: Sequence[Row]) -> str:
-    """The table for a terminal."""
-    lines = [("quantity", "arrays", "absolute", "relative", "tolerance", "verdict")]
-    raised = False
-    for row in rows:
-        if not row.parts:
-            lines.append((row.kind.quantity, "0", "", "", "", row.verdict))
-            continue
-        parts = row.parts.values()
-        raised |= any(part.allowed > row.kind.tolerance for part in parts)
-        lines.append(
-            (
-                row.kind.quantity,
-                str(len(parts)),
-                f"{max(part.absolute for part in parts):.1e}",
-                f"{max(part.relative for part in parts):.1e}",
-                _format_tolerance(row),
-                row.verdict if row.verdict == "ok" else f"{row.verdict} {row.worst}",
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(
-            [first.ljust(widths[0])]
-            + [c.rjust(w) for c, w in zip(cells, widths[1:-1], strict=True)]
-            + [last]
-        )
-        for first, *cells, last in lines
-    ]
-    failed = sum(row.verdict != "ok" for row in rows)
-    text.append("")
-    if raised:
-        text.append(
-            "* raised to three times what float32 costs the reference itself, for some"
-        )
-    verdict = f"{failed} of {len(rows)} differ" if failed else f"all {len(rows)} agree"
-    text.append(f"{verdict}.")
-    return "\n".join(text)
+class Arithmetic(NamedTuple):
+    """What an arithmetic costs a student's SR images."""
+
+    name: str
+    relative_error: float  # against the reference's
+    psnr: float | None  # mean over the case's photographs, in dB; None without any
 
 
-def _format_tolerance(row: Row) -> str:
-    tolerance = row.kind.tolerance
-    if row.kind.measure == "level":
-        return f"1 level in {tolerance:.1%}"
-    if row.kind.measure == "cancelled":
-        return f"{tolerance:.0e} of kernel's"
-    if row.kind.measure == "absolute":
-        unit = " dB" if row.kind.quantity.endswith("PSNR") else ""
-        return f"{tolerance:g}{unit} absolute"
-    largest = max(part.allowed for part in row.parts.values())
-    return f"{largest:.0e}*" if largest > tolerance else f"{tolerance:.0e}"
-
-
-def format_images(case: Case, ours: Arrays, theirs: Arrays) -> str:
-    """PSNR of each photograph through both programs, in dB."""
-    lines = [f"{'photograph':20} {'reference':>10} {'ours':>10} {'difference':>10}"]
-    for index, name in enumerate(case.meta["images"]):
-        a, b = (float(side[f"images/{index}/psnr"]) for side in (ours, theirs))
-        lines.append(f"{name:20} {b:10.4f} {a:10.4f} {a - b:10.1e}")
-    return "\n".join(lines)
-
-
-def as_json(case: Case, rows: Sequence[Row], ours: Arrays, theirs: Arrays) -> str:
-    """All of the table, and every array in it."""
-    images = {
-        name: {
-            what: {"ours": float(ours[key]), "reference": float(theirs[key])}
-            for what in ("psnr", "ssim")
-            if (key := f"images/{index}/{what}") in theirs
-        }
-        for index, name in enumerate(case.meta["images"])
-    }
-    content = {
-        "case": case.meta,
-        "jax": jax.__version__,
-        "backend": jax.default_backend(),
-        "agrees": all(row.verdict == "ok" for row in rows),
-        "rows": [
-            {
-                **row.kind._asdict(),
-                "verdict": row.verdict,
-                "worst": row.worst if row.parts else None,
-                "missing": row.missing,
-                "arrays": {name: part._asdict() for name, part in row.parts.items()},
-            }
-            for row in rows
-        ],
-        "images": images,
-    }
-    return json.dumps(content, indent=1)
-
-
-def format_precision(case: Case, theirs: Arrays) -> str:
-    """What arithmetic costs: a student's SR in several, beside the reference's."""
+def precision(case: Case, theirs: Arrays) -> list[Arithmetic]:
+    """The costs of float32, JAX's default and bfloat16, against the reference's SR."""
     lr = jnp.asarray(case.arrays["evaluation/lr"])
     sr = np.moveaxis(theirs[_sr_name(theirs)][0], -3, -1)
     expected = 255 / case.network.IMAGE_RANGE * sr
     images = range(len(case.meta["images"]))
-    lines = [f"{'arithmetic':20} {'relative error':>14}"]
-    if images:
-        lines[0] += f" {'mean PSNR':>10} {'cost':>8}"
-    best = None
-    for label, precision, dtype in (
+    costs = []
+    for label, products, dtype in (
         ("float32 (highest)", "highest", jnp.float32),
         ("JAX's default", "default", jnp.float32),
         ("bfloat16", "default", jnp.bfloat16),
     ):
         restore = our_side.restorer(case, dtype)
-        with jax.default_matmul_precision(precision):
+        with jax.default_matmul_precision(products):
             error = np.linalg.norm(restore(lr) - expected) / np.linalg.norm(expected)
             pairs = [our_side.restore_image(case, index, restore) for index in images]
-        lines.append(f"{label:20} {error:14.1e}")
-        if images:
-            psnr = [metrics.psnr_y(*pair, border=case.scale) for pair in pairs]
-            mean = float(np.mean(psnr))
-            best = mean if best is None else best
-            lines[-1] += f" {mean:7.3f} dB {best - mean:5.3f} dB"
-    if not images:
-        lines.append("--images=FOLDER adds the cost in dB.")
-    if jax.default_backend() == "cpu":
-        lines.append("On a CPU JAX's default is float32 throughout, as highest.")
-    return "\n".join(lines)
+        psnr = [metrics.psnr_y(*pair, border=case.scale) for pair in pairs]
+        mean = float(np.mean(psnr)) if psnr else None
+        costs.append(Arithmetic(label, float(error), mean))
+    return costs
 
 
 def _sr_name(theirs: Arrays) -> str:
@@ -423,14 +328,24 @@ def _sr_name(theirs: Arrays) -> str:
     return next(name for name in names if name in theirs)
 
 
-def report(
-    case: Case,
-    theirs: Arrays,
-    *,
-    json_file: str | Path | None = None,
-    precision: bool = False,
-) -> bool:
-    """Run our side, print the comparison, and say whether all agrees.
+class Comparison(NamedTuple):
+    """Both sides of a case."""
+
+    rows: list[Row]
+    ours: Arrays
+
+    @property
+    def agrees(self) -> bool:
+        return all(row.verdict == "ok" for row in self.rows)
+
+
+def has_ssim(theirs: Arrays) -> bool:
+    """False where OpenCV was not installed where the reference ran."""
+    return "metrics/ssim" in theirs
+
+
+def with_ours(case: Case, theirs: Arrays) -> Comparison:
+    """Runs our side and compares it with the reference's.
 
     Raises UserError where JAX may not use the CPU.
     """
@@ -441,22 +356,7 @@ def report(
             "training in float64 runs on the CPU: unset JAX_PLATFORMS, or add cpu"
         ) from error
     ours = our_side.everything(case)
-    has_ssim = "metrics/ssim" in theirs
-    if not has_ssim:
+    if not has_ssim(theirs):
         ours = {name: x for name, x in ours.items() if not name.endswith("/ssim")}
     method = registry.of(case.meta)
-    rows = table(ours, theirs, cancels=method.contrasts is not None)
-    sources = ", ".join(
-        f"{role} {source}" for role, source in case.meta["weights"].items()
-    )
-    print(f"{method.title} x{case.scale}, setting {case.setting}; weights: {sources}\n")
-    print(format_table(rows))
-    if case.meta["images"]:
-        print("\n" + format_images(case, ours, theirs))
-    if not has_ssim:
-        print("\nWithout SSIM: OpenCV was not installed where the reference ran.")
-    if precision:
-        print("\n" + format_precision(case, theirs))
-    if json_file is not None:
-        atomic.write_text(json_file, as_json(case, rows, ours, theirs) + "\n")
-    return all(row.verdict == "ok" for row in rows)
+    return Comparison(table(ours, theirs, cancels=method.contrasts is not None), ours)

@@ -1,0 +1,119 @@
+"""A comparison with a published program as text for a terminal, and as JSON."""
+
+import json
+from collections.abc import Sequence
+
+import jax
+
+from lightbsr_jax.parity.case import Arrays, Case
+from lightbsr_jax.parity.compare import Arithmetic, Row
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The table for a terminal."""
+    lines = [("quantity", "arrays", "absolute", "relative", "tolerance", "verdict")]
+    raised = False
+    for row in rows:
+        if not row.parts:
+            lines.append((row.kind.quantity, "0", "", "", "", row.verdict))
+            continue
+        parts = row.parts.values()
+        raised |= any(part.allowed > row.kind.tolerance for part in parts)
+        lines.append(
+            (
+                row.kind.quantity,
+                str(len(parts)),
+                f"{max(part.absolute for part in parts):.1e}",
+                f"{max(part.relative for part in parts):.1e}",
+                _format_tolerance(row),
+                row.verdict if row.verdict == "ok" else f"{row.verdict} {row.worst}",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join(
+            [first.ljust(widths[0])]
+            + [c.rjust(w) for c, w in zip(cells, widths[1:-1], strict=True)]
+            + [last]
+        )
+        for first, *cells, last in lines
+    ]
+    failed = sum(row.verdict != "ok" for row in rows)
+    text.append("")
+    if raised:
+        text.append(
+            "* raised to three times what float32 costs the reference itself, for some"
+        )
+    verdict = f"{failed} of {len(rows)} differ" if failed else f"all {len(rows)} agree"
+    text.append(f"{verdict}.")
+    return "\n".join(text)
+
+
+def _format_tolerance(row: Row) -> str:
+    tolerance = row.kind.tolerance
+    if row.kind.measure == "level":
+        return f"1 level in {tolerance:.1%}"
+    if row.kind.measure == "cancelled":
+        return f"{tolerance:.0e} of kernel's"
+    if row.kind.measure == "absolute":
+        unit = " dB" if row.kind.quantity.endswith("PSNR") else ""
+        return f"{tolerance:g}{unit} absolute"
+    largest = max(part.allowed for part in row.parts.values())
+    return f"{largest:.0e}*" if largest > tolerance else f"{tolerance:.0e}"
+
+
+def images(case: Case, ours: Arrays, theirs: Arrays) -> str:
+    """PSNR of each photograph through both programs, in dB."""
+    lines = [f"{'photograph':20} {'reference':>10} {'ours':>10} {'difference':>10}"]
+    for index, name in enumerate(case.meta["images"]):
+        a, b = (float(side[f"images/{index}/psnr"]) for side in (ours, theirs))
+        lines.append(f"{name:20} {b:10.4f} {a:10.4f} {a - b:10.1e}")
+    return "\n".join(lines)
+
+
+def as_json(case: Case, rows: Sequence[Row], ours: Arrays, theirs: Arrays) -> str:
+    """All of the table, and every array in it."""
+    images = {
+        name: {
+            what: {"ours": float(ours[key]), "reference": float(theirs[key])}
+            for what in ("psnr", "ssim")
+            if (key := f"images/{index}/{what}") in theirs
+        }
+        for index, name in enumerate(case.meta["images"])
+    }
+    content = {
+        "case": case.meta,
+        "jax": jax.__version__,
+        "backend": jax.default_backend(),
+        "agrees": all(row.verdict == "ok" for row in rows),
+        "rows": [
+            {
+                **row.kind._asdict(),
+                "verdict": row.verdict,
+                "worst": row.worst if row.parts else None,
+                "missing": row.missing,
+                "arrays": {name: part._asdict() for name, part in row.parts.items()},
+            }
+            for row in rows
+        ],
+        "images": images,
+    }
+    return json.dumps(content, indent=1)
+
+
+def precision(costs: Sequence[Arithmetic]) -> str:
+    """What arithmetic costs, by `compare.precision`."""
+    with_images = any(cost.psnr is not None for cost in costs)
+    lines = [f"{'arithmetic':20} {'relative error':>14}"]
+    if with_images:
+        lines[0] += f" {'mean PSNR':>10} {'cost':>8}"
+    best = costs[0].psnr
+    for cost in costs:
+        lines.append(f"{cost.name:20} {cost.relative_error:14.1e}")
+        if best is not None and cost.psnr is not None:
+            lines[-1] += f" {cost.psnr:7.3f} dB {best - cost.psnr:5.3f} dB"
+    if not with_images:
+        lines.append("--images=FOLDER adds the cost in dB.")
+    if jax.default_backend() == "cpu":
+        lines.append("On a CPU JAX's default is float32 throughout, as highest.")
+    return "\n".join(lines)
