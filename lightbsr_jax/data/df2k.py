@@ -293,7 +293,7 @@ class Df2k(FileReaderBuilder):
         images: dict[str, list[Any]] = {}
         skipped: dict[str, list[str]] = {}
         for split in dict.fromkeys(shard.split for shard in shards):
-            written = [(s, s.about(folder)) for s in shards if s.split == split]
+            written = [(s, s.about(folder) or {}) for s in shards if s.split == split]
             abouts = [about for _, about in written]
             images[split] = [image for about in abouts for image in about["images"]]
             skipped[split] = [name for about in abouts for name, _ in about["skipped"]]

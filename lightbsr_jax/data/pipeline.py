@@ -179,6 +179,7 @@ class CropBatches(Iterator[Any]):
                 raise RuntimeError(f"reading {name} failed: {error!r}") from error
             if crops is not None:
                 return _turned(crops, turns[row])
+        raise AssertionError("replacements end with an error, not by themselves")
 
 
 def _turned(crops: np.ndarray, turn: int) -> np.ndarray:

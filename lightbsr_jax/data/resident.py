@@ -100,7 +100,7 @@ class ResidentBatches(Iterator[Any]):
 def crops(pixels: Pixels, places: Places, *, size: int) -> Array:
     """Crops of resident images, uint8 [B, D, size, size, 3], turned as `places` say."""
 
-    def cut(line: Array, left: Array) -> Array:
+    def cut(line: ArrayLike, left: ArrayLike) -> Array:
         lines = lax.dynamic_slice(pixels.lines, (line, 3 * left), (size, 3 * size))
         return lines.reshape(size, size, 3)
 

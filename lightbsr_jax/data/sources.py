@@ -173,7 +173,7 @@ class PreparedImages:
                 raise UserError(f"{path} is missing: restore it or prepare again")
         self._folder, self._where = folder, f"{folder}, split {split}"
         self._examples = builder.as_data_source(
-            split, decoders={"image": tfds.decode.SkipDecoding()}
+            split=split, decoders={"image": tfds.decode.SkipDecoding()}
         )
 
         self.names, sizes, self._first, self._grids = [], [], [], []
@@ -251,8 +251,8 @@ def open_source(text: str, *, minimum: int) -> ImageFolders | PreparedImages:
     FileNotFoundError for what cannot be trained on.
     """
     names = files.split_folders(text)
-    found = [_find_prepared(name) for name in names]
-    if found == [None] * len(names):
+    found = [place for name in names if (place := _find_prepared(name)) is not None]
+    if not found:
         return ImageFolders(names, minimum=minimum)
     if len(names) > 1:
         raise UserError(

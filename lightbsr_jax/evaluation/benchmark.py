@@ -32,6 +32,7 @@ from lightbsr_jax.evaluation.images import TestImage, find, read_hr, read_lr
 from lightbsr_jax.evaluation.restorers import Restorer
 from lightbsr_jax.imaging import degradation, metrics
 from lightbsr_jax.imaging.degradation import Degradation
+from lightbsr_jax.typed import ArrayLike
 
 _AXIS = "images"
 _T = TypeVar("_T")
@@ -247,20 +248,21 @@ def _restore_share(
     return _to_uint8(255 * lr), sr
 
 
-def _to_uint8(images: Array) -> Array:
+def _to_uint8(images: ArrayLike) -> Array:
     return metrics.quantise(images).astype(jnp.uint8)
 
 
 def _has_noise(job: _Job) -> bool:
-    return job.lr is None and bool(job.case.degradation.noise_level > 0)
+    known = job.case.degradation
+    return job.lr is None and known is not None and bool(known.noise_level > 0)
 
 
 def _batch(jobs: list[_Job], *, scale: int, seed: int, noisy: bool) -> _Batch:
-    given = jobs[0].lr is not None
+    lr = [job.lr for job in jobs if job.lr is not None]
     known = jobs[0].case.degradation is not None
     return _Batch(
-        hr=None if given else np.stack([job.hr for job in jobs]),
-        lr=np.stack([job.lr for job in jobs]) if given else None,
+        hr=None if lr else np.stack([job.hr for job in jobs]),
+        lr=np.stack(lr) if lr else None,
         degradation=jax.tree.map(
             lambda *parts: np.concatenate(parts),
             *(job.case.degradation for job in jobs),

@@ -78,9 +78,10 @@ def separation(
     if len(hr) < _FEWEST or len(set(image)) < 3 or len(cases) < 3:
         return None
     label = np.tile(np.arange(len(cases)), len(hr))
+    made = [case.degradation for case in cases if case.degradation is not None]
     known = Degradation(
-        np.concatenate([case.degradation.kernel for case in cases])[label],
-        np.concatenate([case.degradation.noise_level for case in cases])[label],
+        np.concatenate([degradation.kernel for degradation in made])[label],
+        np.concatenate([degradation.noise_level for degradation in made])[label],
     )
     in_cases = _Tiles(
         np.repeat(hr, len(cases), axis=0), np.repeat(image, len(cases)), known

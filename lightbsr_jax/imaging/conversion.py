@@ -5,7 +5,7 @@ shown (a wide gamut, a small range, grey, alpha) is put back after it.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.ndimage
@@ -54,7 +54,7 @@ def from_network(
             if view.stretch is not None:
                 part = view.stretch.back(part)
             if view.working is not None:
-                part = icc.convert(part, view.working, photograph.profile)
+                part = icc.convert(part, view.working, photograph.profile or b"")
             out[:] = part if kind == np.float32 else _rounded(part, kind)
         pixels = converted
     pixels = pixels[..., : photograph.colour.shape[-1]]
@@ -85,7 +85,7 @@ def resized(
     out = np.empty((*size, pixels.shape[-1]), pixels.dtype)
     for channel in range(pixels.shape[-1]):
         image = Image.fromarray(pixels[..., channel].astype(np.float32))
-        image = image.resize(size[::-1], resampling)
+        image = image.resize((size[1], size[0]), resampling)
         plane = np.asarray(image)
         if pixels.dtype != np.float32:
             plane = np.rint(plane).clip(0, np.iinfo(pixels.dtype).max)
@@ -98,7 +98,7 @@ def _shown(photograph: Photograph) -> tuple[np.ndarray, _View]:
     bad = None
     if colour.dtype == np.float32 and not np.isfinite(colour).all():
         bad = ~np.isfinite(colour)
-        colour = _filled(np.where(bad, 0, colour), bad.any(-1))
+        colour = _filled(np.where(bad, 0, colour), np.asarray(bad.any(-1)))
     if alpha is not None:
         colour = _filled(colour, alpha[..., 0] == 0)
     working = _working(photograph)
@@ -109,7 +109,8 @@ def _shown(photograph: Photograph) -> tuple[np.ndarray, _View]:
         if bounded:
             values = colour.astype(np.float32) / np.iinfo(colour.dtype).max
         if working is not None:
-            values = icc.convert(_three(values), photograph.profile, working).clip(0, 1)
+            profile = photograph.profile or b""
+            values = icc.convert(_three(values), profile, working).clip(0, 1)
         if colour.dtype != np.uint8:
             stretch = ranges.stretch(values, bounded=bounded)
         if stretch is not None:
@@ -143,7 +144,7 @@ def _filled(colour: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """Colour with that of the nearest pixel in place of what is hidden [h, w]."""
     if not hidden.any() or hidden.all():
         return colour
-    nearest = scipy.ndimage.distance_transform_edt(
+    nearest: Any = scipy.ndimage.distance_transform_edt(
         hidden, return_distances=False, return_indices=True
     )
     return colour[tuple(nearest)]

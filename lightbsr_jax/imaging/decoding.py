@@ -5,10 +5,11 @@ range: uint8, uint16 or (of a TIFF alone) float32.
 """
 
 import io
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
+from PIL.TiffImagePlugin import TiffImageFile
 
 from lightbsr_jax.imaging import bmp, png, tiff
 from lightbsr_jax.imaging.errors import FORMATS, ImageError
@@ -56,7 +57,7 @@ def decode(data: bytes) -> Decoded:
     if bmp.has_own_masks(data):
         return Decoded("BMP", bmp.samples(data), 3, None)
     image = _open(data)
-    kind = image.format
+    kind = str(image.format)
     if kind == "PNG":
         image.verify()  # decoding alone does not look at the checksums
         image = _open(data)
@@ -140,7 +141,7 @@ def _decode_tiff(data: bytes) -> Decoded:
     return Decoded("TIFF", upright(samples, orientation), colours, image, count)
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> ImageFile.ImageFile:
     return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
@@ -156,7 +157,7 @@ def _open_tiff(data: bytes, index: int) -> Image.Image | None:
 
 
 def _has_eight_bits(image: Image.Image) -> bool:
-    tags = image.tag_v2
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     if tags.get(ExifTags.Base.PlanarConfiguration) == 2:  # Pillow errs with alpha
         return False
     bits = tags.get(ExifTags.Base.BitsPerSample, (1,))
@@ -186,14 +187,14 @@ def _completed(data: bytes, image: Image.Image) -> bytes:
     if image.info.get("progressive"):
         raise ValueError("its end is missing")
     whole = data + _END
-    pixels = [np.asarray(_open(x)) for x in (whole, data + _NOISE + _END)]
-    if not np.array_equal(*pixels):
+    pixels, others = (np.asarray(_open(x)) for x in (whole, data + _NOISE + _END))
+    if not np.array_equal(pixels, others):
         raise ValueError("its end is missing")
     return whole
 
 
 def _raw_mode(tile: ImageFile._Tile) -> str:
-    arguments = tile[3]
+    arguments: Any = tile[3]
     return arguments if isinstance(arguments, str) else arguments[0]
 
 
@@ -222,8 +223,8 @@ def _load_as(data: bytes, raw_mode: str) -> np.ndarray:
     """The image's bytes, unpacked as `raw_mode` in place of the file's own."""
     image = _open(data)
     for index, tile in enumerate(image.tile):
-        is_text = isinstance(tile[3], str)
-        arguments = raw_mode if is_text else (raw_mode, *tile[3][1:])
+        own: Any = tile[3]
+        arguments = raw_mode if isinstance(own, str) else (raw_mode, *own[1:])
         image.tile[index] = tile._replace(args=arguments)
     image.load()
     return np.asarray(image)

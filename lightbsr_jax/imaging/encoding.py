@@ -79,7 +79,7 @@ def _with_aspect(jpeg: bytes, aspect: tuple[float, float]) -> bytes:
     """A JPEG of Pillow's whose first segment tells of the pixels' aspect alone."""
     largest = max(aspect)
     if largest > 65535 or any(n != round(n) for n in aspect):
-        aspect = tuple(n * 1000 / largest for n in aspect)
+        aspect = (aspect[0] * 1000 / largest, aspect[1] * 1000 / largest)
     x, y = (max(round(n), 1) for n in aspect)
     head = bytearray(jpeg[:_JFIF])
     head[13:18] = struct.pack(">BHH", 0, x, y)
@@ -95,7 +95,7 @@ def _tiff(samples: np.ndarray, profile: bytes | None, metadata: Metadata) -> byt
     if resolution is None and metadata.aspect is not None:
         resolution, unit = metadata.aspect, _NO_UNIT
     channels = samples.shape[-1]
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"byteorder": found.main.order}
     if channels % 2 == 0:
         options["extrasamples"] = ["unassalpha"]
     if resolution is not None:
@@ -104,7 +104,6 @@ def _tiff(samples: np.ndarray, profile: bytes | None, metadata: Metadata) -> byt
     tifffile.imwrite(
         buffer,
         samples if channels > 1 else samples[..., 0],
-        byteorder=found.main.order,
         photometric="rgb" if channels > 2 else "minisblack",
         planarconfig="contig" if channels > 1 else None,
         compression="zlib",

@@ -64,7 +64,8 @@ def errors_named(path: str | Path) -> Iterator[None]:
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
     except Image.DecompressionBombError as error:
-        most = 2 * Image.MAX_IMAGE_PIXELS // 1_000_000  # it only warns of half of that
+        # Pillow only warns of half of that.
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise ImageError(
             f"{path}: too large, cut it into parts of at most {most} megapixels"
         ) from error

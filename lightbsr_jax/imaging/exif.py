@@ -6,7 +6,7 @@ come through. Only from and to TIFF, whose file is the block, tags move.
 """
 
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lightbsr_jax.imaging import ifd
 from lightbsr_jax.imaging.ifd import Directory, Entry
@@ -87,7 +87,7 @@ def parts(block: bytes) -> Parts:
 
 def parts_at(data: bytes, main: Directory) -> Parts:
     """`main` and the directories that it points to, of a file's."""
-    found = {"main": _without(main, set(_POINTERS) | {_INTEROP})}
+    found: dict[str, Any] = {"main": _without(main, set(_POINTERS) | {_INTEROP})}
     for tag, name in _POINTERS.items():
         place = main.number(tag)
         directory = None if place is None else _read(data, place)

@@ -57,7 +57,7 @@ def layout(data: bytes) -> tuple[str, bool]:
     """The byte order ("<" or ">") of a file, and whether it is BigTIFF. ValueError."""
     order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
     version = struct.unpack_from(order + "H", data, 2)[0] if order and data[3:] else 0
-    if version not in (42, 43):
+    if order is None or version not in (42, 43):
         raise ValueError("neither TIFF nor EXIF")
     return order, version == 43
 
@@ -98,7 +98,7 @@ def written(directory: Directory, begin: int) -> bytes:
     after = begin + 2 + 12 * len(kept) + 4
     for entry in kept:
         narrow = _narrowed(entry, order)
-        value = narrow.value.ljust(4, b"\0")
+        value = (narrow.value or b"").ljust(4, b"\0")
         if len(value) > 4:
             body += bytes(len(body) % 2)
             place = struct.pack(order + "I", after + len(body))
@@ -136,7 +136,7 @@ def _narrowed(entry: Entry, order: str) -> Entry:
     if entry.type not in types:
         return entry
     wide, narrow_type, narrow = types[entry.type]
-    values = struct.unpack(f"{order}{entry.count}{wide}", entry.value)
+    values = struct.unpack(f"{order}{entry.count}{wide}", entry.value or b"")
     top = 2**31 if narrow == "i" else 2**32
     clipped = [min(value, top - 1) for value in values]
     value = struct.pack(f"{order}{entry.count}{narrow}", *clipped)

@@ -46,7 +46,9 @@ def read(data: bytes, decoded: Decoded) -> Metadata:
     packet = packet.encode() if isinstance(packet, str) else packet
     colour = ()
     if decoded.format == "PNG":
-        texts = {k: str(v) for k, v in image.text.items() if k != _PNG_XMP}
+        texts = {
+            k: str(v) for k, v in getattr(image, "text", {}).items() if k != _PNG_XMP
+        }
         hidden = _raw_profiles(texts)
         block = block or hidden.get("exif")
         packet = packet or hidden.get("xmp")
@@ -150,7 +152,7 @@ def _of_tiff(data: bytes) -> Metadata:
     resolution = (_rational(whole, 282), _rational(whole, 283))
     if None not in resolution and (resolution := _usable(resolution)) is not None:
         unit = whole.number(296)
-        inches = {_PER_CENTIMETRE: 2.54, 1: None}.get(unit, 1)
+        inches = {_PER_CENTIMETRE: 2.54, 1: None}.get(unit or 0, 1)
         if inches is None:
             aspect = resolution
         else:

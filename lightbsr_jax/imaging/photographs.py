@@ -141,7 +141,8 @@ def encode(photograph: Photograph, *, kind: str, quality: int = 95) -> bytes:
     """The bytes of a file of the format `kind`; see `write`."""
     colour, alpha, profile, _, metadata = photograph
     if colour.dtype == np.float32 and kind != "TIFF":
-        colour, alpha = _sixteen_bits(colour, kind), _sixteen_bits(alpha, kind)
+        colour = _sixteen_bits(colour, kind)
+        alpha = None if alpha is None else _sixteen_bits(alpha, kind)
     if alpha is not None and kind not in TRANSPARENT:
         top = np.iinfo(colour.dtype).max
         opacity = alpha / np.float32(top)
@@ -168,9 +169,7 @@ def check_range(photograph: Photograph, kind: str, path: str | Path) -> None:
             raise UserError(f"{path}: {error}") from error
 
 
-def _sixteen_bits(samples: np.ndarray | None, kind: str) -> np.ndarray | None:
-    if samples is None:
-        return None
+def _sixteen_bits(samples: np.ndarray, kind: str) -> np.ndarray:
     low, high = samples.min(), samples.max()
     if not (low >= 0 and high <= 1):  # NaN, too
         raise UserError(

@@ -26,7 +26,7 @@ _LAYOUT = {
     *(256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323),
     *(324, 325, 338, 339, 347, 530),
 }
-_COLOURS = {
+_COLOURS: dict[int, int] = {
     PHOTOMETRIC.MINISWHITE: 1,
     PHOTOMETRIC.MINISBLACK: 1,
     PHOTOMETRIC.RGB: 3,
@@ -112,7 +112,7 @@ def samples(data: bytes, index: int) -> tuple[np.ndarray, int]:
     if array.ndim != 3:
         raise ImageError(f"a volume of {page.axes} is not supported; save one picture")
     if page.photometric == PHOTOMETRIC.PALETTE:
-        return page.colormap.T[array[..., 0]], 3
+        return np.asarray(page.colormap).T[array[..., 0]], 3
     array = _scaled(array, page.bitspersample)
     if page.photometric == PHOTOMETRIC.MINISWHITE and array.dtype != np.float32:
         array[..., :1] = np.iinfo(array.dtype).max - array[..., :1]
