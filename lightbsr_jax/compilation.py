@@ -140,10 +140,10 @@ def counted() -> Iterator[Compilations]:
     """Counts what is compiled inside."""
     count = Compilations()
 
-    def on_duration(event: str, duration: float, **_: str | int) -> None:
+    def on_duration(event: str, duration_secs: float, **_: str | int) -> None:
         if event == _COMPILED:
             count.programs += 1
-            count.seconds += duration
+            count.seconds += duration_secs
 
     def on_event(event: str, **_: str | int) -> None:
         if event == _FOUND:

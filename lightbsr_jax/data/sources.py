@@ -11,6 +11,7 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -156,7 +157,7 @@ class PreparedImages:
     def __init__(self, folder: Path, split: str, *, minimum: int) -> None:
         import tensorflow_datasets as tfds  # slow to import
 
-        builder = tfds.builder_from_directory(folder)
+        builder: Any = tfds.builder_from_directory(folder)
         about = builder.info.metadata
         if builder.name != "df2k" or not about:
             raise UserError(
@@ -173,7 +174,7 @@ class PreparedImages:
                 raise UserError(f"{path} is missing: restore it or prepare again")
         self._folder, self._where = folder, f"{folder}, split {split}"
         self._examples = builder.as_data_source(
-            split=split, decoders={"image": tfds.decode.SkipDecoding()}
+            split, decoders={"image": tfds.decode.SkipDecoding()}
         )
 
         self.names, sizes, self._first, self._grids = [], [], [], []

@@ -12,6 +12,8 @@ import numpy as np
 from jax import Array
 from scipy.ndimage import correlate1d
 
+from lightbsr_jax.typed import ArrayLike
+
 Images = Array | np.ndarray
 
 LUMA = np.array([65.738, 129.057, 25.064])  # weights of RGB, to be divided by 256
@@ -74,7 +76,7 @@ def ssim(
     return similarity.mean((1, 2))
 
 
-def quantise(images: Array) -> Array:
+def quantise(images: ArrayLike) -> Array:
     """`images` on the 0..255 scale, rounded (half to even) and clipped, float32."""
     return jnp.clip(jnp.round(images), 0, 255).astype(jnp.float32)
 
