@@ -8,6 +8,7 @@ import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 # Before jax starts: the tests of several devices need some.
 os.environ["XLA_FLAGS"] = (
@@ -19,6 +20,28 @@ import numpy as np
 import pytest
 from absl import logging
 from helpers.machine import SHARED
+
+# Test files that compile whole networks, or start processes: minutes, not seconds.
+SLOW = """
+ablations api benchmark cli compare df2k explain export fourth_method inference
+loop networks peers pretrained processes realworld reference_training run server
+steps weights wheel
+""".split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of slow files, and those that use the fixture `torch`."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in SLOW:
+            item.add_marker("slow")
+        if "torch" in getattr(item, "fixturenames", ()):
+            item.add_marker("torch")
+
+
+@pytest.fixture(scope="session")
+def torch() -> ModuleType:
+    """PyTorch, for comparison with its own operators."""
+    return pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="session")
@@ -48,10 +71,16 @@ def highest_precision() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What a test has compiled the next need not: most of the time goes there."""
+    """What a test has compiled the next need not: most of the time goes there.
+
+    Nor need a test of another worker of pytest-xdist.
+    """
     if not jax.config.jax_compilation_cache_dir:
+        folder = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            folder = folder.parent
         options = {
-            "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+            "jax_compilation_cache_dir": str(folder / "compiled"),
             "jax_persistent_cache_min_compile_time_secs": 0.1,
         }
         for name, value in options.items():

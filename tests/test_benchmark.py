@@ -129,6 +129,7 @@ print(seen, [(score.image, score.psnr.hex()) for score in scores])
 """
 
 
+@pytest.mark.multiprocess
 def test_hosts_share_the_work() -> None:
     """Two processes measure every second image each, and both know all scores."""
     program = HOST.format(port=unused_port())

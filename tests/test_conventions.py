@@ -1,6 +1,7 @@
 """PSNR and SSIM under every convention, against scikit-image and literal ones."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,8 +146,8 @@ def test_which_bicubic_made_an_image(name: str, tmp_path) -> None:
     assert scores[name][:2] == (np.inf, 0) and scores[name].enlarged_psnr == expected
 
 
-def test_bicubic_of_other_programs() -> None:
-    """PyTorch's own, where it is installed; a mirrored border by padding."""
+def test_bicubic_with_a_mirrored_border() -> None:
+    """Beside an image padded so."""
     hr = photograph(40, 48).astype(np.float32)
     name = "MATLAB: antialiased, border mirrored"
     padded = np.pad(hr, ((16, 16), (16, 16), (0, 0)), mode="symmetric").astype(np.uint8)
@@ -154,7 +155,9 @@ def test_bicubic_of_other_programs() -> None:
     ours = conventions.BICUBIC[name](hr.astype(np.uint8), (10, 12))
     np.testing.assert_array_equal(ours, expected)
 
-    torch = pytest.importorskip("torch")
+
+def test_bicubic_of_pytorch(torch: Any) -> None:
+    hr = photograph(40, 48).astype(np.float32)
     name = "OpenCV, PyTorch: a = -0.75, not antialiased"
     images = torch.from_numpy(np.moveaxis(hr, -1, 0)[None])
     resized = torch.nn.functional.interpolate(images, (10, 12), mode="bicubic")

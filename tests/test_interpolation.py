@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -38,8 +40,9 @@ def test_matrix_is_the_literal_rule(
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("case", CASES)
-def test_matrix_is_torchs(rule: int, case: tuple[int, int, float | None]) -> None:
-    torch = pytest.importorskip("torch")
+def test_matrix_is_torchs(
+    rule: int, case: tuple[int, int, float | None], torch: Any
+) -> None:
     size_in, size_out, factor = case
     line = np.random.default_rng(1).uniform(size=(size_in, 1)).astype(np.float32)
     options = {"mode": interpolation.RULES[rule]}

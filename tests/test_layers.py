@@ -275,11 +275,6 @@ def test_key_decides_the_fresh_weights() -> None:
 # Against torch's own operators
 
 
-@pytest.fixture(scope="module")
-def torch() -> ModuleType:
-    return pytest.importorskip("torch")
-
-
 def nchw(x: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.asarray(x), -1, -3)
 

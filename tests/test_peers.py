@@ -233,9 +233,8 @@ def test_names_are_the_originals() -> None:
 # The published networks, layer by layer in torch
 
 
-def torch_network(name: str, tensors: dict[str, np.ndarray]) -> Callable:
+def torch_network(torch: Any, name: str, tensors: dict[str, np.ndarray]) -> Callable:
     """From LR and HR images [B, C, h, w] to SR images, of torch's own operators."""
-    torch = pytest.importorskip("torch")
     functional = torch.nn.functional
     t = {key: torch.tensor(value) for key, value in tensors.items()}
 
@@ -319,7 +318,7 @@ def torch_network(name: str, tensors: dict[str, np.ndarray]) -> Callable:
 
 
 @pytest.mark.parametrize("name", ["kdsr teacher", "kdsr student", "dasr"])
-def test_network_is_torchs(name: str) -> None:
+def test_network_is_torchs(name: str, torch: Any) -> None:
     config = CONFIGS[name]
     network = registry.make_network(config)
     variables = random_variables(config)
@@ -330,7 +329,7 @@ def test_network_is_torchs(name: str) -> None:
     lr = rng.random((2, 7, 6, 3), np.float32)
     hr = rng.random((2, 14, 12, 3), np.float32) if name == "kdsr teacher" else None
     restored = jax.jit(network.apply)(variables, lr, hr)
-    expected = torch_network(name, tensors)(lr, hr)
+    expected = torch_network(torch, name, tensors)(lr, hr)
     assert relative_error(restored.sr, expected) < 1e-5
 
 

@@ -19,6 +19,8 @@ from lightbsr_jax.imaging.files import write_png
 
 ROOT = Path(__file__).resolve().parents[1]
 
+pytestmark = pytest.mark.multiprocess
+
 # A network and schedule of seconds; Adam's eps as in test_steps.py, for its reason.
 SMALL = (
     # With some seeds an LR value rounds the other way on other devices: runs part.

@@ -410,10 +410,6 @@ def test_torch_stays_optional() -> None:
 class TestTorchFiles:
     """Skipped where PyTorch is not installed."""
 
-    @pytest.fixture
-    def torch(self) -> Any:
-        return pytest.importorskip("torch")
-
     @pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
     def test_round_trip_is_exact(self, wrapper, torch, tmp_path, basis_file) -> None:
         tensors = reference_tensors(channels=15)

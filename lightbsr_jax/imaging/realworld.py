@@ -362,9 +362,10 @@ def canvases(
 ) -> list[tuple[int, int]]:
     """The (height, width) that hold an image after each round's resize."""
     sizes = [(height, width), (height // scale, width // scale)]
+    grown = [max(1, one.factor[1]) for one in rounds]
     return [
-        tuple(int(max(1, one.factor[1]) * length) for length in size)
-        for one, size in zip(rounds, sizes, strict=True)
+        (int(factor * tall), int(factor * wide))
+        for factor, (tall, wide) in zip(grown, sizes, strict=True)
     ]
 
 
