@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
+import lightbsr_jax
 from lightbsr_jax.commands import (
     compare,
     convert,
@@ -41,6 +42,11 @@ class _Parser(argparse.ArgumentParser):
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands; what it parses has `run(parsed)`."""
     parser = _Parser(prog="lightbsr", description="LightBSR in JAX.")
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"lightbsr_jax {lightbsr_jax.__version__}",
+    )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(subparsers)

@@ -11,6 +11,7 @@ import safetensors.numpy
 from helpers.crops import truncate
 from helpers.reference_weights import reference_tensors
 
+import lightbsr_jax
 from lightbsr_jax import compilation
 from lightbsr_jax.cli import main
 from lightbsr_jax.commands import mistakes
@@ -188,6 +189,13 @@ def test_ctrl_c_is_no_bug(student, monkeypatch, capsys) -> None:
         main(["convert", str(student), "new", "--setting=1"])
     assert caught.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_version(capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"lightbsr_jax {lightbsr_jax.__version__}\n"
 
 
 def test_module_is_the_command() -> None:

@@ -11,12 +11,11 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "convert",
         help="exchange weights with the PyTorch reference",
-        description="Exchange weights with the PyTorch reference of LightBSR or one "
-        "of its peers (the weights tell which), either way: from its state dict "
-        "into a new working directory, which eval.py and train.py take as any other, "
-        "or from a working directory's newest checkpoint, or weights that come with "
-        "this program, into a state dict. State dicts end in .pt or .pth (these "
-        "require PyTorch) or .safetensors.",
+        description="Convert a state dict of the PyTorch programs of LightBSR, KDSR or "
+        "DASR (recognised by its tensors) into a new working directory for eval.py and "
+        "train.py; or convert a working directory's newest checkpoint, or weights that "
+        "come with this program, into a state dict. State dicts end in .pt or .pth "
+        "(these require PyTorch) or .safetensors.",
     )
     parser.add_argument(
         "source", help="state dict, working directory, or name of weights (setting2)"

@@ -79,7 +79,7 @@ def _add_result_options(parser: argparse.ArgumentParser) -> None:
         default=95,
         help="1 to 100, for JPEG and WebP (default: 95)",
     )
-    parser.add_argument("--suffix", default="", help="added to names, such as -x4")
+    parser.add_argument("--suffix", default="", help="appended to names, such as -x4")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument(
         "--overwrite",
@@ -110,7 +110,10 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         "--device", choices=("cpu", "gpu", "tpu"), help="default: the best available"
     )
     parser.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32"
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the network's arithmetic (default: float32)",
     )
     parser.add_argument(
         "--self-ensemble",
