@@ -25,6 +25,7 @@ from lightbsr_jax.evaluation.benchmark import Score
 from lightbsr_jax.evaluation.cost import Cost
 from lightbsr_jax.evaluation.findings import Findings, Network
 from lightbsr_jax.evaluation.idr import Numbers, Separation
+from lightbsr_jax.evaluation.restorers import Contender
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.inference import explain, upscaler
 from lightbsr_jax.inference.upscaler import Upscaler
@@ -413,13 +414,17 @@ def test_networks_beside_each_other_in_a_report(tmp_path: Path) -> None:
         name: Network(Cost(6 * 10**6, macs * 10**9, 1.0, "cpu"), separation)
         for name, macs in {"KDSR": 260, "DASR": 211}.items()
     }
-    sizes = {"KDSR": 5.8, "DASR": 6.0}
+    contenders = [
+        Contender("bicubic", "bicubic"),
+        Contender("KDSR", "kdsr", "student", 5_800_000),
+        Contender("DASR", "dasr", "network", 6_000_000),
+    ]
     about = {"seconds": 1, "scale": 4, "devices": "", "lr": "", "versions": {}}
     found = Findings(
-        method="KDSR",
+        contender=contenders[1],
         title="KDSR",
         scores=scores,
-        tables=tables.make(scores, tested, scale=4, parameters=sizes),
+        tables=tables.make(scores, tested, scale=4, contenders=contenders),
         examples=[],
         networks=networks,
         about={**about, "compilation": {"programs": 0, "seconds": 0, "from_cache": 0}},

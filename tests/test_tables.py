@@ -4,10 +4,15 @@ import math
 
 import pytest
 
-from lightbsr_jax.evaluation import cases, tables
+from lightbsr_jax.evaluation import cases, published, tables
 from lightbsr_jax.evaluation.benchmark import Score
+from lightbsr_jax.evaluation.restorers import Contender
+from lightbsr_jax.methods.registry import METHODS
 
 SETTING_1 = cases.make(1)
+BICUBIC = [Contender("bicubic", "bicubic")]
+STUDENT = Contender("LightBSR", "lightbsr", "student", 3_260_000)
+TEACHER = Contender("LightBSR teacher", "lightbsr", "teacher")
 
 
 def scores(method: str, benchmark: str, **psnr: float) -> list[Score]:
@@ -22,7 +27,7 @@ def scores(method: str, benchmark: str, **psnr: float) -> list[Score]:
 def test_rows_stand_beside_the_papers() -> None:
     found = scores("bicubic", "Set5", a=20, b=21)
     found += scores("LightBSR", "Set5", a=30, b=32)
-    (table,) = tables.make(found, SETTING_1, scale=4, parameters={"LightBSR": 3.26})
+    (table,) = tables.make(found, SETTING_1, scale=4, contenders=[*BICUBIC, STUDENT])
     assert table.title == "Set5"
     assert table.columns == ("sigma 1.2", "sigma 2.4", "sigma 3.6", "mean")
     labels = [row.label for row in table.rows]
@@ -36,7 +41,7 @@ def test_rows_stand_beside_the_papers() -> None:
     sizes = [rows[label].parameters for label in ("bicubic", "LightBSR", "DAN (paper)")]
     assert sizes == [None, 3.26, 4.3]
 
-    (table,) = tables.make(found, SETTING_1, scale=2)
+    (table,) = tables.make(found, SETTING_1, scale=2, contenders=[*BICUBIC, STUDENT])
     assert [row.label for row in table.rows] == ["bicubic", "LightBSR"]
 
 
@@ -49,7 +54,7 @@ def test_a_table_is_a_benchmark_at_a_noise_level() -> None:
         for benchmark in ("B100", "mine")
         for step, case in enumerate(tested)
     ]
-    made = tables.make(found, tested, scale=4)
+    made = tables.make(found, tested, scale=4, contenders=BICUBIC)
     titles = ["B100, noise 5", "B100, noise 15", "mine, noise 5", "mine, noise 15"]
     assert [table.title for table in made] == titles
     rows = {row.label: row for row in made[0].rows}
@@ -61,7 +66,7 @@ def test_a_table_is_a_benchmark_at_a_noise_level() -> None:
 
 def test_a_teacher_stands_beside_the_ablations() -> None:
     found = scores("LightBSR teacher", "Set14", a=28)
-    (table,) = tables.make(found, SETTING_1, scale=4, teacher=True)
+    (table,) = tables.make(found, SETTING_1, scale=4, contenders=[TEACHER])
     rows = {row.label: row for row in table.rows}
     assert rows["M1, no modulation (paper)"].psnr == (None, None, None, 27.01)
     assert len(rows) == 11 + 4 + 7 + 1
@@ -69,14 +74,14 @@ def test_a_teacher_stands_beside_the_ablations() -> None:
         [score for score in found if score.case != "sigma 1.2"],
         SETTING_1[1:],
         scale=4,
-        teacher=True,
+        contenders=[TEACHER],
     )
     assert len(fewer[0].rows) == 11 + 1  # their mean would be another one
 
 
 def test_markdown() -> None:
     found = scores("bicubic", "mine", a=math.inf)[:1]
-    (table,) = tables.make(found, SETTING_1[:1], scale=4)
+    (table,) = tables.make(found, SETTING_1[:1], scale=4, contenders=BICUBIC)
     assert tables.markdown(table) == (
         "mine: PSNR (dB) / SSIM\n\n"
         "| method      | sigma 1.2    |\n"
@@ -84,6 +89,23 @@ def test_markdown() -> None:
         "| **bicubic** | inf / 0.8000 |\n"
     )
     found = scores("bicubic", "Set5", a=20)
-    text = tables.markdown(*tables.make(found, SETTING_1, scale=4))
+    text = tables.markdown(*tables.make(found, SETTING_1, scale=4, contenders=BICUBIC))
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "| DCLS (paper) | 32.35 | 32.19 | 31.14 | 31.89 | 13.60 |" in lines
+
+
+def test_the_paper_names_every_method_that_can_be_measured() -> None:
+    printed = {row.method for row in published.TABLE_3}
+    assert {"bicubic", *METHODS} == published.NAMES.keys()
+    assert set(published.NAMES.values()) <= printed
+    for key, method in METHODS.items():
+        assert published.NAMES[key] == method.title
+
+
+def test_a_name_of_ones_own_stands_below_the_method() -> None:
+    """What it is counts, not what it is called."""
+    own = Contender("mine", "kdsr", "student")
+    found = scores("mine", "Set5", a=30)
+    (table,) = tables.make(found, SETTING_1, scale=4, contenders=[own])
+    labels = [row.label for row in table.rows]
+    assert labels[labels.index("mine") - 1] == "KDSR (paper)"

@@ -8,6 +8,7 @@ from lightbsr_jax.evaluation.benchmark import Score, convention
 from lightbsr_jax.evaluation.cost import SIDE, Cost
 from lightbsr_jax.evaluation.idr import NEIGHBOURS, Separation
 from lightbsr_jax.evaluation.pictures import Example
+from lightbsr_jax.evaluation.restorers import BICUBIC, Contender
 from lightbsr_jax.evaluation.tables import Table
 
 Lines = list[list[str]]  # of a table, the header first
@@ -23,13 +24,18 @@ class Network(NamedTuple):
 class Findings(NamedTuple):
     """What was measured of one method, beside bicubic and maybe other networks."""
 
-    method: str  # its name in the scores
+    contender: Contender
     title: str
     scores: list[Score]
     tables: list[Table]
     examples: list[Example]
-    networks: dict[str, Network]  # by method, which is the first if it is a network
+    networks: dict[str, Network]  # by name; the contender first, if it is a network
     about: dict[str, Any]  # how it came about, JSON-able
+
+    @property
+    def method(self) -> str:
+        """The contender's name in scores and tables."""
+        return self.contender.name
 
     @property
     def cost(self) -> Cost | None:
@@ -52,63 +58,66 @@ class Headline(NamedTuple):
 
 def headlines(found: Findings) -> list[Headline]:
     """Each table's mean PSNR, with bicubic's and the paper's."""
+    paper = published.NAMES.get(found.contender.method)
     lines = []
     for table in found.tables:
-        mean = _means(table)
-        details = []
-        if found.method != "bicubic":
-            details.append(f"{mean[found.method] - mean['bicubic']:+.2f} over bicubic")
-        paper = found.method.split()[0].replace("bicubic", "Bicubic")
-        if f"{paper} (paper)" in mean:
-            details.append(f"the paper's {paper}: {mean[f'{paper} (paper)']:.2f}")
+        means = _means(table)
+        ours, details = means[found.method, True], []
+        if found.method != BICUBIC:
+            details.append(f"{ours - means[BICUBIC, True]:+.2f} over bicubic")
+        if (theirs := means.get((paper, False))) is not None:
+            details.append(f"the paper's {paper}: {theirs:.2f}")
         label = f"{table.title}, {table.columns[-1]}"
-        lines.append(Headline(label, f"{mean[found.method]:.2f} dB", details))
+        lines.append(Headline(label, f"{ours:.2f} dB", details))
     return lines
 
 
-def mean_psnr(tables: Sequence[Table]) -> dict[str, float]:
-    """Each label's PSNR averaged over the tables, if it has a figure in all."""
+def mean_psnr(tables: Sequence[Table]) -> dict[tuple[str | None, bool], float]:
+    """Each row's PSNR averaged over the tables, by its key, if it has one in all."""
     means = [_means(table) for table in tables]
     return {
-        method: sum(mean[method] for mean in means) / len(means)
-        for method in means[0]
-        if all(method in mean for mean in means)
+        key: sum(mean[key] for mean in means) / len(means)
+        for key in means[0]
+        if all(key in mean for mean in means)
     }
 
 
-def _means(table: Table) -> dict[str, float]:
-    """Each label's PSNR in the last column, where there is one."""
-    last = {row.label: row.psnr[-1] for row in table.rows}
-    return {label: psnr for label, psnr in last.items() if psnr is not None}
+def _means(table: Table) -> dict[tuple[str | None, bool], float]:
+    """The last column's PSNR by the rows' keys, of those that have one."""
+    last = {row.key: row.psnr[-1] for row in table.rows}
+    return {key: psnr for key, psnr in last.items() if psnr is not None}
 
 
 def cost_lines(found: Findings) -> Lines:
     """Size, operations, seconds and PSNR of the networks and of the paper's methods."""
-    gflops = {f"{row.method} (paper)": row.gflops for row in published.TABLE_3}
+    gflops = {row.method: row.gflops for row in published.TABLE_3}
     psnr = mean_psnr(found.tables)
     header = ["method", "parameters (M)", "operations (G)", "seconds", "mean PSNR (dB)"]
     lines = [header]
     for row in found.tables[0].rows:
-        if row.label in psnr and row.parameters:
-            operations, seconds = gflops.get(row.label), ""
-            if row.measured:
-                cost = found.networks[row.method].cost
-                operations = cost.multiply_accumulates / 1e9
-                seconds = f"{cost.seconds:.3g}"
-            lines.append(
-                [
-                    row.label,
-                    f"{row.parameters:.2f}",
-                    f"{operations:.2f}" if operations else "",
-                    seconds,
-                    f"{psnr[row.label]:.2f}",
-                ]
-            )
+        if row.key not in psnr or not row.parameters:
+            continue
+        operations, seconds = gflops.get(row.method), ""
+        if row.measured:
+            cost = found.networks[row.method].cost
+            operations = cost.multiply_accumulates / 1e9
+            seconds = f"{cost.seconds:.3g}"
+        lines.append(
+            [
+                row.label,
+                f"{row.parameters:.2f}",
+                f"{operations:.2f}" if operations else "",
+                seconds,
+                f"{psnr[row.key]:.2f}",
+            ]
+        )
     return lines
 
 
 def cost_note(found: Findings) -> str:
-    """What the figures of `cost_lines` are."""
+    """The caption of `cost_lines`; empty where no network was measured."""
+    if found.cost is None:
+        return ""
     return (
         f"Operations are multiply-accumulates of convolutions and products at one "
         f"{SIDE}x{SIDE} low-resolution image (the paper calls them FLOPs); seconds are "
@@ -119,11 +128,15 @@ def cost_note(found: Findings) -> str:
 
 def separation_lines(found: Findings) -> Lines:
     """Silhouette, neighbours and probes, of the networks and of fresh ones."""
+    if found.separation is None:
+        return []
     probes = found.separation.trained.probes
     lines = [["IDR", "silhouette", f"{NEIGHBOURS} neighbours"]]
     lines[0] += [f"R² of {trait}" for trait in probes]
     rows = []
     for name, (_, separation) in found.networks.items():
+        if separation is None:
+            continue
         untrained = "untrained" if name == found.method else f"{name}, untrained"
         rows += [(name, separation.trained), (untrained, separation.untrained)]
     for name, numbers in rows:
@@ -133,8 +146,10 @@ def separation_lines(found: Findings) -> Lines:
 
 
 def separation_note(found: Findings) -> str:
-    """What the figures of `separation_lines` are."""
+    """The caption of `separation_lines`; empty where there are none."""
     separation = found.separation
+    if separation is None:
+        return ""
     return (
         f"{separation.tiles} tiles of {separation.images} images, each under "
         f"{len(separation.cases)} degradations. Silhouette: 1 where the degradations "

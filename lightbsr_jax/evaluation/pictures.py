@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import uniform_filter
 
 from lightbsr_jax.evaluation.benchmark import Restored, Score
+from lightbsr_jax.evaluation.restorers import BICUBIC
 
 _GAP = 4  # pixels between columns
 _COLUMN_WIDTH = 160  # at least, so that a caption can be read
@@ -36,7 +37,7 @@ def example(restored: Restored, *, crop: int) -> Example:
     scale = restored.hr.shape[0] // restored.lr.shape[0]
     height, width = restored.hr.shape[:2]
     side = min(crop // scale, *restored.lr.shape[:2])  # in LR pixels
-    top, left = _worst(restored.sr["bicubic"], restored.hr, side * scale)
+    top, left = _worst(restored.sr[BICUBIC], restored.hr, side * scale)
     top, left = top // scale, left // scale
 
     def cut(image: np.ndarray, factor: int) -> np.ndarray:
@@ -69,7 +70,7 @@ def spread(examples: Sequence[Example], method: str, count: int) -> list[Example
 
     def gain(example: Example) -> float:
         psnr = example.scores[method].psnr
-        return psnr if method == "bicubic" else psnr - example.scores["bicubic"].psnr
+        return psnr if method == BICUBIC else psnr - example.scores[BICUBIC].psnr
 
     chosen = []
     for benchmark in dict.fromkeys(example.benchmark for example in examples):

@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from lightbsr_jax.evaluation import published
 from lightbsr_jax.evaluation.findings import Findings, mean_psnr
 from lightbsr_jax.evaluation.idr import Separation
+from lightbsr_jax.evaluation.restorers import BICUBIC
 from lightbsr_jax.evaluation.tables import Table
 
 # SVG by name: one a table by its title, TSNE (of the second network on with its name
@@ -26,7 +27,7 @@ TSNE = "t-SNE"
 _COLOURS = ("#3b82d6", "#e08a1e", "#2fa36b", "#d9534f", "#8b6fd0", "#b5892f", "#cf6aa8")
 _COLOURS += ("#5aa7b0", "#7f9a2e", "#9a7b6d")
 _INK = "#010203"  # stands for the page's text colour
-_STYLE: Any = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "lightbsr",
     "font.size": 10,
@@ -52,8 +53,8 @@ def draw(found: Findings) -> Plots:
     drawn = {table.title: images(found, table) for table in found.tables}
     for name, (_, separate) in found.networks.items():
         if separate is not None:
-            own = f", {name}" * (name != found.method)
-            drawn[TSNE + own] = separation(separate)
+            title = TSNE if name == found.method else f"{TSNE}, {name}"
+            drawn[title] = separation(separate)
     if found.cost is not None and (svg := complexity(found)) is not None:
         drawn["complexity"] = svg
     return drawn
@@ -75,14 +76,14 @@ def images(found: Findings, table: Table) -> str:
         figure, axes = _figure(entries=len(kernels))
         for index, kernel in enumerate(kernels):
             case = f"{kernel} {table.noise}".strip()
-            x = np.array([psnr["bicubic", case, name] for name in names])
-            if found.method == "bicubic":
+            x = np.array([psnr[BICUBIC, case, name] for name in names])
+            if found.method == BICUBIC:
                 x, y = np.arange(1, len(names) + 1), np.sort(x)[::-1]
             else:
                 y = np.array([psnr[found.method, case, name] for name in names]) - x
             colour = _COLOURS[index % len(_COLOURS)]
             axes.scatter(x, y, 14, color=colour, alpha=0.75, linewidths=0, label=kernel)
-        if found.method == "bicubic":
+        if found.method == BICUBIC:
             axes.set(xlabel="image, from the easiest", ylabel="PSNR (dB)")
         else:
             axes.axhline(0, color=_INK, linewidth=0.8)
@@ -96,21 +97,21 @@ def complexity(found: Findings) -> str | None:
     None where the paper has no figures beside.
     """
     psnr = mean_psnr(found.tables)
-    rivals = [
-        (row.method, row.gflops, psnr[f"{row.method} (paper)"], row.parameters)
+    points = [
+        (row.method, row.gflops, psnr[row.method, False], row.parameters)
         for row in published.TABLE_3
-        if row.gflops and row.parameters and f"{row.method} (paper)" in psnr
+        if row.gflops and row.parameters and (row.method, False) in psnr
     ]
-    if not rivals:
+    if not points:
         return None
-    points = list(rivals)
+    rivals = len(points)
     for name, (cost, _) in found.networks.items():
         operations, size = cost.multiply_accumulates / 1e9, cost.parameters / 1e6
-        points.append((f"{name}, ours", operations, psnr[name], size))
+        points.append((f"{name}, ours", operations, psnr[name, True], size))
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure()
         for index, (name, x, y, size) in enumerate(points):
-            colour = _COLOURS[index >= len(rivals)]
+            colour = _COLOURS[index >= rivals]
             axes.scatter(x, y, 14 * size, color=colour, alpha=0.7, linewidths=0)
             axes.annotate(
                 name,

@@ -17,6 +17,10 @@ from lightbsr_jax.imaging.settings import (
 SCALE = 4
 BENCHMARKS = ("Set5", "Set14", "B100", "Urban100")
 
+# The paper's names of what can be measured here as well, by method.
+NAMES = {"bicubic": "Bicubic", "dasr": "DASR", "kdsr": "KDSR", "lightbsr": "LightBSR"}
+ABLATED = ("lightbsr", "teacher")  # the method and role of Tables 1 and 2
+
 Triple = tuple[float, float, float]
 
 

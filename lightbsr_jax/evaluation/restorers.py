@@ -1,7 +1,7 @@
-"""What can be measured beside a trained network's `Model`."""
+"""What can be measured: bicubic, a trained network's `Model`, one with a spoilt IDR."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,18 @@ from lightbsr_jax.imaging import resize
 from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.typed import ArrayLike, apply
+
+
+BICUBIC = "bicubic"
+
+
+class Contender(NamedTuple):
+    """What is measured, by what it is; scores, tables and captions have its name."""
+
+    name: str  # its own among those that are measured
+    method: str  # BICUBIC, or a network's in METHODS
+    role: str | None = None  # a network's
+    parameters: int | None = None  # a network's
 
 
 class Restorer(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,7 +25,6 @@ from lightbsr_jax import compilation
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation import (
     benchmark,
-    cases,
     cost,
     idr,
     images,
@@ -33,17 +32,24 @@ from lightbsr_jax.evaluation import (
     report,
     tables,
 )
-from lightbsr_jax.evaluation.benchmark import Restored
-from lightbsr_jax.evaluation.cases import Case
+from lightbsr_jax.evaluation.benchmark import Restored, Score
+from lightbsr_jax.evaluation.config import Measurement
 from lightbsr_jax.evaluation.findings import Findings, Network
 from lightbsr_jax.evaluation.idr import Separation
 from lightbsr_jax.evaluation.pictures import Example
-from lightbsr_jax.evaluation.restorers import Bicubic, Restorer, Spoilt
-from lightbsr_jax.imaging import files, settings
+from lightbsr_jax.evaluation.restorers import (
+    BICUBIC,
+    Bicubic,
+    Contender,
+    Restorer,
+    Spoilt,
+)
+from lightbsr_jax.evaluation.tables import Table
+from lightbsr_jax.imaging import files
+from lightbsr_jax.imaging.settings import Case
+from lightbsr_jax.methods.registry import METHODS
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks import complexity
-
-BICUBIC = "bicubic"
 
 _READ = "read from {}"
 _MADE = (
@@ -51,6 +57,35 @@ _MADE = (
     "clamped borders, noise that follows from seed {}, the image and the case, rounded "
     "to 8 bits"
 )
+
+
+class Measured(NamedTuple):
+    """What is measured, and in what."""
+
+    networks: dict[str, Model]  # by name, the first one first
+    contenders: list[Contender]  # bicubic, then the networks
+    scale: int
+    folders: list[str]  # of HR images
+    cases: list[Case]
+
+    @property
+    def first(self) -> Contender:
+        """The one that the report is of."""
+        return self.contenders[1 if self.networks else 0]
+
+    @property
+    def pictured(self) -> str:
+        """The case that the report has pictures of."""
+        return self.cases[len(self.cases) // 2].label
+
+
+class Outcome(NamedTuple):
+    """What measuring gave, and what it took."""
+
+    scores: list[Score]
+    examples: list[Example]
+    seconds: float
+    compiled: compilation.Compilations
 
 
 def run(
@@ -72,11 +107,41 @@ def run(
     Low-resolution images are written below dump_lr, or read from lr_folder:
     `images.lr_path` says where they lie. Of several processes the first one reports.
     """
-    models = _load(config, sources)
-    first = next(iter(models.values()), None)
-    scale = first.scale if first else config.scale or 4
+    wanted = Measurement.from_flags(config)
+    measured = _prepare(wanted, sources, folders)
+    _check_lr_folders(measured, dump_lr, lr_folder)
+    if report_folder is None:
+        report_folder = _default_report(wanted, sources)
+    if report_folder is not None:
+        Path(report_folder).mkdir(parents=True, exist_ok=True)  # fails now or never
+
+    keep = None if report_folder is None else measured.pictured
+    outcome = _measure(wanted, measured, dump_lr, lr_folder, pictured=keep)
+    if jax.process_index() > 0:
+        return
+    tabled = tables.make(
+        outcome.scores,
+        measured.cases,
+        scale=measured.scale,
+        contenders=measured.contenders,
+    )
+    for table in tabled:
+        say(tables.markdown(table))
+    say(benchmark.convention(measured.scale))
+    if report_folder is not None:
+        about = _about(wanted, measured, outcome, sources, lr_folder)
+        report.write(report_folder, _findings(wanted, measured, outcome, tabled, about))
+        say(f"\nReport: {Path(report_folder, 'report.html')}")
+
+
+def _prepare(
+    wanted: Measurement, sources: Sequence[str | Path], folders: Sequence[str]
+) -> Measured:
+    """Raises UserError for what cannot be measured, or not together."""
+    networks = _load(wanted, sources)
+    first = next(iter(networks.values()), None)
     folders = list(folders) or [
-        str(Path(config.root, name)) for name in config.benchmarks
+        str(Path(wanted.root, name)) for name in wanted.benchmarks
     ]
     if not folders:
         raise UserError(
@@ -84,98 +149,136 @@ def run(
             "high-resolution images) or take a preset that names some, such as "
             "--config=configs/benchmark.py:table3"
         )
+    if wanted.spoilt and not networks:
+        raise UserError("config.spoilt is for a network: bicubic has no IDR")
+    contenders = [Contender(BICUBIC, BICUBIC)]
+    contenders += [_contender(name, model) for name, model in networks.items()]
+    return Measured(
+        networks=networks,
+        contenders=contenders,
+        scale=first.scale if first else wanted.scale or 4,
+        folders=folders,
+        cases=wanted.cases(),
+    )
+
+
+def _contender(name: str, model: Model) -> Contender:
+    method = next(key for key, m in METHODS.items() if m is model.method)
+    parameters = complexity.parameters(model.variables["params"])
+    return Contender(name, method, model.role, parameters)
+
+
+def _check_lr_folders(
+    measured: Measured, dump_lr: str | None, lr_folder: str | None
+) -> None:
+    """Raises UserError where LR images cannot be written or read as is asked."""
     if dump_lr is not None and lr_folder is not None:
         raise UserError("--dump-lr writes what --lr-dir reads: give one of them")
-    if config.spoilt and not models:
-        raise UserError("config.spoilt is for a network: bicubic has no IDR")
     if dump_lr or lr_folder:
-        _check_names(folders)
-    tested = _cases(config, config.setting)
-    pictured = tested[len(tested) // 2].label
-    if sources and Path(sources[0]).is_dir() and report_folder is None:
-        leaf = f"setting{config.setting}" if config.setting else "given"
-        report_folder = str(Path(sources[0], "evaluation", leaf))
-    if report_folder is not None:
-        Path(report_folder).mkdir(parents=True, exist_ok=True)  # fails now or never
+        _check_names(measured.folders)
 
-    restorers: dict[str, Restorer] = {BICUBIC: Bicubic(scale)}
-    for name, model in models.items():
-        restorers[name] = Spoilt(model) if config.spoilt else model
+
+def _default_report(wanted: Measurement, sources: Sequence[str | Path]) -> str | None:
+    """In the first workdir, if there is one."""
+    if not sources or not Path(sources[0]).is_dir():
+        return None
+    leaf = f"setting{wanted.setting}" if wanted.setting else "given"
+    return str(Path(sources[0], "evaluation", leaf))
+
+
+def _measure(
+    wanted: Measurement,
+    measured: Measured,
+    dump_lr: str | None,
+    lr_folder: str | None,
+    *,
+    pictured: str | None,
+) -> Outcome:
+    """Scores of everything, and examples of the case `pictured`, if any."""
+    restorers: dict[str, Restorer] = {BICUBIC: Bicubic(measured.scale)}
+    for name, model in measured.networks.items():
+        restorers[name] = Spoilt(model) if wanted.spoilt else model
+    by_label = {case.label: case for case in measured.cases}
     examples: list[Example] = []
 
     def on_restored(restored: Restored) -> None:
         if dump_lr is not None:
-            case = next(case for case in tested if case.label == restored.case)
+            case = by_label[restored.case]
             path = images.lr_path(dump_lr, restored.benchmark, restored.image, case)
             files.write_png(path, restored.lr)
-        if report_folder is not None and restored.case == pictured:
-            examples.append(pictures.example(restored, crop=config.crop))
+        if restored.case == pictured:
+            examples.append(pictures.example(restored, crop=wanted.crop))
 
     began = time.monotonic()
     with compilation.counted() as compiled, _progress() as on_progress:
         scores = benchmark.evaluate(
             restorers,
-            folders,
-            tested,
-            scale=scale,
-            batch_size=config.batch_size,
-            seed=config.seed,
+            measured.folders,
+            measured.cases,
+            scale=measured.scale,
+            batch_size=wanted.batch_size,
+            seed=wanted.seed,
             lr_folder=lr_folder,
             share=True,
             on_progress=on_progress,
             on_restored=on_restored,
         )
-    seconds = time.monotonic() - began
-    if jax.process_index() > 0:
-        return
-    measured = tables.make(
-        scores,
-        tested,
-        scale=scale,
-        parameters={
-            name: complexity.parameters(model.variables["params"]) / 1e6
-            for name, model in models.items()
+    return Outcome(scores, examples, time.monotonic() - began, compiled)
+
+
+def _findings(
+    wanted: Measurement,
+    measured: Measured,
+    outcome: Outcome,
+    tabled: list[Table],
+    about: dict[str, Any],
+) -> Findings:
+    """All that the report shows; measures what networks cost and tell apart."""
+    first = measured.first
+    return Findings(
+        contender=first,
+        title=_title(wanted, measured),
+        scores=outcome.scores,
+        tables=tabled,
+        examples=pictures.spread(outcome.examples, first.name, wanted.pictures),
+        networks={
+            name: Network(
+                cost.measure(model), _separation(wanted, model, measured.folders)
+            )
+            for name, model in measured.networks.items()
         },
-        teacher=first is not None and first.title == "LightBSR teacher",
+        about=about,
     )
-    for table in measured:
-        say(tables.markdown(table))
-    say(benchmark.convention(scale))
-    if report_folder is None:
-        return
-    method, origin = BICUBIC, None
-    if first is not None:
-        method = next(iter(models))
+
+
+def _about(
+    wanted: Measurement,
+    measured: Measured,
+    outcome: Outcome,
+    sources: Sequence[str | Path],
+    lr_folder: str | None,
+) -> dict[str, Any]:
+    """How it was measured, as results.json has it."""
+    origin = None
+    if measured.networks:
+        model = measured.networks[measured.first.name]
         origin = {
             "source": str(sources[0]),
-            "role": first.role,
-            "step": int(first.step),
+            "role": model.role,
+            "step": int(model.step),
         }
-    found = Findings(
-        method=method,
-        title=_title(method, first, config, scale),
-        scores=scores,
-        tables=measured,
-        examples=pictures.spread(examples, method, config.pictures),
-        networks={
-            name: Network(cost.measure(model), _separation(config, model, folders))
-            for name, model in models.items()
-        },
-        about={
-            "scale": scale,
-            "config": config.to_dict(),
-            "model": origin,
-            "lr": _READ.format(lr_folder) if lr_folder else _MADE.format(config.seed),
-            "seconds": seconds,
-            "compilation": asdict(compiled),
-            **_surroundings(),
-        },
-    )
-    report.write(report_folder, found)
-    say(f"\nReport: {Path(report_folder, 'report.html')}")
+    return {
+        "scale": measured.scale,
+        "config": wanted.as_given,
+        "model": origin,
+        "lr": _READ.format(lr_folder) if lr_folder else _MADE.format(wanted.seed),
+        "seconds": outcome.seconds,
+        "compilation": asdict(outcome.compiled),
+        **_surroundings(),
+    }
 
 
-def _load(config: ConfigDict, sources: Sequence[str | Path]) -> dict[str, Model]:
+def _load(wanted: Measurement, sources: Sequence[str | Path]) -> dict[str, Model]:
     """The networks by what they are called, each its own; its source tells namesakes.
 
     Raises UserError where the config measures something else than they were made for.
@@ -184,20 +287,20 @@ def _load(config: ConfigDict, sources: Sequence[str | Path]) -> dict[str, Model]
     titles = [model.title for model in models]
     named = {}
     for source, model, title in zip(sources, models, titles, strict=True):
-        if config.setting not in (None, model.setting):
+        if wanted.setting not in (None, model.setting):
             raise UserError(
                 f"the {model.role} in {source} was trained in setting {model.setting}, "
-                f"but the config measures setting {config.setting}: take "
+                f"but the config measures setting {wanted.setting}: take "
                 f"--config=configs/benchmark.py:setting{model.setting}, or "
                 f"--config.setting={model.setting}"
             )
-        if config.scale not in (None, model.scale):
+        if wanted.scale not in (None, model.scale):
             raise UserError(
                 f"the {model.role} in {source} is for scale {model.scale}, but "
-                f"--config.scale is {config.scale}: leave that out"
+                f"--config.scale is {wanted.scale}: leave that out"
             )
-        own = f" ({source})" if titles.count(title) > 1 else ""
-        named[title + own + " (spoilt IDR)" * config.spoilt] = model
+        name = f"{title} ({source})" if titles.count(title) > 1 else title
+        named[f"{name} (spoilt IDR)" if wanted.spoilt else name] = model
     every = ", ".join(map(str, sources))
     if len(named) < len(models):
         raise UserError(f"{every}: a network is named twice")
@@ -207,7 +310,7 @@ def _load(config: ConfigDict, sources: Sequence[str | Path]) -> dict[str, Model]
 
 
 def _separation(
-    config: ConfigDict, model: Model, folders: Sequence[str]
+    wanted: Measurement, model: Model, folders: Sequence[str]
 ) -> Separation | None:
     """Figure 5: on B100, or on all images where B100 was not measured."""
     found = images.find(folders)
@@ -215,14 +318,8 @@ def _separation(
     return idr.separation(
         model,
         [image.read() for image in b100 or found],
-        _cases(config.idr, model.setting),
+        wanted.separated_cases(model.setting),
     )
-
-
-def _cases(config: ConfigDict, setting: settings.Name | None) -> list[Case]:
-    """Those of a config's values of the setting's parameters."""
-    tested = settings.of(setting).tested if setting is not None else {}
-    return cases.make(setting, **{name: config[name] for name in tested})
 
 
 def _surroundings() -> dict[str, Any]:
@@ -238,11 +335,13 @@ def _surroundings() -> dict[str, Any]:
     }
 
 
-def _title(name: str, model: Model | None, config: ConfigDict, scale: int) -> str:
+def _title(wanted: Measurement, measured: Measured) -> str:
     """Such as "LightBSR at step 679000, x4, setting 1"."""
+    name = measured.first.name
+    model = measured.networks.get(name)
     step = f" at step {model.step}" if model and model.step else ""
-    setting = f"setting {config.setting}" if config.setting else "given images"
-    return f"{name}{step}, x{scale}, {setting}"
+    setting = f"setting {wanted.setting}" if wanted.setting else "given images"
+    return f"{name}{step}, x{measured.scale}, {setting}"
 
 
 def _check_names(folders: Sequence[str]) -> None:

@@ -4,27 +4,35 @@ PSNR is in dB.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from lightbsr_jax.evaluation import published
 from lightbsr_jax.evaluation.benchmark import Score
 from lightbsr_jax.evaluation.cases import Case
+from lightbsr_jax.evaluation.restorers import Contender
+
+_Figure = TypeVar("_Figure", float, float | None)
 
 
 class Row(NamedTuple):
     """One method: one that was measured, or one that the paper prints."""
 
-    method: str
+    method: str  # its name
     parameters: float | None  # in millions
     psnr: tuple[float | None, ...]  # by column
-    ssim: tuple[float | None, ...] | None  # likewise; None for the paper's
+    ssim: tuple[float, ...] | None  # likewise; None for the paper's
 
     @property
     def measured(self) -> bool:
         return self.ssim is not None
+
+    @property
+    def key(self) -> tuple[str, bool]:
+        """The row among those of a table: a name may stand for two."""
+        return self.method, self.measured
 
     @property
     def label(self) -> str:
@@ -49,47 +57,71 @@ def make(
     cases: Sequence[Case],
     *,
     scale: int,
-    parameters: Mapping[str, float] | None = None,
-    teacher: bool = False,
+    contenders: Sequence[Contender],
 ) -> list[Table]:
     """A table for each benchmark and noise level, in the order of the scores.
 
-    A measured method stands below its namesake of the paper, whose figures are at x4.
-    Where the paper prints some of the kernels only, the mean is over those. Beside a
-    `teacher` of LightBSR stand the ablations too, which are teachers. `parameters` are
-    those of the networks that were measured, in millions, by method.
+    What was measured of a method stands below the paper's figures of it, which are at
+    x4. Where the paper prints some of the kernels only, the mean is over those. Beside
+    a teacher of the paper's stand its ablations too, which are teachers.
     """
-    groups = defaultdict(list)
-    for score in scores:
-        key = (score.method, score.benchmark, score.case)
-        groups[key].append((score.psnr, score.ssim))
-    means = {key: np.mean(group, axis=0).tolist() for key, group in groups.items()}
-    methods = list(dict.fromkeys(score.method for score in scores))
-
+    means = _means(scores)
     tables = []
     for benchmark in dict.fromkeys(score.benchmark for score in scores):
         for noise in dict.fromkeys(case.noise for case in cases):
             shown = [case for case in cases if case.noise == noise]
             kernels = [case.kernel for case in shown]
-            paper = published.rows(benchmark, noise) if scale == published.SCALE else []
-            printed = {kernel for row in paper for kernel in row.psnr}
-            averaged = [i for i, name in enumerate(kernels) if name in printed]
-            rows = _paper_rows(paper, kernels, averaged) if averaged else []
-            if teacher and not noise and printed and printed <= set(kernels):
-                rows += _ablations(benchmark, kernels)
-            averaged = averaged or range(len(kernels))
-            for method in methods:
-                values = [means[method, benchmark, case.label] for case in shown]
-                psnr = _with_mean([psnr for psnr, _ in values], averaged)
-                ssim = _with_mean([ssim for _, ssim in values], averaged)
-                size = (parameters or {}).get(method)
-                names = [row.method.lower() for row in rows]
-                namesake = method.split()[0].lower()
-                place = names.index(namesake) + 1 if namesake in names else len(rows)
-                rows.insert(place, Row(method, size, psnr, ssim))
+            rows, averaged = _paper_part(benchmark, noise, kernels, scale, contenders)
+            for contender in contenders:
+                figures = [means[contender.name, benchmark, c.label] for c in shown]
+                psnr = _with_mean([psnr for psnr, _ in figures], averaged)
+                ssim = _with_mean([ssim for _, ssim in figures], averaged)
+                size = contender.parameters and contender.parameters / 1e6
+                row = Row(contender.name, size, psnr, ssim)
+                rows.insert(_place(rows, contender), row)
             columns = (*kernels, "mean") if len(kernels) > 1 else tuple(kernels)
             tables.append(Table(benchmark, noise, columns, rows))
     return tables
+
+
+def _means(scores: Sequence[Score]) -> dict[tuple[str, str, str], tuple[float, float]]:
+    """PSNR and SSIM over images, by contender, benchmark and case."""
+    groups = defaultdict(list)
+    for score in scores:
+        key = (score.method, score.benchmark, score.case)
+        groups[key].append((score.psnr, score.ssim))
+    means = {}
+    for key, group in groups.items():
+        psnr, ssim = np.mean(group, axis=0).tolist()
+        means[key] = (psnr, ssim)
+    return means
+
+
+def _paper_part(
+    benchmark: str,
+    noise: str,
+    kernels: Sequence[str],
+    scale: int,
+    contenders: Sequence[Contender],
+) -> tuple[list[Row], Sequence[int]]:
+    """The paper's rows, and the columns that means are over: all that it prints."""
+    paper = published.rows(benchmark, noise) if scale == published.SCALE else []
+    printed = {kernel for row in paper for kernel in row.psnr}
+    averaged = [i for i, name in enumerate(kernels) if name in printed]
+    if not averaged:
+        return [], range(len(kernels))
+    rows = _paper_rows(paper, kernels, averaged)
+    kinds = [(contender.method, contender.role) for contender in contenders]
+    if published.ABLATED in kinds and not noise and printed <= set(kernels):
+        rows += _ablations(benchmark, kernels)
+    return rows, averaged
+
+
+def _place(rows: Sequence[Row], contender: Contender) -> int:
+    """Below the paper's row of the method, or the last."""
+    wanted = published.NAMES.get(contender.method)
+    paper = [row.method if not row.measured else None for row in rows]
+    return paper.index(wanted) + 1 if wanted in paper and wanted else len(rows)
 
 
 def _paper_rows(
@@ -114,8 +146,9 @@ def _ablations(benchmark: str, kernels: Sequence[str]) -> list[Row]:
 def markdown(table: Table) -> str:
     """The table in Markdown under its title; measured rows in bold."""
     sizes = any(row.parameters for row in table.rows)
-    header = ["method", *table.columns, *["params (M)"] * sizes]
-    lines = [header]
+    lines = [["method", *table.columns]]
+    if sizes:
+        lines[0].append("params (M)")
     for row in table.rows:
         cells = [f"**{row.label}**" if row.measured else row.label]
         for column, psnr in enumerate(row.psnr):
@@ -140,11 +173,10 @@ def grid(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _with_mean(
-    values: Sequence[float | None], averaged: Sequence[int]
-) -> tuple[float | None, ...]:
+    values: Sequence[_Figure], averaged: Sequence[int]
+) -> tuple[_Figure | float, ...]:
     """The values, and after several the mean of those at the places `averaged`."""
     if len(values) == 1:
         return tuple(values)
-    # The paper has figures wherever it is averaged.
-    known = [value for i in averaged if (value := values[i]) is not None]
-    return (*values, sum(known) / len(averaged))
+    found = [value for i in averaged if (value := values[i]) is not None]
+    return (*values, sum(found) / len(found))

@@ -1,0 +1,69 @@
+"""The config of a measurement, typed: read once from that of configs/benchmark.py."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lightbsr_jax.evaluation import cases
+from lightbsr_jax.imaging import settings
+from lightbsr_jax.imaging.settings import Case
+
+Parameters = Mapping[str, Sequence[Any]]  # of test degradations, by their names
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What to measure and how, as configs/benchmark.py explains it."""
+
+    setting: settings.Name | None
+    scale: int | None
+    root: str
+    benchmarks: tuple[str, ...]
+    tested: Parameters  # of every setting
+    separated: Parameters  # of every setting, for IDRs to be told apart
+    seed: int
+    spoilt: bool
+    batch_size: int
+    pictures: int
+    crop: int
+    as_given: Mapping[str, Any]  # all of it, JSON-able
+
+    @classmethod
+    def from_flags(cls, config: ConfigDict) -> "Measurement":
+        values: dict[str, Any] = config.to_dict()
+        names = {
+            name for setting in settings.SETTINGS.values() for name in setting.tested
+        }
+        return cls(
+            setting=values["setting"],
+            scale=values["scale"],
+            root=values["root"],
+            benchmarks=tuple(values["benchmarks"]),
+            tested={name: values[name] for name in names & values.keys()},
+            separated={
+                name: values["idr"][name] for name in names & values["idr"].keys()
+            },
+            seed=values["seed"],
+            spoilt=values["spoilt"],
+            batch_size=values["batch_size"],
+            pictures=values["pictures"],
+            crop=values["crop"],
+            as_given=values,
+        )
+
+    def cases(self) -> list[Case]:
+        """The degradations to measure."""
+        return _cases(self.setting, self.tested)
+
+    def separated_cases(self, setting: settings.Name) -> list[Case]:
+        """The degradations of a setting whose IDRs are told apart."""
+        return _cases(setting, self.separated)
+
+
+def _cases(setting: settings.Name | None, parameters: Parameters) -> list[Case]:
+    own = settings.of(setting).tested if setting is not None else {}
+    return cases.make(
+        setting, **{name: parameters[name] for name in own if name in parameters}
+    )
