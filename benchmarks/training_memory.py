@@ -55,21 +55,15 @@ def measure(arguments: dict[str, Any], compute: dict[str, Any]) -> dict[str, flo
     import numpy as np
 
     from configs import teacher
-    from lightbsr_jax.methods import registry
     from lightbsr_jax.training import loop, parallel, setup
+    from lightbsr_jax.training.config import TrainingConfig
     from lightbsr_jax.training.state import fresh_run
-    from lightbsr_jax.training.updates import AXIS
 
     config = teacher.get_config(f"setting{arguments['setting']}").unlock()
     config.compute.update(compute)
-    network = registry.make_network(
-        config,
-        axis_name=AXIS,
-        remat=config.compute.rematerialise,
-        dtype=config.compute.dtype,
-    )
-    ready = setup.prepare(config, network)
-    steps = loop.make_steps(config, ready)
+    typed = TrainingConfig.from_flags(config)
+    ready = setup.prepare(typed, loop.make_network(typed))
+    steps = loop.make_steps(typed, ready)
     run = parallel.replicate(fresh_run(ready.state, averaged=False))
     constants = parallel.replicate(ready.constants(config.seed))
     side = config.scale * arguments["lr_crop"]

@@ -16,6 +16,7 @@ from lightbsr_jax.interop import convert
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.training import checks, loop, setup, updates
+from lightbsr_jax.training.config import TrainingConfig
 
 
 def small(config: ConfigDict) -> ConfigDict:
@@ -50,7 +51,7 @@ def test_contrast_without_prior() -> None:
     """T3's stage 1, by shapes: the estimator sees three channels."""
     config = small(teacher.get_config("t3"))
     network = LightBSR(config.scale, **config.network, axis_name=updates.AXIS)
-    ready = setup.prepare(config, network)
+    ready = setup.prepare(TrainingConfig.from_flags(config), network)
     kernel = ready.state.params["estimator"]["conv_0"]["kernel"]
     assert kernel.shape == (3, 3, 3, 32)
     batch = updates.Batch(
@@ -84,4 +85,4 @@ def test_teacher_without_prior_and_contrast(tmp_path: Path) -> None:
 
     config.schedule.stage1_epochs = 1
     with pytest.raises(UserError, match="stage1_epochs 1: without contrastive"):
-        checks.check(config)
+        checks.check(TrainingConfig.from_flags(config))

@@ -24,6 +24,7 @@ from lightbsr_jax.models.checkpoint import Checkpoints
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.training import loop
 from lightbsr_jax.training.checks import check
+from lightbsr_jax.training.config import TrainingConfig
 from lightbsr_jax.training.loop import train
 from lightbsr_jax.training.updates import AXIS
 
@@ -289,8 +290,8 @@ def test_unreadable_images_are_skipped_and_named(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"setting": 3}, "config.setting 3 is not 1 or 2"),
-        ({"scale": 5}, "config.scale 5 is not 2, 3 or 4"),
+        ({"setting": 3}, "config: setting 3 is none of 1, 2, which"),
+        ({"scale": 5}, "config: scale 5 is none of 2, 3, 4, which"),
         ({"data.hr": ""}, "config.data.hr names no HR images: --config.data.hr="),
         ({"data.batch_size": 6}, "batch_size 6 is not a multiple of the 4 devices"),
         (
@@ -322,14 +323,14 @@ def test_config_that_cannot_be_trained(change, message, images) -> None:
     config = teacher_config(images)
     config.update_from_flattened_dict(change)
     with pytest.raises(UserError, match=message):
-        check(config)
+        check(TrainingConfig.from_flags(config))
 
 
 def test_student_without_a_teacher(images) -> None:
     config = student_config(images, Path(""))
     config.distillation.teacher = ""
     with pytest.raises(UserError, match="distillation.teacher names no teacher"):
-        check(config)
+        check(TrainingConfig.from_flags(config))
 
 
 def test_folder_without_images(tmp_path) -> None:

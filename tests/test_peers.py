@@ -31,8 +31,8 @@ from lightbsr_jax.inference import explain, upscaler
 from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.interop import convert
 from lightbsr_jax.methods import dynamic, registry
-from lightbsr_jax.methods.dasr.network import DASR
 from lightbsr_jax.methods.kdsr.network import KDSR
+from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models import torch_files, torch_names
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks import complexity, operators, plain
@@ -47,6 +47,7 @@ from lightbsr_jax.training import (
     updates,
 )
 from lightbsr_jax.training import state as states
+from lightbsr_jax.training.config import TrainingConfig
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
@@ -562,7 +563,7 @@ def test_dasr_contrasts_the_first_crop_with_the_second() -> None:
 def test_rates_fall_by_steps() -> None:
     """As the published programs count: epochs from 1, in each stage anew."""
     config = dasr.get_config()
-    rate = schedules.of(config.schedule)
+    rate = schedules.of(TrainingConfig.from_flags(config).schedule)
 
     def published(epoch: int) -> float:
         if epoch <= 100:
@@ -581,12 +582,12 @@ def test_presets_can_be_trained(module: Any) -> None:
         config.data.hr = "somewhere"
         if "distillation" in config:
             config.distillation.teacher = "somewhere"
-        checks.check(config)
+        checks.check(TrainingConfig.from_flags(config))
         assert config.network.blocks in (53, 28, 8, 5, 2)
         config.schedule.decay_epochs = config.network.blocks = 0
         config.schedule.stage1_epochs = 1
         with pytest.raises(UserError) as caught:
-            checks.check(config)
+            checks.check(TrainingConfig.from_flags(config))
         for field in ("schedule.decay_epochs 0", "network.blocks 0"):
             assert f"config.{field}: at least 1" in str(caught.value)
         without = module is kdsr_teacher
@@ -595,9 +596,9 @@ def test_presets_can_be_trained(module: Any) -> None:
 
 def test_student_of_another_methods_teacher_is_refused() -> None:
     config = kdsr_student.get_config("demo")
-    teacher = Model("teacher", 1, DASR(), {}, np.zeros(prior.BASIS_SHAPE))
-    with pytest.raises(UserError, match="method is DASR, not KDSR"):
-        setup.check_teacher(config, teacher)
+    teacher = Model("teacher", 1, LightBSR(), {}, np.zeros(prior.BASIS_SHAPE))
+    with pytest.raises(UserError, match="method is LightBSR, not KDSR"):
+        setup.check_teacher(TrainingConfig.from_flags(config).model, teacher, "it")
 
 
 def test_kdsr_teacher_needs_the_truth() -> None:

@@ -1,18 +1,17 @@
-"""What is checked before a run: its config, its workdir, what it would go on from."""
+"""Checks before a run: its config, its workdir, the run that it would go on from."""
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict
 
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.imaging import degradation, settings
-from lightbsr_jax.methods import registry
-from lightbsr_jax.methods.network import UPSCALER_STEPS
+from lightbsr_jax.imaging import degradation
+from lightbsr_jax.training.config import SteppedSchedule, TrainingConfig
 
 # Fields and groups with which a run may go on changed. Of the data and the teacher it
 # is the content that counts, not the path.
@@ -32,101 +31,119 @@ RESUMABLE = (
 
 SMALLEST_CROP = 8  # in LR pixels
 DTYPES = ("float32", "bfloat16")
+# The least values of fields, beside those of the network, which are 1.
+LEAST = {
+    "seed": 0,
+    "minutes": 0,
+    "skipped_in_a_row": 1,
+    "data.batch_size": 1,
+    "data.threads": 0,
+    "compute.parts": 1,
+    "schedule.steps_per_epoch": 1,
+    "schedule.stage1_epochs": 0,
+    "schedule.stage2_epochs": 1,
+    "schedule.stage1_decay_epochs": 1,
+    "schedule.decay_epochs": 1,
+    "validation.every_steps": 1,
+    "validation.images": 1,
+    "validation.pictures": 0,
+    "log.every_steps": 1,
+    "checkpoint.every_steps": 1,
+    "checkpoint.keep": 1,
+}
 
 
-def check(config: ConfigDict) -> None:
-    """Raises UserError, with the remedy, for a config that cannot be trained."""
-    problems = []
-    if config.setting not in settings.SETTINGS:
-        problems.append(f"setting {config.setting}: there are {settings.listed()}")
-    if config.scale not in UPSCALER_STEPS:
-        problems.append(f"scale {config.scale} is not 2, 3 or 4")
-    if not config.data.hr:
-        problems.append("data.hr names no HR images: --config.data.hr=FOLDER[,FOLDER]")
-    batch, devices = config.data.batch_size, jax.device_count()
-    parts = config.compute.parts
-    if batch > 0 and batch % devices:
-        problems.append(
-            f"data.batch_size {batch} is not a multiple of the {devices} devices"
+def check(config: TrainingConfig) -> None:
+    """Raises UserError, with the remedies, for a config that cannot be trained."""
+    rules = (_too_small, _numbers, _data, _contrast, _stages)
+    problems = [problem for rule in rules for problem in rule(config)]
+    if problems:
+        raise UserError("; ".join(f"config.{problem}" for problem in problems))
+
+
+def _too_small(config: TrainingConfig) -> Iterator[str]:
+    values: dict[str, Any] = flatten_dict(dict(config.as_given), sep=".")
+    sizes = [
+        name
+        for name, value in values.items()
+        if name.startswith("network.") and not isinstance(value, bool)
+    ]
+    for name, least in {**dict.fromkeys(sizes, 1), **LEAST}.items():
+        if name in values and values[name] < least:
+            yield f"{name} {values[name]}: at least {least}"
+
+
+def _numbers(config: TrainingConfig) -> Iterator[str]:
+    dtype, width = config.compute.dtype, config.degradation.width_max
+    if dtype not in DTYPES:
+        yield f"compute.dtype {dtype!r} is not {' or '.join(DTYPES)}"
+    if not 0 <= config.ema_decay < 1:
+        yield f"ema_decay {config.ema_decay} is not in [0, 1)"
+    if width <= degradation.WIDTH_MIN:
+        yield (
+            f"degradation.width_max {width}: above {degradation.WIDTH_MIN}, the least"
         )
+
+
+def _data(config: TrainingConfig) -> Iterator[str]:
+    batch, crop, devices = (
+        config.data.batch_size,
+        config.data.lr_crop,
+        jax.device_count(),
+    )
+    parts = config.compute.parts
+    if not config.data.hr:
+        yield "data.hr names no HR images: --config.data.hr=FOLDER[,FOLDER]"
+    if batch > 0 and batch % devices:
+        yield f"data.batch_size {batch} is not a multiple of the {devices} devices"
     elif parts > 0 and batch // devices % parts:
-        problems.append(
+        yield (
             f"compute.parts {parts} does not divide a device's share of the batch, "
             f"{batch // devices} images"
         )
-    if config.compute.dtype not in DTYPES:
-        problems.append(
-            f"compute.dtype {config.compute.dtype!r} is not {' or '.join(DTYPES)}"
+    if crop < SMALLEST_CROP:
+        yield (
+            f"data.lr_crop {crop}: at least {SMALLEST_CROP}, so that blur kernels fit "
+            "into the HR crop"
         )
-    if config.seed < 0:
-        problems.append(f"seed {config.seed}: at least 0")
-    if config.minutes < 0:
-        problems.append(f"minutes {config.minutes}: at least 0")
-    if not 0 <= config.ema_decay < 1:
-        problems.append(f"ema_decay {config.ema_decay} is not in [0, 1)")
-    if config.skipped_in_a_row < 1:
-        problems.append(f"skipped_in_a_row {config.skipped_in_a_row}: at least 1")
-    contrasts = "contrast" in config and config.contrast.get("enabled", True)
-    if "contrast" in config:
-        queue = config.contrast.queue_size
-        if batch > 0 and (queue < 1 or queue % batch):
-            problems.append(
-                f"contrast.queue_size {queue} is not a multiple of the global batch "
-                f"size {batch}: take {max(queue // batch, 1) * batch}"
-            )
-        if contrasts and config.contrast.crops < 2:
-            problems.append(
-                f"contrast.crops {config.contrast.crops}: a contrast takes at least 2"
-            )
-        if registry.of(config).contrasts == "pair" and config.contrast.crops != 2:
-            problems.append(
-                f"contrast.crops {config.contrast.crops}: the method contrasts pairs, 2"
-            )
-    if config.degradation.width_max <= degradation.WIDTH_MIN:
-        problems.append(
-            f"degradation.width_max {config.degradation.width_max}: above "
-            f"{degradation.WIDTH_MIN}, the least"
+
+
+def _contrast(config: TrainingConfig) -> Iterator[str]:
+    if config.contrast is None:
+        return
+    batch, queue = config.data.batch_size, config.contrast.queue_size
+    crops = config.contrast.crops
+    if batch > 0 and (queue < 1 or queue % batch):
+        yield (
+            f"contrast.queue_size {queue} is not a multiple of the global batch size "
+            f"{batch}: take {max(queue // batch, 1) * batch}"
         )
-    if config.schedule.stage1_epochs and not (contrasts or "distillation" in config):
-        problems.append(
-            f"schedule.stage1_epochs {config.schedule.stage1_epochs}: without "
-            "contrastive learning or distillation there is no stage 1: take 0"
+    if config.contrast.enabled and crops < 2:
+        yield f"contrast.crops {crops}: a contrast takes at least 2"
+    if config.model.entry.contrasts == "pair" and crops != 2:
+        yield f"contrast.crops {crops}: the method contrasts pairs, 2"
+
+
+def _stages(config: TrainingConfig) -> Iterator[str]:
+    schedule = config.schedule
+    has_first = config.contrasts or config.distillation is not None
+    if schedule.stage1_epochs and not has_first:
+        yield (
+            f"schedule.stage1_epochs {schedule.stage1_epochs}: without contrastive "
+            "learning or distillation there is no stage 1: take 0"
         )
-    if "distillation" in config and not config.distillation.teacher:
-        problems.append(
+    if config.distillation is not None and not config.distillation.teacher:
+        yield (
             "distillation.teacher names no teacher: "
             "--config.distillation.teacher=WORKDIR of a trained one"
         )
-    if config.data.lr_crop < SMALLEST_CROP:
-        problems.append(
-            f"data.lr_crop {config.data.lr_crop}: at least {SMALLEST_CROP}, so that "
-            "blur kernels fit into the HR crop"
-        )
-    schedule = config.schedule
-    least = {
-        "network": {n: 1 for n, x in config.network.items() if not isinstance(x, bool)},
-        "data": {"batch_size": 1, "threads": 0},
-        "compute": {"parts": 1},
-        "schedule": {"steps_per_epoch": 1, "stage1_epochs": 0, "stage2_epochs": 1},
-        "validation": {"every_steps": 1, "images": 1, "pictures": 0},
-        "log": {"every_steps": 1},
-        "checkpoint": {"every_steps": 1, "keep": 1},
-    }
-    if "decay_epochs" in schedule:
-        least["schedule"] |= {"stage1_decay_epochs": 1, "decay_epochs": 1}
-    elif not 0 <= schedule.warmup_epochs < schedule.stage2_epochs:
-        problems.append(
+    if isinstance(schedule, SteppedSchedule):
+        return
+    if not 0 <= schedule.warmup_epochs < schedule.stage2_epochs:
+        yield (
             f"schedule.warmup_epochs {schedule.warmup_epochs} is not below "
             f"schedule.stage2_epochs {schedule.stage2_epochs}"
         )
-    problems += [
-        f"{group}.{field} {config[group][field]}: at least {minimum}"
-        for group, fields in least.items()
-        for field, minimum in fields.items()
-        if config[group][field] < minimum
-    ]
-    if problems:
-        raise UserError("; ".join(f"config.{problem}" for problem in problems))
 
 
 def check_workdir(workdir: Path) -> None:

@@ -4,9 +4,10 @@ import json
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,11 +16,10 @@ from ml_collections import ConfigDict
 from lightbsr_jax import atomic
 from lightbsr_jax.data.pipeline import CropBatches, Sampler
 from lightbsr_jax.data.resident import ResidentBatches
-from lightbsr_jax.data.sources import open_source
+from lightbsr_jax.data.sources import ImageFolders, PreparedImages, open_source
 from lightbsr_jax.errors import Interrupted, UserError
-from lightbsr_jax.methods import registry
 from lightbsr_jax.methods.network import BlindNetwork
-from lightbsr_jax.models.checkpoint import Checkpoints, plain
+from lightbsr_jax.models.checkpoint import Checkpoints
 from lightbsr_jax.training import parallel, schedules
 from lightbsr_jax.training.checks import (
     check,
@@ -28,6 +28,7 @@ from lightbsr_jax.training.checks import (
     check_workdir,
     fixed_fields,
 )
+from lightbsr_jax.training.config import TrainingConfig
 from lightbsr_jax.training.interruption import Interruption
 from lightbsr_jax.training.log import Log
 from lightbsr_jax.training.setup import Setup, prepare
@@ -44,174 +45,261 @@ from lightbsr_jax.training.validation import validation
 
 TIMED_STEPS = 8  # of each stage, for config.minutes
 
+Source = ImageFolders | PreparedImages
 Batches = CropBatches | ResidentBatches
 Steps = dict[int, Step]  # by stage
+Unlogged = list[Any]  # a step's metrics each, as arrays or numbers
 
 
-def train(config: ConfigDict, workdir: str | Path) -> None:
-    """Train the teacher or student of `config`, or go on where `workdir` left off.
+class Start(NamedTuple):
+    """Where a run begins, or goes on."""
+
+    run: Run
+    unlogged: Unlogged
+
+    @property
+    def step(self) -> int:
+        """The updates that are done."""
+        return int(self.run.state.step)
+
+
+class Job(NamedTuple):
+    """All that a run needs and does not change."""
+
+    config: TrainingConfig
+    workdir: Path
+    source: Source
+    batches: Batches
+    setup: Setup
+    identity: dict[str, Any]  # that a run which goes on must share
+    steps: Steps
+    constants: Constants
+    checkpoints: Checkpoints
+    validate: Callable[[int, Run, Log], None]
+    log: Log
+
+
+def train(flags: ConfigDict, workdir: str | Path) -> None:
+    """Train what a config asks for, or go on where `workdir` left off.
 
     Raises UserError or OSError for a config that cannot be trained or is not the
     workdir's, for a workdir that cannot be written to, and where a run cannot go on;
     Interrupted where it was told to stop. Checkpoints stay in every case.
     """
+    config, workdir = TrainingConfig.from_flags(flags), Path(workdir)
     check(config)
-    workdir = Path(workdir)
-    hr_crop = config.data.lr_crop * config.scale
-    source = open_source(config.data.hr, minimum=hr_crop)
-    sampler = Sampler(
-        source.sizes,
-        batch_size=config.data.batch_size,
-        crops=config.contrast.crops if "contrast" in config else 1,
-        size=hr_crop,
-        seed=config.seed,
-        shard_index=jax.process_index(),
-        shard_count=jax.process_count(),
-    )
-    if config.data.resident:
-        batches = ResidentBatches(
-            source,
-            sampler,
-            threads=config.data.threads,
-            transfer=parallel.split,
-            share=parallel.share,
-        )
-    else:
-        batches = CropBatches(
-            source, sampler, threads=config.data.threads, transfer=parallel.split
-        )
-    network = registry.make_network(
-        config,
-        axis_name=AXIS,
-        remat=config.compute.rematerialise,
-        dtype=config.compute.dtype,
-    )
+    source = open_source(config.data.hr, minimum=config.hr_crop)
+    batches = open_batches(config, source)
+    network = make_network(config)
     check_workdir(workdir)
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     begun = checkpoints.latest_step() is not None
     if config.minutes:
-        config = config.copy_and_resolve_references()
-        config.schedule.steps_per_epoch = fitting_steps_per_epoch(
-            config, workdir if begun else None, network, batches
+        timed = workdir if begun else None
+        config = config.with_steps_per_epoch(
+            fitting_steps_per_epoch(config, timed, network, batches)
         )
+
     setup = prepare(config, network)
-    steps = make_steps(config, setup)
-    run = fresh_run(setup.state, averaged=config.ema_decay > 0)
     identity = {
-        "config": plain(config),
+        "config": config.as_given,
         "images": source.fingerprint,
-        "teacher": setup.teacher and setup.teacher.checksum,
+        "teacher": None if setup.teacher is None else setup.teacher.checksum,
     }
     parallel.check_same(fixed_fields(identity))
+    start = find_start(config, setup, identity, checkpoints, batches)
+    total, quiet = config.schedule.total, not parallel.is_main_process()
+    job = Job(
+        config=config,
+        workdir=workdir,
+        source=source,
+        batches=batches,
+        setup=setup,
+        identity=identity,
+        steps=make_steps(config, setup),
+        constants=constants_on_devices(config, setup, batches),
+        checkpoints=checkpoints,
+        validate=validation(config, setup.basis),
+        log=Log(workdir, start=start.step, total=total, quiet=quiet),
+    )
+    announce(job, start.step)
+    try:
+        run_steps(job, start)
+    finally:
+        close(job)
 
-    check_room(workdir, sum(leaf.nbytes for leaf in jax.tree.leaves(run)))
-    start, unlogged = 0, []
-    if begun:
-        run, about = resume(checkpoints, run, setup.basis, identity)
-        start, unlogged = int(run.state.step), about["unlogged"]
+
+def open_batches(config: TrainingConfig, source: Source) -> Batches:
+    """This process's share of all batches, cut on the host or on its devices."""
+    sampler = Sampler(
+        source.sizes,
+        batch_size=config.data.batch_size,
+        crops=config.crops,
+        size=config.hr_crop,
+        seed=config.seed,
+        shard_index=jax.process_index(),
+        shard_count=jax.process_count(),
+    )
+    threads, transfer = config.data.threads, parallel.split
+    if not config.data.resident:
+        return CropBatches(source, sampler, threads=threads, transfer=transfer)
+    return ResidentBatches(
+        source, sampler, threads=threads, transfer=transfer, share=parallel.share
+    )
+
+
+def make_network(config: TrainingConfig) -> BlindNetwork:
+    """The network as it is trained, over all devices."""
+    return config.model.make_network(
+        axis_name=AXIS,
+        remat=config.compute.rematerialise,
+        dtype=config.compute.dtype,
+    )
+
+
+def find_start(
+    config: TrainingConfig,
+    setup: Setup,
+    identity: dict[str, Any],
+    checkpoints: Checkpoints,
+    batches: Batches,
+) -> Start:
+    """A fresh run, whose config is written down; or the workdir's newest one.
+
+    Sets the batches to where it goes on. Raises UserError for a checkpoint of another
+    kind, and where there is no room for one.
+    """
+    workdir = checkpoints.workdir
+    start = Start(fresh_run(setup.state, averaged=config.ema_decay > 0), [])
+    check_room(workdir, sum(leaf.nbytes for leaf in jax.tree.leaves(start.run)))
+    if checkpoints.latest_step() is not None:
+        run, about = resume(checkpoints, start.run, setup.basis, identity)
+        start = Start(run, about["unlogged"])
         batches.set_state(about["batches"])
     elif parallel.is_main_process():
         text = json.dumps(identity["config"], indent=1)
         atomic.write_text(workdir / "config.json", text + "\n")
-    parallel.check_same({f"the newest checkpoint's step in {workdir}": start})
+    parallel.check_same({f"the newest checkpoint's step in {workdir}": start.step})
+    return start
 
-    run = parallel.replicate(run)
-    constants = constants_on_devices(config, setup, batches)
-    boundary = config.schedule.stage1_epochs * config.schedule.steps_per_epoch
-    total = boundary + config.schedule.stage2_epochs * config.schedule.steps_per_epoch
 
-    validate = validation(config, setup.basis)
-    log = Log(workdir, start=start, total=total, quiet=not parallel.is_main_process())
-    log.say(
-        f"{registry.called(config)}, setting {config.setting}, x{config.scale}: steps "
-        f"{start} to {total} (stage 2 from {boundary}) on {jax.device_count()} "
-        f"{jax.devices()[0].device_kind} device(s) of {jax.process_count()} "
-        f"process(es), {len(source)} images from {config.data.hr}, into {workdir}"
+def announce(job: Job, start: int) -> None:
+    """Say what is trained, on what and from where."""
+    config, schedule, teacher = job.config, job.config.schedule, job.setup.teacher
+    job.log.say(
+        f"{config.model.kind}, setting {config.model.setting}, x{config.model.scale}: "
+        f"steps {start} to {schedule.total} (stage 2 from {schedule.boundary}) on "
+        f"{jax.device_count()} {jax.devices()[0].device_kind} device(s) of "
+        f"{jax.process_count()} process(es), {len(job.source)} images from "
+        f"{config.data.hr}, into {job.workdir}"
     )
-    if setup.teacher is not None:
-        log.say(
-            f"distilled from {config.distillation.teacher} after {setup.teacher.step} "
-            "updates"
-        )
-    learning_rate = schedules.of(config.schedule)
-    under_way = deque()
-
-    def validate_where_due(step: int) -> None:
-        if step % config.validation.every_steps == 0 or step == total:
-            began = time.monotonic()
-            validate(step, run, log)
-            log.pause(time.monotonic() - began)
-
-    try:
-        if start and not log.validated(start):
-            validate_where_due(start)  # the run ended before it came to that
-        with Interruption() as interruption:
-            for step in range(start + 1, total + 1):
-                stage = 1 if step <= boundary else 2
-                run, metrics = steps[stage](run, next(batches), constants)
-                unlogged.append(metrics)
-                log.advance(step)
-                # Steps are only queued up here: wait for the one before the last, so
-                # that they, with their batches, do not pile up in memory.
-                under_way.append(metrics["skipped_in_a_row"])
-                if len(under_way) > 2:
-                    stop_if_lost(int(under_way.popleft()), step - 2, config, workdir)
-
-                ends = step == total
-                interrupted = interruption.noted(step) and not ends
-                if step % config.log.every_steps == 0 or step in (boundary, total):
-                    values = averages(unlogged)
-                    values["learning_rate"] = float(learning_rate(step - 1))
-                    log.metrics(step, values, stage=stage)
-                    unlogged = []
-                due = step % config.checkpoint.every_steps == 0
-                if (due and not int(under_way[-1])) or ends or interrupted:
-                    unlogged = numbers(unlogged)
-                    about = {
-                        **identity,
-                        "batches": batches.get_state(),
-                        "unlogged": unlogged,
-                    }
-                    checkpoints.save(run, setup.basis, about)
-                if interrupted:
-                    checkpoints.wait()
-                    raise Interrupted(
-                        f"stopped after step {step} of {total}, with a checkpoint in "
-                        f"{workdir}: the same command goes on from there"
-                    )
-                # Last: where it fails, or takes long, nothing is lost.
-                validate_where_due(step)
-        checkpoints.wait()
-        log.say(f"finished at step {total}: {workdir}")
-    finally:
-        batches.close()
-        checkpoints.close()
-        log.close()
-        if source.skipped:
-            log.say(f"{len(source.skipped)} not used of the images in {config.data.hr}")
-        for reason in source.skipped.values():
-            log.say(f"not used: {reason}")
+    if teacher is not None:
+        job.log.say(f"distilled from {teacher.name} after {teacher.step} updates")
 
 
-def make_steps(config: ConfigDict, setup: Setup) -> Steps:
+def run_steps(job: Job, start: Start) -> None:
+    """All steps from `start` to the schedule's end.
+
+    Raises UserError where too many updates in a row were not finite, Interrupted where
+    it was told to stop.
+    """
+    config, total = job.config, job.config.schedule.total
+    unlogged: Unlogged = list(start.unlogged)
+    under_way: deque[Any] = deque()
+    run = parallel.replicate(start.run)
+    if start.step and not job.log.validated(start.step):
+        validate_where_due(job, run, start.step)  # the run ended before it came to that
+    with Interruption() as interruption:
+        for step in range(start.step + 1, total + 1):
+            stage = 1 if step <= config.schedule.boundary else 2
+            run, metrics = job.steps[stage](run, next(job.batches), job.constants)
+            unlogged.append(metrics)
+            job.log.advance(step)
+            # Steps are only queued up here: wait for the one before the last, so that
+            # they, with their batches, do not pile up in memory.
+            under_way.append(metrics["skipped_in_a_row"])
+            if len(under_way) > 2:
+                stop_if_lost(int(under_way.popleft()), step - 2, config, job.workdir)
+
+            ends = step == total
+            interrupted = interruption.noted(step) and not ends
+            if step % config.log.every_steps == 0 or step in milestones(config):
+                log_metrics(job, unlogged, step, stage)
+                unlogged = []
+            due = step % config.checkpoint.every_steps == 0
+            if (due and not int(under_way[-1])) or ends or interrupted:
+                unlogged = numbers(unlogged)
+                save(job, run, unlogged)
+            if interrupted:
+                job.checkpoints.wait()
+                raise Interrupted(
+                    f"stopped after step {step} of {total}, with a checkpoint in "
+                    f"{job.workdir}: the same command goes on from there"
+                )
+            # Last: where it fails, or takes long, nothing is lost.
+            validate_where_due(job, run, step)
+    job.checkpoints.wait()
+    job.log.say(f"finished at step {total}: {job.workdir}")
+
+
+def milestones(config: TrainingConfig) -> tuple[int, int]:
+    """The last steps of the stages."""
+    return config.schedule.boundary, config.schedule.total
+
+
+def log_metrics(job: Job, unlogged: Unlogged, step: int, stage: int) -> None:
+    """Log the means over the steps that are not logged yet."""
+    values = averages(unlogged)
+    rate: Any = schedules.of(job.config.schedule)(step - 1)
+    job.log.metrics(step, {**values, "learning_rate": float(rate)}, stage=stage)
+
+
+def save(job: Job, run: Run, unlogged: Unlogged) -> None:
+    """Write a checkpoint, in the background."""
+    state = {"batches": job.batches.get_state(), "unlogged": unlogged}
+    job.checkpoints.save(run, job.setup.basis, {**job.identity, **state})
+
+
+def validate_where_due(job: Job, run: Run, step: int) -> None:
+    """Validate at the intervals that the config asks for, and at the end."""
+    ends = step == job.config.schedule.total
+    if step % job.config.validation.every_steps == 0 or ends:
+        began = time.monotonic()
+        job.validate(step, run, job.log)
+        job.log.pause(time.monotonic() - began)
+
+
+def close(job: Job) -> None:
+    """End what runs in the background, and name the images that were not used."""
+    job.batches.close()
+    job.checkpoints.close()
+    job.log.close()
+    skipped = job.source.skipped
+    if skipped:
+        job.log.say(f"{len(skipped)} not used of the images in {job.config.data.hr}")
+    for reason in skipped.values():
+        job.log.say(f"not used: {reason}")
+
+
+def make_steps(config: TrainingConfig, setup: Setup) -> Steps:
     """The run's steps on all devices, by stage."""
     steps = {}
     for stage, update in setup.updates.items():
         step = degrading_step(
             update,
-            setting=config.setting,
-            scale=config.scale,
+            setting=config.model.setting,
+            scale=config.model.scale,
             width_max=config.degradation.width_max,
         )
         step = skip_nonfinite(step, ema_decay=config.ema_decay)
         if config.data.resident:
-            step = cropping_step(step, size=config.data.lr_crop * config.scale)
+            step = cropping_step(step, size=config.hr_crop)
         steps[stage] = parallel.over_devices(step)
     return steps
 
 
 def constants_on_devices(
-    config: ConfigDict, setup: Setup, batches: Batches
+    config: TrainingConfig, setup: Setup, batches: Batches
 ) -> Constants:
     """What the steps take beside run and batch."""
     constants = parallel.replicate(setup.constants(config.seed))
@@ -221,7 +309,7 @@ def constants_on_devices(
 
 
 def fitting_steps_per_epoch(
-    config: ConfigDict, begun: Path | None, network: BlindNetwork, batches: Batches
+    config: TrainingConfig, begun: Path | None, network: BlindNetwork, batches: Batches
 ) -> int:
     """The length of an epoch with which a run takes config.minutes.
 
@@ -232,8 +320,8 @@ def fitting_steps_per_epoch(
     if begun is not None and (begun / "config.json").exists():
         text = (begun / "config.json").read_text()
         # Converted weights have no schedule; that they cannot go on is told later.
-        begun_with = json.loads(text).get("schedule", config.schedule)
-        return begun_with["steps_per_epoch"]
+        schedule = json.loads(text).get("schedule", config.as_given["schedule"])
+        return schedule["steps_per_epoch"]
     setup = prepare(config, network)
     steps = make_steps(config, setup)
     constants = constants_on_devices(config, setup, batches)
@@ -242,7 +330,7 @@ def fitting_steps_per_epoch(
     for stage, step in steps.items():
         run = fresh_run(setup.state, averaged=config.ema_decay > 0)
         taken = seconds_per_step(step, parallel.replicate(run), batches, constants)
-        seconds += config.schedule[f"stage{stage}_epochs"] * taken
+        seconds += config.schedule.epochs(stage) * taken
     batches.set_state(start)
     return parallel.broadcast_from_main(max(1, int(60 * config.minutes / seconds)))
 
@@ -260,12 +348,12 @@ def seconds_per_step(
     return median(times[1:])
 
 
-def numbers(metrics: list[dict[str, Any]]) -> list[dict[str, float]]:
+def numbers(metrics: Unlogged) -> Unlogged:
     """The metrics of steps as plain numbers; waits until they are computed."""
     return [{name: float(value) for name, value in row.items()} for row in metrics]
 
 
-def averages(metrics: list[dict[str, Any]]) -> dict[str, float]:
+def averages(metrics: Unlogged) -> dict[str, float]:
     """Means over steps, without what was not finite; of counts, the last."""
     rows = numbers(metrics)
     values = {}
@@ -277,17 +365,17 @@ def averages(metrics: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def stop_if_lost(
-    skipped_in_a_row: int, step: int, config: ConfigDict, workdir: Path
+    skipped_in_a_row: int, step: int, config: TrainingConfig, workdir: Path
 ) -> None:
     """Raises UserError where too many updates in a row were not finite."""
     if skipped_in_a_row >= config.skipped_in_a_row:
+        narrow = config.compute.dtype != "float32"
+        wider = ", or in float32 (config.compute.dtype)" if narrow else ""
         raise UserError(
             f"loss or gradient were not finite in the last {skipped_in_a_row} updates, "
             f"up to step {step}; none of them was made. Checkpoints from before, if "
             f"any, are in {workdir}: look at the images, or start again with a lower "
-            "config.schedule.learning_rate"
-            + ", or in float32 (config.compute.dtype)"
-            * (config.compute.dtype != "float32")
+            f"config.schedule.learning_rate{wider}"
         )
 
 

@@ -20,6 +20,8 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.training.steps import Step
 from lightbsr_jax.training.updates import AXIS, Update
 
+Device = Any  # a jax.Device, which is no class to a type checker
+
 
 def over_devices(step: Step) -> Step:
     """`step` on every device with its share of the crops; the state is donated."""
@@ -33,7 +35,7 @@ def over_devices(step: Step) -> Step:
     )
 
 
-def on_one_device(update: Update, device: jax.Device) -> Update:
+def on_one_device(update: Update, device: Device) -> Update:
     """`update` on `device` with the whole batch, to compare its numbers."""
     mapped = training_pmap(
         update, AXIS, in_axes=(None, 0, None), out_axes=None, devices=[device]
@@ -106,5 +108,5 @@ def check_same(facts: dict[str, Any]) -> None:
         raise UserError(f"not the same in all processes: {', '.join(different)}")
 
 
-def _devices() -> list[jax.Device]:
+def _devices() -> list[Device]:
     return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))

@@ -1,14 +1,17 @@
 """The learning rate at a step: constant within an epoch, two stages."""
 
+import dataclasses
 from typing import Any
 
 import optax
 
+from lightbsr_jax.training.config import CosineSchedule, SteppedSchedule
 
-def of(schedule: dict[str, Any]) -> optax.Schedule:
-    """The schedule that a config's fields describe."""
-    make = stepped if "decay_epochs" in schedule else learning_rate
-    return make(**schedule)
+
+def of(schedule: CosineSchedule | SteppedSchedule) -> optax.Schedule:
+    """The schedule that a config describes."""
+    make = stepped if isinstance(schedule, SteppedSchedule) else learning_rate
+    return make(**dataclasses.asdict(schedule))
 
 
 def learning_rate(
@@ -34,7 +37,7 @@ def learning_rate(
     by_epoch = optax.join_schedules(
         [stage1, lambda epoch: stage2(epoch + 1)], [stage1_epochs]
     )
-    return lambda step: by_epoch(step // steps_per_epoch)
+    return _within_epochs(by_epoch, steps_per_epoch)
 
 
 def stepped(
@@ -55,7 +58,10 @@ def stepped(
     """
 
     def stage(rate: float, every: int, factor: float) -> optax.Schedule:
-        return lambda epoch: rate * factor ** ((epoch + 1) // every)
+        def at(epoch: Any) -> Any:
+            return rate * factor ** ((epoch + 1) // every)
+
+        return at
 
     by_epoch = optax.join_schedules(
         [
@@ -64,4 +70,13 @@ def stepped(
         ],
         [stage1_epochs],
     )
-    return lambda step: by_epoch(step // steps_per_epoch)
+    return _within_epochs(by_epoch, steps_per_epoch)
+
+
+def _within_epochs(by_epoch: optax.Schedule, steps_per_epoch: int) -> optax.Schedule:
+    """A schedule of steps, constant within an epoch."""
+
+    def at(step: Any) -> Any:
+        return by_epoch(step // steps_per_epoch)
+
+    return at

@@ -3,22 +3,22 @@
 Which ones depends on the groups of its config: `distillation`, `contrast`, or neither.
 """
 
-from collections.abc import Mapping
+import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
-from lightbsr_jax.methods import registry
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.models.checkpoint import checksum
 from lightbsr_jax.models.model import Model
+from lightbsr_jax.spec import ModelSpec
 from lightbsr_jax.training import schedules
+from lightbsr_jax.training.config import Contrast, Distillation, TrainingConfig
 from lightbsr_jax.training.state import (
     State,
     Tree,
@@ -41,6 +41,7 @@ STAGES = (1, 2)  # of what has a first one
 class Teacher(NamedTuple):
     """A student's teacher, which does not change."""
 
+    name: str
     variables: Tree  # {"params", "batch_stats"}
     checksum: int  # of these
     step: int  # updates that it was trained for
@@ -60,24 +61,24 @@ class Setup(NamedTuple):
         return Constants(seed, self.basis, teacher)
 
 
-def prepare(config: ConfigDict, network: BlindNetwork) -> Setup:
+def prepare(config: TrainingConfig, network: BlindNetwork) -> Setup:
     """What the config asks for: distillation, contrast, or neither.
 
     Raises UserError for a student whose teacher is of another kind.
     """
     learner = Learner(
-        registry.of(config),
+        config.model.entry,
         network,
-        optax.scale_by_adam(**config.adam),
+        optax.scale_by_adam(**dataclasses.asdict(config.adam)),
         schedules.of(config.schedule),
         microbatches=config.compute.parts,
-        sees_prior=config.get("prior", True),
+        sees_prior=config.model.prior,
     )
-    if "distillation" in config:
-        return _distilled(config, learner)
-    if "contrast" in config:
-        return _contrasted(config, learner)
-    variables = registry.fresh_variables(config, jax.random.key(config.seed))
+    if config.distillation is not None:
+        return _distilled(config, config.distillation, learner)
+    if config.contrast is not None:
+        return _contrasted(config, config.contrast, learner)
+    variables = config.model.fresh_variables(jax.random.key(config.seed))
     return Setup(
         state=fresh_train_state(variables, learner.optimizer),
         updates={2: supervised_update(learner)},
@@ -85,77 +86,79 @@ def prepare(config: ConfigDict, network: BlindNetwork) -> Setup:
     )
 
 
-def _distilled(config: ConfigDict, learner: Learner) -> Setup:
+def _distilled(
+    config: TrainingConfig, distillation: Distillation, learner: Learner
+) -> Setup:
     """A student that starts with its teacher's modules."""
-    model = Model.load(config.distillation.teacher)
-    check_teacher(config, model)
+    model = Model.load(distillation.teacher)
+    check_teacher(config.model, model, distillation.teacher)
     variables = inherit(
-        registry.fresh_variables(config, jax.random.key(config.seed)),
+        config.model.fresh_variables(jax.random.key(config.seed)),
         model.variables,
         learner.method.inherited,
     )
     update = partial(
         distillation_update,
         learner._replace(sees_prior=model.prior),
-        temperature=config.distillation.temperature,
-        l1_weight=config.distillation.l1_weight,
+        temperature=distillation.temperature,
+        l1_weight=distillation.l1_weight,
     )
     return Setup(
         state=fresh_train_state(variables, learner.optimizer),
         updates={stage: update(stage=stage) for stage in STAGES},
         basis=np.asarray(model.basis),
-        teacher=Teacher(model.variables, checksum(model.variables), model.step),
+        teacher=Teacher(
+            name=distillation.teacher,
+            variables=model.variables,
+            checksum=checksum(model.variables),
+            step=model.step,
+        ),
     )
 
 
-def _contrasted(config: ConfigDict, learner: Learner) -> Setup:
+def _contrasted(config: TrainingConfig, contrast: Contrast, learner: Learner) -> Setup:
     """What has a momentum branch and a queue, even where an ablation uses neither."""
     network_key, queue_key = jax.random.split(jax.random.key(config.seed))
     state = fresh_contrastive_state(
-        registry.fresh_variables(config, network_key),
+        config.model.fresh_variables(network_key),
         learner.optimizer,
         queue_key,
-        queue_size=config.contrast.queue_size,
+        queue_size=contrast.queue_size,
     )
     updates = {2: supervised_update(learner)}
-    if config.contrast.get("enabled", True):
+    if contrast.enabled:
         update = partial(
             contrastive_update,
             learner,
-            momentum=config.contrast.momentum,
-            temperature=config.contrast.temperature,
+            momentum=contrast.momentum,
+            temperature=contrast.temperature,
         )
         updates = {stage: update(stage=stage) for stage in STAGES}
     return Setup(state, updates, basis=prior.make_basis(config.seed))
 
 
-def check_teacher(config: ConfigDict, model: Model) -> None:
-    """Raises UserError where a student's config does not fit its teacher."""
-    wanted: dict[str, Any] = {
-        "method": registry.of(config).title,
-        "role": "teacher",
-        "setting": config.setting,
-        "scale": config.scale,
-        **_sizes(config.network),
-    }
-    found = {
-        "method": model.method.title,
-        "role": model.role,
-        "setting": model.setting,
-        "scale": model.scale,
-        **_sizes({name: getattr(model.network, name, None) for name in config.network}),
-    }
+def check_teacher(student: ModelSpec, teacher: Model, name: str) -> None:
+    """Raises UserError where a student does not fit its teacher, called `name`."""
+    wanted = {**_facts(student), "role": "teacher"}
+    found = _facts(ModelSpec.of_network(teacher.network, teacher.role, teacher.setting))
     wrong = [
-        f"{field} is {found[field]}, not {wanted[field]}"
-        for field in wanted
-        if found[field] != wanted[field]
+        f"{field} is {found.get(field)}, not {value}"
+        for field, value in wanted.items()
+        if found.get(field) != value
     ]
     if wrong:
         raise UserError(
-            f"distillation.teacher {config.distillation.teacher}: {'; '.join(wrong)}. "
+            f"distillation.teacher {name}: {'; '.join(wrong)}. "
             "Name a teacher of the same kind, or give the student the teacher's values"
         )
 
 
-def _sizes(network: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"network.{name}": value for name, value in network.items()}
+def _facts(spec: ModelSpec) -> dict[str, Any]:
+    """What a student has in common with its teacher, by the names of config fields."""
+    return {
+        "method": spec.entry.title,
+        "role": spec.role,
+        "setting": spec.setting,
+        "scale": spec.scale,
+        **{f"network.{name}": value for name, value in spec.network.items()},
+    }

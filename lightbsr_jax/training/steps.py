@@ -5,11 +5,13 @@ A step takes uint8 HR crops [B, D, H, W, 3], degrades them and calls an update (
 then guarded, then maybe given crops that are cut on the device.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax
 
@@ -23,7 +25,7 @@ class Constants(NamedTuple):
     """What a step needs beside state and data, the same at every step."""
 
     seed: Array | int  # of the degradations
-    basis: Array  # [441, 15] of the prior
+    basis: Array | np.ndarray  # [441, 15] of the prior
     teacher: Tree | None  # a student's, {"params", "batch_stats"}; None for others
     pixels: resident.Pixels | None = None  # of all images, where the device holds them
 
@@ -76,7 +78,7 @@ def skip_nonfinite(step: Step, *, ema_decay: float) -> Step:
             average = optax.incremental_update(
                 state.params, average, 1 - jnp.minimum(ema_decay, follow)
             )
-        unchanged = run.state.replace(step=state.step)
+        unchanged = dataclasses.replace(run.state, step=state.step)
         state, average = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (state, average),

@@ -52,6 +52,11 @@ class Learner(NamedTuple):
     microbatches: int = 1  # of a device's share of the batch, for want of memory
     sees_prior: bool = True  # the estimator of a teacher, where the method's may
 
+    @property
+    def apply(self) -> Callable[..., Any]:
+        """The network's, whose results are arrays or trees of them."""
+        return self.network.apply
+
     def privileged(self, batch: Batch) -> Array | None:
         """The input of the teacher's estimator besides the LR images."""
         return privileged(self.method, batch, sees_prior=self.sees_prior)
@@ -65,7 +70,7 @@ def contrastive_update(
     Stage 1 minimises L_CL with the estimator and projector, stage 2 L_SR + L_CL with
     everything.
     """
-    network, contrasts = learner.network, learner.method.contrasts
+    contrasts = learner.method.contrasts
     if contrasts is None:
         raise ValueError(f"{learner.method.title} contrasts nothing")
     objective = _contrastive_objective(learner, stage=stage, temperature=temperature)
@@ -76,19 +81,18 @@ def contrastive_update(
         lr = jnp.moveaxis(batch.lr, 1, 0)  # [D, B, h, w, 3]
         seen = learner.privileged(batch)
         pairing = contrast.pairing(contrasts, len(lr))
-        learning = CONTRASTED if stage == 1 else tuple(state.params)
 
         followed = {name: state.params[name] for name in CONTRASTED}
-        momentum_params = optax.incremental_update(
+        momentum_params: Any = optax.incremental_update(
             followed, state.momentum_params, 1 - momentum
         )
         lr_keys, stats = lr[pairing.keys], state.momentum_batch_stats
-        _, keys, momentum_batch_stats = _embed(
-            network, momentum_params, stats, lr_keys, seen, range(len(lr_keys))
-        )
+        keys, momentum_batch_stats = _embed(
+            learner, momentum_params, stats, lr_keys, seen, range(len(lr_keys))
+        )[1:]
 
         given = _Contrasted(lr, seen, pairing, keys, batch.hr)
-        learnt = {name: state.params[name] for name in learning}
+        learnt = followed if stage == 1 else state.params
         gradients, (metrics, batch_stats) = jax.grad(objective, has_aux=True)(
             learnt, state, given
         )
@@ -126,7 +130,7 @@ def _contrastive_objective(
     [Tree, ContrastiveState, _Contrasted], tuple[Array, tuple[Metrics, Tree]]
 ]:
     """L_CL, from stage 2 on with L_SR, of what learns; with metrics and statistics."""
-    network, reconstruct = learner.network, reconstruction(learner)
+    reconstruct = reconstruction(learner)
 
     def objective(
         learnt: Tree, state: ContrastiveState, given: _Contrasted
@@ -134,7 +138,7 @@ def _contrastive_objective(
         params = {**state.params, **learnt}
         lr, pairing = given.lr, given.pairing
         idr, queries, batch_stats = _embed(
-            network,
+            learner,
             params,
             state.batch_stats,
             lr[pairing.queries],
@@ -151,7 +155,7 @@ def _contrastive_objective(
             )
         }
         if stage == 2:
-            modulators = network.apply(
+            modulators = learner.apply(
                 {"params": params}, idr[0], lr.shape[2:4], method="convert"
             )
             metrics["reconstruction"] = reconstruct(
@@ -163,7 +167,7 @@ def _contrastive_objective(
 
 
 def _embed(
-    network: BlindNetwork,
+    learner: Learner,
     params: Tree,
     batch_stats: Tree,
     lr: Array,
@@ -171,15 +175,15 @@ def _embed(
     visits: Sequence[int],
 ) -> tuple[Array, Array, Tree]:
     """IDRs and unit embeddings [D, B, ...] of crops, and the new statistics."""
-    idr, new = _encode(network, params, batch_stats, lr, seen, visits)
+    idr, new = _encode(learner, params, batch_stats, lr, seen, visits)
     flat = idr.reshape(-1, *idr.shape[2:])
-    embeddings = network.apply({"params": params}, flat, method="project")
+    embeddings = learner.apply({"params": params}, flat, method="project")
     embeddings = contrast.normalise(embeddings).reshape(*idr.shape[:2], -1)
     return idr, embeddings, new
 
 
 def _encode(
-    network: BlindNetwork,
+    learner: Learner,
     params: Tree,
     batch_stats: Tree,
     lr: Array,
@@ -187,7 +191,7 @@ def _encode(
     visits: Sequence[int],
 ) -> tuple[Array, Tree]:
     """IDRs of crops [D, B, h, w, 3] in training mode, and the new statistics."""
-    idr, new = network.apply(
+    idr, new = learner.apply(
         {"params": params, "batch_stats": batch_stats},
         lr,
         seen,
@@ -207,7 +211,7 @@ def supervised_update(learner: Learner) -> Update:
 
     Of either state: a momentum branch and queue stay as they are.
     """
-    network, reconstruct = learner.network, reconstruction(learner)
+    reconstruct = reconstruction(learner)
 
     def update(state: Any, batch: Batch, _: Tree | None) -> tuple[Any, Metrics]:
         seen = learner.privileged(batch)
@@ -215,9 +219,9 @@ def supervised_update(learner: Learner) -> Update:
 
         def objective(params: Tree) -> tuple[Array, Tree]:
             idr, batch_stats = _encode(
-                network, params, state.batch_stats, lr[None], seen, (0,)
+                learner, params, state.batch_stats, lr[None], seen, (0,)
             )
-            modulators = network.apply(
+            modulators = learner.apply(
                 {"params": params}, idr[0], lr.shape[1:3], method="convert"
             )
             return reconstruct(params, modulators, (lr, batch.hr)), batch_stats
@@ -246,7 +250,7 @@ def distillation_update(
     Stage 1 minimises L_DL with what makes the representation, stage 2 L_SR + L_DL with
     everything. `learner.sees_prior` is of the teacher, as it was trained.
     """
-    network, distilled = learner.network, learner.method.distilled
+    distilled = learner.method.distilled
     objective = _distillation_objective(
         learner, stage=stage, temperature=temperature, l1_weight=l1_weight
     )
@@ -257,7 +261,7 @@ def distillation_update(
         if teacher is None:
             raise ValueError("a student's update is given its teacher")
         lr, seen = batch.lr[:, 0], learner.privileged(batch)
-        idr = network.apply(teacher, lr, seen, method="encode")
+        idr = learner.apply(teacher, lr, seen, method="encode")
         _, target = _represent(learner, teacher["params"], idr, lr.shape[1:3])
 
         learning = distilled if stage == 1 else tuple(state.params)
@@ -281,7 +285,7 @@ def _distillation_objective(
     learner: Learner, *, stage: int, temperature: float, l1_weight: float
 ) -> Callable[..., tuple[Array, tuple[Metrics, Tree]]]:
     """L_DL, from stage 2 on with L_SR, of what learns; with metrics and statistics."""
-    network, reconstruct = learner.network, reconstruction(learner)
+    reconstruct = reconstruction(learner)
 
     def objective(
         learnt: Tree,
@@ -292,16 +296,17 @@ def _distillation_objective(
         params = {**state.params, **learnt}
         lr, _ = images
         idr, batch_stats = _encode(
-            network, params, state.batch_stats, lr[None], None, (0,)
+            learner, params, state.batch_stats, lr[None], None, (0,)
         )
         modulators, own = _represent(learner, params, idr[0], lr.shape[1:3])
+        (channel, *spatial), (target_channel, *target_spatial) = own, target
         metrics = {}
         if stage == 2:
             metrics["reconstruction"] = reconstruct(params, modulators, images)
-        if len(own) > 1:
-            metrics["spatial"] = losses.spatial_distillation(target[1], own[1])
+        if spatial:
+            metrics["spatial"] = losses.spatial_distillation(*target_spatial, *spatial)
         metrics["channel"] = losses.channel_distillation(
-            target[0], own[0], temperature=temperature, l1_weight=l1_weight
+            target_channel, channel, temperature=temperature, l1_weight=l1_weight
         )
         return _total(metrics), (metrics, batch_stats)
 
@@ -312,11 +317,10 @@ def _represent(
     learner: Learner, params: Tree, idr: Array, size: tuple[int, ...]
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """The modulators, and of them or before them what is distilled."""
-    network = learner.network
-    modulators = network.apply({"params": params}, idr, size, method="convert")
+    modulators = learner.apply({"params": params}, idr, size, method="convert")
     if "converter" in learner.method.distilled:  # R_c and R_s
         return modulators, modulators
-    feature = network.apply({"params": params}, idr, method="project")
+    feature = learner.apply({"params": params}, idr, method="project")
     return modulators, (feature,)
 
 
@@ -337,13 +341,13 @@ def privileged(
 
 def reconstruction(learner: Learner) -> Callable[..., Array]:
     """L_SR of (params, modulators, (lr, hr)), over one microbatch after another."""
-    network, pixel_range = learner.network, learner.method.loss_range
+    pixel_range = learner.method.loss_range
 
     def loss(
         params: Tree, modulators: tuple[Array, ...], images: tuple[Array, Array]
     ) -> Array:
         lr, hr = images
-        sr = network.apply({"params": params}, lr, *modulators, method="upscale")
+        sr = learner.apply({"params": params}, lr, *modulators, method="upscale")
         return losses.reconstruction(sr, hr, pixel_range=pixel_range)
 
     return microbatched(loss, learner.microbatches)
@@ -357,7 +361,7 @@ def apply_gradients(
     Modules without a gradient stay as they are.
     """
     gradients = lax.pmean(gradients, AXIS)
-    rate = learner.learning_rate(state.step)
+    rate: Any = learner.learning_rate(state.step)
     params, opt_state = dict(state.params), dict(state.opt_state)
     for name, gradient in gradients.items():
         update, opt_state[name] = learner.optimizer.update(gradient, opt_state[name])

@@ -1,0 +1,214 @@
+"""A run's config, typed: read once at the top of training.
+
+configs/*.py explain the fields, and the command line overrides them; here they have
+their types, and here alone the values of those that a config may leave out.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ml_collections import ConfigDict
+
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.models.checkpoint import plain
+from lightbsr_jax.spec import ModelSpec
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Degradation:
+    width_max: float
+
+
+@dataclass(frozen=True)
+class Data:
+    hr: str
+    resident: bool
+    batch_size: int
+    lr_crop: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What the kinds of schedules share."""
+
+    steps_per_epoch: int
+    stage1_epochs: int
+    stage1_learning_rate: float
+    stage2_epochs: int
+    learning_rate: float
+
+    @property
+    def boundary(self) -> int:
+        """The last step of stage 1."""
+        return self.stage1_epochs * self.steps_per_epoch
+
+    @property
+    def total(self) -> int:
+        """The last step of all."""
+        return self.boundary + self.stage2_epochs * self.steps_per_epoch
+
+    def epochs(self, stage: int) -> int:
+        return self.stage1_epochs if stage == 1 else self.stage2_epochs
+
+
+@dataclass(frozen=True)
+class CosineSchedule(Schedule):
+    warmup_epochs: int
+    final_learning_rate: float
+
+
+@dataclass(frozen=True)
+class SteppedSchedule(Schedule):
+    stage1_decay_epochs: int
+    stage1_decay: float
+    decay_epochs: int
+    decay: float
+
+
+@dataclass(frozen=True)
+class Adam:
+    b1: float
+    b2: float
+    eps: float
+
+
+@dataclass(frozen=True)
+class Compute:
+    dtype: str
+    rematerialise: bool
+    parts: int
+
+
+@dataclass(frozen=True)
+class Validation:
+    hr: str
+    every_steps: int
+    images: int
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Log:
+    every_steps: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    every_steps: int
+    keep: int
+
+
+@dataclass(frozen=True)
+class Contrast:
+    crops: int
+    queue_size: int
+    momentum: float
+    temperature: float
+    enabled: bool = True
+
+
+@dataclass(frozen=True)
+class Distillation:
+    teacher: str
+    temperature: float
+    l1_weight: float
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A run: its network (`model`), and all that configs say of its training."""
+
+    model: ModelSpec
+    seed: int
+    degradation: Degradation
+    data: Data
+    schedule: CosineSchedule | SteppedSchedule
+    minutes: float
+    adam: Adam
+    ema_decay: float
+    skipped_in_a_row: int
+    compute: Compute
+    validation: Validation
+    log: Log
+    checkpoint: Checkpoint
+    as_given: Mapping[str, Any]  # all of it as config.json has it, JSON types only
+    contrast: Contrast | None = None
+    distillation: Distillation | None = None
+
+    @classmethod
+    def from_flags(cls, config: ConfigDict) -> "TrainingConfig":
+        """Of the config of a preset and its flags.
+
+        Raises UserError where a field is missing or unknown, or there is no such model.
+        """
+        values = plain(config)
+        own = {f.name for f in dataclasses.fields(cls)}
+        of_model = {f.name for f in dataclasses.fields(ModelSpec)}
+        groups = {k: v for k, v in values.items() if k in own or k not in of_model}
+        groups["schedule"] = _schedule(values["schedule"])
+        model = ModelSpec.from_config(values, "config")
+        return _read(cls, {**groups, "model": model, "as_given": values}, "config")
+
+    @property
+    def crops(self) -> int:
+        """Crops of each image of a batch."""
+        return 1 if self.contrast is None else self.contrast.crops
+
+    @property
+    def hr_crop(self) -> int:
+        """The side of a crop in HR pixels."""
+        return self.data.lr_crop * self.model.scale
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether it learns by contrast, for which an ablation has the parts alone."""
+        return self.contrast is not None and self.contrast.enabled
+
+    def with_steps_per_epoch(self, steps: int) -> "TrainingConfig":
+        given = dict(self.as_given)
+        given["schedule"] = {**given["schedule"], "steps_per_epoch": steps}
+        schedule = dataclasses.replace(self.schedule, steps_per_epoch=steps)
+        return dataclasses.replace(self, schedule=schedule, as_given=given)
+
+
+def _schedule(values: Mapping[str, Any]) -> CosineSchedule | SteppedSchedule:
+    kind = SteppedSchedule if "decay_epochs" in values else CosineSchedule
+    return _read(kind, values, "config.schedule")
+
+
+def _read(kind: type[_T], values: Mapping[str, Any], path: str) -> _T:
+    """A dataclass of a mapping's values, and so its fields that are dataclasses.
+
+    Raises UserError for fields that are missing or unknown.
+    """
+    hints = get_type_hints(kind)
+    fields: Any = kind
+    required = {
+        f.name for f in dataclasses.fields(fields) if f.default is dataclasses.MISSING
+    }
+    for problem, names in {
+        "is missing": required - values.keys(),
+        "is no field that training knows": values.keys() - hints.keys(),
+    }.items():
+        if names:
+            raise UserError(f"{path}.{min(names)} {problem}")
+    return kind(
+        **{
+            name: _read(group, value, f"{path}.{name}")
+            if isinstance(value, Mapping) and (group := _group(hints[name]))
+            else value
+            for name, value in values.items()
+        }
+    )
+
+
+def _group(hint: Any) -> Any:
+    """The dataclass that a type, or one of a union, is; None for others."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)

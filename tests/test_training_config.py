@@ -1,0 +1,79 @@
+"""Configs of runs, typed: every preset, and fields that are missing or unknown."""
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from configs import dasr, kdsr_student, kdsr_teacher, student, teacher
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.training.config import (
+    Contrast,
+    CosineSchedule,
+    SteppedSchedule,
+    TrainingConfig,
+)
+
+PRESETS = [
+    *((module, "setting2") for module in (teacher, student)),
+    *((teacher, preset) for preset in ("t1", "m3", "demo", "setting1-short")),
+    *((module, "demo") for module in (kdsr_teacher, kdsr_student, dasr)),
+]
+
+
+@pytest.mark.parametrize(("module", "preset"), PRESETS)
+def test_presets_are_read_whole(module: ModuleType, preset: str) -> None:
+    """Every field has its place, and its value there."""
+    config = module.get_config(preset)
+    read = TrainingConfig.from_flags(config)
+    given = config.to_dict()
+
+    def compare(values: dict[str, Any], typed: Any) -> None:
+        for name, value in values.items():
+            found = getattr(typed, name)
+            if isinstance(value, dict):
+                compare(value, found)
+            else:
+                assert found == value, name
+
+    of_model = ("role", "setting", "scale", "method", "prior")
+    for name in of_model:
+        if name in given:
+            assert getattr(read.model, name) == given.pop(name)
+    network = given.pop("network")
+    assert {name: read.model.network[name] for name in network} == network
+    compare(given, read)
+    assert read.as_given == config.to_dict()
+
+
+def test_what_configs_may_leave_out() -> None:
+    read = TrainingConfig.from_flags(student.get_config())
+    assert read.contrast is None and not read.contrasts and read.crops == 1
+    assert read.model.method == "lightbsr" and read.model.prior
+    read = TrainingConfig.from_flags(dasr.get_config())
+    assert read.contrast == Contrast(2, 8192, 0.999, 0.07, enabled=True)
+    assert isinstance(read.schedule, SteppedSchedule)
+
+
+def test_steps_of_a_schedule() -> None:
+    read = TrainingConfig.from_flags(teacher.get_config("demo"))
+    assert isinstance(read.schedule, CosineSchedule)
+    assert (read.schedule.boundary, read.schedule.total) == (100, 500)
+    longer = read.with_steps_per_epoch(7)
+    assert (longer.schedule.boundary, longer.schedule.total) == (14, 70)
+    assert longer.as_given["schedule"]["steps_per_epoch"] == 7
+    assert read.as_given["schedule"]["steps_per_epoch"] == 50
+
+
+def test_fields_that_are_missing_or_unknown() -> None:
+    config = teacher.get_config().unlock()
+    config.contrast.heat = 3
+    with pytest.raises(UserError, match="config.contrast.heat is no field that"):
+        TrainingConfig.from_flags(config)
+    del config.contrast.heat, config.contrast.momentum
+    with pytest.raises(UserError, match="config.contrast.momentum is missing"):
+        TrainingConfig.from_flags(config)
+    config = teacher.get_config().unlock()
+    config.unheard_of = 1
+    with pytest.raises(UserError, match="config.unheard_of is no field"):
+        TrainingConfig.from_flags(config)
