@@ -1,6 +1,16 @@
-"""What the teacher's and the student's configs share: the paper's values."""
+"""What the teacher's and the student's configs share: the paper's values.
+
+Those that `lightbsr compare` steps with as well, Adam's numbers, rates, momentum,
+temperatures and weights of losses, are in the methods' recipes
+(lightbsr_jax/methods/NAME/recipe.py): what is compared is what is trained.
+"""
+
+from dataclasses import asdict
 
 from ml_collections import ConfigDict
+
+from lightbsr_jax.methods.lightbsr.recipe import RECIPE
+from lightbsr_jax.methods.recipe import Recipe
 
 PRESETS = {  # beside ablations, to the setting
     "setting1": 1,
@@ -20,8 +30,11 @@ NETWORKS = {
 }
 
 
-def base(role: str, setting: int) -> ConfigDict:
-    """The paper's training of section 4.1, setting 1 or 2, unlocked."""
+def base(role: str, setting: int, recipe: Recipe = RECIPE) -> ConfigDict:
+    """The paper's training of section 4.1, setting 1 or 2, unlocked.
+
+    Adam's numbers and the rates are those of a method's `recipe`.
+    """
     config = ConfigDict()
     config.role = role
     # 1: isotropic blur, no noise. 2: anisotropic blur and noise up to 25. The kernels,
@@ -57,19 +70,16 @@ def base(role: str, setting: int) -> ConfigDict:
     config.schedule = ConfigDict()
     config.schedule.steps_per_epoch = 970
     config.schedule.stage1_epochs = 100
-    config.schedule.stage1_learning_rate = 2e-4
+    config.schedule.stage1_learning_rate, rate = recipe.learning_rates  # 2e-4, 2e-4
     config.schedule.stage2_epochs = 600
     config.schedule.warmup_epochs = 5
-    config.schedule.learning_rate = 2e-4
+    config.schedule.learning_rate = rate
     config.schedule.final_learning_rate = 1e-6
     # Above 0: the first steps are timed, and steps_per_epoch becomes what fits into so
     # many minutes of training (compiling, validation and checkpoints come on top).
     config.minutes = 0.0
 
-    config.adam = ConfigDict()
-    config.adam.b1 = 0.9
-    config.adam.b2 = 0.99
-    config.adam.eps = 1e-8
+    config.adam = ConfigDict(asdict(recipe.adam))  # b1, b2 and eps
 
     config.ema_decay = (
         0.0  # of the weights that are evaluated; 0: those of the last step
@@ -115,7 +125,7 @@ def shrink(config: ConfigDict) -> None:
     _shrink_training(config)
 
 
-def stepped_schedule() -> ConfigDict:
+def stepped_schedule(recipe: Recipe) -> ConfigDict:
     """KDSR's and DASR's: the rate falls by steps, and stage 2 takes 500 epochs."""
     schedule = ConfigDict()
     schedule.steps_per_epoch = 970
@@ -124,7 +134,7 @@ def stepped_schedule() -> ConfigDict:
     schedule.stage1_decay_epochs = 60
     schedule.stage1_decay = 0.1
     schedule.stage2_epochs = 500
-    schedule.learning_rate = 1e-4
+    schedule.learning_rate = recipe.learning_rates[1]
     schedule.decay_epochs = 125
     schedule.decay = 0.5
     return schedule

@@ -8,9 +8,12 @@ Expected (PSNR on Set5 at sigma 1.2, 2.4, 3.6): 31.92 31.75 30.59 in setting 1, 
 582,000 steps; not yet run.
 """
 
+from dataclasses import asdict
+
 from ml_collections import ConfigDict
 
 from configs import common
+from lightbsr_jax.methods.dasr.recipe import RECIPE
 
 PRESETS = {"setting1": 1, "setting2": 2, "demo": 1}
 
@@ -19,7 +22,7 @@ def get_config(preset: str = "setting1") -> ConfigDict:
     """The locked config of a preset."""
     if preset not in PRESETS:
         raise ValueError(f"no preset {preset!r}: take one of {', '.join(PRESETS)}")
-    config = common.base("network", PRESETS[preset])
+    config = common.base("network", PRESETS[preset], RECIPE)
     config.method = "dasr"
 
     config.network = ConfigDict()
@@ -29,15 +32,13 @@ def get_config(preset: str = "setting1") -> ConfigDict:
     config.contrast = ConfigDict()
     config.contrast.crops = 2  # of one image: a query and its key
     config.contrast.queue_size = 8192  # negatives, a multiple of the batch
-    config.contrast.momentum = 0.999
-    config.contrast.temperature = 0.07
+    config.contrast.update(asdict(RECIPE.contrast))  # momentum and temperature
 
     config.data.batch_size = 32
     config.data.lr_crop = 48
-    config.schedule = common.stepped_schedule()
+    config.schedule = common.stepped_schedule(RECIPE)
     config.schedule.stage1_epochs = 100
-    config.schedule.stage1_learning_rate = 1e-3
-    config.adam.b2 = 0.999
+    config.schedule.stage1_learning_rate = RECIPE.learning_rates[0]
 
     if preset == "demo":
         config.network.groups = 2

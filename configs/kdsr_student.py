@@ -11,9 +11,12 @@ Expected (PSNR on Set5 at sigma 1.2, 2.4, 3.6): 32.34 32.13 31.02 in setting 1, 
 582,000 steps; not yet run.
 """
 
+from dataclasses import asdict
+
 from ml_collections import ConfigDict
 
 from configs import kdsr_teacher
+from lightbsr_jax.methods.kdsr.recipe import RECIPE
 
 PRESETS = kdsr_teacher.PRESETS
 
@@ -23,15 +26,14 @@ def get_config(preset: str = "setting1") -> ConfigDict:
     config = kdsr_teacher.base("student", preset)
     config.distillation = ConfigDict()
     config.distillation.teacher = ""  # the teacher's workdir
-    config.distillation.temperature = 0.15  # of the softmax inside KL
-    config.distillation.l1_weight = 0.0  # the published program leaves it out
+    config.distillation.update(asdict(RECIPE.distillation))
 
     if config.setting == 1:
         config.schedule.stage2_epochs = 600
         config.schedule.decay_epochs = 150
     else:
         config.schedule.stage1_epochs = 100
-        config.schedule.stage1_learning_rate = 2e-4
+        config.schedule.stage1_learning_rate = RECIPE.learning_rates[0]
     if preset == "demo":
         kdsr_teacher.shrink(config)
         config.schedule.stage1_epochs = 2

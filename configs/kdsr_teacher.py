@@ -10,6 +10,7 @@ minutes on a CPU). Expected: 485,000 steps; not yet run.
 from ml_collections import ConfigDict
 
 from configs import common
+from lightbsr_jax.methods.kdsr.recipe import RECIPE
 
 PRESETS = {"setting1": 1, "setting2": 2, "large1": 1, "demo": 1}
 
@@ -26,7 +27,7 @@ def base(role: str, preset: str) -> ConfigDict:
     """What teacher and student share: a preset's published values, unlocked."""
     if preset not in PRESETS:
         raise ValueError(f"no preset {preset!r}: take one of {', '.join(PRESETS)}")
-    config = common.base(role, PRESETS[preset])
+    config = common.base(role, PRESETS[preset], RECIPE)
     config.method = "kdsr"
 
     large = preset.startswith("large")
@@ -35,9 +36,8 @@ def base(role: str, preset: str) -> ConfigDict:
     config.network.blocks = 28 if large else 53
     config.network.residual_blocks = 5 if large else 9  # of the estimator
 
-    config.schedule = common.stepped_schedule()
+    config.schedule = common.stepped_schedule(RECIPE)
     config.schedule.stage1_epochs = 0
-    config.adam.b2 = 0.999
     return config
 
 

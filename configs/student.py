@@ -20,9 +20,12 @@ epochs for 5 of 600; and what is evaluated is an average of the weights. On an
 accelerator: the flags that configs/teacher.py names, with --config.minutes=16.
 """
 
+from dataclasses import asdict
+
 from ml_collections import ConfigDict
 
 from configs import common
+from lightbsr_jax.methods.lightbsr.recipe import RECIPE
 
 
 def get_config(preset: str = "setting1") -> ConfigDict:
@@ -35,8 +38,8 @@ def get_config(preset: str = "setting1") -> ConfigDict:
 
     config.distillation = ConfigDict()
     config.distillation.teacher = ""  # the teacher's workdir
-    config.distillation.temperature = 0.15  # of the softmax inside KL
-    config.distillation.l1_weight = 0.1  # of |R_Tc - R_Sc| beside KL
+    # The temperature of the softmax inside KL, the weight of |R_Tc - R_Sc| beside KL.
+    config.distillation.update(asdict(RECIPE.distillation))
 
     if preset == "demo":
         common.shrink(config)

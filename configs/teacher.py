@@ -25,9 +25,12 @@ keep up; and what is evaluated is an average of the weights. On an accelerator:
         --config.validation.every_steps=4000
 """
 
+from dataclasses import asdict
+
 from ml_collections import ConfigDict
 
 from configs import common
+from lightbsr_jax.methods.lightbsr.recipe import RECIPE
 
 # Without contrastive loss there is no stage 1, and one crop an image is enough.
 NO_CONTRAST = {
@@ -60,8 +63,7 @@ def get_config(preset: str = "setting1") -> ConfigDict:
     config.contrast.enabled = True
     config.contrast.crops = 4  # D, of one image: positives of each other
     config.contrast.queue_size = 8192  # negatives, a multiple of the batch
-    config.contrast.momentum = 0.999
-    config.contrast.temperature = 0.07
+    config.contrast.update(asdict(RECIPE.contrast))  # momentum and temperature
 
     if preset == "demo":
         common.shrink(config)

@@ -22,6 +22,7 @@ from lightbsr_jax.methods import registry, torch_layers
 from lightbsr_jax.methods.estimator import Estimator, Projector
 from lightbsr_jax.methods.method import Method
 from lightbsr_jax.methods.network import BlindNetwork, Restorer
+from lightbsr_jax.methods.recipe import Adam, Contrast, Recipe
 from lightbsr_jax.models import torch_files
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks.layers import Conv, Dense
@@ -131,6 +132,7 @@ SCALED = Method(
     reference="nowhere",
     checkout=("scaled.py",),
     published={},
+    recipe=Recipe(Adam(0.9, 0.999, 1e-8), (1e-3, 1e-3), Contrast(0.9, 0.1)),
     layers=layers,
     recognise=recognise,
 )

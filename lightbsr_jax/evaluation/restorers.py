@@ -12,7 +12,6 @@ from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.typed import ArrayLike, apply
 
-
 BICUBIC = "bicubic"
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightbsr_jax.methods.network import BlindNetwork
+from lightbsr_jax.methods.recipe import Recipe
 from lightbsr_jax.methods.torch_layers import Names, Shapes
 
 UTILITIES = ("utils/util.py", "utility.py")  # that all the published programs have
@@ -32,5 +33,6 @@ class Method:
     reference: str  # where the published program is
     checkout: tuple[str, ...]  # files that are used of it, and by which it is known
     published: Mapping[str, int]  # the network's sizes that are fixed in its code
+    recipe: Recipe  # how it is trained
     layers: Callable[[Any, str], Names] = field(repr=False)  # network, prefix
     recognise: Callable[[Shapes], tuple[BlindNetwork, str] | None] = field(repr=False)

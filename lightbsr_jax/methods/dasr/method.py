@@ -1,6 +1,7 @@
 """DASR among the methods: what training, weights and inference ask about it."""
 
 from lightbsr_jax.methods.dasr.network import DASR
+from lightbsr_jax.methods.dasr.recipe import RECIPE
 from lightbsr_jax.methods.dasr.torch import layers, recognise
 from lightbsr_jax.methods.method import UTILITIES, Method
 from lightbsr_jax.methods.torch_layers import PRINCIPAL
@@ -18,6 +19,7 @@ METHOD = Method(
     reference="github.com/The-Learning-And-Vision-Atelier-LAVA/DASR",
     checkout=("model/blindsr.py", "moco/builder.py", *UTILITIES),
     published={"groups": 5, "blocks": 5},
+    recipe=RECIPE,
     layers=layers,
     recognise=recognise,
 )

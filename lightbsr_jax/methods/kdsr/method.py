@@ -1,6 +1,7 @@
 """KDSR among the methods: what training, weights and inference ask about it."""
 
 from lightbsr_jax.methods.kdsr.network import KDSR
+from lightbsr_jax.methods.kdsr.recipe import RECIPE
 from lightbsr_jax.methods.kdsr.torch import layers, recognise
 from lightbsr_jax.methods.method import UTILITIES, Method
 from lightbsr_jax.methods.torch_layers import LONE
@@ -20,6 +21,7 @@ METHOD = Method(
     reference="github.com/Zj-BinXia/KDSR (its folder KDSR-classic)",
     checkout=("model_TA/blindsr.py", "model_ST/blindsr.py", *UTILITIES),
     published={},  # they are options there
+    recipe=RECIPE,
     layers=layers,
     recognise=recognise,
 )

@@ -1,6 +1,7 @@
 """LightBSR among the methods: what training, weights and inference ask about it."""
 
 from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.methods.lightbsr.recipe import RECIPE
 from lightbsr_jax.methods.lightbsr.torch import layers, recognise
 from lightbsr_jax.methods.method import UTILITIES, Method
 from lightbsr_jax.methods.torch_layers import LONE, PRINCIPAL
@@ -24,6 +25,7 @@ METHOD = Method(
         *UTILITIES,
     ),
     published={"groups": 8, "blocks": 8},
+    recipe=RECIPE,
     layers=layers,
     recognise=recognise,
 )

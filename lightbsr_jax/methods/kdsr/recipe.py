@@ -1,0 +1,13 @@
+"""KDSR's training in numbers: option.py of KDSR-classic, and its scripts.
+
+No script sets Adam's betas: they are the options' defaults. Stage 1 is setting 2's.
+"""
+
+from lightbsr_jax.methods.recipe import Adam, Distillation, Recipe
+
+RECIPE = Recipe(
+    adam=Adam(b1=0.9, b2=0.999, eps=1e-8),
+    learning_rates=(2e-4, 1e-4),
+    # The published program leaves the L1 distance out.
+    distillation=Distillation(temperature=0.15, l1_weight=0.0),
+)
