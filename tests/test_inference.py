@@ -104,7 +104,8 @@ def test_tiles_give_what_the_whole_image_gives(
     memory: int,
     storage: str,
 ) -> None:
-    upscale = Upscaler(model, memory=memory, devices=jax.devices()[:devices])
+    devices = jax.devices()[:devices]
+    upscale = Upscaler(model, memory=memory, devices=devices, border=0)
     assert upscale._plan((45, 70)) == (32, storage)
     np.testing.assert_allclose(upscale(picture()), whole, atol=2e-6)
     # The tolerance tells: a tile by itself has other means.
@@ -124,7 +125,7 @@ def test_tiles_meet_the_border_anywhere(scale: int, small_tiles: None) -> None:
         with plain_ops():
             return network.apply(variables, lr[None]).sr[0]
 
-    upscale = Upscaler(several)
+    upscale = Upscaler(several, border=0)
     for size in ((64, 33), (1, 66), (34, 32)):
         image = picture(*size)
         np.testing.assert_allclose(upscale(image), stepwise(image), atol=2e-6)
@@ -137,7 +138,7 @@ def test_maps_on_devices(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As on accelerators."""
-    upscale = Upscaler(model, devices=jax.devices()[:2])
+    upscale = Upscaler(model, devices=jax.devices()[:2], border=0)
     monkeypatch.setattr(upscale, "_plan", lambda size: (32, "devices"))
     np.testing.assert_allclose(upscale(picture()), whole, atol=2e-6)
 
@@ -159,7 +160,7 @@ def test_another_pictures_idr(model: Model, small_tiles: None) -> None:
     restored = model.network.apply(
         model.variables, picture()[None], idr, method="restore"
     )
-    sr = Upscaler(model)(picture(), idr=mean)
+    sr = Upscaler(model, border=0)(picture(), idr=mean)
     np.testing.assert_allclose(sr, restored.sr[0], atol=2e-6)
 
 
@@ -174,15 +175,40 @@ def test_self_ensemble_is_the_mean_over_flips_and_transpositions(
             turned = turned[:, ::-1] if flip else turned
             sr = np.asarray(model.restore(turned[None]))[0] / 255
             results.append(np.rot90(sr[:, ::-1] if flip else sr, -turns))
-    sr = Upscaler(model)(image, self_ensemble=True)
+    sr = Upscaler(model, border=0)(image, self_ensemble=True)
     np.testing.assert_allclose(sr, np.mean(results, 0), atol=2e-6)
+
+
+def test_the_border_is_mirrored_before_and_cut_after(
+    model: Model, replicating: Model
+) -> None:
+    """Networks pad with zeros: a picture of 1 x 1 of grey 250 became 124."""
+    image = picture(13, 9)
+    extended = np.pad(image, ((8, 8), (8, 8), (0, 0)), mode="symmetric")
+    whole = np.asarray(model.restore(extended[None]))[0, 32:-32, 32:-32] / 255
+    np.testing.assert_allclose(Upscaler(model)(image), whole, atol=2e-6)
+    ensemble = Upscaler(model)(image, self_ensemble=True)
+    assert ensemble.shape == whole.shape
+    for size in ((1, 1), (1, 40), (2, 3)):  # smaller than what is mirrored
+        grey = np.full((*size, 3), 250, np.uint8)
+        sr = Upscaler(replicating)(grey)
+        assert sr.shape == (4 * size[0], 4 * size[1], 3)
+        assert (sr == 250).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (4, 3), (16, 16)])
+def test_flat_pictures_stay_flat(size: tuple[int, int]) -> None:
+    upscale = Upscaler.load("setting2")
+    for colour in ((0, 0, 0), (255, 255, 255), (250, 250, 250), (220, 0, 0)):
+        image = np.broadcast_to(np.uint8(colour), (*size, 3))
+        assert abs(upscale(image).astype(int) - colour).max() <= 3
 
 
 def test_out_of_memory_halves_the_tiles_and_goes_on(
     model: Model, whole: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upscaler, "LARGEST", 64)
-    upscale = Upscaler(model)
+    upscale = Upscaler(model, border=0)
     extract = upscaler.stages.extract
 
     def fails_if_large(network, variables, window, lr):
@@ -232,7 +258,7 @@ def test_less_memory_means_smaller_tiles_and_a_file(model: Model) -> None:
 
 
 def test_mistakes_are_named(model: Model) -> None:
-    upscale = Upscaler(model)
+    upscale = Upscaler(model, border=0)
     with pytest.raises(UserError, match=r"float64 \(3, 3, 3\): expected"):
         upscale(np.zeros((3, 3, 3)))
     with pytest.raises(UserError, match="has no pixels"):

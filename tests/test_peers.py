@@ -384,7 +384,7 @@ def test_tiles_give_what_the_whole_image_gives(
     model = Model(config["role"], 2, network, variables, basis)
     image = np.random.default_rng(0).random((36, 45, 3), np.float32)
     whole = np.asarray(model.restore(image[None]))[0] / 255
-    upscale = Upscaler(model)
+    upscale = Upscaler(model, border=0)
     done = []
     sr = upscale(image, on_progress=lambda *progress: done.append(progress))
     assert relative_error(sr, whole) < 2e-6

@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from lightbsr_jax import atomic
 from lightbsr_jax.commands import source
+from lightbsr_jax.commands.printing import printable, say
 from lightbsr_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -162,16 +164,23 @@ def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
     )
     unsupported = folder.unsupported(arguments.input)
     if unsupported:
-        print(describe_unsupported(unsupported))
+        say(describe_unsupported(unsupported))
     if arguments.device == "cpu":
         jax.config.update("jax_platforms", "cpu")  # before anything else is woken
     model = load()
     upscaler = _upscaler(model, arguments.memory, arguments.precision, arguments.device)
     idr = _idr(upscaler, arguments.idr_from)
     existing = arguments.existing
+
+    def is_done(job: Job) -> bool:
+        return folder.is_done(job, explained=arguments.explain)
+
     if arguments.dry_run:
         plans = folder.attempts(
-            jobs, lambda job: folder.plan(job, target, upscaler.scale), existing
+            jobs,
+            lambda job: folder.plan(job, target, upscaler.scale),
+            existing,
+            is_done,
         )
         return report(plans, describe_plan, done="to make")
     bank = _bank(upscaler, model) if arguments.explain else None
@@ -187,8 +196,10 @@ def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
                 self_ensemble=arguments.self_ensemble,
                 bank=bank,
                 on_progress=bar.of(job),
+                keep_result=existing == "skip",
             ),
             existing,
+            is_done,
         )
         return report(outcomes, describe)
 
@@ -205,7 +216,7 @@ def _upscaler(
 
     memory = None
     if gigabytes is not None:
-        if gigabytes <= 0:
+        if not 0 < gigabytes < 1e9:  # nan, too
             raise UserError(f"--memory={gigabytes}: expected GB above 0")
         memory = int(gigabytes * 1e9)
     try:
@@ -250,16 +261,15 @@ def report(
             if isinstance(outcome, folder.Done):
                 status, text = done, describe(outcome)
             elif isinstance(outcome, folder.Skipped):
-                status, text = "skipped", f"{outcome.job.target} exists"
+                status, text = "skipped", outcome.reason
             else:
                 status, text = "failed", describe_failure(outcome.job, outcome.error)
             counts[status] += 1
-            file = sys.stderr if status == "failed" else sys.stdout
-            print(f"{status}: {text}", file=file, flush=True)
+            say(f"{status}: {text}", sys.stderr if status == "failed" else sys.stdout)
     finally:  # Ctrl-C too
         statuses = (done, "skipped", "failed")
         parts = [f"{counts[s]} {s}" for s in statuses if counts[s]] or ["nothing done"]
-        print(f"{', '.join(parts)} in {time.monotonic() - begin:.0f} s", flush=True)
+        say(f"{', '.join(parts)} in {time.monotonic() - begin:.0f} s")
     return not counts["failed"]
 
 
@@ -288,7 +298,12 @@ def describe_failure(job: Job, error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"{job.source}: not enough memory for its pixels"
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        reason = error.strerror or str(error)
+        place = str(error.filename or job.target)
+        if atomic.is_unfinished(place):
+            place = str(job.target)
+        named = reason if place == str(job.source) else f"{place}: {reason}"
+        return f"{job.source}: {named}"
     if isinstance(error, UserError):
         text = " ".join(str(error).split())
         named = any(str(path) in text for path in (job.source, job.target))
@@ -320,6 +335,7 @@ class _Bar:
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         from rich.console import Console
+        from rich.markup import escape
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
         from rich.table import Column
 
@@ -336,6 +352,7 @@ class _Bar:
             transient=True,
         )
         self._jobs = jobs
+        self._names = [escape(printable(job.name)) for job in jobs]
         self._pixels = [_pixels(job) for job in jobs]  # what the time goes by
         self._task = self._bar.add_task(
             "", total=sum(self._pixels), number=0, of=len(jobs), part=0.0
@@ -357,7 +374,7 @@ class _Bar:
             self._bar.update(
                 self._task,
                 completed=before + self._pixels[index] * done / total,
-                description=job.name,
+                description=self._names[index],
                 number=index + 1,
                 part=done / total,
             )

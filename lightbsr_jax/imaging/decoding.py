@@ -104,6 +104,18 @@ def size(file: BinaryIO) -> tuple[int, int]:
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
+def format_of(file: BinaryIO) -> str:
+    """The format of a file, as `Decoded` has it, by its header alone."""
+    start = file.read(_HEADER)
+    file.seek(0)
+    if tiff.is_tiff(start):
+        return "TIFF"
+    if bmp.has_own_masks(start):
+        return "BMP"
+    kind = Image.open(file, formats=FORMATS).format
+    return "JPEG" if kind == "MPO" else str(kind)
+
+
 def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
     """Samples [H, W, C] as they lie in a file, turned as an EXIF orientation says."""
     turns, mirrored = _TURNS.get(orientation, (0, False))

@@ -6,8 +6,9 @@ several pictures (an animation, a TIFF of many pages) the first is read.
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -40,13 +41,19 @@ _BUNDLED_PHOTOGRAPHS = {
 }
 
 
-def find_images(folder: str | Path) -> list[tuple[str, Path]]:
+OnError = Callable[[OSError], Any]
+
+
+def find_images(
+    folder: str | Path, on_error: OnError | None = None
+) -> list[tuple[str, Path]]:
     """The image files in `folder` and below: names relative to it and paths, by name.
 
-    Hidden files and folders are passed over, links are followed. In place of a folder
-    may stand an image file, or BUNDLED (with ":test" for the other photographs): the
-    photographs that scikit-image brings along. Raises FileNotFoundError for a folder
-    that does not exist, UserError for one that holds no image.
+    Hidden files and folders are passed over, links are followed. A sub-folder that
+    cannot be read is an OSError, which `on_error` may take instead. In place of a
+    folder may stand an image file, or BUNDLED (with ":test" for the other photographs):
+    the photographs that scikit-image brings along. Raises FileNotFoundError for what
+    does not exist, UserError for one that holds no image.
     """
     name, _, split = str(folder).partition(":")
     folder = Path(folder)
@@ -59,7 +66,10 @@ def find_images(folder: str | Path) -> list[tuple[str, Path]]:
     if folder.is_file():
         found = [(folder.name, folder)]
     else:
-        found = [(path.relative_to(folder).as_posix(), path) for path in walk(folder)]
+        found = [
+            (path.relative_to(folder).as_posix(), path)
+            for path in walk(folder, on_error)
+        ]
     found = [(name, path) for name, path in found if path.suffix.lower() in SUFFIXES]
     if not found:
         raise UserError(
@@ -89,7 +99,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
     Raises ImageError for a file whose header cannot be read.
     """
-    with open(path, "rb") as file, errors_named(path):
+    with opened(path) as file, errors_named(path):
         return decoding.size(file)
 
 
@@ -101,7 +111,7 @@ def read_rgb(path: str | Path) -> np.ndarray:
     is corrupt, truncated, too large or of a kind that is not supported; half an image
     is never returned.
     """
-    with open(path, "rb") as file:
+    with opened(path) as file:
         data = file.read()
     with errors_named(path):
         decoded = decoding.decode(data)
@@ -144,10 +154,15 @@ def _bundled_photographs(split: str) -> list[tuple[str, Path]]:
     return [(name, folder / name) for name in _BUNDLED_PHOTOGRAPHS[split]]
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """The files in a folder and below, but for hidden ones."""
+def walk(folder: Path, on_error: OnError | None = None) -> Iterator[Path]:
+    """The files in a folder and below, but for hidden ones.
+
+    Raises OSError for a sub-folder that cannot be read, or gives it to `on_error`.
+    """
     visited = set()  # a link to a folder further up would go round for ever
-    for parent, children, names in os.walk(folder, followlinks=True):
+    for parent, children, names in os.walk(
+        folder, onerror=on_error or _raise, followlinks=True
+    ):
         real = os.path.realpath(parent)
         if real in visited:
             children.clear()
@@ -155,6 +170,29 @@ def walk(folder: Path) -> Iterator[Path]:
         visited.add(real)
         children[:] = sorted(name for name in children if not name.startswith("."))
         yield from (Path(parent, name) for name in names if not name.startswith("."))
+
+
+def opened(path: str | Path) -> BinaryIO:
+    """The file, to be read. Raises ImageError for pipes and devices, OSError."""
+    if not is_regular(Path(path)):
+        raise ImageError(f"{path}: is no regular file, but a pipe, device or folder")
+    return open(path, "rb")
+
+
+def is_regular(path: Path) -> bool:
+    """False for what may never end, or wait for ever: pipes and devices."""
+    return not path.exists() or path.is_file()
+
+
+def format_of(path: str | Path) -> str:
+    """One of Pillow's names of formats, by a file's content. ImageError, OSError."""
+    with opened(path) as file, errors_named(path):
+        kind = decoding.format_of(file)
+    return kind
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _to_eight_bits(samples: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.imaging import decoding, encoding, exif, notes, png, tiff
+from lightbsr_jax.imaging import decoding, encoding, exif, files, notes, png, tiff
 from lightbsr_jax.imaging.encoding import DEEP, TRANSPARENT
 from lightbsr_jax.imaging.errors import ImageError, errors_named
 from lightbsr_jax.imaging.notes import Metadata
@@ -64,7 +64,8 @@ def read(path: str | Path) -> Photograph:
     Raises ImageError for a file that is corrupt, truncated, too large, animated, of
     several pages, in CMYK or of another kind that is not supported.
     """
-    data = Path(path).read_bytes()
+    with files.opened(path) as file:
+        data = file.read()
     with errors_named(path):
         if not data:
             raise ImageError("the file is empty")
@@ -125,16 +126,22 @@ def left_out(photograph: Photograph, kind: str) -> list[str]:
 
 
 def write(
-    path: str | Path, photograph: Photograph, *, kind: str, quality: int = 95
+    path: str | Path,
+    photograph: Photograph,
+    *,
+    kind: str,
+    quality: int = 95,
+    mode: int | None = None,
 ) -> None:
     """Writes the picture whole or not at all; folders are made.
 
     What the format `kind` does not hold is converted, 16 bits to 8, transparency to
-    white, or left out: see `left_out`. `quality`, of 1 to 100, is for JPEG and WebP.
-    Raises UserError for float32 beyond 0..1 in another format than TIFF.
+    white, or left out: see `left_out`. `quality`, of 1 to 100, is for JPEG and WebP,
+    `mode` the file's permissions. Raises UserError for float32 beyond 0..1 in another
+    format than TIFF.
     """
     content = encode(photograph, kind=kind, quality=quality)
-    atomic.replace(path, lambda new: new.write_bytes(content))
+    atomic.replace(path, lambda new: new.write_bytes(content), mode=mode)
 
 
 def encode(photograph: Photograph, *, kind: str, quality: int = 95) -> bytes:

@@ -29,6 +29,7 @@ class Job(NamedTuple):
     source: Path
     target: Path
     format: str | None  # None: that of the source
+    error: Exception | None = None  # why it cannot be done, known beforehand
 
 
 class Target(NamedTuple):
@@ -84,8 +85,12 @@ def jobs(
     with `skip_existing`, what would be the result of another picture that is given.
     `format` is an end such as "png". Raises UserError where two results would have one
     name, or a result that of a picture that is given, or an end that tells of another
-    format; FileNotFoundError, UserError where there is nothing.
+    format; FileNotFoundError, UserError where there is nothing. A sub-folder that
+    cannot be read becomes a job with an error; results that would have one name but for
+    their sources' ends get these into their names.
     """
+    if os.sep in suffix or "\0" in suffix:
+        raise UserError(f"--suffix={suffix}: expected a part of a name, such as -x4")
     out = Path(out)
     kind = None if format is None else photographs.FORMATS[format]
     to_file = not out.is_dir() and out.suffix.lower() in Image.registered_extensions()
@@ -97,14 +102,18 @@ def jobs(
             ends = [format] if format else photographs.FORMATS
             raise UserError(f"{out}: expected a name ending in .{' .'.join(ends)}")
         kind = named
-    planned = []
+    if out.exists() and not out.is_dir() and not to_file:
+        raise UserError(f"{out} is a file: name a folder for the results")
+    planned, errors = [], []
     for given in inputs:
-        for name, source in _found(given, out):
-            target = out / name
-            target = target.with_name(f"{target.stem}{suffix}{target.suffix}")
-            if format is not None:
-                target = target.with_suffix(f".{format}")
-            planned.append(Job(name, source, out if to_file else target, kind))
+        found, unreadable = _found(given, out)
+        errors += [
+            Job(str(e.filename), Path(e.filename), out, kind, e) for e in unreadable
+        ]
+        for name, source in found:
+            target = out if to_file else _target(out / name, source, suffix, format)
+            planned.append(Job(name, source, target, kind))
+    planned = _told_apart(planned, suffix)
     if skip_existing:
         made = [job.target for job in planned if job.target != job.source]
         made += [Path(f"{_explained(target)}.png") for target in made]
@@ -126,7 +135,7 @@ def jobs(
                 "the result of an earlier run"
             )
         targets[target] = job
-    return planned
+    return errors + planned
 
 
 class Sizes(NamedTuple):
@@ -162,11 +171,13 @@ def upscale(
     self_ensemble: bool = False,
     bank: Bank | None = None,
     on_progress: Progress | None = None,
+    keep_result: bool = False,
 ) -> Upscaled:
-    """Upscales one picture into its file.
+    """Upscales one picture into its file, which gets the picture's permissions.
 
-    With a bank its degradation is explained, in two more files beside the result.
-    Raises UserError, OSError.
+    With a bank its degradation is explained, in two more files beside the result; with
+    `keep_result` that alone is done where the result is there. Raises UserError,
+    OSError.
     """
     photograph = photographs.read(job.source)
     kind = job.format or photograph.format
@@ -178,11 +189,14 @@ def upscale(
     with TemporaryFile(dir=job.target.parent):
         pass  # it can be written to: better known before the work than after it
     pixels = conversion.to_network(photograph)
-    sr = upscaler(pixels, idr=idr, self_ensemble=self_ensemble, on_progress=on_progress)
-    result = conversion.from_network(photograph, sr, wanted)
-    del sr
-    photographs.write(job.target, result, kind=kind, quality=quality)
-    dropped = photographs.left_out(result, kind)
+    dropped = photographs.left_out(photograph, kind)
+    if not (keep_result and is_done(job)):
+        options = {"idr": idr, "self_ensemble": self_ensemble}
+        sr = upscaler(pixels, on_progress=on_progress, **options)
+        result = conversion.from_network(photograph, sr, wanted)
+        del sr
+        mode = job.source.stat().st_mode & 0o666
+        photographs.write(job.target, result, kind=kind, quality=quality, mode=mode)
     nearest = None
     if bank is not None:
         estimated = upscaler.estimate(pixels)
@@ -205,9 +219,10 @@ class Done(NamedTuple, Generic[Result]):
 
 
 class Skipped(NamedTuple):
-    """A job whose result exists."""
+    """A job that need not or cannot be done, and why."""
 
     job: Job
+    reason: str
 
 
 class Failed(NamedTuple):
@@ -221,21 +236,44 @@ Outcome = Done[Result] | Skipped | Failed
 Existing = Literal["refuse", "skip", "overwrite"]
 
 
+def is_done(job: Job, *, explained: bool = False) -> bool:
+    """Whether a job's result is there and can be opened; `explained`: that, too.
+
+    After a power cut a file may be there that is none.
+    """
+    try:
+        files.image_size(job.target)
+    except (UserError, OSError):
+        return False
+    ends = (".png", ".json") if explained else ()
+    return all(Path(f"{_explained(job.target)}{end}").exists() for end in ends)
+
+
 def attempts(
-    planned: Sequence[Job], act: Callable[[Job], Result], existing: Existing
+    planned: Sequence[Job],
+    act: Callable[[Job], Result],
+    existing: Existing,
+    is_done: Callable[[Job], bool] = is_done,
 ) -> Iterator[Outcome[Result]]:
     """Does one job after another and yields how each ended.
 
-    `existing` says what to do about results that are there. A job that fails does not
-    keep the others from being done.
+    `existing` says what to do about results that are there; to skip them, `is_done` is
+    to be true. A job that fails does not keep the others from being done.
     """
     for job in planned:
-        if existing != "overwrite" and os.path.lexists(job.target):
-            if existing == "skip":
-                yield Skipped(job)
-            else:
-                yield Failed(job, ResultExists(f"{job.target} exists"))
+        if job.error is not None:
+            yield Failed(job, job.error)
             continue
+        if os.path.lexists(job.source) and not files.is_regular(job.source):
+            yield Skipped(job, f"{job.source} is no regular file")
+            continue
+        if existing != "overwrite" and os.path.lexists(job.target):
+            if existing == "refuse":
+                yield Failed(job, ResultExists(f"{job.target} exists"))
+                continue
+            if is_done(job):
+                yield Skipped(job, f"{job.target} exists")
+                continue
         begin = time.monotonic()
         try:
             result = act(job)
@@ -247,7 +285,7 @@ def attempts(
 
 def unsupported(inputs: Sequence[str | Path]) -> Counter[str]:
     """Suffixes of the files in the given folders that are not upscaled, counted."""
-    names = (path for given in inputs for path in files.walk(Path(given)))
+    names = (path for given in inputs for path in files.walk(Path(given), _passed_over))
     ends = Counter(path.suffix.lower() for path in names)
     return Counter({end: n for end, n in ends.items() if end not in files.SUFFIXES})
 
@@ -257,19 +295,63 @@ def _explained(target: Path) -> Path:
     return target.with_name(f"{target.name}-idr")
 
 
-def _found(given: str | Path, out: Path) -> list[tuple[str, Path]]:
+def _target(named: Path, source: Path, suffix: str, format: str | None) -> Path:
+    """Where the result of a source goes; the name of one that has no end gets one."""
+    end = f".{format}" if format is not None else named.suffix
+    if named.suffix.lower() not in files.SUFFIXES:
+        named = named.with_name(named.name + ".png")  # whose end is the next to go
+        end = end if format is not None else f".{_format_of(source)}"
+    return named.with_name(f"{named.stem}{suffix}{end}")
+
+
+def _format_of(source: Path) -> str:
+    """The end for names of a file's format. Raises UserError, OSError."""
+    kind = files.format_of(source)
+    return next(end for end, name in photographs.FORMATS.items() if name == kind)
+
+
+def _told_apart(planned: list[Job], suffix: str) -> list[Job]:
+    """a.jpg and a.png, which would both become a.webp, become a-jpg.webp and so on."""
+    sources: dict[Path, set[Path]] = {}
+    for job in planned:
+        sources.setdefault(job.target, set()).add(job.source.with_suffix(""))
+    counts = Counter(job.target for job in planned)
+
+    def renamed(job: Job) -> Job:
+        end = job.source.suffix.lower().lstrip(".")
+        if counts[job.target] < 2 or len(sources[job.target]) > 1 or not end:
+            return job
+        stem = job.target.stem.removesuffix(suffix)
+        name = f"{stem}-{end}{suffix}{job.target.suffix}"
+        return job._replace(target=job.target.with_name(name))
+
+    return [renamed(job) for job in planned]
+
+
+def _passed_over(error: OSError) -> None:
+    """Another place tells of folders that cannot be read."""
+
+
+def _found(
+    given: str | Path, out: Path
+) -> tuple[list[tuple[str, Path]], list[OSError]]:
+    """The pictures in a folder, or the file that is given, and what is unreadable."""
     path = Path(given)
     if path.is_file():
-        if path.suffix.lower() not in files.SUFFIXES:
-            raise UserError(
-                f"{path}: expected a file ending in {' '.join(files.SUFFIXES)}"
-            )
-        return [(path.name, path)]
-    found = files.find_images(given)
+        return [(path.name, path)], []
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is no regular file: name a picture or a folder")
+    errors: list[OSError] = []
+    try:
+        found = files.find_images(given, errors.append)
+    except UserError:
+        if not errors:
+            raise
+        return [], errors
     if path.resolve() not in out.resolve().parents:
-        return found
+        return found, errors
     results = out.resolve().relative_to(path.resolve()).as_posix() + "/"
     found = [job for job in found if not job[0].startswith(results)]
     if not found:
         raise UserError(f"{path} holds no image but those in {out}")
-    return found
+    return found, errors

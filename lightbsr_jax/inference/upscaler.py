@@ -29,6 +29,7 @@ from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.models.model import Model
 
+BORDER = 8  # LR pixels; with more the flats of few pixels come out no better
 LARGEST = 256  # pixels along a tile's side; more saves little
 _TILE_FLOATS = 1000  # float32 numbers a pixel that the widest stage has at once
 
@@ -58,10 +59,14 @@ class Upscaler:
         memory: int | None = None,
         precision: Literal["float32", "bfloat16"] = "float32",
         devices: Sequence[jax.Device] | None = None,
+        border: int = BORDER,
     ) -> None:
         """`memory` is in bytes, for the maps on each device; by default what is free.
 
         By default the first device is used; a picture's rows are spread over several.
+        A picture is mirrored over `border` pixels beyond its edges before it is
+        restored, as networks take what lies there for black; 0 restores as evaluation
+        does.
         Raises UserError for a teacher, and for an estimator that sees too far.
         """
         if model.role == "teacher":
@@ -81,6 +86,7 @@ class Upscaler:
             device: jax.device_put(model.variables, device) for device in self._devices
         }
         self._memory = memory
+        self._border = border
         self._largest = LARGEST
 
     @classmethod
@@ -106,9 +112,18 @@ class Upscaler:
         the results of all 8 flips and transpositions. Raises UserError where not even
         the smallest tiles fit into memory.
         """
-        image = _checked(image)
-        progress = on_progress or _nothing
+        image = mirrored(_checked(image), self._border)
+        beyond = self._border * self.scale
+        sr = self._upscaled(image, idr, self_ensemble, on_progress or _nothing)
+        return sr[beyond : len(sr) - beyond, beyond : sr.shape[1] - beyond]
 
+    def _upscaled(
+        self,
+        image: np.ndarray,
+        idr: np.ndarray | None,
+        self_ensemble: bool,
+        progress: Progress,
+    ) -> np.ndarray:
         def upscaled(image: np.ndarray, dtype: np.dtype, progress: Progress):
             return self._fitted(image, progress, lambda run: run.upscale(dtype, idr))
 
@@ -346,6 +361,12 @@ class _Run:
     def _mean(self, sums: np.ndarray) -> np.ndarray:
         height, width = self._grid.size
         return (sums / (height * width)).astype(np.float32)[None]
+
+
+def mirrored(image: np.ndarray, border: int) -> np.ndarray:
+    """The image [h, w, C] with its mirror image, edge pixels twice, on all sides."""
+    sides = ((border, border), (border, border), (0, 0))
+    return np.pad(image, sides, mode="symmetric")
 
 
 def _groups(network: BlindNetwork) -> int | None:

@@ -1,0 +1,80 @@
+"""Files that are there whole or not at all."""
+
+import os
+import platform
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+
+from lightbsr_jax import atomic
+
+
+def test_contents_are_on_the_disk_before_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rename that outlives its contents leaves files of 0 bytes after a power cut."""
+    done = []
+    sync, rename = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        done.append(("sync", "folder" if name == str(tmp_path) else "file"))
+        sync(descriptor)
+
+    def replace(old: Path, new: Path) -> None:
+        done.append(("rename", "file"))
+        rename(old, new)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("needs /proc")
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    atomic.write_text(tmp_path / "a.txt", "text\n")
+    assert done == [("sync", "file"), ("rename", "file"), ("sync", "folder")]
+    assert (tmp_path / "a.txt").read_text() == "text\n"
+
+    def folder(path: Path) -> None:
+        path.mkdir()
+        (path / "one").write_text("1")
+
+    done.clear()
+    atomic.replace(tmp_path / "b", folder)
+    assert done.index(("rename", "file")) == 2  # after the file and its folder
+
+
+def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from lightbsr_jax import atomic\n"
+        "def save(path):\n"
+        "    path.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "atomic.replace(sys.argv[1], save)\n"
+    )
+    target = tmp_path / "a.txt"
+    subprocess.run([sys.executable, "-c", script, str(target)], check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".new-")
+    host = f"{zlib.crc32(platform.node().encode()):08x}"
+    (tmp_path / f".new-{host}-{os.getpid()}-01234567.png").touch()  # one at work
+    (tmp_path / f".new-0{host[1:]}-1-01234567.png").touch()
+    (tmp_path / f".new-ffffffff-{2**22 + 1}-01234567.png").touch()  # another machine's
+    before = len(list(tmp_path.iterdir()))
+    atomic.write_text(target, "whole")
+    assert not left.exists()
+    assert len(list(tmp_path.iterdir())) == before  # one went, one came
+
+
+def test_permissions_are_kept_from_the_beginning(tmp_path: Path) -> None:
+    seen = []
+
+    def save(path: Path) -> None:
+        seen.append(path.stat().st_mode & 0o777)
+        path.write_text("secret")
+
+    atomic.replace(tmp_path / "a", save, mode=0o640)
+    assert seen == [0o600]
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640

@@ -1,0 +1,204 @@
+"""Folders as people have them: odd names, odd files, results that are there."""
+
+import io
+import os
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightbsr_jax.commands import upscale
+from lightbsr_jax.commands.printing import printable, say
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging import files
+from lightbsr_jax.imaging.files import ImageError
+from lightbsr_jax.inference import folder
+from lightbsr_jax.inference.folder import Failed, Job, Skipped
+
+PIXELS = np.full((2, 3, 3), 99, np.uint8)
+
+
+def save(path: Path, kind: str = "PNG") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(PIXELS).save(path, kind)
+
+
+def plan(*inputs: Path, out: Path, suffix: str = "", format: str | None = None):
+    return folder.jobs(inputs, out, suffix=suffix, format=format)
+
+
+def copy(job: Job) -> str:
+    """An act that makes something of each job."""
+    files.read_rgb(job.source)
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    save(job.target)
+    return str(job.target)
+
+
+def test_names_of_any_bytes_do_not_end_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    names = [b"a\xff.png", b"b\x1b[31m\n.png", b"c.png"]
+    for name in names:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path / "in"), name))).touch()
+    save(tmp_path / "in" / "z.png")
+    jobs = plan(tmp_path / "in", out=tmp_path / "out")
+    outcomes = folder.attempts(jobs, copy, "refuse")
+    assert not upscale.report(outcomes, lambda done: done.result)
+    captured = capsys.readouterr()
+    assert "z.png" in captured.out and "1 done, 3 failed" in captured.out
+    assert r"a\xff.png" in captured.err
+    assert r"b\x1b[31m\n.png" in captured.err
+    assert "\x1b" not in captured.err
+
+
+def test_lines_for_terminals_that_know_ascii_alone() -> None:
+    buffer = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    say("süß\u202egnp.exe", buffer)
+    assert buffer.buffer.getvalue() == b"s\\xfc\\xdf\\u202egnp.exe\n"
+    assert printable("plain ä 山.png") == "plain ä 山.png"
+
+
+def test_nobody_reads_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `| head -1`: the rest of the batch goes on."""
+    reading, writing = os.pipe()
+    file = os.fdopen(writing, "w")
+    os.close(reading)
+    monkeypatch.setattr(sys, "stdout", file)
+    jobs = [Job(x, Path(x), Path("nowhere", x), None) for x in ("a", "b")]
+    done = []
+    outcomes = folder.attempts(jobs, lambda job: done.append(job.name), "refuse")
+    assert upscale.report(outcomes, lambda done: "made")
+    assert done == ["a", "b"]
+    file.close()
+
+
+def test_unreadable_folders_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    save(tmp_path / "in" / "a.png")
+    save(tmp_path / "in" / "closed" / "b.png")
+    scandir = os.scandir
+
+    def closed(path):  # the tests may run as root, who reads everything
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    jobs = plan(tmp_path / "in", out=tmp_path / "out")
+    failed, made = folder.attempts(jobs, copy, "refuse")
+    assert isinstance(failed, Failed)
+    told = upscale.describe_failure(failed.job, failed.error)
+    assert told == f"{tmp_path / 'in' / 'closed'}: Permission denied"
+    assert made.job.name == "a.png"
+    with pytest.raises(PermissionError, match="closed"):  # nothing else leaves it out
+        files.find_images(tmp_path / "in")
+
+
+def test_pipes_and_devices_are_passed_over(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a.png")
+    os.mkfifo(tmp_path / "in" / "cam.png")
+    (tmp_path / "in" / "zero.jpg").symlink_to("/dev/zero")
+    jobs = plan(tmp_path / "in", out=tmp_path / "out")
+    outcomes = []
+    run = threading.Thread(
+        target=lambda: outcomes.extend(folder.attempts(jobs, copy, "refuse")),
+        daemon=True,
+    )
+    run.start()
+    run.join(20)
+    assert not run.is_alive()
+    skipped = [o for o in outcomes if isinstance(o, Skipped)]
+    assert [o.job.name for o in skipped] == ["cam.png", "zero.jpg"]
+    assert skipped[0].reason.endswith("cam.png is no regular file")
+    for name in ("cam.png", "zero.jpg"):
+        for function in (files.read_rgb, files.image_size):
+            with pytest.raises(ImageError, match="is no regular file"):
+                function(tmp_path / "in" / name)
+        with pytest.raises(UserError, match="no regular file"):
+            plan(tmp_path / "in" / name, out=tmp_path / "out")
+
+
+def test_ends_that_collide_go_into_the_names(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a.jpg", "JPEG")
+    save(tmp_path / "in" / "a.png")
+    save(tmp_path / "in" / "b.png")
+    jobs = plan(tmp_path / "in", out=tmp_path / "out", format="png", suffix="-x4")
+    names = [job.target.name for job in jobs]
+    assert names == ["a-jpg-x4.png", "a-png-x4.png", "b-x4.png"]
+
+
+def test_content_counts_where_a_file_is_named(tmp_path: Path) -> None:
+    save(tmp_path / "photo", "JPEG")
+    (job,) = plan(tmp_path / "photo", out=tmp_path / "out", suffix="-x4")
+    assert job.target == tmp_path / "out" / "photo-x4.jpg"
+    save(tmp_path / "photo.v2", "TIFF")
+    (job,) = plan(tmp_path / "photo.v2", out=tmp_path / "out")
+    assert job.target == tmp_path / "out" / "photo.v2.tif"
+    save(tmp_path / "x.jfif", "JPEG")
+    (job,) = plan(tmp_path / "x.jfif", out=tmp_path / "out")
+    assert job.target == tmp_path / "out" / "x.jfif"
+    save(tmp_path / "y.gif", "GIF")
+    with pytest.raises(ImageError, match="y.gif: is a GIF"):
+        plan(tmp_path / "y.gif", out=tmp_path / "out")
+
+
+def test_mistaken_outputs_are_named_at_once(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a.png")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UserError, match="notes.txt is a file: name a folder"):
+        plan(tmp_path / "in", out=tmp_path / "notes.txt")
+    with pytest.raises(UserError, match="expected a part of a name"):
+        plan(tmp_path / "in", out=tmp_path / "out", suffix="/../../x")
+
+
+def test_failures_name_the_picture(tmp_path: Path) -> None:
+    job = Job("a.png", Path("in/a.png"), Path("out/a.png"), None)
+    full = OSError(28, "No space left on device")
+    told = upscale.describe_failure(job, full)
+    assert told == "in/a.png: out/a.png: No space left on device"
+    name = "out/.new-01234567-12-89abcdef.png"
+    told = upscale.describe_failure(job, OSError(30, "Read-only file system", name))
+    assert told == "in/a.png: out/a.png: Read-only file system"
+    missing = FileNotFoundError(2, "No such file or directory", "in/a.png")
+    assert upscale.describe_failure(job, missing) == (
+        "in/a.png: No such file or directory"
+    )
+
+
+def test_empty_results_are_made_again(tmp_path: Path) -> None:
+    """What a power cut left of a result is none."""
+    save(tmp_path / "in" / "a.png")
+    save(tmp_path / "in" / "b.png")
+    save(tmp_path / "out" / "b.png")
+    (tmp_path / "out" / "a.png").touch()
+    jobs = plan(tmp_path / "in", out=tmp_path / "out")
+    made, skipped = folder.attempts(jobs, copy, "skip")
+    assert made.job.name == "a.png" and skipped == Skipped(
+        jobs[1], f"{tmp_path / 'out' / 'b.png'} exists"
+    )
+    assert folder.is_done(jobs[1])
+    assert not folder.is_done(jobs[1], explained=True)
+    for end in (".png", ".json"):
+        (tmp_path / "out" / f"b.png-idr{end}").touch()
+    assert folder.is_done(jobs[1], explained=True)
+
+
+@pytest.mark.parametrize("memory", [float("nan"), float("inf"), 0, -1])
+def test_senseless_memory_is_refused(memory: float) -> None:
+    with pytest.raises(UserError, match="expected GB above 0"):
+        upscale._upscaler(None, memory, "float32", "cpu")
+
+
+def test_the_bar_takes_any_name() -> None:
+    jobs = [Job("x[/a].png", Path("nowhere"), Path("out"), None)]
+    with upscale._Bar(jobs) as bar:
+        bar.of(jobs[0])(1, 2)
+        bar._bar.get_renderable()
+        console = bar._bar.console
+        console.print(bar._bar.get_renderable())
