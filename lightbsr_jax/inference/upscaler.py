@@ -18,11 +18,10 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 from absl import logging
 
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.inference import stages
+from lightbsr_jax.inference import memory, stages
 from lightbsr_jax.inference.tiles import SMALLEST, Grid, Map, Storage
 from lightbsr_jax.methods.lightbsr.adaptation import FEATURES
 from lightbsr_jax.methods.lightbsr.network import LightBSR
@@ -432,4 +431,4 @@ def _free(device: jax.Device) -> int:
     statistics = device.memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"] - statistics["bytes_in_use"]
-    return psutil.virtual_memory().available
+    return memory.available()
