@@ -14,6 +14,7 @@ import lightbsr_jax
 from lightbsr_jax.commands import (
     compare,
     convert,
+    datasets,
     evaluate,
     export,
     pack,
@@ -28,7 +29,7 @@ from lightbsr_jax.errors import UserError
 
 COMMANDS = (
     *(upscale, serve),
-    *(prepare, train, evaluate),
+    *(datasets, prepare, train, evaluate),
     *(pack, convert, export),
     *(compare, psnr),
 )

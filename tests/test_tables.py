@@ -83,7 +83,7 @@ def test_markdown() -> None:
     found = scores("bicubic", "mine", a=math.inf)[:1]
     (table,) = tables.make(found, SETTING_1[:1], scale=4, contenders=BICUBIC)
     assert tables.markdown(table) == (
-        "mine: PSNR (dB) / SSIM\n\n"
+        "mine (1 image): PSNR (dB) / SSIM\n\n"
         "| method      | sigma 1.2    |\n"
         "| ----------- | -----------: |\n"
         "| **bicubic** | inf / 0.8000 |\n"

@@ -18,7 +18,7 @@ from absl import logging
 
 from lightbsr_jax.data import tiles
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.imaging import files
+from lightbsr_jax.imaging import files, layouts
 
 _NAMED = 3  # messages about many images name so many of them
 
@@ -271,15 +271,17 @@ def first_images(text: str, count: int) -> list[tuple[str, np.ndarray]]:
             indices = range(min(count - len(images), len(source)))
             images += [(source.names[index], source[index]) for index in indices]
         else:
-            found = files.find_images(name)[: count - len(images)]
+            found = layouts.hr_images(name).images[: count - len(images)]
             images += [(name, files.read_rgb(path)) for name, path in found]
     return images
 
 
 def find_all(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
-    """The images in all the folders, as `files.find_images`, each file once."""
+    """The HR images in all the folders, as `layouts.hr_images`, each file once."""
     found = {
-        path: name for folder in folders for name, path in files.find_images(folder)
+        path: name
+        for folder in folders
+        for name, path in layouts.hr_images(folder).images
     }
     return sorted(
         ((name, path) for path, name in found.items()), key=lambda image: image[0]

@@ -137,7 +137,7 @@ def evaluate(
             "low-resolution images must be given where no degradation is: "
             "--lr-dir=FOLDER"
         )
-    images = find(folders_or_images)
+    images = find(folders_or_images, scale=scale)
     own = list(enumerate(images))
     if share:
         own = own[jax.process_index() :: jax.process_count()]
@@ -349,10 +349,11 @@ def _jobs(
         hr = read_hr(image, scale=scale)
         jobs = []
         for column, case in enumerate(cases):
-            lr = None
+            lr, seen = None, hr
             if lr_folder is not None:
                 lr = read_lr(lr_folder, image, case, hr=hr, scale=scale)
-            jobs.append(_Job((index, column), image, case, hr, lr))
+                seen = hr[: lr.shape[0] * scale, : lr.shape[1] * scale]
+            jobs.append(_Job((index, column), image, case, seen, lr))
         return jobs
 
     with ThreadPoolExecutor() as pool:

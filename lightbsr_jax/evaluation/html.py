@@ -95,7 +95,7 @@ def _table(table: Table, ours: str) -> str:
             + "</tr>"
         )
     return (
-        f"<h3>{escape(table.title)}</h3>"
+        f"<h3>{escape(table.heading)}</h3>"
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation.cases import GIVEN, Case
-from lightbsr_jax.imaging import files, metrics
+from lightbsr_jax.imaging import files, layouts, metrics
+
+# Pixels of HR: published pairs are cropped to multiples of up to 12.
+_MOST_CROPPED = 12
 
 
 class TestImage(NamedTuple):
@@ -33,15 +37,18 @@ class TestImage(NamedTuple):
 
 def find(
     folders_or_images: Sequence[str | Path | tuple[str, np.ndarray]],
+    *,
+    scale: int | None = None,
 ) -> list[TestImage]:
     """The images of folders, files and (name, uint8 [H, W, 3]) pairs, in this order.
 
     A folder is one benchmark, of its own name (or its parent's when it is called HR; a
-    folder that has an HR inside means that). Files and pairs belong to the benchmark
-    "images". Files are not read yet.
+    folder that has an HR inside means that, one that holds LR images beside HR as they
+    are published (`layouts`) the HR ones, of `scale` where there are some for each).
+    Files and pairs belong to the benchmark "images". Files are not read yet.
 
-    Raises FileNotFoundError or UserError for a folder that is missing or holds no
-    image, and for two of one name.
+    Raises FileNotFoundError or UserError for a folder that is missing, holds no image
+    or mixes HR and LR in a way that is not known, and for two of one name.
     """
     images: list[TestImage] = []
     folders: dict[str, Path] = {}
@@ -69,7 +76,8 @@ def find(
                 "rename one, or measure them one after the other"
             )
         folders[benchmark] = folder
-        for position, (name, path) in enumerate(files.find_images(folder)):
+        found = layouts.hr_images(folder, scale)
+        for position, (name, path) in enumerate(found.images):
             images.append(TestImage(benchmark, name, position, path))
     if not images:
         raise UserError("nothing to measure: name a benchmark folder")
@@ -98,21 +106,32 @@ def read_lr(
 ) -> np.ndarray:
     """The low-resolution image that `lr_path` names, for the cropped `hr`.
 
-    Raises FileNotFoundError, ImageError or UserError where it is not there, cannot be
-    read or is of another size.
+    Of GIVEN also as pairs are published; it may then be a few pixels smaller than `hr`
+    asks for, which is to be cropped as well. Raises FileNotFoundError, ImageError or
+    UserError where it is not there, cannot be read or is of another size.
     """
     path = lr_path(folder, image.benchmark, image.name, case)
+    if case is GIVEN and not path.exists():
+        path = layouts.lr_image(folder, image.benchmark, image.name, scale) or path
     if not path.exists():
         raise FileNotFoundError(
             f"no low-resolution image {path} for {image.name} of {image.benchmark}"
         )
     lr = files.read_rgb(path)
     height, width = (side // scale for side in hr.shape[:2])
-    if lr.shape[:2] != (height, width):
+    missing = height - lr.shape[0], width - lr.shape[1]
+    most = _MOST_CROPPED // scale if case is GIVEN else 0
+    if not 0 <= min(missing) <= max(missing) <= most:
         raise UserError(
             f"{path} is {lr.shape[1]}x{lr.shape[0]} pixels (width x height), but "
             f"{image.name} of {image.benchmark}, cropped to {hr.shape[1]}x"
             f"{hr.shape[0]}, asks for {width}x{height} at scale {scale}"
+        )
+    if max(missing):
+        logging.warning(
+            "%s of %s is cropped to %dx%d pixels, %d times those of %s",
+            *(image.name, image.benchmark, lr.shape[1] * scale, lr.shape[0] * scale),
+            *(scale, path),
         )
     return lr
 

@@ -85,6 +85,7 @@ def _results(found: Findings) -> dict[str, Any]:
         "tables": [
             {
                 "benchmark": table.benchmark,
+                "images": table.images,
                 "noise": table.noise,
                 "kernels": table.columns,
                 "rows": [

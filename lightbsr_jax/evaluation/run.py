@@ -175,7 +175,7 @@ def _check_lr_folders(
     if dump_lr is not None and lr_folder is not None:
         raise UserError("--dump-lr writes what --lr-dir reads: give one of them")
     if dump_lr or lr_folder:
-        _check_names(measured.folders)
+        _check_names(measured.folders, measured.scale)
 
 
 def _default_report(wanted: Measurement, sources: Sequence[str | Path]) -> str | None:
@@ -313,7 +313,7 @@ def _separation(
     wanted: Measurement, model: Model, folders: Sequence[str]
 ) -> Separation | None:
     """Figure 5: on B100, or on all images where B100 was not measured."""
-    found = images.find(folders)
+    found = images.find(folders, scale=model.scale)
     b100 = [image for image in found if image.benchmark == "B100"]
     return idr.separation(
         model,
@@ -344,10 +344,10 @@ def _title(wanted: Measurement, measured: Measured) -> str:
     return f"{name}{step}, x{measured.scale}, {setting}"
 
 
-def _check_names(folders: Sequence[str]) -> None:
+def _check_names(folders: Sequence[str], scale: int) -> None:
     """Raises UserError where two images would have one low-resolution file."""
     seen = {}
-    for image in images.find(folders):
+    for image in images.find(folders, scale=scale):
         stem = (image.benchmark, Path(image.name).with_suffix(""))
         if stem in seen:
             raise UserError(

@@ -46,6 +46,13 @@ class Table(NamedTuple):
     noise: str  # such as "noise 5"; empty where there is none
     columns: tuple[str, ...]  # names of kernels; "mean" after several
     rows: list[Row]
+    images: int = 0  # that the measured rows are means of
+
+    @property
+    def heading(self) -> str:
+        """The title and the number of images, such as "Set5 (5 images)"."""
+        images = f"{self.images} image{'s' * (self.images != 1)}"
+        return f"{self.title} ({images})" if self.images else self.title
 
     @property
     def title(self) -> str:
@@ -68,6 +75,7 @@ def make(
     means = _means(scores)
     tables = []
     for benchmark in dict.fromkeys(score.benchmark for score in scores):
+        images = len({score.image for score in scores if score.benchmark == benchmark})
         for noise in dict.fromkeys(case.noise for case in cases):
             shown = [case for case in cases if case.noise == noise]
             kernels = [case.kernel for case in shown]
@@ -80,7 +88,7 @@ def make(
                 row = Row(contender.name, size, psnr, ssim)
                 rows.insert(_place(rows, contender), row)
             columns = (*kernels, "mean") if len(kernels) > 1 else tuple(kernels)
-            tables.append(Table(benchmark, noise, columns, rows))
+            tables.append(Table(benchmark, noise, columns, rows, images))
     return tables
 
 
@@ -157,7 +165,7 @@ def markdown(table: Table) -> str:
         if sizes:
             cells.append(f"{row.parameters:.2f}" if row.parameters else "")
         lines.append(cells)
-    return f"{table.title}: PSNR (dB) / SSIM\n\n{grid(lines)}"
+    return f"{table.heading}: PSNR (dB) / SSIM\n\n{grid(lines)}"
 
 
 def grid(lines: Sequence[Sequence[str]]) -> str:

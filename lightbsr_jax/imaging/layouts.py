@@ -1,0 +1,176 @@
+"""Folders of benchmarks as they are published: which of their images are HR, which LR.
+
+Known are the layouts of EDSR and BasicSR (Set5/HR, GTmod12, LRbicx4, LR_bicubic/X4), of
+SelfExSR (image_SRF_4/img_001_SRF_4_HR.png), RCAN (HR/Set5/x4/baby_HR_x4.png), DIV2K and
+Flickr2K (DIV2K_train_HR, DIV2K_train_LR_bicubic/X4), RealSR (Canon_001_HR.png beside
+Canon_001_LR4.png) and DRealSR; anything else that mixes both is refused.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging import files
+
+Found = tuple[str, Path]  # a name and where the file is
+
+_HR = re.compile(r"(hr|gt|gtmod\d+|ground_?truth)([_-]?x?\d)?", re.I)
+_HR_PART = re.compile(r".*[_-](hr|gt)([_-]?x?\d)?", re.I)
+_LR = re.compile(r"(lr|lq|lrbi|lrbicx?\d?|low_?res(olution)?)([_-].*|x?\d)?", re.I)
+_LR_PART = re.compile(r".*[_-](lr|lrbi|lrbd|lrdn|lq)([_-].*|x?\d)?", re.I)
+# SelfExSR keeps other programs' results beside its images.
+_SELF_EX_SR = re.compile(r"(img_\d+_SRF_\d)_.+", re.I)
+_ORIGINALS = "original"  # BasicSR's, beside GTmod12
+_SCALE = re.compile(r"(?:.*srf_|x?)([2348])", re.I)
+_SHRUNK = re.compile(r"(.+?)[_-]?x([2348])(m)?")
+
+
+class Layout(NamedTuple):
+    """The HR images of a folder, and the numbers of others, by their folders."""
+
+    images: list[Found]  # names are relative to the folder that holds all of them
+    others: dict[str, int]
+
+
+def hr_images(folder: str | Path, scale: int | None = None) -> Layout:
+    """The HR images in a folder (or file, as for `files.find_images`).
+
+    Where a folder has them once for each scale, `scale` says which. Raises UserError
+    for a folder that mixes HR and LR in a way that is not known or has several sets,
+    and as `files.find_images`.
+    """
+    found = files.find_images(folder)
+    if not Path(folder).is_dir():
+        return Layout(found, {})
+    kinds = {name: kind_of(name) for name, _ in found}
+    hr = [image for image in found if kinds[image[0]] == "HR"]
+    lr = [name for name, _ in found if kinds[name] == "LR"]
+    if not hr:
+        _refuse_mixed(folder, [name for name, _ in found], lr)
+        return Layout(found, {})
+    hr = _of_scale(folder, hr, scale)
+    chosen = {name for name, _ in hr}
+    others = Counter(_folder(name) for name, _ in found if name not in chosen)
+    return Layout(_shortened(hr), dict(others))
+
+
+def kind_of(name: str) -> str:
+    """What a name such as "LR_bicubic/X4/a.png" says: "HR", "LR", or "" for neither."""
+    *folders, file = PurePosixPath(name).parts
+    stem = PurePosixPath(file).stem
+    if _HR_PART.fullmatch(stem):
+        return "HR"
+    if _LR_PART.fullmatch(stem):
+        return "LR"
+    if _SELF_EX_SR.fullmatch(stem):
+        return "result"
+    for part in reversed(folders):
+        if _HR.fullmatch(part) or _HR_PART.fullmatch(part):
+            return "HR"
+        if _LR.fullmatch(part) or _LR_PART.fullmatch(part):
+            return "LR"
+    return ""
+
+
+def lr_image(folder: str | Path, benchmark: str, name: str, scale: int) -> Path | None:
+    """The LR image of an HR image of that name, as pairs are published."""
+    stem = PurePosixPath(name).stem
+    parent = PurePosixPath(name).parent
+    places = [Path(folder, benchmark), Path(folder)]
+    inner = ["", f"X{scale}", f"x{scale}", "LR", f"LR/X{scale}", f"LR/x{scale}"]
+    inner += [f"LRbicx{scale}", f"LR_bicubic/X{scale}", f"LR_unknown/X{scale}"]
+    inner += [f"image_SRF_{scale}"]
+    for place in places:
+        for part in inner:
+            for base in dict.fromkeys((place / part / parent, place / part)):
+                for candidate in _lr_names(stem, scale):
+                    for end in files.SUFFIXES:
+                        if (path := base / f"{candidate}{end}").is_file():
+                            return path
+    return None
+
+
+def described(folder: str | Path) -> Iterator[str]:
+    """Lines about a folder: its sets of images, and which are taken for HR."""
+    found = files.find_images(folder)
+    by_folder: dict[tuple[str, str], list[Path]] = {}
+    for name, path in found:
+        key = _folder(name), kind_of(name) or "no word of HR or LR"
+        by_folder.setdefault(key, []).append(path)
+    for (place, kind), paths in by_folder.items():
+        sizes = [files.image_size(path) for path in (paths[0], paths[-1])]
+        (height, width), (last_height, last_width) = sizes
+        yield (
+            f"{place}: {len(paths)} images, {kind}, {width}x{height} to "
+            f"{last_width}x{last_height}"
+        )
+    try:
+        layout = hr_images(folder)
+    except UserError as error:
+        yield f"not to be measured on as a whole: {error}"
+    else:
+        yield f"taken as HR: {len(layout.images)} images"
+
+
+def _refuse_mixed(folder: str | Path, names: Sequence[str], lr: list[str]) -> None:
+    """Raises UserError where some of the images are LR, by name or beside their HR."""
+    stems = {str(PurePosixPath(name).with_suffix("")) for name in names}
+    for name in names:
+        path = PurePosixPath(name)
+        match = _SHRUNK.fullmatch(path.stem)
+        if match and any(PurePosixPath(s).name == match[1] for s in stems):
+            lr = [*lr, name]
+    if lr:
+        raise UserError(
+            f"{folder} mixes HR and LR images ({lr[0]} is LR by its name) in a way "
+            "that is not known: name the folder that holds HR images alone"
+        )
+
+
+def _of_scale(folder: str | Path, hr: list[Found], scale: int | None) -> list[Found]:
+    """One image of each, where there is a set for each scale."""
+    counts = Counter(map(_plain, (name for name, _ in hr)))
+    if max(counts.values()) == 1:
+        return hr
+    chosen = [(n, path) for n, path in hr if scale is not None and scale in _scales(n)]
+    counts = Counter(map(_plain, (name for name, _ in chosen)))
+    if chosen and max(counts.values()) == 1:
+        return chosen
+    places = ", ".join(dict.fromkeys(_folder(name) for name, _ in hr))
+    raise UserError(
+        f"{folder} holds several sets of HR images: name one of {places} in it"
+    )
+
+
+def _plain(name: str) -> str:
+    """An image's name without what tells of HR and of a scale."""
+    stem = re.sub(r"_SRF_\d", "", PurePosixPath(name).stem, flags=re.I)
+    return re.sub(r"[_-](hr|gt)([_-]?x?\d)?$", "", stem, flags=re.I).lower()
+
+
+def _scales(name: str) -> set[int]:
+    matches = map(_SCALE.fullmatch, PurePosixPath(name).parent.parts)
+    return {int(match[1]) for match in matches if match}
+
+
+def _folder(name: str) -> str:
+    return str(PurePosixPath(name).parent)
+
+
+def _shortened(images: list[Found]) -> list[Found]:
+    """Names relative to the folder that is common to all."""
+    parents = [PurePosixPath(name).parent.parts for name, _ in images]
+    common = 0
+    while all(len(p) > common and p[common] == parents[0][common] for p in parents):
+        common += 1
+    parts = [(PurePosixPath(name).parts[common:], path) for name, path in images]
+    return [("/".join(rest), path) for rest, path in parts]
+
+
+def _lr_names(stem: str, scale: int) -> list[str]:
+    plain = re.sub(r"[_-](hr|gt)([_-]?x?\d)?$", "", stem, flags=re.I)
+    ends = ["", f"x{scale}", f"_LR{scale}", "_LR", f"_LRBI_x{scale}", f"_x{scale}"]
+    return list(dict.fromkeys([stem, *(f"{plain}{end}" for end in ends)]))
