@@ -1,9 +1,13 @@
 """The local page, as a browser talks to it."""
 
+import errno
 import io
 import json
 import re
+import socket
+import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -69,7 +73,7 @@ def test_a_picture_goes_there_and_back(server: Server) -> None:
         _, content = ask(server, told[key])
         assert Image.open(io.BytesIO(content)).size == size
     assert ask(server, told["idr"])[0] == 200
-    assert len(server.results) == 3
+    assert len(server._results) == 3
 
 
 def test_the_page_asks_for_files_that_are_there(server: Server) -> None:
@@ -128,7 +132,119 @@ def test_without_known_degradations(
     assert told["nearest"] == [] and told["idr"]
 
 
-def test_only_the_last_results_are_kept(server: Server) -> None:
-    for _ in range(20):
-        server.keep("PNG", b"")
-    assert len(server.results) == 12
+def test_results_are_kept_for_a_time_that_is_said(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert b"for 10 minutes" in ask(server, "/")[1]
+    paths = [server.keep("PNG", bytes(1000)) for _ in range(150)]
+    assert {ask(server, path)[0] for path in paths} == {200}
+    monkeypatch.setattr(page_server, "_KEPT_BYTES", 10_000)
+    server.keep("PNG", b"")
+    assert [ask(server, path)[0] for path in paths[-11:]] == [404, *[200] * 10]
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 599)
+    assert server.result(paths[-1]) is not None
+    monkeypatch.setattr(time, "monotonic", lambda: now + 601)
+    assert server.result(paths[-1]) is None
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "99999999999999999999", "-1", "\u0663"])
+def test_absurd_lengths_are_refused(server: Server, length: str) -> None:
+    with connection(server) as visitor:
+        head = f"POST /upscale HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n"
+        head += f"Content-Length: {length}\r\n\r\n"
+        visitor.sendall(head.encode())
+        answer = visitor.makefile("rb").readline()
+    assert answer.split()[1] in (b"413", b"411")
+
+
+def test_a_full_disk_is_no_bug(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(server, "read", full)
+    status, text = ask(server, "/upscale?name=x.png", png(9, 12))
+    assert (status, "is full" in json.loads(text)["error"]) == (507, True)
+
+
+def test_uploads_need_no_files(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    assert server.read("x.png", png(9, 12)).colour.shape == (9, 12, 3)
+
+
+def test_the_port_that_browsers_leave_out(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask(server, "/", Host="localhost")[0] == 403
+    monkeypatch.setattr(server, "server_port", 80)
+    url = f"http://127.0.0.1:{server.server_address[1]}/"
+    request = urllib.request.Request(url, headers={"Host": "localhost"})
+    with urllib.request.urlopen(request) as answer:
+        assert answer.status == 200
+
+
+def test_one_picture_at_a_time_and_none_for_those_who_left(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits has not been read; who leaves is not waited for."""
+    begun, go_on, seen = threading.Event(), threading.Event(), []
+
+    def upscale(name: str, *arguments: object) -> dict[str, str]:
+        seen.append(name)
+        begun.set()
+        go_on.wait(20)
+        return {"after": name}
+
+    monkeypatch.setattr(server, "upscale", upscale)
+
+    def send(name: str) -> socket.socket:
+        data = png(9, 12)
+        visitor = connection(server)
+        head = f"POST /upscale?name={name} HTTP/1.1\r\n"
+        head += f"Host: 127.0.0.1:{server.server_port}\r\n"
+        head += f"Content-Length: {len(data)}\r\n\r\n"
+        visitor.sendall(head.encode() + data)
+        return visitor
+
+    first = send("first")
+    assert begun.wait(20)
+    left, last = send("left"), send("last")
+    left.close()
+    time.sleep(1)
+    assert seen == ["first"]
+    go_on.set()
+    assert b'"after": "last"' in last.makefile("rb").read()
+    assert seen == ["first", "last"]
+    first.close()
+    last.close()
+
+
+def test_too_many_that_wait_are_sent_away(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_waiting", threading.BoundedSemaphore(1))
+    with server.turn(lambda: False):
+        status, text = ask(server, "/upscale?name=x.png", png(9, 12))
+    assert (status, "are waiting" in json.loads(text)["error"]) == (503, True)
+
+
+def test_who_says_nothing_is_not_waited_for(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_server._Handler, "timeout", 0.5)
+    silent = [connection(server) for _ in range(80)]
+    half = connection(server)
+    head = f"POST /upscale HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n"
+    half.sendall(head.encode() + b"Content-Length: 100\r\n\r\nabc")
+    assert half.makefile("rb").readline().split()[1] == b"408"
+    assert ask(server, "/")[0] == 200
+    for visitor in silent:
+        visitor.settimeout(20)
+        assert visitor.recv(1) == b""  # the server has closed it
+        visitor.close()
+    half.close()
+
+
+def connection(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.server_port), timeout=20)

@@ -57,8 +57,11 @@ def kind_of(data: bytes) -> str | None:
 
 
 @contextlib.contextmanager
-def errors_named(path: str | Path) -> Iterator[None]:
-    """Turns whatever the parsers raise about the bytes of a file into an ImageError."""
+def errors_named(path: str | Path, data: bytes | None = None) -> Iterator[None]:
+    """Turns whatever the parsers raise about the bytes of a file into an ImageError.
+
+    `data` are its bytes where there is no file of that name.
+    """
     try:
         yield
     except ImageError as error:
@@ -70,7 +73,7 @@ def errors_named(path: str | Path) -> Iterator[None]:
             f"{path}: too large, cut it into parts of at most {most} megapixels"
         ) from error
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{path}: {_unidentified(path)}") from error
+        raise ImageError(f"{path}: {_unidentified(path, data)}") from error
     except MemoryError:  # the machine's fault, not the file's
         raise
     except Exception as error:  # the parsers raise anything, down to struct.error
@@ -79,12 +82,11 @@ def errors_named(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-def _unidentified(path: str | Path) -> str:
-    try:
-        with open(path, "rb") as file:
+def _unidentified(path: str | Path, data: bytes | None) -> str:
+    start = b"" if data is None else data[:64]
+    if data is None:
+        with contextlib.suppress(OSError), open(path, "rb") as file:
             start = file.read(64)
-    except OSError:
-        start = b""
     kind = kind_of(start)
     if kind is not None:
         return f"is {kind}, not one of {', '.join(FORMATS)}; convert it to PNG"

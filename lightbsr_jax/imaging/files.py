@@ -5,6 +5,7 @@ several pictures (an animation, a TIFF of many pages) the first is read.
 """
 
 import importlib.util
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,6 +102,12 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """
     with opened(path) as file, errors_named(path):
         return decoding.size(file)
+
+
+def size_of_bytes(data: bytes, name: str | Path) -> tuple[int, int]:
+    """`image_size` of the bytes of a file; errors call it by `name`."""
+    with errors_named(name, data):
+        return decoding.size(io.BytesIO(data))
 
 
 def read_rgb(path: str | Path) -> np.ndarray:

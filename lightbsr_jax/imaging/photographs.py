@@ -65,8 +65,12 @@ def read(path: str | Path) -> Photograph:
     several pages, in CMYK or of another kind that is not supported.
     """
     with files.opened(path) as file:
-        data = file.read()
-    with errors_named(path):
+        return of_bytes(file.read(), path)
+
+
+def of_bytes(data: bytes, name: str | Path) -> Photograph:
+    """The picture in the bytes of a file; errors, as of `read`, call it by `name`."""
+    with errors_named(name, data):
         if not data:
             raise ImageError("the file is empty")
         decoded = decoding.decode(data)

@@ -1,25 +1,28 @@
 """`lightbsr serve`: a local page to upscale pictures one at a time.
 
 It is bound to this machine, and answers only pages of its own: a picture is sent to
-/upscale, which answers in lines of JSON, how far it is and at last what there is. The
-results are kept, of the last few pictures, until they are fetched.
+/upscale, which answers in lines of JSON, how far it is and at last what there is. One
+picture is in work at a time: the others' uploads wait for their turn, unread. Results
+are kept in memory for some minutes, and no file is written.
 """
 
 import contextlib
+import errno
 import io
 import json
 import secrets
-import tempfile
+import select
 import threading
+import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import unquote
 
 from PIL import Image
@@ -32,7 +35,11 @@ from lightbsr_jax.inference.explain import Bank
 from lightbsr_jax.inference.upscaler import Progress, Upscaler
 
 ADDRESS = "127.0.0.1"
-_KEPT = 4  # pictures whose results are kept
+_HTTP_PORT = 80
+_KEPT_SECONDS = 600  # for which results can be fetched
+_KEPT_BYTES = 1_000_000_000  # of all results; the oldest go first
+_MOST_WAITING = 16  # uploads
+_SILENCE = 30  # seconds after which a visitor is taken to have left
 _MOST_BYTES = 100_000_000  # of an upload
 _PACKAGE = "lightbsr_jax.inference"
 _PAGE = {  # files of `static`, and their types
@@ -51,10 +58,17 @@ class _Refusal(Exception):
         self.status = status
 
 
+class _Kept(NamedTuple):
+    kind: str  # one of _TYPES
+    content: bytes
+    since: float  # by time.monotonic
+
+
 class Server(ThreadingHTTPServer):
     """The page's server. Port 0 takes a free one; `server_port` is which."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(
         self, upscaler: Upscaler, bank: Bank | None, *, port: int, megapixels: float
@@ -66,34 +80,66 @@ class Server(ThreadingHTTPServer):
         self.upscaler = upscaler
         self.bank = bank
         self.megapixels = megapixels
-        self.results: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
-        self.working = threading.Lock()
+        self._results: OrderedDict[str, _Kept] = OrderedDict()
+        self._keeping = threading.Lock()
+        self._working = threading.Lock()
+        self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
         super().__init__((ADDRESS, port), _Handler)
 
     def keep(self, kind: str, content: bytes) -> str:
-        """Where a result can be fetched from."""
+        """Where a result can be fetched from, for _KEPT_SECONDS."""
         path = f"/result/{secrets.token_urlsafe(12)}"
-        self.results[path] = kind, content
-        while len(self.results) > 3 * _KEPT:
-            self.results.popitem(last=False)
+        with self._keeping:
+            self._results[path] = _Kept(kind, content, time.monotonic())
+            self._forget()
         return path
+
+    def result(self, path: str) -> _Kept | None:
+        """What is kept there, if it still is."""
+        with self._keeping:
+            self._forget()
+            return self._results.get(path)
+
+    def _forget(self) -> None:
+        oldest = time.monotonic() - _KEPT_SECONDS
+        size = sum(len(kept.content) for kept in self._results.values())
+        for path, kept in list(self._results.items()):
+            if kept.since >= oldest and size <= _KEPT_BYTES:
+                break
+            size -= len(kept.content)
+            del self._results[path]
+
+    @contextlib.contextmanager
+    def turn(self, is_gone: Callable[[], bool]) -> Iterator[None]:
+        """Waits until nobody else's picture is in work.
+
+        Raises ConnectionAbortedError once the visitor is gone, _Refusal where too many
+        wait.
+        """
+        if not self._waiting.acquire(blocking=False):
+            message = f"{_MOST_WAITING} pictures are waiting: try again later"
+            raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, message)
+        try:
+            while not self._working.acquire(timeout=0.2):
+                if is_gone():
+                    raise ConnectionAbortedError("the visitor left")
+            try:
+                yield
+            finally:
+                self._working.release()
+        finally:
+            self._waiting.release()
 
     def read(self, name: str, data: bytes) -> Photograph:
         """The picture of an upload. Raises _Refusal, UserError."""
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "picture")
-            source.write_bytes(data)
-            try:
-                height, width = files.image_size(source)
-                if height * width > 1e6 * self.megapixels:
-                    raise _Refusal(
-                        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                        f"{width} x {height} pixels are more than {self.megapixels:g} "
-                        "megapixels: use lightbsr upscale, or serve --megapixels",
-                    )
-                photograph = photographs.read(source)
-            except UserError as error:  # the file's name here tells nobody anything
-                raise UserError(str(error).replace(str(source), name)) from error
+        height, width = files.size_of_bytes(data, name)
+        if height * width > 1e6 * self.megapixels:
+            raise _Refusal(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"{width} x {height} pixels are more than {self.megapixels:g} "
+                "megapixels: use lightbsr upscale, or serve --megapixels",
+            )
+        photograph = photographs.of_bytes(data, name)
         photographs.check_format(_kind(photograph), self._target(photograph), name)
         photographs.check_range(photograph, _kind(photograph), name)
         return photograph
@@ -104,9 +150,8 @@ class Server(ThreadingHTTPServer):
         """Upscales a picture; what the page shows. Raises UserError."""
         kind, target = _kind(photograph), self._target(photograph)
         pixels = conversion.to_network(photograph)
-        with self.working:
-            sr = self.upscaler(pixels, on_progress=on_progress)
-            estimated = self.upscaler.estimate(pixels)
+        sr = self.upscaler(pixels, on_progress=on_progress)
+        estimated = self.upscaler.estimate(pixels)
         result = conversion.from_network(photograph, sr, target)
         explanation = io.BytesIO()
         Image.fromarray(explain.picture(estimated)).save(explanation, "PNG")
@@ -138,7 +183,11 @@ def _page_file(name: str, megapixels: float) -> bytes:
     """A file of the page; the HTML with its limits filled in."""
     text = resources.files(_PACKAGE).joinpath("static", name).read_text("utf-8")
     if name.endswith(".html"):
-        limits = {"megapixels": f"{megapixels:g}", "most_bytes": _MOST_BYTES}
+        limits = {
+            "megapixels": f"{megapixels:g}",
+            "most_bytes": _MOST_BYTES,
+            "minutes": _KEPT_SECONDS // 60,
+        }
         text = Template(text).substitute(limits)
     return text.encode()
 
@@ -152,6 +201,14 @@ def _errors_as_refusals() -> Iterator[None]:
         raise
     except UserError as error:
         raise _Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
+    except TimeoutError as error:
+        message = f"nothing came for {_SILENCE} seconds"
+        raise _Refusal(HTTPStatus.REQUEST_TIMEOUT, message) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        message = "the disk for temporary files is full (TMPDIR names another)"
+        raise _Refusal(HTTPStatus.INSUFFICIENT_STORAGE, message) from error
     except MemoryError as error:
         message = "there is not enough memory for this picture"
         raise _Refusal(HTTPStatus.INSUFFICIENT_STORAGE, message) from error
@@ -162,6 +219,8 @@ def _errors_as_refusals() -> Iterator[None]:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    timeout = _SILENCE  # of the socket
+
     @property
     def _server(self) -> Server:
         return cast(Server, self.server)
@@ -172,9 +231,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path in _PAGE:
             name, kind = _PAGE[self.path]
             self._send(HTTPStatus.OK, kind, _page_file(name, self._server.megapixels))
-        elif (result := self._server.results.get(self.path)) is not None:
-            kind, content = result
-            self._send(HTTPStatus.OK, _TYPES[kind], content)
+        elif (result := self._server.result(self.path)) is not None:
+            self._send(HTTPStatus.OK, _TYPES[result.kind], result.content)
         else:
             self._fail(HTTPStatus.NOT_FOUND, "there is nothing here")
 
@@ -184,14 +242,17 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, name = self.path.partition("?name=")
         name = unquote(name)
         # (The visitor may leave, which ends the work, too.)
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, TimeoutError):
             try:
-                with _errors_as_refusals():
-                    photograph = self._uploaded(path, name)
+                length = self._length(path)
+                with self._server.turn(self._is_gone):
+                    with _errors_as_refusals():
+                        data = self.rfile.read(length)
+                        photograph = self._server.read(name, data)
+                    del data
+                    self._upscale(name, photograph)
             except _Refusal as refusal:
                 self._fail(refusal.status, str(refusal))
-            else:
-                self._upscale(name, photograph)
 
     def _upscale(self, name: str, photograph: Photograph) -> None:
         """Sends lines: percentages, and at last the results or an error."""
@@ -200,6 +261,8 @@ class _Handler(BaseHTTPRequestHandler):
 
         def show(done: int, total: int) -> None:
             nonlocal percent
+            if self._is_gone():
+                raise ConnectionAbortedError("the visitor left")
             if 100 * done // total > percent:
                 percent = 100 * done // total
                 self._send_line({"percent": percent})
@@ -211,22 +274,34 @@ class _Handler(BaseHTTPRequestHandler):
             answer = {"error": str(refusal)}
         self._send_line(answer)
 
-    def _uploaded(self, path: str, name: str) -> Photograph:
+    def _length(self, path: str) -> int:
+        """How many bytes an upload has. Raises _Refusal."""
         if path != "/upscale":
             raise _Refusal(HTTPStatus.NOT_FOUND, "there is nothing here")
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal():
+        if not (length.isascii() and length.isdecimal()):
             raise _Refusal(HTTPStatus.LENGTH_REQUIRED, "how long is the file?")
-        if int(length) > _MOST_BYTES:
+        if len(length) > 15 or int(length) > _MOST_BYTES:
             raise _Refusal(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 f"the file is larger than {_MOST_BYTES // 1_000_000} MB",
             )
-        return self._server.read(name, self.rfile.read(int(length)))
+        return int(length)
+
+    def _is_gone(self) -> bool:
+        """Whether the visitor has closed the connection, where the system tells."""
+        if not hasattr(select, "POLLRDHUP"):
+            return False
+        poll = select.poll()
+        poll.register(self.connection, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def _is_foreign(self) -> bool:
         """Refuses what other pages in the same browser ask for."""
-        own = {f"{host}:{self._server.server_port}" for host in (ADDRESS, "localhost")}
+        port = self._server.server_port
+        own = {f"{host}:{port}" for host in (ADDRESS, "localhost")}
+        if port == _HTTP_PORT:  # which browsers leave out
+            own |= {ADDRESS, "localhost"}
         origin = self.headers.get("Origin")
         foreign = self.headers.get("Host") not in own or (
             origin is not None and origin.removeprefix("http://") not in own
