@@ -18,6 +18,7 @@ from lightbsr_jax.commands import (
     evaluate,
     export,
     pack,
+    paths,
     prepare,
     psnr,
     serve,
@@ -56,7 +57,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, by default the program's."""
-    parsed = make_parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        parsed = make_parser().parse_args(paths.expanded(given))
+    except UserError as error:
+        fail(error)
     # Pillow's warnings (many pixels, broken notes) concern what is refused or harmless.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:

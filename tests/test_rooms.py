@@ -29,14 +29,15 @@ ALLOWED = {
     "compilation": set(),
     "imaging": set(),
     "networks": set(),
-    "data": {"imaging"},
+    "locks": set(),
+    "data": {"imaging", "locks"},
     "methods": FOUNDATION,
     "spec": FOUNDATION | {"methods"},
     "models": FOUNDATION | {"compilation", "methods", "spec"},
     "inference": FOUNDATION | {"compilation", "methods", "models", "spec"},
     "evaluation": FOUNDATION | {"compilation", "methods", "models", "spec"},
     "training": FOUNDATION
-    | {"compilation", "data", "evaluation", "methods", "models", "spec"},
+    | {"compilation", "data", "evaluation", "locks", "methods", "models", "spec"},
     "pack": {"atomic", "methods", "models", "spec", "training"},
     "interop": FOUNDATION | {"methods", "models", "spec", "training"},
     "parity": FOUNDATION

@@ -79,7 +79,7 @@ def test_student_beside_bicubic(tmp_path, monkeypatch) -> None:
     text = measure(config, sources=[workdir])
     assert "**LightBSR**" in text and "LightBSR (paper)" in text
     assert "65.738" in text and "border of 4 pixels" in text
-    folder = workdir / "evaluation" / "setting1"
+    folder = workdir / "evaluation" / "setting1" / "Set5-step-7"
     assert str(folder / "report.html") in text
 
     def no_constants(name: str) -> None:

@@ -109,3 +109,7 @@ def test_a_name_of_ones_own_stands_below_the_method() -> None:
     (table,) = tables.make(found, SETTING_1, scale=4, contenders=[own])
     labels = [row.label for row in table.rows]
     assert labels[labels.index("mine") - 1] == "KDSR (paper)"
+
+
+def test_names_do_not_break_markdown() -> None:
+    assert tables.escaped("a|b_c<img>.png\n") == r"a\|b\_c\<img\>.png?"

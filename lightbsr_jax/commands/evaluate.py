@@ -91,7 +91,8 @@ def _define() -> _Flags:
         report=flags.DEFINE_string(
             "report",
             None,
-            "Folder for the report (default: WORKDIR/evaluation/settingN).",
+            "Folder for the report (default: in WORKDIR/evaluation/settingN, one for "
+            "each set of benchmarks and step).",
         ),
         dump_lr=flags.DEFINE_string(
             "dump-lr",

@@ -18,6 +18,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from lightbsr_jax import config_files
+from lightbsr_jax.commands import paths
 from lightbsr_jax.commands.mistakes import extras_named, fail, one_line
 from lightbsr_jax.errors import Interrupted, UserError
 
@@ -26,8 +27,11 @@ INTERRUPTED = 75  # os.EX_TEMPFAIL, where there is one
 
 def take(arguments: Sequence[str] | None) -> None:
     """Makes these the program's arguments; None keeps its own."""
-    if arguments is not None:
-        sys.argv[1:] = arguments
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        sys.argv[1:] = paths.expanded(given)
+    except UserError as error:
+        fail(error)
 
 
 def define_config(default: str) -> flags.FlagHolder:

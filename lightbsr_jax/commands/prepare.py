@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
         console=console,
         transient=True,
         redirect_stdout=False,
-        disable=not console.is_terminal,
+        disable=not console.file.isatty(),
     )
     task = bar.add_task("images", total=None)
     builder = Df2k(

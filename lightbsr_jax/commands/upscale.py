@@ -348,7 +348,7 @@ class _Bar:
             TimeRemainingColumn(),
             TextColumn("{task.description}", table_column=name),
             console=console,
-            disable=not console.is_terminal,
+            disable=not console.file.isatty(),
             transient=True,
         )
         self._jobs = jobs

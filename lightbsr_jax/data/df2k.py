@@ -18,7 +18,6 @@ every part of every image lies.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -37,7 +36,7 @@ from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.core.splits import SplitDict
 
-from lightbsr_jax import atomic
+from lightbsr_jax import atomic, locks
 from lightbsr_jax.data import tiles
 from lightbsr_jax.data.sources import find_all
 from lightbsr_jax.errors import UserError
@@ -345,9 +344,5 @@ class _Shard(NamedTuple):
 def _locked(folder: Path) -> Iterator[None]:
     """Makes the folder; raises UserError if another process is at work in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process is preparing {folder.parent}") from error
+    with locks.held(folder / "lock", folder.parent):
         yield

@@ -26,6 +26,8 @@ def write(folder: str | Path, found: Findings) -> None:
     folder = Path(folder)
     for name in ("panels", "plots"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+        for old in (folder / name).glob("*.[ps][nv]g"):  # of an earlier report
+            old.unlink()
     drawn = plots.draw(found)
     for name, svg in drawn.items():
         atomic.write_text(folder / _plot(name), svg.replace("currentColor", "#555"))
@@ -45,10 +47,14 @@ def markdown(found: Findings, drawn: Plots) -> str:
     parts = [f"# {found.title}"]
     parts += [tables.markdown(table) for table in found.tables]
     parts += ["## Every image"]
-    parts += [_figure(table.title, _plot(table.title)) for table in found.tables]
+    parts += [
+        _figure(tables.escaped(table.title), _plot(table.title))
+        for table in found.tables
+    ]
     parts += ["## Pictures"]
     for example in found.examples:
         name = f"{example.benchmark} {example.image}, {example.case}"
+        name = tables.escaped(name)
         parts += [name, _figure(name, _panel(example))]
     if found.separation is not None:
         lines = tables.grid(findings.separation_lines(found))

@@ -111,7 +111,7 @@ def run(
     measured = _prepare(wanted, sources, folders)
     _check_lr_folders(measured, dump_lr, lr_folder)
     if report_folder is None:
-        report_folder = _default_report(wanted, sources)
+        report_folder = _default_report(wanted, measured, sources)
     if report_folder is not None:
         Path(report_folder).mkdir(parents=True, exist_ok=True)  # fails now or never
 
@@ -178,12 +178,17 @@ def _check_lr_folders(
         _check_names(measured.folders, measured.scale)
 
 
-def _default_report(wanted: Measurement, sources: Sequence[str | Path]) -> str | None:
-    """In the first workdir, if there is one."""
+def _default_report(
+    wanted: Measurement, measured: Measured, sources: Sequence[str | Path]
+) -> str | None:
+    """In the first workdir, if there is one: for each set of benchmarks and step."""
     if not sources or not Path(sources[0]).is_dir():
         return None
     leaf = f"setting{wanted.setting}" if wanted.setting else "given"
-    return str(Path(sources[0], "evaluation", leaf))
+    found = images.find(measured.folders, scale=measured.scale)
+    model = measured.networks.get(measured.first.name)
+    name = _report_name(list(dict.fromkeys(i.benchmark for i in found)), model)
+    return str(Path(sources[0], "evaluation", leaf, name))
 
 
 def _measure(
@@ -335,6 +340,12 @@ def _surroundings() -> dict[str, Any]:
     }
 
 
+def _report_name(benchmarks: Sequence[str], model: Model | None) -> str:
+    """Such as "Set5-Set14-step-679000"."""
+    step = f"-step-{model.step}" if model and model.step else ""
+    return images.slug("-".join(benchmarks))[:100] + step
+
+
 def _title(wanted: Measurement, measured: Measured) -> str:
     """Such as "LightBSR at step 679000, x4, setting 1"."""
     name = measured.first.name
@@ -368,7 +379,7 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not console.file.isatty(),
     ) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

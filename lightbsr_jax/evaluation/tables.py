@@ -3,6 +3,7 @@
 PSNR is in dB.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
@@ -165,7 +166,13 @@ def markdown(table: Table) -> str:
         if sizes:
             cells.append(f"{row.parameters:.2f}" if row.parameters else "")
         lines.append(cells)
-    return f"{table.heading}: PSNR (dB) / SSIM\n\n{grid(lines)}"
+    return f"{escaped(table.heading)}: PSNR (dB) / SSIM\n\n{grid(lines)}"
+
+
+def escaped(name: str) -> str:
+    """A name as Markdown that shows it, whatever characters it has."""
+    printable = "".join(c if c.isprintable() else "?" for c in name)
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", printable)
 
 
 def grid(lines: Sequence[Sequence[str]]) -> str:

@@ -1,8 +1,8 @@
 """Stopping in good order.
 
-A run that is told to stop (SIGTERM, as schedulers send it, or Ctrl-C) ends after the
-step under way, with a checkpoint. Where several processes train, all of them stop after
-the same step, whichever was told.
+A run that is told to stop (SIGTERM or SIGUSR1, as schedulers send them, SIGHUP of a
+terminal that is closed, or Ctrl-C) ends after the step under way, with a checkpoint.
+Where several processes train, all of them stop after the same step, whichever was told.
 """
 
 import os
@@ -24,7 +24,9 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
-            signals = {signal.SIGINT: self._note}
+            signals = {signal.SIGINT: self._note, signal.SIGUSR1: self._note}
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
+                signals[signal.SIGHUP] = self._note
             # With several processes JAX notes SIGTERM itself, and tells the others.
             if jax.process_count() == 1:
                 signals[signal.SIGTERM] = self._note

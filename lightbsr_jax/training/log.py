@@ -39,6 +39,8 @@ class Log:
         self._total = total
         self._last = (start, time.monotonic())
         self._console = Console(soft_wrap=True, quiet=quiet)
+        # Rich takes FORCE_COLOR, which a batch system may set, for a terminal.
+        self._on_terminal = self._console.file.isatty()
         self._bar = Progress(
             BarColumn(bar_width=10),
             MofNCompleteColumn(),
@@ -51,7 +53,7 @@ class Log:
             console=self._console,
             expand=True,
             speed_estimate_period=600,
-            disable=quiet or not self._console.is_terminal,
+            disable=quiet or not self._on_terminal,
         )
         self._task = self._bar.add_task("", total=total, completed=start)
         self._bar.start()
@@ -95,7 +97,7 @@ class Log:
             if name not in hidden
         )
         self._bar.update(self._task, description=f"stage {stage}  {told}")
-        if not self._console.is_terminal:
+        if not self._on_terminal:
             left = (self._total - step) / rate
             eta = time.strftime("%H:%M:%S", time.gmtime(left % 86400))
             days = f"{int(left // 86400)}d " if left >= 86400 else ""

@@ -1,5 +1,6 @@
 """The training loop: from HR images to checkpoints of a trained network."""
 
+import contextlib
 import json
 import math
 import time
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lightbsr_jax import atomic
+from lightbsr_jax import atomic, locks
 from lightbsr_jax.data.pipeline import CropBatches, Sampler
 from lightbsr_jax.data.resident import ResidentBatches
 from lightbsr_jax.data.sources import ImageFolders, PreparedImages, open_source
@@ -88,10 +89,19 @@ def train(flags: ConfigDict, workdir: str | Path) -> None:
     """
     config, workdir = TrainingConfig.from_flags(flags), Path(workdir)
     check(config)
+    with contextlib.ExitStack() as stack:
+        _train(config, workdir, stack)
+
+
+def _train(
+    config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack
+) -> None:
     source = open_source(config.data.hr, minimum=config.hr_crop)
     batches = open_batches(config, source)
     network = make_network(config)
     check_workdir(workdir)
+    if parallel.is_main_process():
+        stack.enter_context(locks.held(workdir / ".lock", workdir))
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     begun = checkpoints.latest_step() is not None
     if config.minutes:

@@ -1,0 +1,32 @@
+"""Paths among a command's arguments."""
+
+import os
+import re
+from collections.abc import Sequence
+
+from lightbsr_jax.errors import UserError
+
+_REMOTE = re.compile(r"[a-z][a-z0-9]+://")
+
+
+def expanded(arguments: Sequence[str]) -> list[str]:
+    """The arguments with ~ at the beginning of --option=~/A,~/B as shells have it.
+
+    (They replace it only at the beginning of a word.) Raises UserError for places that
+    are no paths of this machine.
+    """
+    return list(map(_expanded, arguments))
+
+
+def _expanded(argument: str) -> str:
+    option, equals, value = argument.partition("=")
+    if not equals or not option.startswith("-"):
+        option = equals = ""
+        value = argument
+    if match := _REMOTE.match(value):
+        raise UserError(
+            f"{argument}: {match[0]} is no path of this machine, and cloud storage is "
+            "not supported: mount it, or name a local folder"
+        )
+    parts = [os.path.expanduser(p) if p[:1] == "~" else p for p in value.split(",")]
+    return option + equals + ",".join(parts)

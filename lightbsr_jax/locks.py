@@ -1,0 +1,32 @@
+"""Folders in which one process is at work."""
+
+import contextlib
+import fcntl
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from lightbsr_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def held(file: Path, folder: Path) -> Iterator[None]:
+    """Holds the lock that is a file; one of a process that has died counts no more.
+
+    Raises UserError where another process is at work in `folder`.
+    """
+    with open(file, "a+") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            opened.seek(0)
+            owner = opened.read().strip() or "another process"
+            raise UserError(f"{folder} is in use by {owner}") from error
+        except OSError:  # a file system without locks
+            yield
+            return
+        opened.truncate(0)
+        opened.write(f"process {os.getpid()} on {platform.node()}\n")
+        opened.flush()
+        yield

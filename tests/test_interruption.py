@@ -1,0 +1,74 @@
+"""Signals to stop, locks of workdirs, and what is printed where nobody watches."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lightbsr_jax import locks
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.training.interruption import Interruption
+from lightbsr_jax.training.log import Log
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT"])
+def test_signals_end_a_run_in_good_order(name: str) -> None:
+    """SLURM sends SIGUSR1 before the end of a job, a closed terminal SIGHUP."""
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        assert not interruption.noted(1)
+        os.kill(os.getpid(), number)
+        assert interruption.noted(2)
+    assert signal.getsignal(number) == before
+
+
+def test_nohup_is_respected() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interruption.noted(1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_folder_in_use_is_refused_and_a_stale_lock_is_not(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from lightbsr_jax import locks\n"
+        "with locks.held(Path(sys.argv[1]), Path(sys.argv[2])):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", script, str(lock), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        owner = f"is in use by process {other.pid} on "
+        with pytest.raises(UserError, match=owner), locks.held(lock, tmp_path):
+            pass
+        other.kill()
+    with locks.held(lock, tmp_path):
+        assert f"process {os.getpid()} on" in lock.read_text()
+    with locks.held(lock, tmp_path):  # free again
+        pass
+
+
+def test_no_bar_in_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Batch systems set FORCE_COLOR, by which Rich takes a file for a terminal."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    log = Log(tmp_path, start=0, total=10, quiet=False)
+    log.advance(1)
+    time.sleep(0.3)
+    log.metrics(2, {"loss": 1.0, "skipped": 0.0}, stage=1)
+    log.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 and "step 2/10" in lines[0]
