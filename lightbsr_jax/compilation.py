@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import functools
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from jax.core import Tracer
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _FOUND = "/jax/compilation_cache/cache_hits"
+
+_MOST_KEPT = 2_000_000_000  # bytes of programs
+_DAMAGED = "Error reading persistent compilation cache entry"
 
 # What is left to YNNPACK (see `_options`).
 _NOTHING = ""
@@ -35,10 +39,42 @@ def keep_compiled_programs() -> None:
     except RuntimeError:  # a user without a home, as in some containers
         return
     folder = Path(root, "lightbsr_jax", "compiled")
+    with contextlib.suppress(OSError):  # JAX warns of a folder that it cannot write to
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # what lies there is run
+        _prune(folder)
+    _mend_when_damaged(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         # Less than JAX's second: the upscaler has many small programs.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _prune(folder: Path) -> None:
+    """Removes the oldest programs where there is more than the most that is kept."""
+    files = [(entry.stat(), entry.path) for entry in os.scandir(folder)]
+    total = sum(status.st_size for status, _ in files)
+    if total <= _MOST_KEPT:
+        return
+    for status, path in sorted(files, key=lambda file: file[0].st_mtime):
+        Path(path).unlink(missing_ok=True)
+        total -= status.st_size
+        if total <= _MOST_KEPT // 2:
+            return
+
+
+def _mend_when_damaged(folder: Path) -> None:
+    """Empties the folder once JAX warns of a damaged program, which would stay."""
+    show = warnings.showwarning
+
+    def shown(message: Warning | str, *about: Any, **more: Any) -> None:
+        if not str(message).startswith(_DAMAGED):
+            show(message, *about, **more)
+            return
+        for path in folder.glob("*"):
+            path.unlink(missing_ok=True)
+
+    warnings.showwarning = shown
 
 
 def inference_jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:

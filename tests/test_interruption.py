@@ -13,6 +13,7 @@ from lightbsr_jax import locks
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.training.interruption import Interruption
 from lightbsr_jax.training.log import Log
+from lightbsr_jax.training.validation import picture_names
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT"])
@@ -72,3 +73,8 @@ def test_no_bar_in_files(
     log.close()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 and "step 2/10" in lines[0]
+
+
+def test_pictures_of_equal_names_have_files_of_their_own() -> None:
+    names = picture_names(["a/x.png", "b/x.png", "y z.png"])
+    assert names == ["0-x", "1-x", "y-z"]

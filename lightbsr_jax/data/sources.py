@@ -283,9 +283,7 @@ def find_all(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
         for folder in folders
         for name, path in layouts.hr_images(folder).images
     }
-    return sorted(
-        ((name, path) for path, name in found.items()), key=lambda image: image[0]
-    )
+    return sorted((name, path) for path, name in found.items())  # whatever their order
 
 
 def _find_prepared(name: str) -> tuple[Path, str] | None:

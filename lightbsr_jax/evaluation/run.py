@@ -1,6 +1,7 @@
 """One measurement, from a config to its report: what eval.py does."""
 
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -113,7 +114,7 @@ def run(
     if report_folder is None:
         report_folder = _default_report(wanted, measured, sources)
     if report_folder is not None:
-        Path(report_folder).mkdir(parents=True, exist_ok=True)  # fails now or never
+        _make_folder(Path(report_folder))  # fails now or never
 
     keep = None if report_folder is None else measured.pictured
     outcome = _measure(wanted, measured, dump_lr, lr_folder, pictured=keep)
@@ -338,6 +339,19 @@ def _surroundings() -> dict[str, Any]:
             "python": platform.python_version(),
         },
     }
+
+
+def _make_folder(folder: Path) -> None:
+    """Makes the report's folder. Raises UserError where it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written to ({error.strerror}): name another folder "
+            "for the report, --report=FOLDER"
+        ) from error
 
 
 def _report_name(benchmarks: Sequence[str], model: Model | None) -> str:

@@ -1,5 +1,6 @@
 """What a run's network is worth so far."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -8,6 +9,7 @@ import numpy as np
 
 from lightbsr_jax.data.sources import first_images
 from lightbsr_jax.evaluation import benchmark, cases, pictures
+from lightbsr_jax.evaluation.images import slug
 from lightbsr_jax.evaluation.restorers import BICUBIC, Bicubic, Restorer
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.spec import ModelSpec
@@ -15,6 +17,13 @@ from lightbsr_jax.training import parallel
 from lightbsr_jax.training.config import TrainingConfig
 from lightbsr_jax.training.log import Log
 from lightbsr_jax.training.state import Run
+
+
+def picture_names(images: Sequence[str]) -> list[str]:
+    """Names for pictures of images: their stems, numbered where two are the same."""
+    stems = [slug(Path(image).stem) for image in images]
+    counts = Counter(stems)
+    return [s if counts[s] == 1 else f"{i}-{s}" for i, s in enumerate(stems)]
 
 
 def validation(
@@ -28,6 +37,7 @@ def validation(
         return lambda step, run, log: None
     spec, wanted = config.model, config.validation
     images = first_images(wanted.hr, wanted.images)
+    names = picture_names([name for name, _ in images])
     tested = cases.make(spec.setting)
     pictured = tested[len(tested) // 2].label
 
@@ -51,7 +61,7 @@ def validation(
         def picture(restored: benchmark.Restored) -> None:
             if restored.case == pictured and restored.position < wanted.pictures:
                 panel = pictures.panel(restored.images, restored.scores)
-                log.picture(step, Path(restored.image).stem, panel)
+                log.picture(step, names[restored.position], panel)
 
         model = _model(spec, run, basis, step)
         log.validation(step, _summary(spec.role, measure({spec.role: model}, picture)))
