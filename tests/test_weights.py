@@ -6,12 +6,14 @@ of networks far smaller than its own.
 
 import json
 import re
+import struct
 import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import optax
 import pytest
@@ -144,12 +146,67 @@ def test_source_is_on_record(tmp_path) -> None:
     assert re.fullmatch("[0-9a-f]{64}", source[str(file)])
 
 
-@pytest.mark.parametrize("prefix", ["module.", "model.", "model.module."])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "model.", "model.module.", "_orig_mod.", "module._orig_mod."]
+)
 def test_prefixes_of_wrappers_are_cut(prefix: str, tmp_path) -> None:
     tensors = reference_tensors()
     file = {prefix + name: tensor for name, tensor in tensors.items()}
     read = torch_files.read(save(tmp_path / "wrapped.safetensors", file))
     assert_same_bytes(read, tensors)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64, ml_dtypes.bfloat16])
+def test_numbers_of_other_widths_are_read(kind: type, tmp_path: Path) -> None:
+    tensors = reference_tensors()
+    stored = {
+        name: tensor.astype(kind) if tensor.dtype == np.float32 else tensor
+        for name, tensor in tensors.items()
+    }
+    # By hand: NumPy has no bfloat16, and safetensors.numpy does not write it.
+    kinds = {"float16": "F16", "float64": "F64", "bfloat16": "BF16", "int64": "I64"}
+    header, data = {}, b""
+    for name, t in stored.items():
+        offsets = [len(data), len(data) + t.nbytes]
+        kind_name = kinds[str(t.dtype)]
+        header[name] = {"dtype": kind_name, "shape": t.shape, "data_offsets": offsets}
+        data += t.tobytes()
+    text = json.dumps(header).encode()
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    read = torch_files.read(file)
+    assert {str(t.dtype) for t in read.values()} <= {"float32", "int64"}
+    expected = {
+        name: t.astype(np.float32) if t.dtype == kind else t
+        for name, t in stored.items()
+    }
+    assert_same_bytes(read, expected)
+
+
+@pytest.mark.parametrize("wrapper", ["params", "params_ema", "net", "state_dict"])
+def test_what_programs_wrap_a_state_dict_in(wrapper: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    tensors = reference_tensors()
+    inner = {name: torch.from_numpy(t.copy()) for name, t in tensors.items()}
+    whole = {wrapper: inner, "iter": 5}
+    if wrapper == "params_ema":  # beside the weights that it is the mean of
+        whole = {"params": {n: 0 * t for n, t in inner.items()}} | whole
+    torch.save(whole, tmp_path / "x.pth")
+    assert_same_bytes(torch_files.read(tmp_path / "x.pth"), tensors)
+    half = {n: t.bfloat16() if t.is_floating_point() else t for n, t in inner.items()}
+    torch.save({wrapper: half}, tmp_path / "half.pth")
+    read = torch_files.read(tmp_path / "half.pth")
+    for name, tensor in tensors.items():
+        np.testing.assert_allclose(read[name], tensor, rtol=0.01)
+
+
+def test_counts_of_batches_may_be_missing(tmp_path: Path) -> None:
+    tensors = reference_tensors()
+    counts = [name for name in tensors if name.endswith("num_batches_tracked")]
+    assert counts
+    for name in counts:
+        del tensors[name]
+    convert.to_state("file", tensors, convert.infer("file", tensors, 1))
 
 
 def test_damaged_file_is_refused_with_its_names(tmp_path) -> None:
@@ -160,7 +217,7 @@ def test_damaged_file_is_refused_with_its_names(tmp_path) -> None:
             del tensors[name]
     tensors["E.more"] = np.zeros(1, np.float32)
     tensors["E.E.0.weight"] = np.zeros((32, 4, 3, 3), np.float32)
-    tensors["G.tail.1.bias"] = tensors["G.tail.1.bias"].astype(np.float16)
+    tensors["G.tail.1.bias"] = tensors["G.tail.1.bias"].astype(np.int32)
     file = save(tmp_path / "damaged.safetensors", tensors)
     with pytest.raises(UserError) as caught:
         convert.to_workdir(file, tmp_path / "workdir", setting=1)
@@ -175,7 +232,7 @@ def test_damaged_file_is_refused_with_its_names(tmp_path) -> None:
         "10 missing (G.body.0.body.2.bias, G.body.1.body.0.dwconv.bias, "
         "G.body.1.body.0.dwconv.weight, ...); 1 unexpected (E.more); 2 misshapen "
         "(E.E.0.weight float32 (32, 4, 3, 3) for float32 (32, 3, 3, 3), "
-        "G.tail.1.bias float16 (3,) for float32 (3,))" in message
+        "G.tail.1.bias int32 (3,) for float32 (3,))" in message
     )
     assert left_behind(tmp_path) == ["damaged.safetensors"]
 

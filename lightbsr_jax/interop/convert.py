@@ -374,7 +374,8 @@ def _check(file: str | Path, tensors: Tensors, config: Tree) -> None:
     problems = [
         f"{len(names)} {what} ({_first(names)})"
         for what, names in {
-            "missing": sorted(wanted.keys() - tensors.keys()),
+            # (BatchNorm's counts matter to nothing, and many programs leave them out.)
+            "missing": sorted(wanted.keys() - tensors.keys() - set(_counters(config))),
             "unexpected": sorted(tensors.keys() - wanted.keys()),
             "misshapen": misfits,
         }.items()

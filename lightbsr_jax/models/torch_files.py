@@ -14,7 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import safetensors
 import safetensors.numpy
 import scipy.io
 
@@ -24,8 +26,10 @@ from lightbsr_jax.imaging.prior import BASIS_SHAPE
 
 _TORCH = (".pt", ".pth")
 _SAFETENSORS = ".safetensors"
-_WRAPPERS = ("model", "state_dict", "model_state_dict")
-_PREFIX = re.compile(r"(module\.|model\.)*")  # of DataParallel, and of a wrapper
+# What programs keep a state dict under; of two sets of weights the averaged one.
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "params_ema", "params", "net")
+# Of DataParallel, of a wrapper, and of torch.compile.
+_PREFIX = re.compile(r"(module\.|model\.|_orig_mod\.)*")
 
 
 def check_suffix(path: str | Path) -> None:
@@ -38,13 +42,14 @@ def check_suffix(path: str | Path) -> None:
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a state dict by name, out of what wraps them.
 
-    Nothing in the file is executed. Raises UserError for a file that holds none.
+    Real numbers of any width become float32. Nothing in the file is executed. Raises
+    UserError for a file that holds none.
     """
     path = Path(path)
     content = path.read_bytes()
     check_suffix(path)
     if path.suffix == _SAFETENSORS:
-        tensors = _parsed(path, safetensors.numpy.load, content)
+        tensors = _parsed(path, _parse_safetensors, content)
     else:
         tensors = _parsed(path, partial(_parse_torch, _torch(path)), content)
     if not isinstance(tensors, Mapping):
@@ -63,7 +68,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
             f"{path} holds no state dict: {reason}. Give the file with the model's "
             "weights, not the optimiser's"
         )
-    return {_PREFIX.sub("", name, count=1): t for name, t in tensors.items()}
+    return {_PREFIX.sub("", name, count=1): _single(t) for name, t in tensors.items()}
 
 
 def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -117,6 +122,21 @@ def _torch(path: Path) -> ModuleType:
     return torch
 
 
+def _single(tensor: np.ndarray) -> np.ndarray:
+    """Real numbers as float32: files of half size have 16 bits, NumPy's often 64."""
+    real = tensor.dtype.kind == "f" or tensor.dtype == ml_dtypes.bfloat16
+    return tensor.astype(np.float32) if real else tensor
+
+
+def _parse_safetensors(content: bytes) -> dict[str, np.ndarray]:
+    kinds = {"BF16": ml_dtypes.bfloat16}  # which NumPy does not have
+    found = {}
+    for name, about in safetensors.deserialize(content):
+        kind = kinds.get(about["dtype"]) or safetensors.numpy._TYPES[about["dtype"]]
+        found[name] = np.frombuffer(about["data"], kind).reshape(about["shape"])
+    return found
+
+
 def _parse_torch(torch: ModuleType, content: bytes) -> Any:
     state_dict = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     for wrapper in _WRAPPERS:
@@ -125,9 +145,15 @@ def _parse_torch(torch: ModuleType, content: bytes) -> Any:
     if not isinstance(state_dict, Mapping):
         return state_dict
     return {
-        name: value.detach().numpy() if torch.is_tensor(value) else value
+        name: _array(torch, value) if torch.is_tensor(value) else value
         for name, value in state_dict.items()
     }
+
+
+def _array(torch: ModuleType, tensor: Any) -> np.ndarray:
+    tensor = tensor.detach()
+    wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return wide.numpy()
 
 
 def _parsed(path: str | Path, parse: Callable[[bytes], Any], content: bytes) -> Any:
