@@ -142,9 +142,9 @@ def test_results_are_kept_for_a_time_that_is_said(
     server.keep("PNG", b"")
     assert [ask(server, path)[0] for path in paths[-11:]] == [404, *[200] * 10]
     now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + 599)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 500)
     assert server.result(paths[-1]) is not None
-    monkeypatch.setattr(time, "monotonic", lambda: now + 601)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 700)
     assert server.result(paths[-1]) is None
 
 
