@@ -13,6 +13,8 @@ from typing import Any
 import jax
 from jax.core import Tracer
 
+from lightbsr_jax.errors import UserError
+
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _FOUND = "/jax/compilation_cache/cache_hits"
 
@@ -48,6 +50,24 @@ def keep_compiled_programs() -> None:
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         # Less than JAX's second: the upscaler has many small programs.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def check_devices() -> None:
+    """Raises UserError where JAX_PLATFORMS names what JAX does not find."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # of a plug-in's absence
+        wanted = _platforms()
+        if not wanted:
+            raise
+        reason = str(error) or "another build of jax may be needed"
+        raise UserError(
+            f"JAX_PLATFORMS={wanted}: JAX finds no such device ({reason})"
+        ) from error
+
+
+def _platforms() -> str | None:
+    return jax.config.jax_platforms
 
 
 def _prune(folder: Path) -> None:

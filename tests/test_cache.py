@@ -1,12 +1,14 @@
-"""The folder of compiled programs: private, bounded, mended."""
+"""The folder of compiled programs: private, bounded, mended; devices that are not."""
 
 import os
 import warnings
 from pathlib import Path
 
+import jax
 import pytest
 
 from lightbsr_jax import compilation
+from lightbsr_jax.errors import UserError
 
 
 def test_the_oldest_programs_go(tmp_path: Path, monkeypatch) -> None:
@@ -36,3 +38,18 @@ def test_a_damaged_program_is_removed_and_other_warnings_are_shown(
     message = "Error reading persistent compilation cache entry for 'jit_f': zlib"
     warnings.showwarning(message, UserWarning, "compiler.py", 1)
     assert shown == ["another"] and not (tmp_path / "x-cache").exists()
+
+
+def test_devices_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX_PLATFORMS=cuda without CUDA ended in a bare AssertionError."""
+
+    def missing() -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(jax, "devices", missing)
+    monkeypatch.setattr(compilation, "_platforms", lambda: None)
+    with pytest.raises(AssertionError):  # nobody asked for any: a bug
+        compilation.check_devices()
+    monkeypatch.setattr(compilation, "_platforms", lambda: "cuda")
+    with pytest.raises(UserError, match="JAX_PLATFORMS=cuda: JAX finds no such device"):
+        compilation.check_devices()

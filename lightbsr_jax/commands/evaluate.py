@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         sources = _sources(given.method.value, given.workdir.value, given.weights.value)
         compilation.keep_compiled_programs()
+        compilation.check_devices()
         run(
             config.value,
             sources=sources,

@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lightbsr_jax.inference.upscaler import Upscaler
 
     compilation.keep_compiled_programs()
+    compilation.check_devices()
     model = source.load(source.named(arguments))
     upscaler = Upscaler(model)
     bank = None

@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from lightbsr_jax.training import loop
 
         compilation.keep_compiled_programs()
+        compilation.check_devices()
         loop.train(config.value, workdir.value)
 
     flags.run(train, about=__doc__)

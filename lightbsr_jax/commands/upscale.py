@@ -150,6 +150,7 @@ def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
     """True where no picture failed."""
     import jax
 
+    from lightbsr_jax import compilation
     from lightbsr_jax.inference import folder
 
     if not 1 <= arguments.quality <= 100:
@@ -167,6 +168,7 @@ def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
         say(describe_unsupported(unsupported))
     if arguments.device == "cpu":
         jax.config.update("jax_platforms", "cpu")  # before anything else is woken
+    compilation.check_devices()
     model = load()
     upscaler = _upscaler(model, arguments.memory, arguments.precision, arguments.device)
     idr = _idr(upscaler, arguments.idr_from)
