@@ -93,9 +93,7 @@ def train(flags: ConfigDict, workdir: str | Path) -> None:
         _train(config, workdir, stack)
 
 
-def _train(
-    config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack
-) -> None:
+def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -> None:
     source = open_source(config.data.hr, minimum=config.hr_crop)
     batches = open_batches(config, source)
     network = make_network(config)
