@@ -170,6 +170,7 @@ def test_the_readme_is_short() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_python_in_the_readme_runs() -> None:
     """Its blocks run one after the other, given an `image`."""
     names = {"image": np.zeros((24, 20, 3), np.uint8)}

@@ -92,7 +92,7 @@ class KDSR(_Peer):
     def stage_losses(
         self,
         role: str,
-        model: nn.Module,
+        model: Any,
         lr: Tensor,
         prior: Tensor,
         hr: Tensor,
@@ -131,7 +131,7 @@ class DASR(_Peer):
     def stage_losses(
         self,
         role: str,
-        model: nn.Module,
+        model: Any,
         lr: Tensor,
         prior: Tensor,
         hr: Tensor,

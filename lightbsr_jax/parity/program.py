@@ -309,7 +309,7 @@ class Reference:
     def stage_losses(
         self,
         role: str,
-        model: nn.Module,
+        model: Any,
         lr: Tensor,
         prior: Tensor,
         hr: Tensor,
@@ -359,7 +359,7 @@ class Reference:
                 given = _channels_first(given)[None].float() / 255
                 restored = self.restore(role, model, given)
                 sr = self.utility.quantize(restored * 255.0, 255)
-            scores = {"lr": (lr[0, 0] * 255).round().byte()}
+            scores: dict[str, Any] = {"lr": (lr[0, 0] * 255).round().byte()}
             scores["psnr"] = self._psnr(sr, hr[:, 0])
             if _has_opencv():
                 scores["ssim"] = self._ssim(sr, hr[:, 0])
