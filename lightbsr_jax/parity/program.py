@@ -69,6 +69,7 @@ class Reference:
     """
 
     roles: tuple[str, ...] = ("student", "teacher")
+    teacher: Any  # the module, of a student
     encodes_twice = True  # the first crop, in a training pass
     smooth = True  # but for the estimator
 
