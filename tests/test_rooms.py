@@ -4,6 +4,7 @@ A room is a subpackage or a module directly in the package.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,3 +136,80 @@ def test_no_test_imports_another(name: str) -> None:
     imported = imported_names(TESTS[name].read_text())
     others = {n for n in imported if n.startswith("test_") or n == "conftest"}
     assert not others
+
+
+# Files outside methods/, parity/ and the published figures whose code still names a
+# method. The set only shrinks. (A docstring may say where a formula comes from.)
+NAMING = {"commands.compare", "commands.convert", "interop.export", "models.model"}
+NAMING |= {"inference.stages", "inference.upscaler"}
+METHOD = re.compile("LightBSR|[Kk][Dd][Ss][Rr]|[Dd][Aa][Ss][Rr]")
+PROGRAM = "LightBSR in JAX"
+
+
+def code(source: str) -> str:
+    """A file without comments and docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        first = getattr(node, "body", None)
+        if isinstance(first, list) and first and isinstance(first[0], ast.Expr):
+            if isinstance(first[0].value, ast.Constant):
+                first[0] = ast.Pass()
+    return ast.unparse(tree)
+
+
+def names_a_method(source: str) -> bool:
+    return METHOD.search(code(source).replace(PROGRAM, "")) is not None
+
+
+def test_names_are_found() -> None:
+    assert names_a_method("x = 1\nif method == 'kdsr': x = DASR(x)")
+    assert not names_a_method('"""As KDSR does."""\nx = 1  # of DASR')
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_methods_name_a_method(module: str) -> None:
+    place = module.removeprefix(f"{NAME}.")
+    at_home = room(module) in {"methods", "parity"} or place == "evaluation.published"
+    if not at_home and place not in NAMING:
+        assert not names_a_method(MODULES[module].read_text())
+
+
+# Rooms and files that may ask a config for a field. Everything else is given a
+# ModelSpec, or values. The set only shrinks.
+ASKING = {"spec", "config_files", "training", "evaluation.run"}
+ASKING |= {"interop.convert", "methods.registry", "models.model", "pack", "parity.case"}
+
+
+def asks_a_config(source: str) -> bool:
+    """True for config[...], config.get(...) and `in config`, `config` by its name."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Subscript):
+            asked = [node.value]
+        elif isinstance(node, ast.Attribute) and node.attr == "get":
+            asked = [node.value]
+        elif isinstance(node, ast.Compare):
+            inside = (ast.In, ast.NotIn)
+            pairs = zip(node.ops, node.comparators, strict=True)
+            asked = [other for op, other in pairs if isinstance(op, inside)]
+        else:
+            continue
+        if any(isinstance(x, ast.Name) and x.id == "config" for x in asked):
+            return True
+    return False
+
+
+def test_asking_is_found() -> None:
+    for source in (
+        "config['a']",
+        "config.get('a')",
+        "'a' in config",
+        "1 if 'a' not in config else 2",
+    ):
+        assert asks_a_config(source)
+    assert not asks_a_config("config.a; for_config = {'config': 1}['config']")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_configs_are_asked_in_few_places(module: str) -> None:
+    if not {room(module), module.removeprefix(f"{NAME}.")} & ASKING:
+        assert not asks_a_config(MODULES[module].read_text())
