@@ -171,11 +171,14 @@ def test_the_readme_is_short() -> None:
 
 @pytest.mark.slow
 @pytest.mark.slow
-def test_python_in_the_readme_runs() -> None:
-    """Its blocks run one after the other, given an `image`."""
-    names = {"image": np.zeros((24, 20, 3), np.uint8)}
-    found = blocks((ROOT / "README.md").read_text(), "python")
+@pytest.mark.parametrize("file", ["README.md", "docs/upscaling.md"])
+def test_python_in_the_documentation_runs(file: str) -> None:
+    """A file's blocks run one after the other, given an `image` and a batch `hr`."""
+    hr = np.random.default_rng(0).integers(256, size=(2, 96, 80, 3)).astype(np.float32)
+    names = {"image": np.zeros((24, 20, 3), np.uint8), "hr": hr}
+    found = blocks((ROOT / file).read_text(), "python")
     assert found
     for block in found:
         exec(block, names)
     assert names["sr"].shape == (96, 80, 3)
+    assert names.get("restored", hr).shape == hr.shape
