@@ -116,6 +116,22 @@ def test_every_module_says_what_it_is(module: str) -> None:
     assert ast.get_docstring(ast.parse(MODULES[module].read_text()))
 
 
+# Programs of their own, which run in the process of a published one.
+PROGRAMS = ("lightbsr_jax.parity.peers", "lightbsr_jax.parity.program")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_commands_alone_read_arguments_and_print(module: str) -> None:
+    """The other rooms take typed values and return results."""
+    if room(module) in ("cli", "commands") or module in PROGRAMS:
+        return
+    source = MODULES[module].read_text()
+    assert "argparse" not in imported_names(source)
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    names = [call.func.id for call in calls if isinstance(call.func, ast.Name)]
+    assert "print" not in names
+
+
 TESTS = {path.stem: path for path in sorted(Path(__file__).parent.rglob("*.py"))}
 
 
