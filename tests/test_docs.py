@@ -170,7 +170,6 @@ def test_the_readme_is_short() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("file", ["README.md", "docs/upscaling.md"])
 def test_python_in_the_documentation_runs(file: str) -> None:
     """A file's blocks run one after the other, given an `image` and a batch `hr`."""
