@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from lightbsr_jax import cli
+from lightbsr_jax.commands import datasets
 from lightbsr_jax.data import sources
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation import benchmark, images
@@ -87,8 +88,9 @@ def test_unknown_mixtures_are_refused(tmp_path: Path, names: list[str]) -> None:
     make(tmp_path, *sum(map(files_of, names), []))
     with pytest.raises(UserError, match="mixes HR and LR images"):
         layouts.hr_images(tmp_path)
-    *_, told = layouts.described(tmp_path)
-    assert told.startswith("not to be measured on as a whole")
+    found = layouts.survey(tmp_path)
+    assert found.layout is None and "mixes HR and LR" in str(found.problem)
+    assert "cannot be evaluated on as a whole" in datasets.describe(found)[-1]
 
 
 def test_folders_of_one_kind_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -122,7 +124,9 @@ def test_published_pairs(tmp_path: Path, name: str) -> None:
 def test_a_folder_is_described(tmp_path: Path) -> None:
     make(tmp_path, *files_of("GTmod12/{name}.png"), side=16)
     make(tmp_path, *files_of("LRbicx4/{name}.png"), side=4)
-    assert list(layouts.described(tmp_path)) == [
+    found = layouts.survey(tmp_path)
+    assert found.sets[0] == layouts.ImageSet("GTmod12", "HR", 2, (16, 16), (16, 16))
+    assert datasets.describe(found) == [
         "GTmod12: 2 images, HR, 16x16 to 16x16",
         "LRbicx4: 2 images, LR, 4x4 to 4x4",
         "taken as HR: 2 images",

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from lightbsr_jax.commands.printing import say
+
+if TYPE_CHECKING:
+    from lightbsr_jax.imaging.layouts import Survey
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     """Adds the command and its options."""
     parser = subparsers.add_parser(
         "datasets",
-        help="what a folder of images is taken for",
-        description="Lists the sets of images in folders, which of them are HR and LR "
+        help="show which images of a folder are taken as HR",
+        description="List the sets of images in folders: which of them are HR and LR "
         "by the layouts in which benchmarks are published, and which would be trained "
-        "or measured on.",
+        "or evaluated on.",
     )
     parser.add_argument("folder", nargs="+", help="folder of images")
     parser.set_defaults(run=run)
@@ -26,5 +30,22 @@ def run(arguments: argparse.Namespace) -> None:
 
     for folder in arguments.folder:
         say(folder)
-        for line in layouts.described(folder):
+        for line in describe(layouts.survey(folder)):
             say(f"  {line}")
+
+
+def describe(survey: Survey) -> list[str]:
+    """A line for each set of images, and one about the whole."""
+    lines = []
+    for images in survey.sets:
+        (height, width), (last_height, last_width) = images.first_size, images.last_size
+        kind = images.kind or "neither HR nor LR by name"
+        lines.append(
+            f"{images.folder}: {images.count} images, {kind}, {width}x{height} to "
+            f"{last_width}x{last_height}"
+        )
+    if survey.layout is None:
+        lines.append(f"cannot be evaluated on as a whole: {survey.problem}")
+    else:
+        lines.append(f"taken as HR: {len(survey.layout.images)} images")
+    return lines

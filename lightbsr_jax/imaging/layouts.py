@@ -8,7 +8,7 @@ Canon_001_LR4.png) and DRealSR; anything else that mixes both is refused.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -33,6 +33,24 @@ class Layout(NamedTuple):
 
     images: list[Found]  # names are relative to the folder that holds all of them
     others: dict[str, int]
+
+
+class ImageSet(NamedTuple):
+    """Images of one kind in one folder; sizes are (height, width)."""
+
+    folder: str
+    kind: str  # see `kind_of`
+    count: int
+    first_size: tuple[int, int]
+    last_size: tuple[int, int]
+
+
+class Survey(NamedTuple):
+    """What a folder of images is taken for."""
+
+    sets: list[ImageSet]
+    layout: Layout | None  # None where it cannot be measured on as a whole,
+    problem: UserError | None  # and why
 
 
 def hr_images(folder: str | Path, scale: int | None = None) -> Layout:
@@ -93,26 +111,28 @@ def lr_image(folder: str | Path, benchmark: str, name: str, scale: int) -> Path 
     return None
 
 
-def described(folder: str | Path) -> Iterator[str]:
-    """Lines about a folder: its sets of images, and which are taken for HR."""
-    found = files.find_images(folder)
+def survey(folder: str | Path) -> Survey:
+    """The sets of images in a folder, and which are taken for HR.
+
+    Raises UserError and OSError as `files.find_images`.
+    """
     by_folder: dict[tuple[str, str], list[Path]] = {}
-    for name, path in found:
-        key = _folder(name), kind_of(name) or "no word of HR or LR"
-        by_folder.setdefault(key, []).append(path)
-    for (place, kind), paths in by_folder.items():
-        sizes = [files.image_size(path) for path in (paths[0], paths[-1])]
-        (height, width), (last_height, last_width) = sizes
-        yield (
-            f"{place}: {len(paths)} images, {kind}, {width}x{height} to "
-            f"{last_width}x{last_height}"
+    for name, path in files.find_images(folder):
+        by_folder.setdefault((_folder(name), kind_of(name)), []).append(path)
+    sets = [
+        ImageSet(
+            place,
+            kind,
+            len(paths),
+            files.image_size(paths[0]),
+            files.image_size(paths[-1]),
         )
+        for (place, kind), paths in by_folder.items()
+    ]
     try:
-        layout = hr_images(folder)
+        return Survey(sets, hr_images(folder), None)
     except UserError as error:
-        yield f"not to be measured on as a whole: {error}"
-    else:
-        yield f"taken as HR: {len(layout.images)} images"
+        return Survey(sets, None, error)
 
 
 def _refuse_mixed(folder: str | Path, names: Sequence[str], lr: list[str]) -> None:
