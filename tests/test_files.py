@@ -312,6 +312,18 @@ def test_colour_key_of_greys_at_the_files_depth(bits):
     np.testing.assert_array_equal(samples[0, :, 1], np.where(values == key, 0, top))
 
 
+def test_premultiplied_grey_of_8_bits():
+    samples = random_array(2)
+    samples[..., 0] = np.minimum(samples[..., 0], samples[..., 1])
+    data = tiff(samples, photometric="minisblack", extrasamples=["assocalpha"])
+    decoded = decoding.decode(data)
+    expected = samples[..., 0].astype(float) * 255 / np.maximum(samples[..., 1], 1)
+    shown = samples[..., 1] > 0
+    result = decoded.samples
+    np.testing.assert_allclose(result[..., 0][shown], expected[shown], atol=1)
+    assert decoded.colours == 1
+
+
 def test_jpeg_without_its_last_marker(tmp_path):
     data = encode(Image.fromarray(smooth_array()), "JPEG", quality=95)
     whole = read(tmp_path, data)

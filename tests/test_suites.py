@@ -159,3 +159,18 @@ def test_the_smallest_pictures_there_and_back(
         again = photographs.read(tmp_path / "y")
         assert again.colour.dtype == dtype
         np.testing.assert_array_equal(again.colour, larger)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("size", [(70_000, 1), (1, 70_000)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_long_and_narrow(
+    tmp_path: Path, size: tuple[int, int], dtype: type, kind: str
+) -> None:
+    """Each row of a PNG has a byte more than its samples."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(np.iinfo(dtype).max, size=(*size, 1), dtype=dtype)
+    nothing = photographs.Metadata(None, None, None, {})
+    made = photographs.Photograph(pixels, None, None, kind, nothing)
+    (tmp_path / "x").write_bytes(photographs.encode(made, kind=kind))
+    np.testing.assert_array_equal(photographs.read(tmp_path / "x").colour, pixels)

@@ -4,6 +4,7 @@ Samples are [H, W, C], upright, in the machine's byte order and in all of their 
 range: uint8, uint16 or (of a TIFF alone) float32.
 """
 
+import contextlib
 import io
 from typing import Any, BinaryIO, NamedTuple
 
@@ -144,10 +145,11 @@ def _decode_tiff(data: bytes) -> Decoded:
     index, count = tiff.pages(file)
     image = _open_tiff(data, index)
     if image is not None and image.mode in _MODES and _has_eight_bits(image):
-        image.load()  # which turns it, of a TIFF alone
-        samples = eight_bit_samples(image)
-        colours = 4 if image.mode == "CMYK" else (1 if samples.shape[-1] < 3 else 3)
-        return Decoded("TIFF", samples, colours, image, count)
+        with contextlib.suppress(OSError):  # what it cannot decode, others maybe can
+            image.load()  # which turns it, of a TIFF alone
+            samples = eight_bit_samples(image)
+            colours = 4 if image.mode == "CMYK" else (1 if samples.shape[-1] < 3 else 3)
+            return Decoded("TIFF", samples, colours, image, count)
     samples, colours = tiff.samples(data, index)
     orientation = tiff.orientation(file, index)
     return Decoded("TIFF", upright(samples, orientation), colours, image, count)
@@ -170,7 +172,8 @@ def _open_tiff(data: bytes, index: int) -> Image.Image | None:
 
 def _has_eight_bits(image: Image.Image) -> bool:
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
-    if tags.get(ExifTags.Base.PlanarConfiguration) == 2:  # Pillow errs with alpha
+    planar = tags.get(ExifTags.Base.PlanarConfiguration) == 2
+    if planar or image.mode == "La":  # Pillow errs with alpha, or lacks it
         return False
     bits = tags.get(ExifTags.Base.BitsPerSample, (1,))
     formats = tags.get(ExifTags.Base.SampleFormat, (1,))
