@@ -67,7 +67,8 @@ def check_devices() -> None:
 
 
 def _platforms() -> str | None:
-    return jax.config.jax_platforms
+    config: Any = jax.config
+    return config.jax_platforms
 
 
 def _prune(folder: Path) -> None:

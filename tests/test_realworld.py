@@ -4,11 +4,11 @@ import io
 import json
 
 import jax
-import literal
 import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.stats
+from helpers import literal
 from jax import Array
 from PIL import Image
 from skimage import data

@@ -36,6 +36,7 @@ from lightbsr_jax.training.state import (
     Tree,
     fresh_optimizer,
 )
+from lightbsr_jax.typed import ArrayLike, apply
 
 Updates = Mapping[int, updates.Update]  # by stage
 
@@ -111,7 +112,7 @@ def distillation(case: Case) -> Arrays:
     """LightBSR's losses alone; those of other methods are seen in their steps."""
     if not isinstance(case.network, LightBSR):
         return {}
-    given = case.below("distillation")
+    given: Any = case.below("distillation")
     channel = losses.channel_distillation(
         given["channel_teacher"],
         given["channel_student"],
@@ -126,7 +127,7 @@ def distillation(case: Case) -> Arrays:
 
 def evaluation(case: Case, role: str) -> Arrays:
     """Every module's output in evaluation mode."""
-    given = case.below("evaluation")
+    given: Any = case.below("evaluation")
     batch = updates.Batch(given["lr"], given["prior"], given.get("hr"))
     seen = _seen(case, role, batch)
     variables = _variables(case.state(role))
@@ -138,14 +139,14 @@ def training(case: Case, role: str) -> Arrays:
     """Every module's output in training mode."""
     state = case.state(role)
     variables = _variables(state)
-    batch = _batches(case)[0]
+    batch: Any = _batches(case)[0]
     seen = _seen(case, role, batch)
     lr = np.moveaxis(batch.lr, 1, 0)  # [D, B, h, w, 3]
     if not isinstance(state, ContrastiveState):
         outputs = _outputs(case, role, variables, lr[:1], seen)
         return _named(f"{role}/training", outputs)
     pairing = contrast.pairing(registry.of(case.meta).contrasts, len(lr))
-    followed = optax.incremental_update(
+    followed: Any = optax.incremental_update(
         {name: state.params[name] for name in CONTRASTED},
         state.momentum_params,
         1 - MOMENTUM_WEIGHT,
@@ -266,15 +267,15 @@ def images(case: Case) -> Arrays:
     return results
 
 
-def restorer(case: Case, dtype: type) -> Callable[[Array], Array]:
+def restorer(case: Case, dtype: type) -> Callable[[ArrayLike], Array]:
     """The function from LR to SR images in 0..255 of what needs no more, in `dtype`."""
     network = case.network.clone(dtype=dtype)
-    restore = jax.jit(lambda variables, lr: 255 * network.apply(variables, lr).sr)
+    restore = jax.jit(lambda variables, lr: 255 * apply(network, variables, lr).sr)
     return partial(restore, _variables(case.state(case.roles[-1])))
 
 
 def restore_image(
-    case: Case, index: int, restore: Callable[[Array], Array]
+    case: Case, index: int, restore: Callable[[ArrayLike], Array]
 ) -> tuple[Array, np.ndarray]:
     """An image's SR, rounded, and its HR, both [1, H, W, 3] in 0..255."""
     given = case.below(f"images/{index}")
@@ -299,9 +300,9 @@ def _recording_adam() -> optax.GradientTransformation:
     """Adam, whose state also holds the latest gradient."""
     adam = optax.scale_by_adam(b1=0.9, b2=0.99, eps=1e-8)
 
-    def update(gradient: Tree, state: Any, params: Tree | None = None) -> Any:
-        step, state = adam.update(gradient, state[0], params)
-        return step, (state, gradient)
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        step, state = adam.update(updates, state[0], params)
+        return step, (state, updates)
 
     return optax.GradientTransformation(
         lambda params: (adam.init(params), jax.tree.map(jnp.zeros_like, params)),
@@ -319,7 +320,7 @@ def _start(
 
     On the host, floats of type `dtype`.
     """
-    state = case.state(role)
+    state: Any = case.state(role)
     state = state.replace(opt_state=fresh_optimizer(_ADAM, state.params))
     batches = _batches(case)
     teacher = _variables(case.state("teacher")) if role == "student" else None
@@ -356,7 +357,7 @@ def _batches(case: Case) -> list[updates.Batch]:
     ]
 
 
-def _seen(case: Case, role: str, batch: updates.Batch) -> Array | None:
+def _seen(case: Case, role: str, batch: updates.Batch) -> ArrayLike | None:
     """What the role's estimator sees beside LR images."""
     if role != "teacher":
         return None
@@ -376,8 +377,8 @@ def _outputs(
     case: Case,
     role: str,
     variables: Tree,
-    lr: Array,
-    seen: Array | None,
+    lr: ArrayLike,
+    seen: ArrayLike | None,
     estimator: str | None = None,
 ) -> Arrays:
     """Every module's output by the reference's names; of MOMENTUM, its branch alone.
@@ -400,6 +401,7 @@ def _outputs(
 
     @jax.jit
     def capture(variables: Tree, lr: Array, seen: Array | None) -> Tree:
+        new: Any
         _, new = network.apply(
             variables,
             lr,
@@ -411,9 +413,8 @@ def _outputs(
         return new["intermediates"]
 
     captured = jax.device_get(capture(variables, lr, seen))
-    values = {
-        "/".join(path[:-1]): value[0] for path, value in flatten_dict(captured).items()
-    }
+    flat: dict[Any, Any] = flatten_dict(captured)
+    values = {"/".join(path[:-1]): value[0] for path, value in flat.items()}
     batch = lr.shape[-4]
     _unfold(values, variables["params"])
     outputs = {}
