@@ -198,6 +198,20 @@ def test_version(capsys) -> None:
     assert capsys.readouterr().out == f"lightbsr_jax {lightbsr_jax.__version__}\n"
 
 
+@pytest.mark.parametrize("name", ["train", "eval"])
+def test_help_of_flags(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lightbsr_jax", name, "--help"],
+        cwd=Path(__file__).resolve().parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"lightbsr {name} --" in done.stdout
+    for flag in ("config", "workdir", "[no]distributed"):
+        assert f"  --{flag}:" in done.stdout
+
+
 def test_module_is_the_command() -> None:
     command = [sys.executable, "-m", "lightbsr_jax", "convert", "--help"]
     root = Path(__file__).resolve().parents[1]

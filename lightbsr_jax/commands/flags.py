@@ -160,6 +160,8 @@ def _leave(message: str, *, status: int) -> NoReturn:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
+    except SystemExit:  # after --help, where absl leaves with status 1
+        sys.exit(0)
     except flags.Error as error:
         fail(f"{error} (--help lists the flags)")
 

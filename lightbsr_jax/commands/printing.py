@@ -19,13 +19,13 @@ def printable(text: str) -> str:
 
 def say(text: str, file: TextIO | None = None) -> None:
     """Prints a line, at once. Where nobody reads any more, there is silence."""
-    file = sys.stdout if file is None else file
-    encoding = file.encoding or "utf-8"
+    stream: TextIO = sys.stdout if file is None else file
+    encoding = stream.encoding or "utf-8"
     line = printable(text).encode(encoding, "backslashreplace").decode(encoding)
     try:
-        print(line, file=file, flush=True)
+        print(line, file=stream, flush=True)
     except BrokenPipeError:  # as `| head` leaves it; the interpreter flushes again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _is_hidden(character: str) -> bool:
