@@ -6,13 +6,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lightbsr_jax import locks
 from lightbsr_jax.errors import UserError
+from lightbsr_jax.training import loop
 from lightbsr_jax.training.interruption import Interruption
-from lightbsr_jax.training.log import Log
+from lightbsr_jax.training.log import RECORDS, Log
 from lightbsr_jax.training.validation import picture_names
 
 
@@ -78,3 +80,21 @@ def test_no_bar_in_files(
 def test_pictures_of_equal_names_have_files_of_their_own() -> None:
     names = picture_names(["a/x.png", "b/x.png", "y z.png"])
     assert names == ["0-x", "1-x", "y-z"]
+
+
+def test_lines_that_are_no_records_are_set_aside(tmp_path: Path) -> None:
+    """A bad byte, another shape, a line cut off: the run goes on."""
+    records = tmp_path / RECORDS
+    good = [b'{"step": 1, "loss": 2.0}', b'{"step": 2, "loss": 1.0}']
+    bad = [b'{"step": \xff}', b"[]", b'{"loss": 1}', b'{"step": 3, "lo']
+    records.write_bytes(b"\n".join([good[0], *bad[:3], good[1], bad[3]]))
+    Log(tmp_path, start=1, total=10).close()
+    assert records.read_bytes() == good[0] + b"\n"
+    assert Path(f"{records}.damaged").read_bytes().splitlines() == bad
+
+
+def test_a_damaged_config_is_named(tmp_path: Path) -> None:
+    for text in ("", "[]", '{"schedule": 3}', "\0"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match="config.json is damaged"):
+            loop._kept_steps_per_epoch(tmp_path / "config.json", SimpleNamespace())

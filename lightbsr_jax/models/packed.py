@@ -41,7 +41,7 @@ def find(source: str | Path) -> Path | None:
         return None
     try:
         return path if _metadata(path) else None
-    except safetensors.SafetensorError:
+    except (safetensors.SafetensorError, ValueError):
         return None
 
 
@@ -70,10 +70,12 @@ def read(path: str | Path) -> tuple[Tree, Tree]:
                 "PyTorch reference into a working directory (lightbsr convert)"
             )
         tensors = safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
+        tree = unflatten_dict(tensors, sep="/")
+        return about, jax.tree.map(lambda x: x.astype(np.float32), tree)
+    except UserError:
+        raise
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
-    tree = unflatten_dict(tensors, sep="/")
-    return about, jax.tree.map(lambda x: x.astype(np.float32), tree)
 
 
 def write(path: str | Path, about: Tree, model: Tree, *, half: bool) -> None:
@@ -95,4 +97,7 @@ def _metadata(path: Path) -> Tree:
         return {}
     with safetensors.safe_open(path, "np") as file:
         metadata = file.metadata() or {}
-    return json.loads(metadata.get(_ABOUT, "{}"))
+    about = json.loads(metadata.get(_ABOUT, "{}"))
+    if not isinstance(about, dict):
+        raise ValueError(f"{_ABOUT} is no object")
+    return about

@@ -1,6 +1,5 @@
 """What a run tells: a progress bar or lines, metrics.jsonl, TensorBoard, pictures."""
 
-import contextlib
 import json
 import math
 import time
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -59,9 +59,7 @@ class Log:
         self._bar.start()
         self._records = workdir / RECORDS
         if self._records.exists() and not quiet:
-            kept = [r for r in records(workdir) if r["step"] <= start]
-            lines = (json.dumps(record) + "\n" for record in kept)
-            atomic.write_text(self._records, "".join(lines))
+            self._keep_until(start)
         if not quiet:
             # Takes seconds, and nobody else needs it.
             from tensorboardX import SummaryWriter
@@ -69,6 +67,20 @@ class Log:
             self._tensorboard = SummaryWriter(
                 str(workdir / "tensorboard"), purge_step=start + 1
             )
+
+    def _keep_until(self, start: int) -> None:
+        """Drops later records; lines that are none go into a file of their own."""
+        found, others = _parsed(self._records)
+        if others:
+            with open(f"{self._records}.damaged", "ab") as file:
+                file.writelines(line + b"\n" for line in others)
+            logging.warning(
+                "%s: %d lines that are no records are in %s.damaged now",
+                *(self._records, len(others), RECORDS),
+            )
+        kept = [record for record in found if record["step"] <= start]
+        lines = (json.dumps(record) + "\n" for record in kept)
+        atomic.write_text(self._records, "".join(lines))
 
     def validated(self, step: int) -> bool:
         """Whether a validation at `step` has been told."""
@@ -146,9 +158,24 @@ class Log:
 
 
 def records(workdir: str | Path) -> list[dict[str, Any]]:
-    """What a run has recorded, in order: a step and its figures each."""
-    found = []
-    for line in Path(workdir, RECORDS).read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # cut off while it was written
-            found.append(json.loads(line))
-    return found
+    """What a run has recorded, in order: a step and its figures each.
+
+    Lines that are no records (one that was cut off, a damaged one) are passed over.
+    """
+    return _parsed(Path(workdir, RECORDS))[0]
+
+
+def _parsed(file: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """The records of a file, and its other lines."""
+    found, others = [], []
+    for line in file.read_bytes().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:  # of JSON, or of UTF-8
+            record = None
+        step = record.get("step") if isinstance(record, dict) else None
+        if isinstance(step, int):
+            found.append(record)
+        else:
+            others.append(line)
+    return found, others

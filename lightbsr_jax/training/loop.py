@@ -326,10 +326,7 @@ def fitting_steps_per_epoch(
     nothing stays.
     """
     if begun is not None and (begun / "config.json").exists():
-        text = (begun / "config.json").read_text()
-        # Converted weights have no schedule; that they cannot go on is told later.
-        schedule = json.loads(text).get("schedule", config.as_given["schedule"])
-        return schedule["steps_per_epoch"]
+        return _kept_steps_per_epoch(begun / "config.json", config)
     setup = prepare(config, network)
     steps = make_steps(config, setup)
     constants = constants_on_devices(config, setup, batches)
@@ -341,6 +338,19 @@ def fitting_steps_per_epoch(
         seconds += config.schedule.epochs(stage) * taken
     batches.set_state(start)
     return parallel.broadcast_from_main(max(1, int(60 * config.minutes / seconds)))
+
+
+def _kept_steps_per_epoch(file: Path, config: TrainingConfig) -> int:
+    """What a run's config.json says. Raises UserError where that is damaged."""
+    try:
+        # Converted weights have no schedule; that they cannot go on is told later.
+        kept = json.loads(file.read_bytes())
+        return kept.get("schedule", config.as_given["schedule"])["steps_per_epoch"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{file} is damaged ({error}): restore it from a copy; without it a run of "
+            "config.minutes does not know its schedule"
+        ) from error
 
 
 def seconds_per_step(
