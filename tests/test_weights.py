@@ -209,6 +209,19 @@ def test_counts_of_batches_may_be_missing(tmp_path: Path) -> None:
     convert.to_state("file", tensors, convert.infer("file", tensors, 1))
 
 
+def test_a_name_alone_makes_no_large_network(tmp_path: Path) -> None:
+    """177 bytes asked for 8.6 GB."""
+    tensors = {"G.body.1000000.body.0.spatial_mixing.x": np.zeros(1, np.float32)}
+    tensors["E.x"] = np.zeros(1, np.float32)
+    file = save(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(UserError, match="holds no LightBSR"):
+        convert.load(file)
+    tensors = reference_tensors() | tensors
+    tensors["G.body." + "9" * 5000 + ".body.0.spatial_mixing.x"] = tensors["E.x"]
+    config = convert.infer("file", tensors, 1)
+    assert config["network"]["groups"] <= len(tensors)
+
+
 def test_damaged_file_is_refused_with_its_names(tmp_path) -> None:
     tensors = reference_tensors(groups=2)
     del tensors["G.body.0.body.2.bias"]

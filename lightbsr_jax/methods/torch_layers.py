@@ -61,6 +61,11 @@ def scale(shapes: Shapes) -> int:
 
 
 def count(shapes: Shapes, pattern: str) -> int:
-    """One more than the largest number that the pattern's group finds; 0 for none."""
-    found = [re.match(pattern, name) for name in shapes]
-    return max((1 + int(match[1]) for match in found if match), default=0)
+    """One more than the largest number that the pattern's group finds; 0 for none.
+
+    Larger numbers than there are tensors count for nothing: a name alone is not to make
+    a network of a million blocks.
+    """
+    found = [match[1] for name in shapes if (match := re.match(pattern, name))]
+    numbers = [int(digits) for digits in found if len(digits) < 9]
+    return max((1 + n for n in numbers if n < len(shapes)), default=0)
