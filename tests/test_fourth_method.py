@@ -1,10 +1,10 @@
 """A fourth method: all that it takes stands here, and it is used as the others are.
 
-DASR's learning with blocks whose features the IDR scales.
+DASR's learning with blocks whose features are scaled by the IDR and their own means.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,7 +18,7 @@ from jax import Array
 from lightbsr_jax.inference import upscaler
 from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.interop import convert
-from lightbsr_jax.methods import registry, torch_layers
+from lightbsr_jax.methods import parts, registry, torch_layers
 from lightbsr_jax.methods.estimator import Estimator, Projector
 from lightbsr_jax.methods.method import Method
 from lightbsr_jax.methods.network import BlindNetwork, Restorer
@@ -45,8 +45,12 @@ class Converter(nn.Module):
 
 class Block(nn.Module):
     @nn.compact
-    def __call__(self, x: Array, idr: Array) -> tuple[Array, None]:
-        scale = Dense(x.shape[-1], name="scale")(idr)[:, None, None]
+    def __call__(
+        self, x: Array, idr: Array, means: Array | None = None
+    ) -> tuple[Array, None]:
+        means = global_mean(x) if means is None else means.astype(x.dtype)
+        pooled = jnp.concatenate([idr, means], -1)
+        scale = Dense(x.shape[-1], name="scale")(pooled)[:, None, None]
         y = leaky_relu(scale * Conv(x.shape[-1], name="conv_0")(x))
         return x + Conv(x.shape[-1], name="conv_1")(y), None
 
@@ -63,8 +67,6 @@ class Body(nn.Module):
 
 
 class Scaled(BlindNetwork):
-    BLOCK_REACH: ClassVar[int] = 2
-
     scale: int = 4
     features: int = 8
     blocks: int = 2
@@ -86,9 +88,30 @@ class Scaled(BlindNetwork):
         body = Body(self.blocks, self.remat, parent=None)
         return Restorer(self.scale, body, self.features, parent=None)
 
-    @nn.nowrap
-    def new_block(self) -> Block:
-        return Block(parent=None)
+
+# How it is computed in parts
+
+
+def block_in_parts(
+    network: Scaled,
+    variables: parts.Tree,
+    x: Array,
+    index: Array,
+    idr: Array,
+    means: Array,
+) -> Array:
+    params = parts.at(parts.body_params(variables)["blocks"], index)
+    return Block().apply({"params": params}, x, idr.astype(x.dtype), means)[0]
+
+
+def body_in_parts(
+    network: Scaled, verbs: parts.Parts, features: parts.Map, idr: Array
+) -> parts.Map:
+    x, out = features, None
+    for index in range(network.blocks):
+        given = (index, idr, verbs.mean(x))
+        x = out = verbs.map(block_in_parts, 2, x, given=given, into=out, averaged=True)
+    return x
 
 
 # Its entry among the methods
@@ -135,6 +158,7 @@ SCALED = Method(
     recipe=Recipe(Adam(0.9, 0.999, 1e-8), (1e-3, 1e-3), Contrast(0.9, 0.1)),
     layers=layers,
     recognise=recognise,
+    in_parts=parts.InParts(parts.vector_alone, body_in_parts),
 )
 
 # What its config says of it.

@@ -15,7 +15,7 @@ from lightbsr_jax import cli
 from lightbsr_jax.commands import source, upscale
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import photographs
-from lightbsr_jax.inference import folder, upscaler
+from lightbsr_jax.inference import folder, stages, upscaler
 from lightbsr_jax.inference.explain import Known
 from lightbsr_jax.inference.folder import Target
 from lightbsr_jax.inference.tiles import Grid
@@ -212,20 +212,20 @@ def test_out_of_memory_halves_the_tiles_and_goes_on(
 ) -> None:
     monkeypatch.setattr(upscaler, "LARGEST", 64)
     upscale = Upscaler(model, border=0)
-    extract = upscaler.stages.extract
+    part = stages.part
 
-    def fails_if_large(network, variables, window, lr):
-        if lr[1][1].shape[1] > 32:
+    def fails_if_large(stage, network, rows, *arguments):
+        if rows > 32:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        return extract(network, variables, window, lr)
+        return part(stage, network, rows, *arguments)
 
-    monkeypatch.setattr(upscaler.stages, "extract", fails_if_large)
+    monkeypatch.setattr(stages, "part", fails_if_large)
     np.testing.assert_allclose(upscale(picture()), whole, atol=2e-6)
 
     def fails(*arguments):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(upscaler.stages, "extract", fails)
+    monkeypatch.setattr(stages, "part", fails)
     with pytest.raises(UserError, match="70 x 45 pixels does not fit"):
         upscale(picture())
 

@@ -1,18 +1,20 @@
-"""The network in stages that are computed tile by tile.
+"""The compiled programs that compute a network tile by tile.
 
-The estimator, the converter and each block of the body need the pixels around a tile
-and, of the rest of the image, at most a mean of the stage before: so each stage is
-computed for all tiles before the next one begins, and gives sums for its mean.
-A stage takes tiles amid their neighbours (see `tiles`), and the window is where the
-image lies. The arithmetic is that of the network's own modules.
+`part` is a stage of any network's, on one tile: the estimator, the converter and each
+block of the body need the pixels around a tile and, of the rest of the image, at most a
+mean of the stage before, so each stage is computed for all tiles before the next one
+begins, and gives sums for its mean. `reconstruct` is the end of all networks.
+Both take tiles amid their neighbours (see `tiles`), and the window is where the image
+lies. The arithmetic is that of the network's own modules.
 
 A tile and all it needs are on one device; `variables` are the network's.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from math import gcd
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -25,181 +27,71 @@ from lightbsr_jax.inference.tiles import (
     with_halo,
     without_halo,
 )
-from lightbsr_jax.methods.lightbsr.adaptation import (
-    FEATURES,
-    SPATIAL_FEATURES,
-    AdaptationBlock,
-    ChannelConverter,
-    Mixing,
-    SpatialConverter,
-)
-from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.networks.layers import Conv
 
-# How far a stage's convolutions reach, in LR pixels. (The estimator's is its network's
-# `reach`: a multiple of 4, so that its strides fall as in the whole image. That of the
-# blocks of other methods is BLOCK_REACH.)
-CONVERT, EXTRACT = 4, 1
-CONVERT_SPATIAL, BLOCK, MERGE, RECONSTRUCT = 2, 6, 4, 4
-PLAIN_MERGE = 1
-IDR_STEP = 4  # every so many LR pixels the IDR is kept
+RECONSTRUCT = 4  # how far the convolutions of `reconstruct` see, in LR pixels
 _NO_SUMS = 0.0
 
 Tree = dict[str, Any]
 
 
-@partial(inference_jit, static_argnums=0)
-def encode(
-    network: BlindNetwork, variables: Tree, window: Window, lr: Neighbours
-) -> tuple[Array, Array]:
-    """The IDR, at a quarter of the resolution, and its sums [C]."""
-    lr = with_halo(lr, network.reach)
-    with at_the_border(window, lr.shape[1]):
-        idr = network.apply(variables, lr, method="encode")
-    halo = network.reach // network.REDUCTION
-    idr = without_halo(idr, halo).astype(network.dtype)
-    step = IDR_STEP // network.REDUCTION
-    return idr[:, ::step, ::step], _sums(idr, window.at(1, network.REDUCTION), halo)
+class Stage(NamedTuple):
+    """What a compiled stage is made for."""
+
+    function: Callable[..., Array]  # of network, variables, tiles with halo, others
+    reach: int  # of its convolutions, in LR pixels: the halo
+    averaged: bool  # whether its sums are wanted
+    every: int  # only every so many rows and columns of the output are kept
 
 
-@partial(inference_jit, static_argnums=0)
-def channel(network: BlindNetwork, variables: Tree, mean: Array) -> Array:
-    """The vector that modulates, of the IDR's mean [C]: of LightBSR R_c [1, 48]."""
-    idr = mean[None, None, None]
-    return network.apply(variables, idr, (1, 1), method="convert")[0]
-
-
-@partial(inference_jit, static_argnums=0)
-def convert(
-    network: LightBSR, variables: Tree, window: Window, idr: Neighbours
-) -> tuple[Array, float]:
-    """R_s of the IDR."""
-    idr = with_halo(idr, CONVERT // 4)
-    size = 4 * idr.shape[1], 4 * idr.shape[2]
-    with at_the_border(window, size[0]):
-        _, spatial = network.apply(variables, idr, size, method="convert")
-    return without_halo(spatial, CONVERT).astype(network.dtype), _NO_SUMS
-
-
-@partial(inference_jit, static_argnums=0)
-def extract(
-    network: BlindNetwork, variables: Tree, window: Window, lr: Neighbours
-) -> tuple[Array, Array]:
-    """The features that the body starts from; their sums."""
-    x = without_halo(_head(network, variables, window, with_halo(lr, EXTRACT)), EXTRACT)
-    return x, _channel_sums(x, window, EXTRACT)
-
-
-@partial(inference_jit, static_argnums=0)
-def convert_channel(
-    network: LightBSR, variables: Tree, group: Array, channel: Array
-) -> Array:
-    """A group's IDR-CB of R_c [1, 48]."""
-    if not (network.converter_blocks and network.channel_modulation):
-        return channel
-    params = _group(variables, group)["channel_converter"]
-    channel = channel.astype(network.dtype)
-    return ChannelConverter().apply({"params": params}, channel)
-
-
-@partial(inference_jit, static_argnums=0)
-def convert_spatial(
-    network: LightBSR,
-    variables: Tree,
-    window: Window,
-    spatial: Neighbours,
-    group: Array,
-) -> tuple[Array, float]:
-    """A group's IDR-CB of R_s."""
-    if not (network.converter_blocks and network.spatial_modulation):
-        return with_halo(spatial, 0), _NO_SUMS
-    params = _group(variables, group)["spatial_converter"]
-    spatial = with_halo(spatial, CONVERT_SPATIAL)
-    with at_the_border(window, spatial.shape[1]):
-        spatial = SpatialConverter().apply({"params": params}, spatial)
-    return without_halo(spatial, CONVERT_SPATIAL), _NO_SUMS
-
-
-@partial(inference_jit, static_argnums=0)
-def block(
-    network: LightBSR,
-    variables: Tree,
-    window: Window,
-    x: Neighbours,
-    spatial: Neighbours,
-    group: Array,
-    index: Array,
-    channel: Array,
-    means: Array,
-) -> tuple[Array, Array]:
-    """A block of a group, given its input's means [1, 48]; its output's sums."""
-    params = _at(_group(variables, group)["blocks"], index)
-    x, spatial = with_halo(x, BLOCK), with_halo(spatial, BLOCK)
-    means = means.astype(x.dtype)
-    with at_the_border(window, x.shape[1]):
-        x, _ = AdaptationBlock(
-            network.spatial_modulation, network.channel_modulation
-        ).apply({"params": params}, x, channel, spatial, means)
-    x = without_halo(x, BLOCK)
-    return x, _channel_sums(x, window, BLOCK)
-
-
-@partial(inference_jit, static_argnums=0)
-def merge(
-    network: LightBSR,
-    variables: Tree,
-    window: Window,
-    x: Neighbours,
-    features: Neighbours,
-    group: Array,
-) -> tuple[Array, Array]:
-    """A group's end: its ConvNeXt block and convolution, plus the group's input."""
-    params = _group(variables, group)
-    x = with_halo(x, MERGE)
-    with at_the_border(window, x.shape[1]):
-        x = x + Mixing().apply({"params": params["convnext"]}, x)
-        x = Conv(FEATURES).apply({"params": params["conv"]}, x)
-    x = with_halo(features, 0) + without_halo(x, MERGE)
-    return x, _channel_sums(x, window, MERGE)
-
-
-@partial(inference_jit, static_argnums=0)
-def plain_block(
+@partial(inference_jit, static_argnums=(0, 1, 2))
+def part(
+    stage: Stage,
     network: BlindNetwork,
+    rows: int,
     variables: Tree,
     window: Window,
-    x: Neighbours,
-    place: tuple[Array, ...],
-    idr: Array,
-) -> tuple[Array, float]:
-    """The block at a `place`, (group, index) or (index,), by the vector `idr` [1, F].
+    tiles: tuple[Neighbours, ...],
+    given: tuple[Any, ...],
+) -> tuple[Array, Array | float]:
+    """A stage's output for a tile `rows` LR pixels high, and sums [C + 1] over it.
 
-    Of the methods beside LightBSR.
+    Inputs and output may have other resolutions than the LR image.
     """
-    body = variables["params"]["restorer"]["body"]
-    params = _at(body.get("groups", body)["blocks"], place)
-    x = with_halo(x, network.BLOCK_REACH)
-    with at_the_border(window, x.shape[1]):
-        x, _ = network.new_block().apply({"params": params}, x, idr.astype(x.dtype))
-    return without_halo(x, network.BLOCK_REACH), _NO_SUMS
+    inputs = [with_halo(x, _scaled(stage.reach, x[1][1], rows)) for x in tiles]
+    high = rows + 2 * stage.reach
+    with at_the_border(window, high):
+        x = stage.function(network, variables, *inputs, *given)
+    halo = _scaled(stage.reach, x, high)
+    sums = _NO_SUMS
+    if stage.averaged:
+        common = gcd(x.shape[1], high)
+        sums = _sums(x, window.at(x.shape[1] // common, high // common), halo)
+    x = without_halo(x, halo)
+    return x[:, :: stage.every, :: stage.every], sums
 
 
-@partial(inference_jit, static_argnums=0)
-def plain_merge(
+@partial(inference_jit, static_argnums=(0, 1))
+def vector(
+    function: Callable[..., Array],
     network: BlindNetwork,
     variables: Tree,
-    window: Window,
-    x: Neighbours,
-    features: Neighbours,
-    group: Array,
-) -> tuple[Array, float]:
-    """The end of a group of such blocks: its convolution, plus the group's input."""
-    params = _group(variables, group)["conv"]
-    x = with_halo(x, PLAIN_MERGE)
-    with at_the_border(window, x.shape[1]):
-        x = Conv(x.shape[-1]).apply({"params": params}, x)
-    return with_halo(features, 0) + without_halo(x, PLAIN_MERGE), _NO_SUMS
+    given: tuple[Any, ...],
+) -> Array:
+    """`function` of arrays that are small and whole."""
+    return function(network, variables, *given)
+
+
+def estimated(network: BlindNetwork, variables: Tree, lr: Array) -> Array:
+    """The IDR: the stage that all networks begin with."""
+    return network.apply(variables, lr, method="encode").astype(network.dtype)
+
+
+def extracted(network: BlindNetwork, variables: Tree, lr: Array) -> Array:
+    """The features that the body starts from."""
+    params = {"params": variables["params"]["restorer"]}
+    return network.new_restorer().apply(params, lr, network.dtype, method="extract")
 
 
 @partial(inference_jit, static_argnums=(0, 5))
@@ -214,8 +106,8 @@ def reconstruct(
     """The SR image: uint8 or uint16, rounded and clipped, or float32 in [0, 1]."""
     params = variables["params"]["restorer"]
     x, lr = with_halo(x, RECONSTRUCT), with_halo(lr, RECONSTRUCT)
-    features = _head(network, variables, window, lr)
     with at_the_border(window, x.shape[1]):
+        features = extracted(network, variables, lr)
         features += Conv(x.shape[-1]).apply({"params": params["body"]["conv"]}, x)
 
     def restored(x: Array, method: str) -> Array:
@@ -244,29 +136,22 @@ def reconstruct(
     return sr, _NO_SUMS
 
 
-def _head(network: BlindNetwork, variables: Tree, window: Window, lr: Array) -> Array:
-    params = {"params": variables["params"]["restorer"]}
-    with at_the_border(window, lr.shape[1]):
-        return network.new_restorer().apply(params, lr, network.dtype, method="extract")
-
-
-def _group(variables: Tree, group: Array) -> Tree:
-    return _at(variables["params"]["restorer"]["body"]["groups"], group)
-
-
-def _at(stacked: Tree, index: Array) -> Tree:
-    return jax.tree.map(lambda leaf: leaf[index], stacked)
-
-
-def _channel_sums(x: Array, window: Window, halo: int) -> Array:
-    """Sums of the features that a block's channel modulation pools."""
-    return _sums(x[..., SPATIAL_FEATURES:], window, halo)
+def _scaled(pixels: int, x: Array, rows: int) -> int:
+    """So many LR pixels at the resolution of `x`, whose height is that of `rows`."""
+    scaled, rest = divmod(pixels * x.shape[1], rows)
+    if rest:
+        raise ValueError(f"{pixels} LR pixels are no whole number of {x.shape}'s")
+    return scaled
 
 
 def _sums(x: Array, window: Window, halo: int) -> Array:
-    """Sums [C] over the part of a tile without halo that lies in the image.
+    """Sums over the part of a tile without halo that lies in the image: [C + 1].
 
-    By rows first: long float32 sums lose digits.
+    The last one is of ones: how many pixels these are. By rows first: long float32
+    sums lose digits.
     """
     inner = window._replace(top=window.top + halo, left=window.left + halo)
-    return inner.masked(x.astype(jnp.float32)).sum(2).sum(1)[0]
+    x = without_halo(x, halo).astype(jnp.float32)
+    pixels = inner.masked(jnp.ones_like(x[..., :1]))
+    sums = [inner.masked(part).sum(2).sum(1)[0] for part in (x, pixels)]
+    return jnp.concatenate(sums)

@@ -111,8 +111,8 @@ class Grid:
         """`stage(device, row, column, *tiles)` for all tiles: rows and their sums.
 
         The stage gets each tile of the inputs amid its neighbours, and gives a tile and
-        sums [C] over it, which are added up over a row. A row may be put in the place
-        of the one that it was made from.
+        sums over it, which are added up over a row. A row may be put in the place of
+        the one that it was made from.
         """
         rings = [_Ring(tiles) for tiles in inputs]
         for row in range(self.rows):
@@ -138,6 +138,7 @@ class Map:
         self.grid = grid
         self._rows: list[Row | None] = [None] * grid.rows  # on devices
         self._array: np.ndarray | None = None  # elsewhere
+        self.sums: np.ndarray | None = None  # [C + 1], the last one of ones: pixels
 
     def __getitem__(self, row: int) -> Row:
         if self._array is None:

@@ -3,15 +3,15 @@
     upscaler = Upscaler.load("runs/student")
     sr = upscaler(image)
 
-Cutting an image into tiles that the network sees one by one changes the result: the
-converter and each adaptation block pool over the whole image. Here a tile goes through
+Cutting an image into tiles that the network sees one by one changes the result:
+converters and maybe blocks pool over the whole image. Here a tile goes through
 one stage at a time and gets the whole image's means, so that the result is the whole
 image's, float rounding apart, however small the tiles are (see `stages`).
 
 Images are [h, w, 3] RGB: uint8 in 0..255, uint16 in 0..65535 or float32 in [0, 1].
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -22,30 +22,30 @@ from absl import logging
 
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.inference import memory, stages
+from lightbsr_jax.inference.in_tiles import Counter, Progress, Tiles
 from lightbsr_jax.inference.tiles import SMALLEST, Grid, Map, Storage
-from lightbsr_jax.methods.lightbsr.adaptation import FEATURES
-from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.network import BlindNetwork
+from lightbsr_jax.methods.parts import InParts
 from lightbsr_jax.models.model import Model
 
 BORDER = 8  # LR pixels; with more the flats of few pixels come out no better
 LARGEST = 256  # pixels along a tile's side; more saves little
+IDR_STEP = 4  # every so many LR pixels the IDR is kept
+_FEATURES = 64  # of the network that the next figure was measured with
 _TILE_FLOATS = 1000  # float32 numbers a pixel that the widest stage has at once
 
 Result = TypeVar("Result")
-Stage = Callable[..., tuple[jax.Array, jax.Array]]
-Progress = Callable[[int, int], None]  # tiles done and in all, of all stages
 
 
 class IDR(NamedTuple):
     """The estimated degradation of a picture."""
 
-    # [ceil(h/4), ceil(w/4), C], as it leaves the estimator; of KDSR, whose is as large
-    # as the image, every fourth pixel.
+    # [ceil(h/4), ceil(w/4), C], as it leaves the estimator; of one whose is as large as
+    # the image, every fourth pixel.
     map: np.ndarray
     mean: np.ndarray  # [C], over the whole map
-    channel: np.ndarray  # LightBSR's R_c [48], the others' vector [F]
-    spatial: np.ndarray | None  # LightBSR's R_s [h, w, 8]
+    channel: np.ndarray  # the vector that modulates, such as R_c [48]
+    spatial: np.ndarray | None  # the map that modulates, R_s [h, w, 8], if there is one
 
 
 class Upscaler:
@@ -79,6 +79,7 @@ class Upscaler:
                 f"neighbouring tile of {SMALLEST}: take Model.restore, without tiles"
             )
         self.scale = model.scale
+        self._in_parts = model.method.in_parts
         self._network = model.network.clone(dtype=jnp.dtype(precision))
         self._devices = tuple(devices or jax.local_devices()[:1])
         self._variables = {
@@ -155,7 +156,14 @@ class Upscaler:
             grid = Grid(size, largest, self._devices, storage=storage)
             try:
                 with jax.default_matmul_precision("highest"):
-                    run = _Run(self._network, self._variables, grid, image, progress)
+                    run = _Run(
+                        self._in_parts,
+                        self._network,
+                        self._variables,
+                        grid,
+                        image,
+                        progress,
+                    )
                     return use(run)
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
@@ -176,7 +184,7 @@ class Upscaler:
         """
         budget = self._memory or 0.7 * min(map(_free, self._devices))
         features = self._network.new_restorer().features
-        itemsize = jnp.dtype(self._network.dtype).itemsize * features / FEATURES
+        itemsize = jnp.dtype(self._network.dtype).itemsize * features / _FEATURES
         # One array does not scatter a CPU's memory as thousands of tiles do.
         storage = "host" if self._devices[0].platform == "cpu" else "devices"
         maps = _map_bytes(size, itemsize) / len(self._devices)
@@ -194,6 +202,7 @@ class _Run:
 
     def __init__(
         self,
+        in_parts: InParts,
         network: BlindNetwork,
         variables: dict[jax.Device, dict[str, Any]],
         grid: Grid,
@@ -201,14 +210,11 @@ class _Run:
         progress: Progress,
     ) -> None:
         self._network = network
-        # LightBSR's blocks also see R_s and means, and have stages of their own.
-        self._adapts = isinstance(network, LightBSR)
-        self._variables = variables
+        self._in_parts = in_parts
         self._grid = grid
         self._lr = grid.cut(_as_float(image))
-        self._progress = progress
-        self._done = 0
-        self._total = self._stages() * grid.rows * grid.columns
+        total = _stages(network, in_parts)
+        self._parts = Tiles(network, variables, grid, progress, total)
 
     def upscale(self, dtype: np.dtype, other: np.ndarray | None) -> np.ndarray:
         """The SR image, by the image's own IDR or the mean of another one."""
@@ -217,149 +223,43 @@ class _Run:
             mean = np.asarray(other, np.float32)
             for row in range(self._grid.rows):
                 idr[row] = [jnp.broadcast_to(mean, x.shape) for x in idr[row]]
-        channel, spatial = self.channel(mean), self.convert(idr)
+        modulators = self._in_parts.modulators(self._network, self._parts, idr, mean)
         del idr
-        features = Map(self._grid)
-        sums = self._sweep(stages.extract, stages.EXTRACT, [self._lr], into=features)
-        if spatial is None:
-            return self._reconstruct(self._body(features, channel), dtype)
-        means = self._mean(sums)
-        for group in map(np.int32, range(self._network.groups)):
-            means, channel = self._group(group, features, means, channel, spatial)
-        return self._reconstruct(features, dtype)
+        features = self._parts.map(stages.extracted, 1, self._lr, averaged=True)
+        x = self._in_parts.body(self._network, self._parts, features, *modulators)
+        del features, modulators
+        return self._reconstructed(x, dtype)
 
     def estimate(self) -> IDR:
         """The image's degradation."""
         idr, mean = self.encode()
         height, width = self._grid.size
-        spatial = self.convert(idr)
-        if spatial is not None:
-            spatial = spatial.assembled()[:height, :width]
+        modulators = self._in_parts.modulators(self._network, self._parts, idr, mean)
+        channel, *maps = modulators
+        spatial = maps[0].assembled()[:height, :width] if maps else None
         idr = idr.assembled()[: -(-height // 4), : -(-width // 4)]
-        return IDR(idr, mean, self.channel(mean)[0], spatial)
+        return IDR(idr, mean, channel[0], spatial)
 
     def encode(self) -> tuple[Map, np.ndarray]:
-        """The IDR and its mean [C]."""
-        idr = Map(self._grid)
-        halo = self._network.reach
-        sums = self._sweep(stages.encode, halo, [self._lr], into=idr)
-        height, width = (-(-n // self._network.REDUCTION) for n in self._grid.size)
-        return idr, (sums / (height * width)).astype(np.float32)
-
-    def channel(self, mean: np.ndarray) -> np.ndarray:
-        """The vector that modulates, such as R_c [1, 48]."""
-        variables = self._variables[self._grid.device(0)]
-        return np.asarray(stages.channel(self._network, variables, mean))
-
-    def convert(self, idr: Map) -> Map | None:
-        """R_s, which LightBSR alone has."""
-        if not self._adapts:
-            return None
-        spatial = Map(self._grid)
-        self._sweep(stages.convert, stages.CONVERT, [idr], into=spatial)
-        return spatial
-
-    def _stages(self) -> int:
-        """How many stages an image goes through."""
-        groups, blocks = _groups(self._network), self._network.blocks
-        if self._adapts:
-            return 4 + groups * (blocks + 2)
-        return 3 + (blocks if groups is None else groups * (blocks + 1))
-
-    def _group(
-        self,
-        group: np.int32,
-        features: Map,
-        means: np.ndarray,
-        channel: np.ndarray,
-        spatial: Map,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Puts the group's output and R_s in place; their means and R_c."""
-        variables = self._variables[self._grid.device(0)]
-        converted = stages.convert_channel(self._network, variables, group, channel)
-        channel = np.asarray(converted)
-        self._sweep(
-            stages.convert_spatial,
-            stages.CONVERT_SPATIAL,
-            [spatial],
-            group,
-            into=spatial,
+        """The IDR, every fourth LR pixel, and its mean [C]."""
+        idr = self._parts.map(
+            stages.estimated,
+            self._network.reach,
+            self._lr,
+            averaged=True,
+            every=IDR_STEP // self._network.REDUCTION,
         )
-        x, out = features, Map(self._grid)
-        for index in map(np.int32, range(self._network.blocks)):
-            given = (group, index, channel, means)
-            sums = self._sweep(
-                stages.block, stages.BLOCK, [x, spatial], *given, into=out
-            )
-            means, x = self._mean(sums), out
-        sums = self._sweep(
-            stages.merge, stages.MERGE, [x, features], group, into=features
-        )
-        return self._mean(sums), channel
+        return idr, self._parts.mean(idr)[0]
 
-    def _body(self, x: Map, channel: np.ndarray) -> Map:
-        """A body of `BlindNetwork.new_block`s, in a row or in groups of rows."""
-        groups = _groups(self._network)
-        if groups is None:
-            return self._blocks(x, (), channel)
-        for group in map(np.int32, range(groups)):
-            y = self._blocks(x, (group,), channel)
-            halo = stages.PLAIN_MERGE
-            self._sweep(stages.plain_merge, halo, [y, x], group, into=x)
-        return x
-
-    def _blocks(self, x: Map, group: tuple[np.int32, ...], channel: np.ndarray) -> Map:
-        """The output of a row of such blocks; `x` stays."""
-        out = Map(self._grid)
-        for index in map(np.int32, range(self._network.blocks)):
-            given = ((*group, index), channel)
-            halo = self._network.BLOCK_REACH
-            self._sweep(stages.plain_block, halo, [x], *given, into=out)
-            x = out
-        return out
-
-    def _reconstruct(self, features: Map, dtype: np.dtype) -> np.ndarray:
+    def _reconstructed(self, x: Map, dtype: np.dtype) -> np.ndarray:
         scale = self._network.scale
         (height, width), (t, _) = self._grid.size, self._grid.tile
         sr = np.empty((height * scale, width * scale, 3), dtype)
-        inputs = [features, self._lr]
-        halo = stages.RECONSTRUCT
-        for row, tiles, _ in self._rows(stages.reconstruct, halo, inputs, dtype):
+        for row, tiles in self._parts.reconstructed(x, self._lr, dtype):
             strip = np.concatenate([np.asarray(x[0]) for x in tiles], 1)
             place = sr[row * t * scale : (row + 1) * t * scale]
             place[:] = strip[: len(place), : width * scale]
         return sr
-
-    def _sweep(
-        self,
-        stage: Stage,
-        halo: int,
-        inputs: Sequence[Map],
-        *given: Any,
-        into: Map,
-    ) -> np.ndarray:
-        """Computes a stage for all tiles, maybe in place of an input; its sums."""
-        total = 0.0
-        for row, tiles, sums in self._rows(stage, halo, inputs, *given):
-            into[row] = tiles
-            total = total + sums
-        return total
-
-    def _rows(
-        self, stage: Stage, halo: int, inputs: Sequence[Map], *given: Any
-    ) -> Iterator[tuple[int, list[jax.Array], np.ndarray]]:
-        def compute(device, row, column, *tiles):
-            self._done += 1
-            self._progress(self._done, self._total)
-            window = self._grid.window(row, column, halo)
-            variables = self._variables[device]
-            return stage(self._network, variables, window, *tiles, *given)
-
-        return self._grid.compute(compute, inputs)
-
-    def _mean(self, sums: np.ndarray) -> np.ndarray:
-        height, width = self._grid.size
-        return (sums / (height * width)).astype(np.float32)[None]
 
 
 def mirrored(image: np.ndarray, border: int) -> np.ndarray:
@@ -368,9 +268,12 @@ def mirrored(image: np.ndarray, border: int) -> np.ndarray:
     return np.pad(image, sides, mode="symmetric")
 
 
-def _groups(network: BlindNetwork) -> int | None:
-    """How many groups of blocks a body has; None for blocks in one row."""
-    return getattr(network, "groups", None)
+def _stages(network: BlindNetwork, in_parts: InParts) -> int:
+    """How many stages an image goes through; three are common to all methods."""
+    counter = Counter()
+    modulators = in_parts.modulators(network, counter, None, None)
+    in_parts.body(network, counter, None, *modulators)
+    return 3 + counter.stages
 
 
 def _checked(image: np.ndarray) -> np.ndarray:
@@ -417,13 +320,13 @@ def _tile_bytes(side: int, size: tuple[int, int], itemsize: int) -> int:
     The tile itself, and of inputs that are not on the device four rows of tiles; as
     measured about twice, since they are copied on the way.
     """
-    rows = 4 * side * max(size[1], side) * FEATURES * itemsize
+    rows = 4 * side * max(size[1], side) * _FEATURES * itemsize
     return 2 * (_TILE_FLOATS * side**2 * 4 + rows)
 
 
 def _map_bytes(size: tuple[int, int], itemsize: int) -> int:
     """What the maps of an image take at once: two of features, R_s, IDR and LR."""
-    return size[0] * size[1] * ((2 * FEATURES + 2 * 8) * itemsize + 3 * 4)
+    return size[0] * size[1] * ((2 * _FEATURES + 2 * 8) * itemsize + 3 * 4)
 
 
 def _free(device: jax.Device) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightbsr_jax.methods.network import BlindNetwork
+from lightbsr_jax.methods.parts import InParts
 from lightbsr_jax.methods.recipe import Recipe
 from lightbsr_jax.methods.torch_layers import Names, Shapes
 
@@ -36,3 +37,4 @@ class Method:
     recipe: Recipe  # how it is trained
     layers: Callable[[Any, str], Names] = field(repr=False)  # network, prefix
     recognise: Callable[[Shapes], tuple[BlindNetwork, str] | None] = field(repr=False)
+    in_parts: InParts = field(repr=False)

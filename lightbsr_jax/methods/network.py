@@ -49,8 +49,9 @@ class Restoration(NamedTuple):
 class Restorer(nn.Module):
     """From an LR image and modulators to the SR image: a convolution, body, upscaler.
 
-    `body(features, *modulators)` keeps the features' shape. Inside, images are in
-    0..`image_range`, as the method's weights have it.
+    `body(features, *modulators)` keeps the features' shape. It ends in a convolution
+    "conv" of 3 x 3, plus the features. Inside, images are in 0..`image_range`, as the
+    method's weights have it.
     """
 
     scale: int
@@ -130,7 +131,6 @@ class BlindNetwork(nn.Module):
 
     IMAGE_RANGE: ClassVar[float] = 1.0  # images are 0..this inside the network
     REDUCTION: ClassVar[int] = 4  # of the IDR's resolution
-    BLOCK_REACH: ClassVar[int]  # how far `new_block` sees, in LR pixels
 
     @property
     def reach(self) -> int:
@@ -176,15 +176,6 @@ class BlindNetwork(nn.Module):
 
     def new_restorer(self) -> Restorer:
         """The restorer that a network of this kind has."""
-        raise NotImplementedError
-
-    def new_block(self) -> nn.Module:
-        """A block of a body whose blocks are (x, idr) -> (x, None), idr [B, F].
-
-        That is how a picture is upscaled tile by tile. Such blocks lie in a row, called
-        "blocks", or in rows in "groups", each with a convolution "conv" of 3 x 3, plus
-        the group's input. LightBSR, whose blocks see more, has stages of its own there.
-        """
         raise NotImplementedError
 
     def restore(self, lr: Array, idr: Array) -> Restoration:

@@ -1,9 +1,10 @@
 """DASR among the methods: what training, weights and inference ask about it."""
 
-from lightbsr_jax.methods.dasr.network import DASR
+from lightbsr_jax.methods.dasr.network import DASR, Block
 from lightbsr_jax.methods.dasr.recipe import RECIPE
 from lightbsr_jax.methods.dasr.torch import layers, recognise
 from lightbsr_jax.methods.method import UTILITIES, Method
+from lightbsr_jax.methods.rows import groups_in_parts
 from lightbsr_jax.methods.torch_layers import PRINCIPAL
 
 METHOD = Method(
@@ -22,4 +23,5 @@ METHOD = Method(
     recipe=RECIPE,
     layers=layers,
     recognise=recognise,
+    in_parts=groups_in_parts(Block(), reach=4),
 )

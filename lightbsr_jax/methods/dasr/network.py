@@ -84,7 +84,6 @@ class DASR(BlindNetwork):
     """The network at scale 2, 3 or 4."""
 
     IMAGE_RANGE: ClassVar[float] = 255.0
-    BLOCK_REACH: ClassVar[int] = 4
 
     scale: int = 4
     groups: int = 5
@@ -109,8 +108,3 @@ class DASR(BlindNetwork):
         """The restorer that a network of this kind has."""
         body = Body(self.groups, self.blocks, self.remat, parent=None)
         return Restorer(self.scale, body, FEATURES, self.IMAGE_RANGE, parent=None)
-
-    @nn.nowrap
-    def new_block(self) -> Block:
-        """One of the body's."""
-        return Block(parent=None)

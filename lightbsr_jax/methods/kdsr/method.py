@@ -1,9 +1,10 @@
 """KDSR among the methods: what training, weights and inference ask about it."""
 
-from lightbsr_jax.methods.kdsr.network import KDSR
+from lightbsr_jax.methods.kdsr.network import KDSR, Block
 from lightbsr_jax.methods.kdsr.recipe import RECIPE
 from lightbsr_jax.methods.kdsr.torch import layers, recognise
 from lightbsr_jax.methods.method import UTILITIES, Method
+from lightbsr_jax.methods.rows import blocks_in_parts
 from lightbsr_jax.methods.torch_layers import LONE
 
 METHOD = Method(
@@ -24,4 +25,5 @@ METHOD = Method(
     recipe=RECIPE,
     layers=layers,
     recognise=recognise,
+    in_parts=blocks_in_parts(Block(), reach=2),
 )

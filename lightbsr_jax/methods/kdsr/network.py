@@ -91,7 +91,6 @@ class KDSR(BlindNetwork):
     """KDSR-M, at scale 2, 3 or 4; KDSR-L has 128 features, 28 and 5 blocks."""
 
     REDUCTION: ClassVar[int] = 1
-    BLOCK_REACH: ClassVar[int] = 2
 
     scale: int = 4
     features: int = 64
@@ -130,8 +129,3 @@ class KDSR(BlindNetwork):
         """The restorer that a network of this kind has."""
         body = Body(self.blocks, self.remat, parent=None)
         return Restorer(self.scale, body, self.features, parent=None)
-
-    @nn.nowrap
-    def new_block(self) -> Block:
-        """One of the body's."""
-        return Block(parent=None)

@@ -1,5 +1,6 @@
 """LightBSR among the methods: what training, weights and inference ask about it."""
 
+from lightbsr_jax.methods.lightbsr.in_parts import IN_PARTS
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.lightbsr.recipe import RECIPE
 from lightbsr_jax.methods.lightbsr.torch import layers, recognise
@@ -28,4 +29,5 @@ METHOD = Method(
     recipe=RECIPE,
     layers=layers,
     recognise=recognise,
+    in_parts=IN_PARTS,
 )
