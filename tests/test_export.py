@@ -1,17 +1,21 @@
 """Exported networks against the network itself."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.export
 import numpy as np
 import pytest
-from helpers.goldens import initialise
+from helpers.goldens import initialise, random_like
 
 from lightbsr_jax import cli
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.interop import export
+from lightbsr_jax.methods.dasr.network import DASR
+from lightbsr_jax.methods.kdsr.network import KDSR
 from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.models.model import Model
 
 
@@ -52,6 +56,52 @@ def test_exported_network_is_the_network(
     np.testing.assert_allclose(export.run(path, lr), expected, atol=1e-5)
     with pytest.raises(Exception, match=r"7|18"):  # the runtime's own refusal
         export.run(path, lr[:1, :5, :7])
+
+
+@pytest.mark.parametrize("network", [KDSR(2, 8, 2, 2), KDSR(4, 8, 1, 1), DASR(3, 2, 1)])
+def test_dynamic_kernels_in_onnx(network: BlindNetwork, tmp_path: Path) -> None:
+    """Each image of a batch has its own."""
+    pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+
+    def visit_all(module: BlindNetwork, lr: jax.Array) -> jax.Array:
+        module.project(module.encode(lr))
+        return module(lr).sr
+
+    lr = np.random.default_rng(1).uniform(size=(2, 11, 18, 3)).astype(np.float32)
+    lr[1] /= 4
+    fresh = partial(network.init, method=visit_all)
+    variables = random_like(jax.eval_shape(fresh, jax.random.key(0), lr), 0)
+    statistics = jax.tree.map(
+        lambda x: np.abs(x) + 0.5, variables.get("batch_stats", {})
+    )
+    variables = {**variables, "batch_stats": statistics}
+    role = "student" if isinstance(network, KDSR) else "network"
+    model = Model(role, 1, network, variables, np.zeros((441, 15)))
+    path = tmp_path / "network.onnx"
+    export.write(model, path, None, overwrite=False)
+    expected = np.asarray(model.restore(lr)) / 255
+    found = export.run(path, lr)
+    assert abs(found - expected).max() < 1e-5 * max(1, abs(expected).max())
+    # The tolerance tells: with the other image's kernels the image is another.
+    swapped = np.asarray(
+        model.network.apply(variables, lr, model.encode(lr[::-1]), method="restore").sr
+    )
+    assert abs(swapped - expected).max() > 1e-2
+    assert export.run(path, lr[:1, :5, :7]).shape[1:3] == (
+        5 * network.scale,
+        7 * network.scale,
+    )
+
+
+def test_nodes_are_named_after_modules(model: Model) -> None:
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load_from_string(export.to_onnx(model, None)).graph
+    names = [node.name for node in graph.node]
+    assert len(set(names)) == len(names)
+    block = [n for n in names if n.startswith("restorer/body/group_1/block_0/")]
+    assert {n.rsplit("_", 1)[0].rsplit("/", 1)[1] for n in block} >= {"Conv", "Gelu"}
+    weights = [x.name for x in graph.initializer]
+    assert any(n.startswith("restorer/body/group_0/convnext/kernel") for n in weights)
 
 
 def test_what_cannot_be_exported_is_refused(model: Model, tmp_path: Path) -> None:

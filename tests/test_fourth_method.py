@@ -17,11 +17,12 @@ from jax import Array
 
 from lightbsr_jax.inference import upscaler
 from lightbsr_jax.inference.upscaler import Upscaler
-from lightbsr_jax.interop import convert
-from lightbsr_jax.methods import parts, registry, torch_layers
+from lightbsr_jax.interop import convert, export
+from lightbsr_jax.methods import onnx_graph, parts, registry, torch_layers
 from lightbsr_jax.methods.estimator import Estimator, Projector
 from lightbsr_jax.methods.method import Method
 from lightbsr_jax.methods.network import BlindNetwork, Restorer
+from lightbsr_jax.methods.onnx_graph import Graph
 from lightbsr_jax.methods.recipe import Adam, Contrast, Recipe
 from lightbsr_jax.models import torch_files
 from lightbsr_jax.models.model import Model
@@ -114,6 +115,31 @@ def body_in_parts(
     return x
 
 
+# Its ONNX graph
+
+
+def to_onnx(graph: Graph, network: Scaled, variables: dict[str, Any]) -> None:
+    params, statistics = onnx_graph.as_numpy(variables)
+    idr = onnx_graph.estimator(
+        graph, "lr", params["estimator"], statistics["estimator"]
+    )
+    pooled = graph.op("GlobalAveragePool", idr)
+    idr = graph.leaky_conv(pooled, params["converter"]["compress"])
+
+    def body(x: str) -> str:
+        for number in range(network.blocks):
+            block = onnx_graph.layer(params["restorer"]["body"]["blocks"], number)
+            means = graph.op("GlobalAveragePool", x)
+            pooled = graph.op("Concat", idr, means, axis=1)
+            scale = graph.conv(pooled, block["scale"])
+            y = graph.op("Mul", scale, graph.conv(x, block["conv_0"]))
+            y = graph.conv(graph.leaky_relu(y), block["conv_1"])
+            x = graph.op("Add", x, y)
+        return x
+
+    onnx_graph.restorer(graph, network, params["restorer"], body)
+
+
 # Its entry among the methods
 
 
@@ -159,6 +185,7 @@ SCALED = Method(
     layers=layers,
     recognise=recognise,
     in_parts=parts.InParts(parts.vector_alone, body_in_parts),
+    to_onnx=to_onnx,
 )
 
 # What its config says of it.
@@ -227,3 +254,13 @@ def test_it_upscales_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.random.default_rng(0).random((36, 45, 3), np.float32)
     whole = np.asarray(model.restore(image[None]))[0] / 255
     assert relative_error(Upscaler(model, border=0)(image), whole) < 2e-6
+
+
+def test_it_goes_to_onnx(tmp_path: Path) -> None:
+    pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    network = registry.make_network(CONFIG)
+    model = Model("network", 1, network, variables(), np.zeros((441, 15)))
+    export.write(model, tmp_path / "x.onnx", None, overwrite=False)
+    lr = np.random.default_rng(0).random((2, 9, 14, 3), np.float32)
+    expected = np.asarray(model.restore(lr)) / 255
+    assert relative_error(export.run(tmp_path / "x.onnx", lr), expected) < 2e-6

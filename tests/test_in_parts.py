@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from goldens import random_like, relative_error
+from helpers.goldens import random_like, relative_error
 from jax import Array
 
 from lightbsr_jax.inference import stages, upscaler

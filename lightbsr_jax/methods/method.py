@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightbsr_jax.methods.network import BlindNetwork
+from lightbsr_jax.methods.onnx_graph import Graph
 from lightbsr_jax.methods.parts import InParts
 from lightbsr_jax.methods.recipe import Recipe
 from lightbsr_jax.methods.torch_layers import Names, Shapes
@@ -38,3 +39,5 @@ class Method:
     layers: Callable[[Any, str], Names] = field(repr=False)  # network, prefix
     recognise: Callable[[Shapes], tuple[BlindNetwork, str] | None] = field(repr=False)
     in_parts: InParts = field(repr=False)
+    # Writes a student's (graph, network, variables), for `interop.export`.
+    to_onnx: Callable[[Graph, Any, dict[str, Any]], None] = field(repr=False)

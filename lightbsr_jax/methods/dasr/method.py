@@ -1,5 +1,6 @@
 """DASR among the methods: what training, weights and inference ask about it."""
 
+from lightbsr_jax.methods.dasr import onnx
 from lightbsr_jax.methods.dasr.network import DASR, Block
 from lightbsr_jax.methods.dasr.recipe import RECIPE
 from lightbsr_jax.methods.dasr.torch import layers, recognise
@@ -24,4 +25,5 @@ METHOD = Method(
     layers=layers,
     recognise=recognise,
     in_parts=groups_in_parts(Block(), reach=4),
+    to_onnx=onnx.write,
 )

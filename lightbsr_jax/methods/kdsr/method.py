@@ -1,5 +1,6 @@
 """KDSR among the methods: what training, weights and inference ask about it."""
 
+from lightbsr_jax.methods.kdsr import onnx
 from lightbsr_jax.methods.kdsr.network import KDSR, Block
 from lightbsr_jax.methods.kdsr.recipe import RECIPE
 from lightbsr_jax.methods.kdsr.torch import layers, recognise
@@ -26,4 +27,5 @@ METHOD = Method(
     layers=layers,
     recognise=recognise,
     in_parts=blocks_in_parts(Block(), reach=2),
+    to_onnx=onnx.write,
 )

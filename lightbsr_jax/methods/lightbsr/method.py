@@ -1,5 +1,6 @@
 """LightBSR among the methods: what training, weights and inference ask about it."""
 
+from lightbsr_jax.methods.lightbsr import onnx
 from lightbsr_jax.methods.lightbsr.in_parts import IN_PARTS
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.lightbsr.recipe import RECIPE
@@ -30,4 +31,5 @@ METHOD = Method(
     layers=layers,
     recognise=recognise,
     in_parts=IN_PARTS,
+    to_onnx=onnx.write,
 )

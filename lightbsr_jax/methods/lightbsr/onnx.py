@@ -1,0 +1,101 @@
+"""LightBSR as an ONNX graph; see `methods.onnx_graph`."""
+
+from typing import Any
+
+import numpy as np
+
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.methods import onnx_graph
+from lightbsr_jax.methods.lightbsr.adaptation import CHANNEL_FEATURES, SPATIAL_FEATURES
+from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.methods.onnx_graph import Graph, Tree
+
+
+def write(graph: Graph, network: LightBSR, variables: dict[str, Any]) -> None:
+    """All of a student, from "lr" to "sr". Raises UserError for ablations."""
+    if not (
+        network.spatial_modulation
+        and network.channel_modulation
+        and network.converter_blocks
+    ):
+        raise UserError("ablations have no ONNX form here: export to .stablehlo")
+    params, statistics = onnx_graph.as_numpy(variables)
+    idr = onnx_graph.estimator(
+        graph, "lr", params["estimator"], statistics["estimator"]
+    )
+    channel, spatial = _converter(graph, idr, params["converter"])
+
+    def body(x: str) -> str:
+        modulators = channel, spatial
+        for number in range(network.groups):
+            group = onnx_graph.layer(params["restorer"]["body"]["groups"], number)
+            with graph.scope(f"group_{number}"):
+                x, *modulators = _group(graph, x, *modulators, group)
+        return x
+
+    onnx_graph.restorer(graph, network, params["restorer"], body)
+
+
+def _converter(graph: Graph, idr: str, params: Tree) -> tuple[str, str]:
+    with graph.scope("converter"):
+        channel = graph.op("GlobalAveragePool", idr)
+        channel = graph.gelu_conv(channel, params["channel"])
+        # The estimator rounds up sizes that 4 does not divide.
+        size = graph.op("Shape", "lr", start=2)
+        zeros, axes = graph.constant(np.zeros(2, np.int64)), graph.constant([2, 3])
+        spatial = graph.op("Slice", graph.pixel_shuffle(idr, 4), zeros, size, axes)
+        return channel, graph.gelu_conv(spatial, params["spatial"])
+
+
+def _group(
+    graph: Graph, features: str, channel: str, spatial: str, group: Tree
+) -> tuple[str, str, str]:
+    def converted(idr: str, name: str) -> str:
+        with graph.scope(name):
+            hidden = graph.gelu_conv(idr, group[name]["expand"])
+            return graph.op("Add", idr, graph.gelu_conv(hidden, group[name]["reduce"]))
+
+    channel = converted(channel, "channel_converter")
+    spatial = converted(spatial, "spatial_converter")
+    x = features
+    for number in range(len(group["blocks"]["mixing"]["layer_scale"])):
+        block = onnx_graph.layer(group["blocks"], number)
+        with graph.scope(f"block_{number}"):
+            x = _block(graph, x, channel, spatial, block)
+    with graph.scope("convnext"):
+        x = graph.op("Add", x, _mixing(graph, x, group["convnext"]))
+    return graph.op("Add", features, graph.conv(x, group["conv"])), channel, spatial
+
+
+def _block(graph: Graph, x: str, channel: str, spatial: str, block: Tree) -> str:
+    first, others = graph.split(x, [SPATIAL_FEATURES, CHANNEL_FEATURES])
+    layers = block["spatial"]
+    with graph.scope("spatial"):
+        mask = graph.op("Concat", spatial, first, axis=1)
+        mask = graph.gelu_conv(mask, layers["mask_hidden"])
+        mask = graph.op("Sigmoid", graph.conv(mask, layers["mask"]))
+        first = graph.conv(graph.op("Mul", first, mask), layers["conv"])
+
+    layers = block["channel"]
+    with graph.scope("channel"):
+        weight = graph.op("GlobalAveragePool", others)
+        weight = graph.op("Concat", weight, channel, axis=1)
+        weight = graph.gelu_conv(weight, layers["weight_hidden"])
+        weight = graph.op("Sigmoid", graph.conv(weight, layers["weight"]))
+        others = graph.op("Mul", others, weight)
+
+    mixed = graph.op("Gelu", graph.op("Concat", first, others, axis=1))
+    with graph.scope("mixing"):
+        return graph.op("Add", x, _mixing(graph, mixed, block["mixing"]))
+
+
+def _mixing(graph: Graph, x: str, layers: Tree) -> str:
+    depthwise = layers["depthwise"]
+    x = graph.conv(x, depthwise, group=depthwise["kernel"].shape[-1])
+    x = graph.op("Transpose", x, perm=[0, 2, 3, 1])
+    norm = map(graph.constant, (layers["norm"]["scale"], layers["norm"]["bias"]))
+    x = graph.op("LayerNormalization", x, *norm, axis=-1, epsilon=1e-6)
+    x = graph.op("Gelu", graph.dense(x, layers["expand"]))
+    x = graph.dense(x, layers["reduce"])
+    x = graph.op("Mul", x, graph.constant(layers["layer_scale"]))
+    return graph.op("Transpose", x, perm=[0, 3, 1, 2])

@@ -1,0 +1,180 @@
+"""ONNX graphs, written node by node: the layers and the parts that methods share.
+
+Values are known by their names. Maps are [B, C, h, w], vectors [B, C, 1, 1]; a graph
+goes from "lr" to "sr". Nodes and weights have the names of their modules in ours.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+
+from lightbsr_jax.methods.network import RGB_MEAN, UPSCALER_STEPS, BlindNetwork
+
+Tree = Any  # of parameters, as numpy arrays
+
+_END = np.iinfo(np.int64).max
+
+
+class Graph:
+    """Nodes and constants of an ONNX graph."""
+
+    def __init__(self, onnx: ModuleType) -> None:
+        self._onnx = onnx
+        self._scope: list[str] = []
+        self._count = 0
+        self._settings: dict[Any, str] = {}  # constants of integers
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    @contextlib.contextmanager
+    def scope(self, *names: str) -> Iterator[None]:
+        """What is made inside is named after a module."""
+        self._scope += names
+        yield
+        del self._scope[-len(names) :]
+
+    def op(self, kind: str, *inputs: str, out: str | None = None, **how: Any) -> str:
+        """A node with one output, whose name it returns."""
+        name = self._name(kind)
+        made = self._onnx.helper.make_node(kind, inputs, [out or name], name, **how)
+        self.nodes.append(made)
+        return out or name
+
+    def split(self, x: str, sizes: list[int], axis: int = 1) -> list[str]:
+        """Channels in parts."""
+        name = self._name("Split")
+        names = [f"{name}_{i}" for i in range(len(sizes))]
+        inputs = [x, self.constant(np.array(sizes, np.int64))]
+        made = self._onnx.helper.make_node("Split", inputs, names, name, axis=axis)
+        self.nodes.append(made)
+        return names
+
+    def constant(self, value: Any, name: str = "constant") -> str:
+        """Weights, or a node's settings, which are the same for many nodes."""
+        value = np.asarray(value)
+        if value.dtype.kind == "i":
+            known = str(value.dtype), value.shape, value.tobytes()
+            if known not in self._settings:
+                self._settings[known] = self._initializer(value, name)
+            return self._settings[known]
+        return self._initializer(value.astype(np.float32), name)
+
+    def _initializer(self, value: np.ndarray, name: str) -> str:
+        name = self._name(name)
+        tensor = self._onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self.constants.append(tensor)
+        return name
+
+    def _name(self, kind: str) -> str:
+        self._count += 1
+        return "/".join([*self._scope, f"{kind}_{self._count}"])
+
+    def conv(self, x: str, layer: Tree, *, stride: int = 1, group: int = 1) -> str:
+        """A convolution; a dense layer is one of 1 x 1."""
+        kernel = np.asarray(layer["kernel"])
+        if kernel.ndim == 2:
+            kernel = kernel[None, None]
+        inputs = [x, self.constant(kernel.transpose(3, 2, 0, 1), "kernel")]  # from HWIO
+        if "bias" in layer:
+            inputs.append(self.constant(layer["bias"], "bias"))
+        pads = [n // 2 for n in kernel.shape[:2]] * 2
+        return self.op("Conv", *inputs, pads=pads, strides=[stride] * 2, group=group)
+
+    def gelu_conv(self, x: str, layer: Tree) -> str:
+        """A convolution with its activation."""
+        return self.op("Gelu", self.conv(x, layer))
+
+    def leaky_conv(self, x: str, layer: Tree, *, stride: int = 1) -> str:
+        """A convolution with its activation."""
+        return self.leaky_relu(self.conv(x, layer, stride=stride))
+
+    def leaky_relu(self, x: str) -> str:
+        """LeakyReLU with the slope 0.1 that all methods have."""
+        return self.op("LeakyRelu", x, alpha=0.1)
+
+    def dense(self, x: str, layer: Tree) -> str:
+        """Over the last axis."""
+        x = self.op("MatMul", x, self.constant(layer["kernel"], "kernel"))
+        return self.op("Add", x, self.constant(layer["bias"], "bias"))
+
+    def pixel_shuffle(self, x: str, factor: int) -> str:
+        """As torch has it."""
+        return self.op("DepthToSpace", x, blocksize=factor, mode="CRD")
+
+    def dynamic_depthwise(self, x: str, idr: str, layers: Tree) -> str:
+        """`methods.dynamic.DynamicDepthwise`, by the vector `idr`.
+
+        As nine shifted multiply-adds: a Conv's kernels are the same for all images.
+        """
+        features = layers["kernel"]["kernel"].shape[1] // 9
+        kernels = self.conv(self.leaky_conv(idr, layers["hidden"]), layers["kernel"])
+        shape = self.constant(np.array([0, features, 9, 1], np.int64))
+        kernels = self.op("Reshape", kernels, shape)
+        weights = self.split(kernels, [1] * 9, axis=2)
+        pads = self.constant(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64))
+        padded = self.op("Pad", x, pads)
+        axes = self.constant(np.array([2, 3], np.int64))
+        taps = []
+        for number, weight in enumerate(weights):
+            first = np.array(divmod(number, 3), np.int64)
+            last = np.where(first == 2, _END, first - 2)
+            bounds = self.constant(first), self.constant(last)
+            tap = self.op("Slice", padded, *bounds, axes)
+            taps.append(self.op("Mul", tap, weight))
+        return self.op("Sum", *taps)
+
+
+def as_numpy(variables: Tree) -> tuple[Tree, Tree]:
+    """The "params" and the "batch_stats"."""
+    params, statistics = (variables.get(x, {}) for x in ("params", "batch_stats"))
+    return jax.tree.map(np.asarray, params), jax.tree.map(np.asarray, statistics)
+
+
+def layer(stacked: Tree, index: int) -> Tree:
+    """The parameters of one of the modules that are stacked on a leading axis."""
+    return jax.tree.map(lambda leaf: leaf[index], stacked)
+
+
+def scaled(graph: Graph, x: str, factor: float) -> str:
+    """The image times a factor, if it is not 1."""
+    return x if factor == 1 else graph.op("Mul", x, graph.constant(np.float32(factor)))
+
+
+def estimator(graph: Graph, x: str, params: Tree, statistics: Tree) -> str:
+    """`methods.estimator.Estimator`."""
+    with graph.scope("estimator"):
+        for index in range(6):
+            norm, running = params[f"norm_{index}"], statistics[f"norm_{index}"]
+            stride = 2 if index in (2, 4) else 1
+            x = graph.conv(x, params[f"conv_{index}"], stride=stride)
+            values = (norm["scale"], norm["bias"], running["mean"], running["var"])
+            constants = map(graph.constant, values)
+            x = graph.op("BatchNormalization", x, *constants, epsilon=1e-5)
+            x = graph.leaky_relu(x)
+    return x
+
+
+def restorer(
+    graph: Graph, network: BlindNetwork, params: Tree, body: Callable[[str], str]
+) -> None:
+    """`methods.network.Restorer`, from "lr" to "sr".
+
+    `body` makes of the features what the body's last convolution sees.
+    """
+    with graph.scope("restorer"):
+        mean = np.reshape(RGB_MEAN, (1, 3, 1, 1))
+        inner_mean = graph.constant(network.IMAGE_RANGE * mean, "mean")
+        lr = scaled(graph, "lr", network.IMAGE_RANGE)
+        head = graph.conv(graph.op("Sub", lr, inner_mean), params["head"])
+        with graph.scope("body"):
+            x = graph.conv(body(head), params["body"]["conv"])
+            x = graph.op("Add", head, x)
+        for index, factor in enumerate(UPSCALER_STEPS[network.scale]):
+            x = graph.conv(x, params[f"upscale_{index}"])
+            x = graph.pixel_shuffle(x, factor)
+        x = scaled(graph, graph.conv(x, params["tail"]), 1 / network.IMAGE_RANGE)
+        graph.op("Add", x, graph.constant(mean, "mean"), out="sr")
