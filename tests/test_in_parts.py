@@ -10,6 +10,7 @@ import pytest
 from helpers.goldens import random_like, relative_error
 from jax import Array
 
+from lightbsr_jax.compilation import inference_jit
 from lightbsr_jax.inference import stages, upscaler
 from lightbsr_jax.inference.tiles import Map
 from lightbsr_jax.inference.upscaler import Upscaler
@@ -90,21 +91,37 @@ def test_whole_image_as_one_part(name: str) -> None:
         assert relative_error(a, b) < 2e-6
 
 
-@pytest.mark.parametrize("name", registry.METHODS)
-def test_all_blocks_share_a_program(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And one of several tiles, also at the border, is one of all."""
+PROGRAMS = {
+    "lightbsr": ["_spatial", "extracted", "_convert_spatial", "_block", "_merge"],
+    "kdsr": ["extracted", "one"],
+    "dasr": ["extracted", "one", "_merge"],
+}
+
+
+@pytest.mark.parametrize(("name", "programs"), PROGRAMS.items())
+def test_all_blocks_share_a_program(
+    name: str, programs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And all tiles, whether the image's border lies in them or not."""
     monkeypatch.setattr(upscaler, "LARGEST", 32)
+    compiled = []
+    part = stages.part.__wrapped__
+
+    def traced(stage: stages.Stage, *arguments: Any) -> Any:
+        compiled.append(stage.function.__name__)
+        return part(stage, *arguments)
+
+    jitted = inference_jit(traced, static_argnums=(0, 1, 2))
+    monkeypatch.setattr(stages, "part", jitted)
     method = registry.METHODS[name]
     network = method.network(2, **SIZES[name])
     role = "student" if "student" in method.roles else "network"
     upscale = Upscaler(Model(role, 1, network, lively(network), np.zeros((441, 15))))
     done = []
-    before = stages.part._cache_size()
     upscale(np.zeros((40, 50, 3), np.uint8), on_progress=lambda *x: done.append(x))
-    programs = {"lightbsr": 6, "kdsr": 3, "dasr": 4}[name]
-    assert stages.part._cache_size() - before == programs
-    steps = {"lightbsr": 12, "kdsr": 5, "dasr": 7}[name]
-    assert done == [(n + 1, 4 * steps) for n in range(4 * steps)]
+    assert compiled == ["estimated", *programs]
+    computed = {"lightbsr": 12, "kdsr": 5, "dasr": 7}[name]
+    assert done == [(n + 1, 4 * computed) for n in range(4 * computed)]
 
 
 def test_a_mean_that_was_not_computed_is_no_zero() -> None:
