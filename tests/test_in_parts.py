@@ -116,7 +116,8 @@ def test_all_blocks_share_a_program(
     method = registry.METHODS[name]
     network = method.network(2, **SIZES[name])
     role = "student" if "student" in method.roles else "network"
-    upscale = Upscaler(Model(role, 1, network, lively(network), np.zeros((441, 15))))
+    model = Model(role, 1, network, lively(network), np.zeros((441, 15)))
+    upscale = Upscaler(model, border=0)
     done = []
     upscale(np.zeros((40, 50, 3), np.uint8), on_progress=lambda *x: done.append(x))
     assert compiled == ["estimated", *programs]
