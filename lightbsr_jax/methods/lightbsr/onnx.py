@@ -26,11 +26,11 @@ def write(graph: Graph, network: LightBSR, variables: dict[str, Any]) -> None:
     channel, spatial = _converter(graph, idr, params["converter"])
 
     def body(x: str) -> str:
-        modulators = channel, spatial
+        r_c, r_s = channel, spatial
         for number in range(network.groups):
             group = onnx_graph.layer(params["restorer"]["body"]["groups"], number)
             with graph.scope(f"group_{number}"):
-                x, *modulators = _group(graph, x, *modulators, group)
+                x, r_c, r_s = _group(graph, x, r_c, r_s, group)
         return x
 
     onnx_graph.restorer(graph, network, params["restorer"], body)
