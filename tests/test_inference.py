@@ -427,9 +427,10 @@ def test_ctrl_c_tells_what_is_done(capsys: pytest.CaptureFixture) -> None:
 def test_a_result_as_a_line() -> None:
     job = folder.Job("a.jpg", Path("a.jpg"), Path("out/a.jpg"), None)
     sizes = folder.Sizes((40, 60), (160, 240))
-    result = folder.Upscaled(job.target, sizes, "JPEG", ["exif"], Known(2, 2, 0, 5))
+    nearest = Known(2, 2, 0, 5)
+    result = folder.Upscaled(job.target, sizes, "JPEG", ["XMP", "a gain map"], nearest)
     assert upscale.describe(folder.Done(job, result, 1.23)) == (
-        "60x40 -> 240x160 [without EXIF: too long for JPEG] "
+        "60x40 -> 240x160 [without XMP, a gain map] "
         f"[nearest: sigma 2.0, noise 5] {job.target} (1.2 s)"
     )
     assert upscale.describe_plan(folder.Done(job, sizes, 0)) == (

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lightbsr_jax.inference.explain import Bank
-    from lightbsr_jax.inference.folder import Done, Job, Outcome, Sizes, Upscaled
+    from lightbsr_jax.inference.folder import (
+        Done,
+        Job,
+        Outcome,
+        Sizes,
+        Target,
+        Upscaled,
+    )
     from lightbsr_jax.inference.upscaler import Upscaler
     from lightbsr_jax.models.model import Model
 
@@ -153,19 +160,7 @@ def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
     from lightbsr_jax import compilation
     from lightbsr_jax.inference import folder
 
-    if not 1 <= arguments.quality <= 100:
-        raise UserError(f"--quality={arguments.quality}: expected 1 to 100")
-    target = folder.parse_target(arguments.scale, arguments.size)
-    jobs = folder.jobs(
-        arguments.input,
-        arguments.output,
-        suffix=arguments.suffix,
-        format=arguments.format,
-        skip_existing=arguments.existing == "skip",
-    )
-    unsupported = folder.unsupported(arguments.input)
-    if unsupported:
-        say(describe_unsupported(unsupported))
+    target, jobs = _plan(arguments)
     if arguments.device == "cpu":
         jax.config.update("jax_platforms", "cpu")  # before anything else is woken
     compilation.check_devices()
@@ -204,6 +199,26 @@ def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
             is_done,
         )
         return report(outcomes, describe)
+
+
+def _plan(arguments: argparse.Namespace) -> tuple[Target, list[Job]]:
+    """The results' size and the pictures; says which files are not supported."""
+    from lightbsr_jax.inference import folder
+
+    if not 1 <= arguments.quality <= 100:
+        raise UserError(f"--quality={arguments.quality}: expected 1 to 100")
+    target = folder.parse_target(arguments.scale, arguments.size)
+    jobs = folder.jobs(
+        arguments.input,
+        arguments.output,
+        suffix=arguments.suffix,
+        format=arguments.format,
+        skip_existing=arguments.existing == "skip",
+    )
+    unsupported = folder.unsupported(arguments.input)
+    if unsupported:
+        say(describe_unsupported(unsupported))
+    return target, jobs
 
 
 def _upscaler(
@@ -276,7 +291,7 @@ def report(
 
 
 def describe(done: Done[Upscaled]) -> str:
-    """Such as "60x40 -> 240x160 [without XMP: too long for JPEG] out/a.jpg (1.2 s)"."""
+    """Such as "60x40 -> 240x160 [without XMP] out/a.jpg (1.2 s)"."""
     result = done.result
     text = _describe_sizes(result.sizes)
     if result.dropped:

@@ -92,18 +92,8 @@ def jobs(
     if os.sep in suffix or "\0" in suffix:
         raise UserError(f"--suffix={suffix}: expected a part of a name, such as -x4")
     out = Path(out)
-    kind = None if format is None else photographs.FORMATS[format]
     to_file = not out.is_dir() and out.suffix.lower() in Image.registered_extensions()
-    if to_file:
-        if len(inputs) > 1 or Path(inputs[0]).is_dir():
-            raise UserError(f"{out}: one file for several pictures: name a folder")
-        named = photographs.FORMATS.get(out.suffix.lower().lstrip("."))
-        if named is None or kind not in (None, named):
-            ends = [format] if format else photographs.FORMATS
-            raise UserError(f"{out}: expected a name ending in .{' .'.join(ends)}")
-        kind = named
-    if out.exists() and not out.is_dir() and not to_file:
-        raise UserError(f"{out} is a file: name a folder for the results")
+    kind = _kind(inputs, out, format, to_file=to_file)
     planned, errors = [], []
     for given in inputs:
         found, unreadable = _found(given, out)
@@ -115,11 +105,40 @@ def jobs(
             planned.append(Job(name, source, target, kind))
     planned = _told_apart(planned, suffix)
     if skip_existing:
-        made = [job.target for job in planned if job.target != job.source]
-        made += [Path(f"{_explained(target)}.png") for target in made]
-        results = set(map(os.path.realpath, made))
-        planned = [j for j in planned if os.path.realpath(j.source) not in results]
-    sources = {os.path.realpath(job.source): job.source for job in planned}
+        planned = _without_results(planned)
+    _check_collisions(planned)
+    return errors + planned
+
+
+def _kind(
+    inputs: Sequence[str | Path], out: Path, format: str | None, *, to_file: bool
+) -> str | None:
+    """The results' format, None for that of each source. Raises UserError."""
+    kind = None if format is None else photographs.FORMATS[format]
+    if not to_file:
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out} is a file: name a folder for the results")
+        return kind
+    if len(inputs) > 1 or Path(inputs[0]).is_dir():
+        raise UserError(f"{out}: one file for several pictures: name a folder")
+    named = photographs.FORMATS.get(out.suffix.lower().lstrip("."))
+    if named is None or kind not in (None, named):
+        ends = [format] if format else photographs.FORMATS
+        raise UserError(f"{out}: expected a name ending in .{' .'.join(ends)}")
+    return named
+
+
+def _without_results(planned: Sequence[Job]) -> list[Job]:
+    """Without what would be the result of another job, or explains one."""
+    made = [job.target for job in planned if job.target != job.source]
+    made += [Path(f"{_explained(target)}.png") for target in made]
+    results = set(map(os.path.realpath, made))
+    return [job for job in planned if os.path.realpath(job.source) not in results]
+
+
+def _check_collisions(planned: Sequence[Job]) -> None:
+    """Raises UserError where a result would replace another, or a source."""
+    sources = {os.path.realpath(job.source) for job in planned}
     targets: dict[str, Job] = {}
     for job in planned:
         target = os.path.realpath(job.target)
@@ -135,7 +154,6 @@ def jobs(
                 "the result of an earlier run"
             )
         targets[target] = job
-    return errors + planned
 
 
 class Sizes(NamedTuple):
