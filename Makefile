@@ -1,6 +1,7 @@
 # make demo: train a small network on bundled photographs, measure it, draw it; upscale
 # one of them by the weights that come with the program.
 # make check: lint, types and the quick tests. make test: lint, types and all tests.
+# make docs: the documentation as a site, docs/_build/index.html.
 # Each makes a virtual environment in .venv first; PYTHON names the interpreter, and
 # WORKERS the number of processes that run tests.
 
@@ -11,7 +12,7 @@ DEMO := runs/demo
 PHOTOGRAPHS := scikit-image:test
 CAT := import skimage; print(skimage.__path__[0] + '/data/chelsea.png')
 
-.PHONY: demo check test lint types quick-tests all-tests format clean
+.PHONY: demo check test lint types quick-tests all-tests docs format clean
 
 demo: .venv/requirements
 	$(BIN)/python train.py --config=configs/teacher.py:demo --workdir=$(DEMO)/teacher
@@ -42,12 +43,15 @@ quick-tests: .venv/requirements-test
 all-tests: .venv/requirements-test
 	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
+docs: .venv/requirements-docs
+	$(BIN)/sphinx-build -W -b html docs docs/_build
+
 format: .venv/requirements-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .pytest_cache runs/demo
+	rm -rf .venv .pytest_cache runs/demo docs/_build
 
 .venv/%: %.txt requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
