@@ -47,6 +47,11 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         help="without --validation: number of input images, evenly spaced by name, to "
         "keep from training for the validation split (default: 10; 0 for none)",
     )
+    _add_tile_options(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_tile_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tile",
         metavar="PIXELS",
@@ -67,7 +72,6 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         type=_positive,
         help="threads (default: one per core)",
     )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
