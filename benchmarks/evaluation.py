@@ -44,11 +44,13 @@ def measure(way: str, folders: list[str], batch_size: int) -> list[str]:
     from lightbsr_jax.methods import network as blind
     from lightbsr_jax.methods.lightbsr.network import LightBSR
     from lightbsr_jax.models.model import Model
+    from lightbsr_jax.spec import ModelSpec
 
     jax.config.update("jax_enable_compilation_cache", False)
     network = LightBSR()
     variables = blind.initialise(network, jax.random.key(0), None, projects=False)
-    student = Model("student", 1, network, variables, np.zeros(prior.BASIS_SHAPE))
+    spec = ModelSpec.of_network(network, "student", 1)
+    student = Model(spec, variables, np.zeros(prior.BASIS_SHAPE))
     methods = {"bicubic": Bicubic(4), "student": student}
     tested = cases.make(1)
     began, began_cpu = time.perf_counter(), time.process_time()

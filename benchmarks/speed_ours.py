@@ -27,6 +27,7 @@ from lightbsr_jax.methods.registry import METHODS
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks.complexity import multiply_accumulates
 from lightbsr_jax.parity import case, ours
+from lightbsr_jax.spec import ModelSpec
 from lightbsr_jax.training import contrast, parallel, steps, updates
 from lightbsr_jax.training.state import fresh_optimizer, fresh_run
 
@@ -202,7 +203,8 @@ class Side:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         network = self.case.network.clone(dtype=jnp.dtype(self.dtype))
         basis = self.case.arrays["basis"]
-        return Model(role, SETTING, network, jax.device_put(variables), basis)
+        spec = ModelSpec.of_network(network, role, SETTING)
+        return Model(spec, jax.device_put(variables), basis)
 
     def _uniform(self, *shape: int) -> np.ndarray:
         return self.random.uniform(size=shape).astype(np.float32)

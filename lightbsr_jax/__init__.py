@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lightbsr_jax.imaging import degradation
     from lightbsr_jax.inference.upscaler import Upscaler
+    from lightbsr_jax.models.load import load
     from lightbsr_jax.models.model import Model
-
-    load = Model.load
 
 __version__ = "0.1.0"
 __all__ = ["Model", "Upscaler", "degradation", "load"]
@@ -25,7 +24,7 @@ _HOMES = {
     "Model": "lightbsr_jax.models.model:Model",
     "Upscaler": "lightbsr_jax.inference.upscaler:Upscaler",
     "degradation": "lightbsr_jax.imaging.degradation",
-    "load": "lightbsr_jax.models.model:Model.load",
+    "load": "lightbsr_jax.models.load:load",
 }
 
 

@@ -28,6 +28,7 @@ from lightbsr_jax.methods.registry import METHODS, Method
 Tree = dict[str, Any]
 
 DEFAULT_METHOD = "lightbsr"
+CONTRASTED = ("estimator", "projector")  # what a momentum branch has a copy of
 # Fields of a network that say how it computes, not what.
 _OPTIONS = ("scale", "axis_name", "remat", "dtype", "parent", "name")
 
@@ -244,6 +245,14 @@ class RunSpec:
             )
         averaged = _get(config, "ema_decay", 0) > 0  # converted weights lack it
         return cls(ModelSpec.from_config(config, source), contrast, averaged)
+
+    def as_config(self) -> Tree:
+        """The JSON that converted weights carry; `from_config` reads it."""
+        config = self.model.as_config()
+        if self.contrast is None:
+            return config
+        known = dataclasses.asdict(self.contrast).items()
+        return {**config, "contrast": {k: x for k, x in known if x is not None}}
 
 
 def _sizes(network: type[BlindNetwork]) -> dict[str, int]:

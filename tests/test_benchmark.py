@@ -24,6 +24,7 @@ from lightbsr_jax.imaging import degradation, kernels, metrics, prior
 from lightbsr_jax.imaging.files import ImageError
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models.model import Model
+from lightbsr_jax.spec import ModelSpec
 
 SCALE = 4
 METHODS = {"bicubic": Bicubic(SCALE)}
@@ -37,7 +38,11 @@ def model() -> Model:
     network = LightBSR(SCALE, groups=1, blocks=1)
     variables = initialise(network, jax.random.key(0))
     variables = jax.tree.map(lambda x: np.where(np.abs(x) < 1e-5, 0.3, x), variables)
-    return Model("student", 1, network, variables, np.zeros((441, 15), np.float32))
+    return Model(
+        ModelSpec.of_network(network, "student", 1),
+        variables,
+        np.zeros((441, 15), np.float32),
+    )
 
 
 def test_scores_are_those_of_one_image_at_a_time() -> None:
@@ -254,7 +259,9 @@ def test_spoilt_teacher() -> None:
     """M4 and M5 are teachers, who see the prior too."""
     network = LightBSR(groups=1, blocks=1)
     variables = initialise(network, jax.random.key(0), prior_channels=15)
-    teacher = Model("teacher", 1, network, variables, prior.make_basis(0))
+    teacher = Model(
+        ModelSpec.of_network(network, "teacher", 1), variables, prior.make_basis(0)
+    )
     known = degradation.Degradation(kernels.isotropic(jnp.ones(2)), jnp.zeros(2))
     lr = jnp.zeros((2, 8, 12, 3))
     sr = jax.eval_shape(Spoilt(teacher).restore, lr, known)

@@ -93,7 +93,10 @@ def test_prepare(tmp_path, capsys, monkeypatch) -> None:
             "stride 481 and tile",
         ),
         ("convert {file}", "required: out (lightbsr convert --help shows how)"),
-        ("convert {file} {new} --setting=3", "argument --setting: invalid choice: 3"),
+        (
+            "convert {file} {new} --setting=3",
+            "argument --setting: setting 3: there are 1 (isotropic",
+        ),
         ("convert {file} {new}", "is a student, whose weights do not tell"),
         ("convert {file} {new} --overwrite", "--overwrite replaces state dicts, not"),
         ("convert {new} {new}", "No such file or directory"),
@@ -148,7 +151,7 @@ def test_what_pictures_take_is_the_core() -> None:
 import sys
 from lightbsr_jax.inference import folder, server
 from lightbsr_jax.interop import convert, export
-from lightbsr_jax import pack
+from lightbsr_jax.training import pack
 from lightbsr_jax.evaluation import conventions
 print(*{name.partition(".")[0] for name in sys.modules})
 """

@@ -16,6 +16,7 @@ from lightbsr_jax.inference.explain import Bank, Known
 from lightbsr_jax.inference.upscaler import IDR, Upscaler
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models.model import Model
+from lightbsr_jax.spec import ModelSpec
 
 
 def idr(height: int = 9, width: int = 14) -> IDR:
@@ -60,7 +61,11 @@ def test_a_bank_holds_photographs_as_they_are_degraded(
     monkeypatch.setattr(explain, "_CROP", 16)
     network = LightBSR(2, groups=1, blocks=1)
     variables = initialise(network, jax.random.key(0))
-    upscaler = Upscaler(Model("student", 1, network, variables, np.zeros((441, 15))))
+    upscaler = Upscaler(
+        Model(
+            ModelSpec.of_network(network, "student", 1), variables, np.zeros((441, 15))
+        )
+    )
     bank = explain.make_bank(upscaler, [Known(0.4, 0.4, 0, 0), Known(2.4, 2.4, 0, 0)])
     assert bank.means.shape == (2, 3, 128)
 

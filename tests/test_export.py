@@ -17,6 +17,7 @@ from lightbsr_jax.methods.kdsr.network import KDSR
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.models.model import Model
+from lightbsr_jax.spec import ModelSpec
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,9 @@ def model() -> Model:
 
     variables = initialise(network, jax.random.key(0))
     variables = jax.tree_util.tree_map_with_path(lively, variables)
-    return Model("student", 1, network, variables, np.zeros((441, 15)))
+    return Model(
+        ModelSpec.of_network(network, "student", 1), variables, np.zeros((441, 15))
+    )
 
 
 @pytest.mark.parametrize("suffix", export.SUFFIXES)
@@ -107,11 +110,15 @@ def test_nodes_are_named_after_modules(model: Model) -> None:
 def test_what_cannot_be_exported_is_refused(model: Model, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must end in one of .onnx, .stablehlo"):
         export.write(model, tmp_path / "x.pb", None, overwrite=False)
-    teacher = Model("teacher", 1, model.network, model.variables, model.basis)
+    teacher = Model(
+        ModelSpec.of_network(model.network, "teacher", 1), model.variables, model.basis
+    )
     with pytest.raises(UserError, match="export a student"):
         export.write(teacher, tmp_path / "x.onnx", None, overwrite=False)
     ablation = model.network.clone(converter_blocks=False)
-    without = Model("student", 1, ablation, model.variables, model.basis)
+    without = Model(
+        ModelSpec.of_network(ablation, "student", 1), model.variables, model.basis
+    )
     with pytest.raises(UserError, match="ablations have no ONNX form"):
         export.write(without, tmp_path / "x.onnx", None, overwrite=False)
 

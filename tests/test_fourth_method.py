@@ -24,11 +24,12 @@ from lightbsr_jax.methods.method import Method
 from lightbsr_jax.methods.network import BlindNetwork, Restorer
 from lightbsr_jax.methods.onnx_graph import Graph
 from lightbsr_jax.methods.recipe import Adam, Contrast, Recipe
-from lightbsr_jax.models import torch_files
+from lightbsr_jax.models import state_dict, torch_files
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks.layers import Conv, Dense
 from lightbsr_jax.networks.operators import at_least_float32, global_mean, leaky_relu
 from lightbsr_jax.networks.scanned import scan_blocks
+from lightbsr_jax.spec import ModelSpec, RunSpec
 from lightbsr_jax.training import parallel, updates
 from lightbsr_jax.training import state as states
 
@@ -236,7 +237,7 @@ def test_it_goes_to_torch_and_back(tmp_path: Path) -> None:
         name: rng.random(zero.shape, np.float32)
         if zero.dtype == np.float32 and "_mean." not in name
         else zero
-        for name, zero in convert.blank(config).items()
+        for name, zero in state_dict.blank(RunSpec.from_config(config)).items()
     }
     torch_files.write(tmp_path / "a.safetensors", tensors)
     told = convert.to_workdir(tmp_path / "a.safetensors", tmp_path / "run", setting=1)
@@ -250,7 +251,9 @@ def test_it_goes_to_torch_and_back(tmp_path: Path) -> None:
 def test_it_upscales_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upscaler, "LARGEST", 32)
     network = registry.make_network(CONFIG)
-    model = Model("network", 1, network, variables(), np.zeros((441, 15)))
+    model = Model(
+        ModelSpec.of_network(network, "network", 1), variables(), np.zeros((441, 15))
+    )
     image = np.random.default_rng(0).random((36, 45, 3), np.float32)
     whole = np.asarray(model.restore(image[None]))[0] / 255
     assert relative_error(Upscaler(model, border=0)(image), whole) < 2e-6
@@ -259,7 +262,9 @@ def test_it_upscales_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_goes_to_onnx(tmp_path: Path) -> None:
     pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     network = registry.make_network(CONFIG)
-    model = Model("network", 1, network, variables(), np.zeros((441, 15)))
+    model = Model(
+        ModelSpec.of_network(network, "network", 1), variables(), np.zeros((441, 15))
+    )
     export.write(model, tmp_path / "x.onnx", None, overwrite=False)
     lr = np.random.default_rng(0).random((2, 9, 14, 3), np.float32)
     expected = np.asarray(model.restore(lr)) / 255

@@ -13,6 +13,7 @@ from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.imaging.settings import SETTINGS
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models.model import Model
+from lightbsr_jax.spec import ModelSpec
 
 CASES = cases.make(1, sigmas=[0.8, 2.0, 3.5])
 
@@ -34,7 +35,11 @@ def model() -> Model:
     variables = network.init(
         jax.random.key(3), jnp.zeros((1, 8, 8, 3)), method="encode"
     )
-    return Model("student", 1, network, variables, np.zeros((441, 15), np.float32))
+    return Model(
+        ModelSpec.of_network(network, "student", 1),
+        variables,
+        np.zeros((441, 15), np.float32),
+    )
 
 
 def test_traits_of_kernels() -> None:

@@ -18,6 +18,7 @@ from lightbsr_jax.methods import parts, registry
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks.layers import Conv
+from lightbsr_jax.spec import ModelSpec
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
@@ -116,7 +117,8 @@ def test_all_blocks_share_a_program(
     method = registry.METHODS[name]
     network = method.network(2, **SIZES[name])
     role = "student" if "student" in method.roles else "network"
-    model = Model(role, 1, network, lively(network), np.zeros((441, 15)))
+    spec = ModelSpec.of_network(network, role, 1)
+    model = Model(spec, lively(network), np.zeros((441, 15)))
     upscale = Upscaler(model, border=0)
     done = []
     upscale(np.zeros((40, 50, 3), np.uint8), on_progress=lambda *x: done.append(x))

@@ -25,6 +25,7 @@ from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models import packed, torch_files, torch_names
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks.operators import plain_ops
+from lightbsr_jax.spec import ModelSpec
 
 BASIS = np.zeros((441, 15), np.float32)
 
@@ -44,7 +45,7 @@ def model() -> Model:
 
     variables = initialise(network, jax.random.key(0))
     variables = jax.tree_util.tree_map_with_path(lively, variables)
-    return Model("student", 1, network, variables, BASIS)
+    return Model(ModelSpec.of_network(network, "student", 1), variables, BASIS)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def replicating() -> Model:
         restorer["upscale_0"]["kernel"][1, 1, c, 4 * c : 4 * c + 4] = 1
         restorer["tail"]["kernel"][1, 1, c, c] = 1
     variables["params"]["restorer"] = restorer
-    return Model("student", 1, network, variables, BASIS)
+    return Model(ModelSpec.of_network(network, "student", 1), variables, BASIS)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def test_tiles_meet_the_border_anywhere(scale: int, small_tiles: None) -> None:
     """It ends tiles, begins them, and lies in the halo of tiles beside."""
     network = LightBSR(scale, groups=1, blocks=1)
     variables = initialise(network, jax.random.key(scale))
-    several = Model("student", 1, network, variables, BASIS)
+    several = Model(ModelSpec.of_network(network, "student", 1), variables, BASIS)
 
     @jax.jit
     def stepwise(lr: np.ndarray) -> jax.Array:
@@ -267,7 +268,13 @@ def test_mistakes_are_named(model: Model) -> None:
     with pytest.raises(UserError, match="has no pixels"):
         upscale(np.zeros((0, 3, 3), np.uint8))
     with pytest.raises(UserError, match="upscale with a student"):
-        Upscaler(Model("teacher", 1, model.network, model.variables, BASIS))
+        Upscaler(
+            Model(
+                ModelSpec.of_network(model.network, "teacher", 1),
+                model.variables,
+                BASIS,
+            )
+        )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import student, teacher
-from lightbsr_jax import pack
 from lightbsr_jax.data import df2k
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation, kernels
@@ -22,7 +21,7 @@ from lightbsr_jax.imaging.files import write_png
 from lightbsr_jax.interop import convert
 from lightbsr_jax.models.checkpoint import Checkpoints
 from lightbsr_jax.models.model import Model
-from lightbsr_jax.training import loop
+from lightbsr_jax.training import loop, pack
 from lightbsr_jax.training.checks import check
 from lightbsr_jax.training.config import TrainingConfig
 from lightbsr_jax.training.loop import train

@@ -33,11 +33,12 @@ from lightbsr_jax.interop import convert
 from lightbsr_jax.methods import dynamic, registry
 from lightbsr_jax.methods.kdsr.network import KDSR
 from lightbsr_jax.methods.lightbsr.network import LightBSR
-from lightbsr_jax.models import torch_files, torch_names
+from lightbsr_jax.models import state_dict, torch_files, torch_names
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks import complexity, operators, plain
 from lightbsr_jax.parity import case as cases
 from lightbsr_jax.parity import compare, ours
+from lightbsr_jax.spec import ModelSpec, RunSpec
 from lightbsr_jax.training import (
     checks,
     contrast,
@@ -179,7 +180,7 @@ def test_weights_go_to_torch_and_back(name: str, tmp_path: Path) -> None:
         key: rng.standard_normal(zero.shape).astype(zero.dtype)
         if zero.dtype == np.float32 and "_mean." not in key
         else zero
-        for key, zero in convert.blank(config).items()
+        for key, zero in state_dict.blank(RunSpec.from_config(config)).items()
     }
     torch_files.write(tmp_path / "a.safetensors", tensors)
     with pytest.raises(UserError, match="whose weights do not tell"):
@@ -199,7 +200,10 @@ def test_weights_go_to_torch_and_back(name: str, tmp_path: Path) -> None:
 def test_names_are_the_originals() -> None:
     """Some of each kind, as the published programs have them."""
     names = {
-        name: {key: value.shape for key, value in convert.blank(config).items()}
+        name: {
+            key: value.shape
+            for key, value in state_dict.blank(RunSpec.from_config(config)).items()
+        }
         for name, config in CONFIGS.items()
     }
     expected = {
@@ -228,7 +232,7 @@ def test_names_are_the_originals() -> None:
     for name, shapes in expected.items():
         assert shapes.items() <= names[name].items()
     assert "E.queue" not in names["dasr as published"]
-    shift = convert.blank(CONFIGS["dasr"])["G.sub_mean.bias"]
+    shift = state_dict.blank(RunSpec.from_config(CONFIGS["dasr"]))["G.sub_mean.bias"]
     np.testing.assert_allclose(shift, -255 * np.array([0.4488, 0.4371, 0.4040]))
 
 
@@ -381,7 +385,7 @@ def test_tiles_give_what_the_whole_image_gives(
     monkeypatch.setattr(upscaler, "LARGEST", 32)
     network, variables = registry.make_network(config), random_variables(config)
     basis = np.zeros(prior.BASIS_SHAPE)
-    model = Model(config["role"], 2, network, variables, basis)
+    model = Model(ModelSpec.of_network(network, config["role"], 2), variables, basis)
     image = np.random.default_rng(0).random((36, 45, 3), np.float32)
     whole = np.asarray(model.restore(image[None]))[0] / 255
     upscale = Upscaler(model, border=0)
@@ -596,13 +600,16 @@ def test_presets_can_be_trained(module: Any) -> None:
 
 def test_student_of_another_methods_teacher_is_refused() -> None:
     config = kdsr_student.get_config("demo")
-    teacher = Model("teacher", 1, LightBSR(), {}, np.zeros(prior.BASIS_SHAPE))
+    spec = ModelSpec.of_network(LightBSR(), "teacher", 1)
+    teacher = Model(spec, {}, np.zeros(prior.BASIS_SHAPE))
     with pytest.raises(UserError, match="method is LightBSR, not KDSR"):
         setup.check_teacher(TrainingConfig.from_flags(config).model, teacher, "it")
 
 
 def test_kdsr_teacher_needs_the_truth() -> None:
-    model = Model("teacher", 1, KDSR(), {}, np.zeros(prior.BASIS_SHAPE))
+    model = Model(
+        ModelSpec.of_network(KDSR(), "teacher", 1), {}, np.zeros(prior.BASIS_SHAPE)
+    )
     with pytest.raises(UserError, match="sees the HR image"):
         model.restore(np.zeros((1, 8, 8, 3)))
 

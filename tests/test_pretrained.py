@@ -9,7 +9,7 @@ import safetensors.numpy
 from helpers.reference_weights import reference_tensors, save
 from PIL import Image
 
-from lightbsr_jax import cli, pack
+from lightbsr_jax import cli
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation.restorers import Bicubic
 from lightbsr_jax.imaging import degradation, files, kernels, metrics
@@ -17,6 +17,7 @@ from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.interop import convert
 from lightbsr_jax.models import packed
 from lightbsr_jax.models.model import Model
+from lightbsr_jax.training import pack
 
 SHIPPED = sorted(packed.FOLDER.glob("*.safetensors"))
 
@@ -134,13 +135,12 @@ def test_mistakes_are_one_line(line, message, workdir, named, capsys) -> None:
 
 def test_other_files_are_refused(named: Path, tmp_path: Path) -> None:
     theirs = save(tmp_path / "theirs.safetensors", reference_tensors())
-    with pytest.raises(UserError, match="convert a state dict"):
-        Model.load(theirs)
+    with pytest.raises(UserError, match="holds no network that lightbsr pack wrote"):
+        packed.read(theirs)
     assert packed.find(theirs) is None
-    saved = tmp_path / "theirs.pt"
-    saved.write_bytes(b"PK a zip")
-    with pytest.raises(UserError, match=r"lightbsr convert"):
-        Model.load(saved)
+    other = save(tmp_path / "other.safetensors", {"conv.weight": np.zeros(3)})
+    with pytest.raises(UserError, match="other.safetensors holds no LightBSR.*, but"):
+        Model.load(other)
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(named.read_bytes()[:-100])
     with pytest.raises(UserError, match="damaged"):

@@ -21,6 +21,7 @@ from configs.benchmark import get_config
 from lightbsr_jax.evaluation import run
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models.model import Model
+from lightbsr_jax.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,7 +31,7 @@ def student() -> Model:
     network = LightBSR(groups=1, blocks=1)
     variables = initialise(network, jax.random.key(0))
     basis = np.zeros((441, 15), np.float32)
-    return Model("student", 1, network, variables, basis, 7)
+    return Model(ModelSpec.of_network(network, "student", 1), variables, basis, 7)
 
 
 class Page(HTMLParser):

@@ -25,13 +25,16 @@ from lightbsr_jax.inference.server import Server
 from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models.model import Model
+from lightbsr_jax.spec import ModelSpec
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     network = LightBSR(2, groups=1, blocks=1)
     variables = initialise(network, jax.random.key(0))
-    model = Model("student", 1, network, variables, np.zeros((441, 15)))
+    model = Model(
+        ModelSpec.of_network(network, "student", 1), variables, np.zeros((441, 15))
+    )
     bank = Bank([Known(2, 2, 0, 0)], np.zeros((1, 2, 128)))
     with Server(Upscaler(model), bank, port=0, megapixels=0.01) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

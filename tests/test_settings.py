@@ -1,6 +1,7 @@
 """The settings: a third one is an entry."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.imaging.settings import SETTINGS, Known, Setting
 from lightbsr_jax.inference import explain
 from lightbsr_jax.spec import ModelSpec
-from lightbsr_jax.training import steps
+from lightbsr_jax.training import steps, updates
 
 
 def noise_vector(drawn: Degradation, basis: Array | np.ndarray) -> Array:
@@ -75,18 +76,18 @@ def test_a_third_one_is_an_entry() -> None:
 def test_training_degrades_by_a_third_one() -> None:
     """The step hands its update what the setting draws and says."""
 
-    def update(state: dict, batch: steps.Batch, teacher: dict) -> tuple:
+    def update(state: dict, batch: updates.Batch, teacher: Any) -> tuple:
         return state, {"prior": batch.prior, "lr": batch.lr}
 
     step = steps.degrading_step(update, setting="noisy", scale=2, width_max=2.0)
     crops = np.random.default_rng(0).integers(0, 256, (2, 1, 16, 16, 3), np.uint8)
-    fixed = steps.Fixed(jnp.uint32(0), jnp.zeros(prior.BASIS_SHAPE), {})
+    constants = steps.Constants(jnp.uint32(0), jnp.zeros(prior.BASIS_SHAPE), None)
 
     class State:
         step = jnp.int32(0)
 
     def on_device(crops: Array) -> dict:
-        return step(State(), crops, fixed)[1]
+        return step(State(), crops, constants)[1]
 
     seen = jax.vmap(on_device, axis_name=steps.AXIS)(jnp.asarray(crops)[None])
     levels = np.asarray(seen["prior"][0, :, 0])

@@ -33,8 +33,9 @@ import lightbsr_jax
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.interop import convert
 from lightbsr_jax.methods.lightbsr.network import LightBSR
-from lightbsr_jax.models import torch_files
+from lightbsr_jax.models import state_dict, torch_files
 from lightbsr_jax.models.checkpoint import Checkpoints
+from lightbsr_jax.models.load import load, load_for_pictures
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.training.state import (
     TrainState,
@@ -113,16 +114,16 @@ def test_loaded_network_has_the_weights(tmp_path) -> None:
     )
     np.testing.assert_array_equal(model.basis, np.zeros((441, 15)))
     assert model.restore(jnp.zeros((1, 5, 6, 3))).shape == (1, 20, 24, 3)
-    without = convert.load(file)
+    without = load(file, setting=1)
     jax.tree.map(np.testing.assert_array_equal, without.variables, model.variables)
-    assert (without.network, without.role) == (model.network, model.role)
+    assert without.spec == model.spec
 
 
 @pytest.mark.parametrize("channels", [15, 18])  # of settings 1 and 2
 def test_a_teacher_is_not_loaded_for_pictures(channels: int, tmp_path) -> None:
     teacher = reference_tensors(channels=channels)
     with pytest.raises(UserError, match="is a teacher, .* give a student of it"):
-        convert.load(save(tmp_path / "model.safetensors", teacher))
+        load_for_pictures(save(tmp_path / "model.safetensors", teacher))
 
 
 def test_student_without_a_basis_exports_none(tmp_path) -> None:
@@ -206,7 +207,10 @@ def test_counts_of_batches_may_be_missing(tmp_path: Path) -> None:
     assert counts
     for name in counts:
         del tensors[name]
-    convert.to_state("file", tensors, convert.infer("file", tensors, 1))
+    run = state_dict.infer("file", tensors, 1)
+    assert state_dict.from_tensors("file", tensors, run).counts == dict.fromkeys(
+        counts, 0
+    )
 
 
 def test_a_name_alone_makes_no_large_network(tmp_path: Path) -> None:
@@ -265,9 +269,9 @@ def test_what_the_kind_is_read_from_may_be_missing(gone, listed) -> None:
         for name, tensor in reference_tensors(channels=15).items()
         if not name.startswith(gone)
     }
-    config = convert.infer("file", tensors)
+    run = state_dict.infer("file", tensors)
     with pytest.raises(UserError, match=re.escape(listed)):
-        convert.to_state("file", tensors, config)
+        state_dict.from_tensors("file", tensors, run)
 
 
 @pytest.mark.parametrize(
@@ -283,23 +287,23 @@ def test_values_that_no_such_network_has(name, value, message) -> None:
     tensors = reference_tensors(channels=15)
     tensors[name] = np.array(value, tensors[name].dtype)
     with pytest.raises(UserError, match=re.escape(message)):
-        convert.to_state("file", tensors, convert.infer("file", tensors))
+        state_dict.from_tensors("file", tensors, state_dict.infer("file", tensors))
 
 
 def test_weights_that_went_through_float16_are_accepted() -> None:
     tensors = reference_tensors()
     for name in ("G.sub_mean.bias", "G.add_mean.bias"):
         tensors[name] = tensors[name].astype(np.float16).astype(np.float32)
-    convert.to_state("file", tensors, convert.infer("file", tensors, 1))
+    state_dict.from_tensors("file", tensors, state_dict.infer("file", tensors, 1))
 
 
 def test_setting_is_given_where_it_is_not_told() -> None:
     student, teacher = reference_tensors(), reference_tensors(channels=18)
     with pytest.raises(UserError, match="file is a student.* give --setting=1"):
-        convert.infer("file", student)
+        state_dict.infer("file", student)
     with pytest.raises(UserError, match="teacher of setting 2, not 1: leave --setting"):
-        convert.infer("file", teacher, 1)
-    assert convert.infer("file", teacher, 2) == convert.infer("file", teacher)
+        state_dict.infer("file", teacher, 1)
+    assert state_dict.infer("file", teacher, 2) == state_dict.infer("file", teacher)
 
 
 def test_teacher_needs_its_basis(tmp_path) -> None:
@@ -465,7 +469,7 @@ def test_torch_is_asked_for_where_it_is_missing(tmp_path, monkeypatch) -> None:
 
 
 def test_torch_stays_optional() -> None:
-    """Only the exchange with the reference imports it, and reading files when asked."""
+    """Only the comparison with it imports it, and reading files when asked."""
     package = Path(lightbsr_jax.__file__).parent
     torch = re.compile(r"^(\s*)(?:import|from) torch\b", re.MULTILINE)
     importing = {
@@ -473,8 +477,8 @@ def test_torch_stays_optional() -> None:
         for path in package.rglob("*.py")
         if torch.search(path.read_text())
     }
-    assert all(path.startswith("interop/") for path in importing)
-    assert importing["interop/weights.py"] == ["        "]  # inside a function
+    assert all(path.startswith(("parity/", "models/")) for path in importing)
+    assert importing["models/torch_files.py"] == ["        "]  # inside a function
 
 
 class TestTorchFiles:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from lightbsr_jax.commands import source
 from lightbsr_jax.errors import UserError
 
 
@@ -29,8 +30,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--setting",
-        type=int,
-        choices=(1, 2),
+        type=source.parse_setting,
         help="degradation setting the weights were trained for: 1 (isotropic blur) or "
         "2 (anisotropic blur and noise); stored only in LightBSR teachers' state dicts",
     )
@@ -45,17 +45,17 @@ def run(arguments: argparse.Namespace) -> None:
     from lightbsr_jax.interop import convert  # slow to import
     from lightbsr_jax.models import packed
 
-    source, out = arguments.source, arguments.out
-    if Path(source).is_dir() or packed.find(source):
+    given, out = arguments.source, arguments.out
+    if Path(given).is_dir() or packed.find(given):
         if arguments.setting is not None:
-            raise UserError(f"--setting is for state dicts: {source} knows its own")
+            raise UserError(f"--setting is for state dicts: {given} knows its own")
         what = convert.to_file(
-            source, out, basis_file=arguments.pca, overwrite=arguments.overwrite
+            given, out, basis_file=arguments.pca, overwrite=arguments.overwrite
         )
     else:
         if arguments.overwrite:
             raise UserError("--overwrite replaces state dicts, not working directories")
         what = convert.to_workdir(
-            source, out, basis_file=arguments.pca, setting=arguments.setting
+            given, out, basis_file=arguments.pca, setting=arguments.setting
         )
-    print(f"{source} -> {out}: {what}")
+    print(f"{given} -> {out}: {what}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lightbsr_jax.commands import forwarding
@@ -82,7 +81,8 @@ def _define() -> _Flags:
         weights=flags.DEFINE_string(
             "weights",
             None,
-            "Name of weights that come with the program, or a file of weights.",
+            "Name of weights that come with the program, or a file: of lightbsr pack, "
+            "or of the PyTorch reference (.safetensors, .pt, .pth).",
         ),
         benchmarks=flags.DEFINE_string(
             "benchmarks",
@@ -106,13 +106,11 @@ def _define() -> _Flags:
     )
 
 
-def _sources(
-    method: str, workdirs: str | None, weights: str | None
-) -> list[str | Path]:
+def _sources(method: str, workdirs: str | None, weights: str | None) -> list[str]:
     """What to load the networks from. Raises UserError where that makes no sense."""
     from lightbsr_jax.models import packed
 
-    sources: list[str | Path] = [Path(workdir) for workdir in _split(workdirs)]
+    sources = [packed.folder(workdir) for workdir in _split(workdirs)]
     if weights:
         sources.append(packed.check_name(weights))
     if method == "bicubic" and sources:

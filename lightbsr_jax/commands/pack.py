@@ -23,7 +23,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the file and prints its facts. Raises UserError, OSError."""
-    from lightbsr_jax import pack
+    from lightbsr_jax.training import pack
 
     facts = pack.pack(
         arguments.workdir,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightbsr_jax.errors import UserError
+
 if TYPE_CHECKING:
+    from lightbsr_jax.imaging import settings
     from lightbsr_jax.models.model import Model
 
 
@@ -22,22 +24,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--workdir", help="folder of a student that you trained")
 
 
-def named(arguments: argparse.Namespace) -> str | Path:
-    """The --weights or --workdir that was given, or the default weights."""
+def parse_setting(text: str) -> settings.Name:
+    """The degradation setting of a command line. Raises argparse.ArgumentTypeError."""
+    from lightbsr_jax.imaging import settings
+
+    try:
+        return settings.parse(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def named(arguments: argparse.Namespace) -> str:
+    """The --weights or --workdir that was given, or the default weights.
+
+    Raises UserError for a name that no weights, file or folder have.
+    """
     from lightbsr_jax.models import packed
 
     if arguments.workdir is not None:
-        return Path(arguments.workdir)
+        return packed.folder(arguments.workdir)
     return packed.check_name(arguments.weights or packed.DEFAULT)
 
 
-def load(source: str | Path) -> Model:
-    """The model of weights by name, of a file of weights, or in a working directory."""
-    from lightbsr_jax.models import packed
-    from lightbsr_jax.models.model import Model
+def load(source: str) -> Model:
+    """The network of any source, for pictures. Raises UserError for a teacher."""
+    from lightbsr_jax.models.load import load_for_pictures
 
-    if packed.find(source) or not Path(source).is_file():
-        return Model.load(source)
-    from lightbsr_jax.interop import convert
-
-    return convert.load(source)
+    return load_for_pictures(source)

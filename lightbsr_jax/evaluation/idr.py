@@ -145,7 +145,7 @@ def _fresh(model: Model) -> Model:
     )
     hr = jnp.zeros((1, 8 * model.scale, 8 * model.scale, 3))
     init = jax.jit(partial(model.network.init, method="encode"))
-    seen = model.privileged(len(lr), known, hr)
+    seen = model.privileged(known, hr)
     variables = init(jax.random.key(0), lr, seen)
     return dataclasses.replace(model, variables=variables)
 

@@ -49,6 +49,7 @@ from lightbsr_jax.evaluation.tables import Table
 from lightbsr_jax.imaging import files
 from lightbsr_jax.imaging.settings import Case
 from lightbsr_jax.methods.registry import METHODS
+from lightbsr_jax.models.load import Source, load
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks import complexity
 
@@ -102,7 +103,7 @@ def run(
     """Measures bicubic, and networks beside it; says the tables in Markdown.
 
     config is that of configs/benchmark.py. `sources` are workdirs, or weights' names or
-    files (see `Model.load`); the first one's network has the report, the others stand
+    files (see models.load); the first one's network has the report, the others stand
     beside it. Without folders the config's benchmarks are measured. The report goes
     into report_folder: by default into the first workdir, and nowhere without one.
     Low-resolution images are written below dump_lr, or read from lr_folder:
@@ -284,12 +285,12 @@ def _about(
     }
 
 
-def _load(wanted: Measurement, sources: Sequence[str | Path]) -> dict[str, Model]:
+def _load(wanted: Measurement, sources: Sequence[Source]) -> dict[str, Model]:
     """The networks by what they are called, each its own; its source tells namesakes.
 
     Raises UserError where the config measures something else than they were made for.
     """
-    models = [Model.load(source) for source in sources]
+    models = [load(source, setting=wanted.setting) for source in sources]
     titles = [model.title for model in models]
     named = {}
     for source, model, title in zip(sources, models, titles, strict=True):

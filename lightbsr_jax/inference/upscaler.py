@@ -26,7 +26,9 @@ from lightbsr_jax.inference.in_tiles import Counter, Progress, Tiles
 from lightbsr_jax.inference.tiles import SMALLEST, Grid, Map, Storage
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.methods.parts import InParts
+from lightbsr_jax.models.load import load_for_pictures
 from lightbsr_jax.models.model import Model
+from lightbsr_jax.spec import Sees
 
 BORDER = 8  # LR pixels; with more the flats of few pixels come out no better
 LARGEST = 256  # pixels along a tile's side; more saves little
@@ -68,10 +70,10 @@ class Upscaler:
         does.
         Raises UserError for a teacher, and for an estimator that sees too far.
         """
-        if model.role == "teacher":
+        if model.spec.sees is not Sees.NOTHING:
             raise UserError(
-                "a teacher sees the true degradation, which nobody knows of a picture: "
-                "upscale with a student of it (configs/student.py)"
+                f"a {model.spec.kind} sees what nobody knows of a picture: upscale "
+                "with a student of it (configs/student.py)"
             )
         if model.network.reach > SMALLEST:
             raise UserError(
@@ -93,9 +95,10 @@ class Upscaler:
     def load(cls, source: str | Path, **options: Any) -> "Upscaler":
         """The network that `Model.load` finds, with __init__'s options.
 
-        Raises FileNotFoundError where there is none.
+        Raises UserError, which names the source, where there is none that sees the LR
+        image alone.
         """
-        return cls(Model.load(source), **options)
+        return cls(load_for_pictures(source), **options)
 
     def __call__(
         self,

@@ -23,6 +23,7 @@ from lightbsr_jax.imaging import files
 from lightbsr_jax.methods.onnx_graph import Graph
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks.operators import plain_ops
+from lightbsr_jax.spec import Sees
 from lightbsr_jax.typed import apply
 
 SUFFIXES = (".onnx", ".stablehlo")
@@ -42,8 +43,11 @@ def write(
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: the name must end in one of {', '.join(SUFFIXES)}")
-    if model.role == "teacher":
-        raise UserError("a teacher takes the true degradation: export a student of it")
+    if model.spec.sees is not Sees.NOTHING:
+        raise UserError(
+            f"a {model.spec.kind} sees what nobody knows of a picture: export a "
+            "student of it"
+        )
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists: give another name, or --overwrite")
     make = {".onnx": to_onnx, ".stablehlo": to_stablehlo}[path.suffix]

@@ -84,7 +84,7 @@ class Checkpoints:
 
         return self._newest(read)
 
-    def run(self, template: Callable[[Tree], tuple[Any, np.ndarray]]) -> tuple:
+    def run(self, template: Callable[[Tree], tuple[Any, Any]]) -> tuple:
         """The newest run in host memory, its basis and its `about`.
 
         `template(about)` is a run and a basis of the same kind, or their shapes. What

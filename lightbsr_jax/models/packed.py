@@ -8,6 +8,7 @@ as float32.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,33 +28,46 @@ SUFFIX = ".safetensors"
 _ABOUT = "lightbsr_jax"
 
 
-def find(source: str | Path) -> Path | None:
-    """The packed file that is meant, if one is.
+def shipped() -> dict[str, Path]:
+    """The files of the weights that come with the package, by name ("setting2")."""
+    return {path.stem: path for path in sorted(FOLDER.glob(f"*{SUFFIX}"))}
 
-    A str may be the name of weights that come with the package ("setting2"), a Path
-    never is. All else is a path to a file that `write` wrote.
-    """
-    for path in FOLDER.glob(f"*{SUFFIX}"):
-        if path.stem == source:
-            return path
+
+def find(source: str | Path) -> Path | None:
+    """The packed file that is meant, if one is: of shipped weights, or at a path."""
+    named = shipped().get(str(source))
+    if named is not None:
+        return named
     path = Path(source)
-    if not path.is_file():
-        return None
     try:
-        return path if _metadata(path) else None
+        return path if path.is_file() and _metadata(path) else None
     except (safetensors.SafetensorError, ValueError):
         return None
 
 
+def is_packed(path: Path) -> bool:
+    """Whether `write` wrote the file. Raises UserError for one that is damaged."""
+    try:
+        return bool(_metadata(path))
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
 def check_name(source: str) -> str:
-    """`source`; raises UserError where no weights and no file have that name."""
-    if find(source) is None and not Path(source).exists():
+    """`source`; raises UserError where no weights, file or folder have that name."""
+    if source not in shipped() and not Path(source).exists():
         raise UserError(
-            f"no weights {source!r} come with this version: name a student that you "
-            "trained by --workdir (make demo leaves a small one in runs/demo/student), "
-            "or a file by --weights"
+            f"no weights {source!r} come with this version ({', '.join(shipped())} do) "
+            "and no file has that name: name a student that you trained by --workdir "
+            "(make demo leaves a small one in runs/demo/student), or a file by "
+            "--weights"
         )
     return source
+
+
+def folder(path: str) -> str:
+    """The path of a folder in a form that never names shipped weights."""
+    return os.path.join(os.curdir, path) if path in shipped() else path
 
 
 def read(path: str | Path) -> tuple[Tree, Tree]:
@@ -62,18 +76,13 @@ def read(path: str | Path) -> tuple[Tree, Tree]:
     Raises UserError for a file that is damaged or holds something else.
     """
     path = Path(path)
+    if not is_packed(path):
+        raise UserError(f"{path} holds no network that lightbsr pack wrote")
+    about = _metadata(path)
     try:
-        about = _metadata(path)
-        if not about:
-            raise UserError(
-                f"{path} holds no network of this program: convert a state dict of the "
-                "PyTorch reference into a working directory (lightbsr convert)"
-            )
         tensors = safetensors.numpy.load_file(path)
         tree = unflatten_dict(tensors, sep="/")
         return about, jax.tree.map(lambda x: x.astype(np.float32), tree)
-    except UserError:
-        raise
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
 

@@ -28,8 +28,8 @@ _TORCH = (".pt", ".pth")
 _SAFETENSORS = ".safetensors"
 # What programs keep a state dict under; of two sets of weights the averaged one.
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "params_ema", "params", "net")
-# Of DataParallel, of a wrapper, and of torch.compile.
-_PREFIX = re.compile(r"(module\.|model\.|_orig_mod\.)*")
+# Of DataParallel, of wrappers, and of torch.compile.
+_PREFIX = re.compile(r"((module|model|params_ema|params|_orig_mod)\.)*")
 
 
 def check_suffix(path: str | Path) -> None:
@@ -68,7 +68,9 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
             f"{path} holds no state dict: {reason}. Give the file with the model's "
             "weights, not the optimiser's"
         )
-    return {_PREFIX.sub("", name, count=1): _single(t) for name, t in tensors.items()}
+    averaged = [name for name in tensors if name.startswith("params_ema.")]
+    chosen = averaged or tensors
+    return {_PREFIX.sub("", name, count=1): _single(tensors[name]) for name in chosen}
 
 
 def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -23,7 +23,8 @@ from lightbsr_jax.interop import convert
 from lightbsr_jax.methods import registry
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.methods.registry import METHODS
-from lightbsr_jax.models import torch_files
+from lightbsr_jax.models import state_dict, torch_files
+from lightbsr_jax.spec import RunSpec
 from lightbsr_jax.training.state import State
 
 Arrays = dict[str, np.ndarray]
@@ -32,7 +33,7 @@ STAGES = (1, 1, 1, 2, 2, 2)  # of the steps of a trace
 
 _FORMAT = 2
 _SEED = 0
-_FIXED_DEGRADATION = {
+_FIXED_DEGRADATION: dict[settings.Name, dict[str, float]] = {
     1: {"sig": 2.4},
     2: {"lambda_1": 3.5, "lambda_2": 1.5, "theta": 30, "noise": 10},
 }
@@ -80,7 +81,8 @@ class Case:
     def state(self, role: str) -> State:
         """The weights as a training state before its first step."""
         tensors = self.below(f"weights/{role}")
-        return convert.to_state("the case", tensors, self.config(role))
+        run = RunSpec.from_config(self.config(role))
+        return convert.to_state(state_dict.from_tensors("the case", tensors, run))
 
     def below(self, prefix: str) -> Arrays:
         """The arrays called prefix/NAME, by NAME."""
@@ -90,10 +92,10 @@ class Case:
 def make(
     *,
     scale: int,
-    setting: int,
+    setting: settings.Name,
     method: str = "lightbsr",
     network: Mapping[str, int] | None = None,
-    queue_size: int = convert.PUBLISHED["queue_size"],
+    queue_size: int = state_dict.PUBLISHED_QUEUE,
     size: tuple[int, int] = (12, 16),
     batch: int = 2,
     crops: int = 3,
@@ -132,17 +134,19 @@ def of_file(file: str | Path, *, scale: int | None, setting: int | None) -> Case
     then is 1. Raises UserError where they are not the file's.
     """
     tensors = torch_files.read(file)
-    config = convert.infer(file, tensors, setting, otherwise=1)
-    convert.to_state(file, tensors, config)  # checks names and shapes
-    role, told = config["role"], config["scale"]
+    run = state_dict.infer(file, tensors, setting, otherwise=1)
+    state_dict.from_tensors(file, tensors, run)  # checks names and shapes
+    role, told = run.model.role, run.model.scale
     if scale not in (None, told):
         raise UserError(f"{file} is a {role} of scale {told}, not {scale}")
     case = make(
         scale=told,
-        setting=config["setting"],
-        method=config.get("method", "lightbsr"),
-        network=config["network"],
-        queue_size=config.get("contrast", convert.PUBLISHED)["queue_size"],
+        setting=run.model.setting,
+        method=run.model.method,
+        network=registry.sizes(run.model.make_network()),
+        queue_size=run.contrast.queue_size
+        if run.contrast
+        else state_dict.PUBLISHED_QUEUE,
     )
     arrays, sources = dict(case.arrays), dict(case.meta["weights"])
     arrays |= {f"weights/{role}/{name}": tensor for name, tensor in tensors.items()}
@@ -273,12 +277,13 @@ def _checksum(case: Case) -> int:
 
 def _seeded_weights(meta: Mapping[str, Any], role: str) -> Arrays:
     fixed = ("sub_mean", "add_mean", "num_batches_tracked", "queue_ptr")
+    run = RunSpec.from_config(_config(meta, role))
     pixel_range = np.float32(registry.of(meta).network.IMAGE_RANGE)
     drawn = {
         f"weights/{role}/{name}": zero
         if any(part in name for part in fixed)
         else _draw(f"{role}/{name}", zero.shape)
-        for name, zero in convert.blank(_config(meta, role)).items()
+        for name, zero in state_dict.blank(run).items()
     }
     for name in drawn:
         if name.endswith(".E.0.weight"):  # the estimator's first: it sees pixels

@@ -40,8 +40,8 @@ import numpy as np
 import lightbsr_jax
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import metrics
-from lightbsr_jax.interop import convert
 from lightbsr_jax.methods import registry
+from lightbsr_jax.models.state_dict import PUBLISHED_QUEUE
 from lightbsr_jax.parity import ours as our_side
 from lightbsr_jax.parity.case import Arrays, Case
 
@@ -175,7 +175,7 @@ def run_reference(checkout: str | Path, case: Case) -> Arrays:
             f"weights are of {method.title}"
         )
     sizes = {**case.meta["network"], "queue_size": case.meta["queue_size"]}
-    published = {**method.published, "queue_size": convert.PUBLISHED["queue_size"]}
+    published = {**method.published, "queue_size": PUBLISHED_QUEUE}
     if method.published and sizes != published:
         raise UserError(f"the reference has {published}, not {sizes}")
     if importlib.util.find_spec("torch") is None:

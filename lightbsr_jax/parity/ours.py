@@ -25,8 +25,9 @@ from lightbsr_jax.methods import registry
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.methods.torch_layers import LONE, MOMENTUM
-from lightbsr_jax.models import torch_names
+from lightbsr_jax.models import state_dict, torch_names
 from lightbsr_jax.parity.case import Arrays, Case
+from lightbsr_jax.spec import RunSpec
 from lightbsr_jax.training import contrast, losses, updates
 from lightbsr_jax.training.parallel import on_one_device
 from lightbsr_jax.training.state import (
@@ -197,7 +198,7 @@ def step(case: Case, role: str, by_stage: Updates) -> Arrays:
     state, measured = by_stage[2](state, batches[0], teacher)
     buffers = {
         name: tensor
-        for name, tensor in convert.to_tensors(state, case.config(role), {}).items()
+        for name, tensor in _tensors(state, case, role).items()
         if any(part in name for part in ("running_", "encoder_k", "queue"))
     }
     results = _named(f"{role}/loss", _losses(measured))
@@ -238,7 +239,7 @@ def trace_tensors(case: Case, role: str, by_stage: Updates) -> Arrays:
         state, trace = _trace(case, by_stage, *start)
     tensors = {
         name: tensor
-        for name, tensor in convert.to_tensors(state, case.config(role), {}).items()
+        for name, tensor in _tensors(state, case, role).items()
         if "_mean." not in name  # what never learns
     }
     results = _named(f"{role}/trace/tensor", tensors)
@@ -367,6 +368,12 @@ def _seen(case: Case, role: str, batch: updates.Batch) -> ArrayLike | None:
 
 def _losses(measured: updates.Metrics) -> updates.Metrics:
     return {n: value for n, value in measured.items() if n != "gradient_norm"}
+
+
+def _tensors(state: Any, case: Case, role: str) -> Arrays:
+    """A training state by the reference's names."""
+    run = RunSpec.from_config(case.config(role))
+    return state_dict.to_tensors(convert.from_state(state, run, {}))
 
 
 def _variables(state: State) -> Tree:

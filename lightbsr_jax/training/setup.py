@@ -15,6 +15,7 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.models.checkpoint import checksum
+from lightbsr_jax.models.load import load
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.spec import ModelSpec
 from lightbsr_jax.training import schedules
@@ -90,7 +91,7 @@ def _distilled(
     config: TrainingConfig, distillation: Distillation, learner: Learner
 ) -> Setup:
     """A student that starts with its teacher's modules."""
-    model = Model.load(distillation.teacher)
+    model = load(distillation.teacher, setting=config.model.setting)
     check_teacher(config.model, model, distillation.teacher)
     variables = inherit(
         config.model.fresh_variables(jax.random.key(config.seed)),
@@ -140,7 +141,7 @@ def _contrasted(config: TrainingConfig, contrast: Contrast, learner: Learner) ->
 def check_teacher(student: ModelSpec, teacher: Model, name: str) -> None:
     """Raises UserError where a student does not fit its teacher, called `name`."""
     wanted = {**_facts(student), "role": "teacher"}
-    found = _facts(ModelSpec.of_network(teacher.network, teacher.role, teacher.setting))
+    found = _facts(teacher.spec)
     wrong = [
         f"{field} is {found.get(field)}, not {value}"
         for field, value in wanted.items()

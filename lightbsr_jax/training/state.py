@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from lightbsr_jax.spec import CONTRASTED
 from lightbsr_jax.training import contrast
 
 Tree = dict[str, Any]
-
-CONTRASTED = ("estimator", "projector")  # what the momentum branch has a copy of
 
 
 @flax.struct.dataclass

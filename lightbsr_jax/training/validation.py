@@ -72,15 +72,7 @@ def validation(
 def _model(spec: ModelSpec, run: Run, basis: np.ndarray, step: int) -> Model:
     """The run's network, on the first device."""
     variables = {"params": run.evaluated, "batch_stats": run.state.batch_stats}
-    return Model(
-        spec.role,
-        spec.setting,
-        spec.make_network(),
-        parallel.on_first_device(variables),
-        basis,
-        step,
-        prior=spec.prior,
-    )
+    return Model(spec, parallel.on_first_device(variables), basis, step)
 
 
 def _summary(role: str, scores: Sequence[benchmark.Score]) -> dict[str, float]:

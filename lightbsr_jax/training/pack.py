@@ -9,10 +9,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.methods import registry
 from lightbsr_jax.models import packed
-from lightbsr_jax.models.checkpoint import opened
-from lightbsr_jax.models.model import shapes
+from lightbsr_jax.models.load import newest
+from lightbsr_jax.spec import ModelSpec
 from lightbsr_jax.training import log
 
 Facts = dict[str, Any]
@@ -32,8 +31,7 @@ def pack(
         raise UserError(f"{file}: the name must end in {packed.SUFFIX}")
     if Path(file).exists() and not overwrite:
         raise UserError(f"{file} exists: give another name, or --overwrite")
-    with opened(workdir) as checkpoints:
-        step, about, model = checkpoints.model(shapes)
+    step, about, model = newest(workdir)
     config = flatten_dict(about["config"])
     config = unflatten_dict({k: "" if k in PATHS else v for k, v in config.items()})
     known = {"config": config, "step": step, "seconds": seconds(workdir, step)}
@@ -55,13 +53,12 @@ def seconds(workdir: str | Path, step: int) -> int | None:
 
 def markdown(facts: Facts) -> str:
     """The facts as a table for a model card."""
-    config = facts["config"]
+    config, spec = facts["config"], ModelSpec.from_config(facts["config"])
     schedule = config.get("schedule", {})
     data = config.get("data", {})
     text = json.dumps(config, sort_keys=True)
     rows = {
-        "network": f"{registry.called(config)}, setting {config['setting']}, "
-        f"x{config['scale']}",
+        "network": f"{spec.kind}, setting {spec.setting}, x{spec.scale}",
         "updates": str(facts["step"]),
     }
     if schedule:

@@ -1,0 +1,143 @@
+"""Trained networks out of any source: one meaning of `--weights` everywhere.
+
+A source is
+the name of weights that come with the package ("setting2"),
+a file that `lightbsr pack` wrote (.safetensors),
+a state dict of a published PyTorch program (.pt, .pth, .safetensors), or
+the workdir of a run, of which the newest checkpoint that is not damaged counts.
+
+A str and a Path mean the same. A name of the package's weights goes before a file or
+folder of that name, which is meant by ./NAME as a str or by its absolute path.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging import prior, settings
+from lightbsr_jax.models import packed, state_dict
+from lightbsr_jax.models.checkpoint import opened
+from lightbsr_jax.models.model import Model
+from lightbsr_jax.spec import ModelSpec, Sees
+
+Tree = dict[str, Any]
+Source = str | Path
+
+# A student's state dict does not tell what it was trained for, and upscaling does not
+# depend on it; pictures are explained by these degradations, which are the most.
+UNTOLD_SETTING = 2
+
+
+class Weights(NamedTuple):
+    """What a source holds of a network, in host memory."""
+
+    spec: ModelSpec
+    variables: Tree  # {"params", "batch_stats"}
+    basis: np.ndarray | None  # [441, 15] of the prior; None in a state dict
+    step: int  # updates that it was trained for
+
+
+def load(source: Source, *, setting: settings.Name | None = None) -> Model:
+    """The network of a source, on the first device.
+
+    `setting` is that of a state dict which does not tell its own. Raises UserError
+    where there is nothing of that name, for a file of another kind or one that is
+    damaged, and for the state dict of a teacher that is useless without its prior's
+    basis; FileNotFoundError for a folder without checkpoints.
+    """
+    weights = read(source, setting=setting)
+    if weights.basis is None and weights.spec.sees is Sees.PRIOR:
+        raise UserError(
+            f"{source} is a {weights.spec.kind}, which is useless without the basis of "
+            "the prior that it was trained with: convert it with its PCA_matrix.mat "
+            "(lightbsr convert --pca), and give the working directory"
+        )
+    return _model(weights)
+
+
+def load_for_pictures(source: Source) -> Model:
+    """As `load`, for networks that see the LR image alone.
+
+    Raises UserError, which names the source, for a teacher that sees more.
+    """
+    weights = read(source)
+    if weights.spec.sees is not Sees.NOTHING:
+        raise UserError(
+            f"{source} is a {weights.spec.kind}, which sees what nobody knows of a "
+            "picture: give a student of it"
+        )
+    return _model(weights)
+
+
+def read(source: Source, *, setting: settings.Name | None = None) -> Weights:
+    """The weights in a source, of any role; raises as `load` does."""
+    file = packed.shipped().get(str(source), Path(source))
+    if not file.is_file():
+        if Path(source).name == str(source):  # no folder's path, but a name
+            packed.check_name(str(source))
+        return _read_workdir(source)
+    if packed.is_packed(file):
+        return _read_packed(file)
+    found = state_dict.read(file, otherwise=setting or UNTOLD_SETTING)
+    return Weights(found.run.model, found.variables, None, 0)
+
+
+def _model(weights: Weights) -> Model:
+    basis = weights.basis
+    if basis is None:
+        basis = np.zeros(prior.BASIS_SHAPE, np.float32)
+    device = jax.local_devices()[0]
+    variables, basis = jax.device_put((weights.variables, basis), device)
+    return Model(weights.spec, variables, basis, weights.step)
+
+
+def newest(workdir: Source) -> tuple[int, Tree, Tree]:
+    """The step, `about` and {"params", "batch_stats", "basis"} of a run's checkpoint.
+
+    Raises FileNotFoundError for a folder that has none, UserError where none can be
+    read.
+    """
+
+    def shapes(about: Tree) -> Tree:
+        return ModelSpec.from_config(about["config"], workdir).shapes()
+
+    with opened(workdir) as checkpoints:
+        return checkpoints.model(shapes)
+
+
+def _read_workdir(workdir: Source) -> Weights:
+    step, about, restored = newest(workdir)
+    return _divided(ModelSpec.from_config(about["config"], workdir), restored, step)
+
+
+def _read_packed(file: Path) -> Weights:
+    about, restored = packed.read(file)
+    spec = ModelSpec.from_config(about["config"], file)
+    _check_shapes(file, restored, spec.shapes())
+    return _divided(spec, restored, about["step"])
+
+
+def _divided(spec: ModelSpec, model: Tree, step: int) -> Weights:
+    """Variables and basis of a checkpoint's or file's model."""
+    variables = {name: tree for name, tree in model.items() if name != "basis"}
+    return Weights(spec, {"batch_stats": {}, **variables}, model["basis"], step)
+
+
+def _check_shapes(file: Path, model: Tree, wanted: Tree) -> None:
+    """Raises UserError where a file's tensors are not those of its network."""
+
+    def forms(tree: Tree) -> dict[str, tuple[int, ...]]:
+        flat: Tree = flatten_dict(tree, sep="/")
+        return {name: tensor.shape for name, tensor in flat.items()}
+
+    found, wanted = forms(model), forms(wanted)
+    wrong = sorted(n for n in found | wanted if found.get(n) != wanted.get(n))
+    if wrong:
+        raise UserError(
+            f"{file}: {len(wrong)} tensors are not those of its network, such as "
+            f"{wrong[0]}: {found.get(wrong[0])} for {wanted.get(wrong[0])}"
+        )

@@ -1,0 +1,221 @@
+"""Every kind of source through every door: one meaning of `--weights`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from helpers.reference_weights import reference_tensors, save
+from PIL import Image
+
+import lightbsr_jax.evaluation.run as evaluation
+from configs import benchmark
+from lightbsr_jax import cli
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging import files
+from lightbsr_jax.inference.upscaler import Upscaler
+from lightbsr_jax.interop import convert
+from lightbsr_jax.models import load, packed, torch_files
+from lightbsr_jax.models.model import Model
+
+BASIS = np.random.default_rng(0).standard_normal((441, 15)).astype(np.float32)
+ROOT = Path(__file__).parents[1]
+KINDS = ("name", "packed", "workdir", "safetensors", "pt", "pth")
+IMAGE = np.random.default_rng(1).integers(256, size=(6, 7, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny student of setting 2 in all forms, and a teacher's state dict."""
+    folder = tmp_path_factory.mktemp("sources")
+    tensors = reference_tensors(scale=2)
+    save(folder / "x.safetensors", tensors)
+    save(folder / "teacher.safetensors", reference_tensors(channels=18))
+    torch_files.write_basis(folder / "PCA_matrix.mat", BASIS)
+    convert.to_workdir(folder / "x.safetensors", folder / "run", setting=2)
+    (folder / "weights").mkdir()
+    for name in ("weights/small", "packed"):
+        cli.main(["pack", str(folder / "run"), str(folder / f"{name}.safetensors")])
+    try:
+        for suffix in (".pt", ".pth"):
+            torch_files.write(folder / f"x{suffix}", tensors)
+    except UserError:  # where PyTorch is not installed
+        pass
+    return folder
+
+
+@pytest.fixture
+def source(
+    request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """What a user names."""
+    monkeypatch.setattr(packed, "FOLDER", folder / "weights")
+    if request.param in ("pt", "pth"):
+        pytest.importorskip("torch")
+    named = {"name": "small", "workdir": folder / "run"}
+    named["packed"] = folder / "packed.safetensors"
+    return str(named.get(request.param, folder / f"x.{request.param}"))
+
+
+every_kind = pytest.mark.parametrize("source", KINDS, indirect=True)
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> Model:
+    return Model.load(folder / "run")
+
+
+def assert_same(model: Model, trained: Model) -> None:
+    assert model.spec == trained.spec
+    ours, theirs = jax.tree.leaves(model), jax.tree.leaves(trained)
+    for x, y in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@every_kind
+def test_in_python(source: str, trained: Model) -> None:
+    for given in (source, Path(source)):
+        assert_same(Model.load(given), trained)
+        assert Upscaler.load(given).scale == 2
+
+
+@every_kind
+def test_on_the_command_line(source: str, trained: Model, tmp_path: Path) -> None:
+    files.write_png(tmp_path / "in.png", IMAGE)
+    option = "--workdir" if Path(source).is_dir() else "--weights"
+    arguments = ["upscale", str(tmp_path / "in.png"), "-o", str(tmp_path / "out.png")]
+    cli.main([*arguments, f"{option}={source}"])
+    expected = Upscaler(trained)(IMAGE)
+    np.testing.assert_array_equal(Image.open(tmp_path / "out.png"), expected)
+
+
+@pytest.mark.parametrize("source", ["name", "safetensors"], indirect=True)
+def test_in_evaluation(source: str, tmp_path: Path) -> None:
+    """A state dict's setting is what the config measures; others tell their own."""
+    hr = np.random.default_rng(2).integers(256, size=(16, 16, 3), dtype=np.uint8)
+    (tmp_path / "Set1").mkdir()
+    files.write_png(tmp_path / "Set1" / "a.png", hr)
+    config = benchmark.get_config("setting2")
+    with config.unlocked():
+        config.kernels, config.noise_levels = ((2.0, 1.0, 10.0),), (5.0,)
+    said: list[str] = []
+    evaluation.run(
+        config, sources=[source], folders=[str(tmp_path / "Set1")], say=said.append
+    )
+    assert "**LightBSR**" in said[0]
+
+
+def test_evaluation_takes_a_state_dict_in_any_setting(folder: Path) -> None:
+    for setting in (1, 2):
+        model = load.load(folder / "x.safetensors", setting=setting)
+        assert model.setting == setting
+    assert load.load(folder / "run", setting=1).setting == 2  # which tells its own
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "prefix"),
+    [("params_ema", ""), ("params", "module.")],
+)
+def test_wrappers(
+    wrapped: str, prefix: str, folder: Path, trained: Model, tmp_path
+) -> None:
+    torch = pytest.importorskip("torch")
+    tensors = torch_files.read(folder / "x.safetensors")
+    named = {prefix + n: torch.from_numpy(x.copy()) for n, x in tensors.items()}
+    content: Any = {wrapped: named}
+    if wrapped == "params_ema":  # which goes before the parameters of the last step
+        zeros = {name: torch.zeros_like(x) for name, x in content[wrapped].items()}
+        content = {"params": zeros, **content}
+    torch.save(content, tmp_path / "wrapped.pth")
+    assert_same(Model.load(tmp_path / "wrapped.pth"), trained)
+
+
+def test_the_average_goes_first_in_safetensors_too(
+    folder: Path, trained: Model, tmp_path: Path
+) -> None:
+    tensors = torch_files.read(folder / "x.safetensors")
+    both = {f"params.{name}": np.zeros_like(x) for name, x in tensors.items()}
+    both |= {f"params_ema.{name}": x for name, x in tensors.items()}
+    save(tmp_path / "both.safetensors", both)
+    assert_same(Model.load(tmp_path / "both.safetensors"), trained)
+
+
+def test_a_teacher_is_refused_for_pictures_by_name(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = folder / "teacher.safetensors"
+    message = "teacher.safetensors is a teacher, which sees .* give a student of it"
+    with pytest.raises(UserError, match=message):
+        Upscaler.load(file)
+    with pytest.raises(UserError, match="useless without the basis .*--pca"):
+        Model.load(file)
+    weights = load.read(file)  # to start from, it is good enough
+    assert (weights.spec.role, weights.spec.setting, weights.basis) == (
+        *("teacher", 2),
+        None,
+    )
+    convert.to_workdir(file, tmp_path / "run", basis_file=folder / "PCA_matrix.mat")
+    model = Model.load(tmp_path / "run")
+    assert model.role == "teacher"
+    np.testing.assert_array_equal(model.basis, BASIS)
+    with pytest.raises(UserError, match="run is a teacher, which sees"):
+        Upscaler.load(tmp_path / "run")
+    run = str(tmp_path / "run")
+    for arguments in (
+        ["upscale", "scikit-image:test", "-o", str(tmp_path / "out"), "--workdir", run],
+        ["export", run, str(tmp_path / "x.onnx")],
+    ):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments)
+        assert caught.value.code == 2
+        assert "run is a teacher, which sees" in capsys.readouterr().err
+
+
+def test_a_name_goes_before_a_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "FOLDER", folder / "weights")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()
+    for named in ("small", Path("small")):
+        assert Model.load(named).scale == 2
+    for meant in (packed.folder("small"), tmp_path / "small"):
+        with pytest.raises(FileNotFoundError, match="holds no checkpoints"):
+            Model.load(meant)
+
+
+def test_what_is_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no weights 'setting9' come with this version"):
+        Model.load("setting9")
+    with pytest.raises(FileNotFoundError, match="nowhere holds no checkpoints"):
+        Model.load(tmp_path / "nowhere")
+    (tmp_path / "x.zip").touch()
+    with pytest.raises(UserError, match="x.zip: the name must end in one of .pt, .pth"):
+        Model.load(tmp_path / "x.zip")
+
+
+@pytest.mark.slow
+def test_eval_takes_a_state_dict(folder: Path, tmp_path: Path) -> None:
+    """The program itself, `eval.py --weights=x.safetensors`."""
+    (tmp_path / "Set1").mkdir()
+    files.write_png(
+        tmp_path / "Set1" / "a.png", IMAGE[:4, :4].repeat(4, 0).repeat(4, 1)
+    )
+    done = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "eval.py"), "--config.sigmas=(2.4,)"),
+            f"--weights={folder / 'x.safetensors'}",
+            f"--benchmarks={tmp_path / 'Set1'}",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "**LightBSR**" in done.stdout and "sigma 2.4" in done.stdout
