@@ -79,7 +79,8 @@ def test_dynamic_kernels_in_onnx(network: BlindNetwork, tmp_path: Path) -> None:
     )
     variables = {**variables, "batch_stats": statistics}
     role = "student" if isinstance(network, KDSR) else "network"
-    model = Model(role, 1, network, variables, np.zeros((441, 15)))
+    spec = ModelSpec.of_network(network, role, 1)
+    model = Model(spec, variables, np.zeros((441, 15)))
     path = tmp_path / "network.onnx"
     export.write(model, path, None, overwrite=False)
     expected = np.asarray(model.restore(lr)) / 255
