@@ -133,6 +133,15 @@ def test_ends_that_collide_go_into_the_names(tmp_path: Path) -> None:
     assert names == ["a-jpg-x4.png", "a-png-x4.png", "b-x4.png"]
 
 
+def test_a_result_beside_its_picture_is_no_picture(tmp_path: Path) -> None:
+    """In place, a second run goes on: a.png came of a.jpg."""
+    save(tmp_path / "a.jpg", "JPEG")
+    save(tmp_path / "a.png")
+    options = {"suffix": "", "format": "png", "skip_existing": True}
+    (job,) = folder.jobs([tmp_path], tmp_path, **options)
+    assert (job.source.name, job.target.name) == ("a.jpg", "a.png")
+
+
 def test_content_counts_where_a_file_is_named(tmp_path: Path) -> None:
     save(tmp_path / "photo", "JPEG")
     (job,) = plan(tmp_path / "photo", out=tmp_path / "out", suffix="-x4")

@@ -103,9 +103,9 @@ def jobs(
         for name, source in found:
             target = out if to_file else _target(out / name, source, suffix, format)
             planned.append(Job(name, source, target, kind))
-    planned = _told_apart(planned, suffix)
     if skip_existing:
         planned = _without_results(planned)
+    planned = _told_apart(planned, suffix)
     _check_collisions(planned)
     return errors + planned
 
