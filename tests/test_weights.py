@@ -4,6 +4,7 @@ The state dicts are made here from a literal list of the reference's names and s
 of networks far smaller than its own.
 """
 
+import dataclasses
 import json
 import re
 import struct
@@ -31,6 +32,7 @@ from helpers.reference_weights import (
 
 import lightbsr_jax
 from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging.settings import SETTINGS
 from lightbsr_jax.interop import convert
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models import state_dict, torch_files
@@ -304,6 +306,18 @@ def test_setting_is_given_where_it_is_not_told() -> None:
     with pytest.raises(UserError, match="teacher of setting 2, not 1: leave --setting"):
         state_dict.infer("file", teacher, 1)
     assert state_dict.infer("file", teacher, 2) == state_dict.infer("file", teacher)
+
+
+def test_a_prior_of_two_settings_is_the_first_ones_or_the_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    teacher = reference_tensors(channels=18)
+    third = dataclasses.replace(SETTINGS[2], name="third")
+    monkeypatch.setitem(SETTINGS, "third", third)
+    for given, expected in ((None, 2), (2, 2), ("third", "third")):
+        assert state_dict.infer("file", teacher, given).model.setting == expected
+    with pytest.raises(UserError, match="teacher of setting 2, not 1"):
+        state_dict.infer("file", teacher, 1)
 
 
 def test_teacher_needs_its_basis(tmp_path) -> None:

@@ -84,8 +84,7 @@ def infer(
     spec = ModelSpec.of_network(network, role, next(iter(SETTINGS)))
     told = None
     if spec.sees is Sees.PRIOR:
-        channels = torch_names.prior_channels(shapes)
-        told = {s.prior_channels: s.name for s in SETTINGS.values()}.get(channels)
+        told = _setting_of(torch_names.prior_channels(shapes), setting)
     elif setting is None and otherwise is None:
         known = [f"--setting={s.name} ({s.description})" for s in SETTINGS.values()]
         raise UserError(
@@ -157,6 +156,12 @@ def counters(run: RunSpec) -> list[str]:
     network = run.model.make_network()
     names = (torch_names.counters(network, branch) for branch in estimators(run))
     return [name for branch in names for name in branch]
+
+
+def _setting_of(channels: int, given: settings.Name | None) -> settings.Name | None:
+    """The setting whose prior has so many channels: of several the given or first."""
+    fitting = [s.name for s in SETTINGS.values() if s.prior_channels == channels]
+    return given if given in fitting else next(iter(fitting), None)
 
 
 def _branches(state_dict: StateDict) -> list[tuple[Tree, str]]:
