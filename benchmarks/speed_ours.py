@@ -3,6 +3,7 @@
 Weights are those of the reference's side.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable
 from functools import partial
@@ -23,10 +24,11 @@ from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.methods.dasr.network import DegradationAwareConv
 from lightbsr_jax.methods.dynamic import DynamicDepthwise
 from lightbsr_jax.methods.lightbsr.network import LightBSR
+from lightbsr_jax.methods.lightbsr.recipe import RECIPE
 from lightbsr_jax.methods.registry import METHODS
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks.complexity import multiply_accumulates
-from lightbsr_jax.parity import case, ours
+from lightbsr_jax.parity import case
 from lightbsr_jax.spec import ModelSpec
 from lightbsr_jax.training import contrast, parallel, steps, updates
 from lightbsr_jax.training.state import fresh_optimizer, fresh_run
@@ -93,8 +95,8 @@ class Side:
         self, *, role: str, stage: int, batch: int, crops: int, lr_crop: int
     ) -> Work:
         """A step: degradations, losses, gradients and the optimiser."""
-        optimizer = optax.scale_by_adam(b1=0.9, b2=0.99, eps=1e-8)
-        rate = optax.constant_schedule(2e-4)
+        optimizer = optax.scale_by_adam(**dataclasses.asdict(RECIPE.adam))
+        rate = optax.constant_schedule(RECIPE.learning_rates[1])
         teacher = self.case.state("teacher")
         state, frozen = teacher, None
         if role == "student":
@@ -111,15 +113,15 @@ class Side:
                 update = updates.contrastive_update(
                     learner,
                     stage=stage,
-                    momentum=ours.MOMENTUM_WEIGHT,
-                    temperature=ours.CONTRAST_TEMPERATURE,
+                    momentum=RECIPE.contrast.momentum,
+                    temperature=RECIPE.contrast.temperature,
                 )
             else:
                 update = updates.distillation_update(
                     learner,
                     stage=stage,
-                    temperature=ours.DISTILLATION_TEMPERATURE,
-                    l1_weight=ours.L1_WEIGHT,
+                    temperature=RECIPE.distillation.temperature,
+                    l1_weight=RECIPE.distillation.l1_weight,
                 )
             step = steps.degrading_step(
                 update, setting=SETTING, scale=SCALE, width_max=4.0
@@ -165,7 +167,7 @@ class Side:
         def loss(embeddings: Array, keys: Array, queue: Array) -> Array:
             queries = contrast.normalise(embeddings)
             return contrast.contrastive_loss(
-                queries, keys, queue, temperature=ours.CONTRAST_TEMPERATURE
+                queries, keys, queue, temperature=RECIPE.contrast.temperature
             )
 
         @partial(jax.jit, donate_argnums=1)

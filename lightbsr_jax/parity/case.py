@@ -5,6 +5,7 @@ reference's names, and inputs by quantity, whose images are [..., H, W, C]. Numb
 follow from seeds; weights that do are made anew where they are needed and not recorded.
 """
 
+import dataclasses
 import json
 import math
 import zlib
@@ -22,7 +23,8 @@ from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.interop import convert
 from lightbsr_jax.methods import registry
 from lightbsr_jax.methods.network import BlindNetwork
-from lightbsr_jax.methods.registry import METHODS
+from lightbsr_jax.methods.recipe import Adam, Contrast, Distillation, Recipe
+from lightbsr_jax.methods.registry import METHODS, Method
 from lightbsr_jax.models import state_dict, torch_files
 from lightbsr_jax.spec import RunSpec
 from lightbsr_jax.training.state import State
@@ -37,6 +39,20 @@ _FIXED_DEGRADATION: dict[settings.Name, dict[str, float]] = {
     1: {"sig": 2.4},
     2: {"lambda_1": 3.5, "lambda_2": 1.5, "theta": 30, "noise": 10},
 }
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What is compared of a method's program, beside what all of them have."""
+
+    random_degradations: bool = False
+    distillation: bool = False  # its losses alone
+    # Gradients in float32. Not where LeakyReLUs are everywhere: a value near zero that
+    # rounding moves to the other side changes a gradient by more than rounding.
+    float32_gradients: bool = False
+
+
+COMPARED = {"lightbsr": Compared(True, True, True)}
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,26 @@ class Case:
         l1, l2 = (np.array([float(given[f"lambda_{i}"])]) for i in (1, 2))
         kernel = kernels.anisotropic(l1, l2, np.radians([given["theta"]]))
         return Degradation(kernel, np.array([float(given["noise"])]))
+
+    @property
+    def method(self) -> Method:
+        return registry.of(self.meta)
+
+    @property
+    def compared(self) -> Compared:
+        return COMPARED.get(self.meta.get("method", "lightbsr"), Compared())
+
+    @property
+    def recipe(self) -> Recipe:
+        """The numbers that both programs train with."""
+        given = self.meta["recipe"]
+        contrast, distillation = given["contrast"], given["distillation"]
+        return Recipe(
+            adam=Adam(**given["adam"]),
+            learning_rates=tuple(given["learning_rates"]),
+            contrast=contrast and Contrast(**contrast),
+            distillation=distillation and Distillation(**distillation),
+        )
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -117,7 +153,7 @@ def make(
         "prior_channels": settings.of(setting).prior_channels,
         "weights": dict.fromkeys(METHODS[method].roles, "seeded"),
         "stages": list(stages),
-        "learning_rate": 2e-4,
+        "recipe": _json(METHODS[method].recipe),
         "fixed_degradation": _FIXED_DEGRADATION[setting],
         "images": [],
     }
@@ -228,6 +264,7 @@ def load(path: str | Path) -> tuple[Case, Arrays]:
             f"{path} is a recording of format {found}, not {_FORMAT}: record it anew "
             "with this version"
         )
+    meta.setdefault("recipe", _recipe_before(meta))
     results = _below(arrays, "result")
     arrays = {n: a for n, a in arrays.items() if not n.startswith("result/")}
     for role, source in meta["weights"].items():
@@ -240,6 +277,18 @@ def load(path: str | Path) -> tuple[Case, Arrays]:
             "anew with this version"
         )
     return case, results
+
+
+def _recipe_before(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What both programs trained with when recordings did not say so."""
+    adam, rate = Adam(b1=0.9, b2=0.99, eps=1e-8), meta["learning_rate"]
+    recipe = registry.of(meta).recipe
+    return _json(dataclasses.replace(recipe, adam=adam, learning_rates=(rate, rate)))
+
+
+def _json(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as the other program and a recording get it."""
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
 def _below(arrays: Arrays, prefix: str) -> Arrays:

@@ -7,7 +7,8 @@ Numbers are float32, but for what a trace of training leaves behind, and for gra
 and traces of networks with LeakyReLUs.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,18 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax.traverse_util import flatten_dict
 from jax import Array
 
 from lightbsr_jax.imaging import degradation, kernels, metrics, resize, settings
 from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.interop import convert
-from lightbsr_jax.methods import registry
-from lightbsr_jax.methods.lightbsr.network import LightBSR
-from lightbsr_jax.methods.network import BlindNetwork
-from lightbsr_jax.methods.torch_layers import LONE, MOMENTUM
+from lightbsr_jax.methods.recipe import Adam, Recipe
+from lightbsr_jax.methods.torch_layers import MOMENTUM
 from lightbsr_jax.models import state_dict, torch_names
 from lightbsr_jax.parity.case import Arrays, Case
+from lightbsr_jax.parity.outputs import channels_first, outputs
 from lightbsr_jax.spec import RunSpec
 from lightbsr_jax.training import contrast, losses, updates
 from lightbsr_jax.training.parallel import on_one_device
@@ -37,17 +36,9 @@ from lightbsr_jax.training.state import (
     Tree,
     fresh_optimizer,
 )
-from lightbsr_jax.typed import ArrayLike, apply
+from lightbsr_jax.typed import apply
 
 Updates = Mapping[int, updates.Update]  # by stage
-
-# As published.
-MOMENTUM_WEIGHT = 0.999
-CONTRAST_TEMPERATURE = 0.07
-DISTILLATION_TEMPERATURE = 0.15
-L1_WEIGHT = 0.1
-
-_CHANNELS_LAST = (".norm", ".pwconv1", ".pwconv2")  # modules whose torch outputs are
 
 
 def everything(case: Case) -> Arrays:
@@ -63,7 +54,7 @@ def everything(case: Case) -> Arrays:
             results |= step(case, role, by_stage)
             wide = make_updates(case, role, dtype=np.float64, backend="cpu")
             results |= trace_tensors(case, role, wide)
-            if isinstance(case.network, LightBSR):
+            if case.compared.float32_gradients:
                 results |= trace_losses(case, role, by_stage)
             else:
                 results |= wide_gradients(case, role, wide)
@@ -82,16 +73,16 @@ def degradations(case: Case) -> Arrays:
     results = {
         "isotropic": kernels.isotropic(given["sigma"]),
         "anisotropic": anisotropic,
-        "blurred": _channels_first(blurred),
-        "down": _channels_first(_flat(resize.bicubic(blurred, small))),
-        "up": _channels_first(_flat(resize.bicubic(hr, large))),
+        "blurred": channels_first(blurred),
+        "down": channels_first(_flat(resize.bicubic(blurred, small))),
+        "up": channels_first(_flat(resize.bicubic(hr, large))),
     }
-    if not isinstance(case.network, LightBSR):
+    if not case.compared.random_degradations:
         return _named("degradation", results)
     drawn = _random_degradation(case, given["uniform"])
     noise = given["noise"] if case.setting == 2 else None
     results |= {
-        "lr": _channels_first(
+        "lr": channels_first(
             degradation.synthesise(hr, drawn, noise, scale=case.scale)
         ),
         "kernel": drawn.kernel,
@@ -110,15 +101,15 @@ def scores(case: Case) -> Arrays:
 
 
 def distillation(case: Case) -> Arrays:
-    """LightBSR's losses alone; those of other methods are seen in their steps."""
-    if not isinstance(case.network, LightBSR):
+    """The losses alone, where the program has them; all are seen in steps."""
+    recipe = case.recipe.distillation
+    if not case.compared.distillation or recipe is None:
         return {}
-    given: Any = case.below("distillation")
+    given: dict[str, Any] = case.below("distillation")
     channel = losses.channel_distillation(
         given["channel_teacher"],
         given["channel_student"],
-        temperature=DISTILLATION_TEMPERATURE,
-        l1_weight=L1_WEIGHT,
+        **dataclasses.asdict(recipe),
     )
     spatial = losses.spatial_distillation(
         given["spatial_teacher"], given["spatial_student"]
@@ -128,37 +119,39 @@ def distillation(case: Case) -> Arrays:
 
 def evaluation(case: Case, role: str) -> Arrays:
     """Every module's output in evaluation mode."""
-    given: Any = case.below("evaluation")
-    batch = updates.Batch(given["lr"], given["prior"], given.get("hr"))
+    given: dict[str, Any] = case.below("evaluation")
+    hr: Any = given.get("hr")  # where an estimator sees it
+    batch = updates.Batch(given["lr"], given["prior"], hr)
     seen = _seen(case, role, batch)
     variables = _variables(case.state(role))
-    outputs = _outputs(case, role, variables, given["lr"], seen)
-    return _named(f"{role}/evaluation", outputs)
+    found = outputs(case, role, variables, given["lr"], seen)
+    return _named(f"{role}/evaluation", found)
 
 
 def training(case: Case, role: str) -> Arrays:
     """Every module's output in training mode."""
     state = case.state(role)
     variables = _variables(state)
-    batch: Any = _batches(case)[0]
+    batch = _batches(case)[0]
     seen = _seen(case, role, batch)
-    lr = np.moveaxis(batch.lr, 1, 0)  # [D, B, h, w, 3]
-    if not isinstance(state, ContrastiveState):
-        outputs = _outputs(case, role, variables, lr[:1], seen)
-        return _named(f"{role}/training", outputs)
-    pairing = contrast.pairing(registry.of(case.meta).contrasts, len(lr))
+    lr = np.moveaxis(np.asarray(batch.lr), 1, 0)  # [D, B, h, w, 3]
+    recipe, contrasts = case.recipe.contrast, case.method.contrasts
+    if not isinstance(state, ContrastiveState) or recipe is None or contrasts is None:
+        found = outputs(case, role, variables, lr[:1], seen)
+        return _named(f"{role}/training", found)
+    pairing = contrast.pairing(contrasts, len(lr))
     followed: Any = optax.incremental_update(
         {name: state.params[name] for name in CONTRASTED},
         state.momentum_params,
-        1 - MOMENTUM_WEIGHT,
+        1 - recipe.momentum,
     )
     momentum = {
         "params": {**state.params, **followed},
         "batch_stats": state.momentum_batch_stats,
     }
-    outputs = _outputs(case, role, momentum, lr[pairing.keys], seen, MOMENTUM)
-    outputs |= _outputs(case, role, variables, lr[pairing.queries], seen)
-    return _named(f"{role}/training", outputs)
+    found = outputs(case, role, momentum, lr[pairing.keys], seen, MOMENTUM)
+    found |= outputs(case, role, variables, lr[pairing.queries], seen)
+    return _named(f"{role}/training", found)
 
 
 def make_updates(
@@ -168,28 +161,31 @@ def make_updates(
 
     The backend is the default one if it is None.
     """
-    network = case.network.clone(axis_name=updates.AXIS, dtype=dtype)
     device = jax.local_devices(backend=backend)[0]
-    rate = optax.constant_schedule(case.meta["learning_rate"])
-    learner = updates.Learner(registry.of(case.meta), network, _ADAM, rate)
-    if role == "teacher" and learner.method.contrasts is None:
-        update = on_one_device(updates.supervised_update(learner), device)
-        return {1: update, 2: update}  # it has no stages
-    if role != "student":
-        make = partial(
-            updates.contrastive_update,
-            learner,
-            momentum=MOMENTUM_WEIGHT,
-            temperature=CONTRAST_TEMPERATURE,
+    made = {}
+    for stage, rate in zip((1, 2), case.recipe.learning_rates, strict=True):
+        learner = updates.Learner(
+            case.method,
+            case.network.clone(axis_name=updates.AXIS, dtype=dtype),
+            _recording_adam(case.recipe.adam),
+            optax.constant_schedule(rate),
         )
-    else:
-        make = partial(
-            updates.distillation_update,
-            learner,
-            temperature=DISTILLATION_TEMPERATURE,
-            l1_weight=L1_WEIGHT if isinstance(network, LightBSR) else 0.0,
-        )
-    return {stage: on_one_device(make(stage=stage), device) for stage in (1, 2)}
+        update = _make_update(case.recipe, role, learner, stage)
+        made[stage] = on_one_device(update, device)
+    return made
+
+
+def _make_update(
+    recipe: Recipe, role: str, learner: updates.Learner, stage: int
+) -> updates.Update:
+    """A stage's update; what neither contrasts nor is distilled has no stages."""
+    if role == "student" and recipe.distillation is not None:
+        given = dataclasses.asdict(recipe.distillation)
+        return updates.distillation_update(learner, stage=stage, **given)
+    if recipe.contrast is not None:
+        given = dataclasses.asdict(recipe.contrast)
+        return updates.contrastive_update(learner, stage=stage, **given)
+    return updates.supervised_update(learner)
 
 
 def step(case: Case, role: str, by_stage: Updates) -> Arrays:
@@ -202,7 +198,7 @@ def step(case: Case, role: str, by_stage: Updates) -> Arrays:
         if any(part in name for part in ("running_", "encoder_k", "queue"))
     }
     results = _named(f"{role}/loss", _losses(measured))
-    if isinstance(case.network, LightBSR):
+    if case.compared.float32_gradients:
         results |= _named(f"{role}/gradient", _gradients(case, role, state))
     return results | _named(f"{role}/after", buffers)
 
@@ -222,7 +218,7 @@ def wide_gradients(case: Case, role: str, by_stage: Updates) -> Arrays:
 def _gradients(case: Case, role: str, state: State) -> Arrays:
     """Those of the last step, by the reference's names."""
     gradients = {name: gradient for name, (_, gradient) in state.opt_state.items()}
-    estimator = registry.of(case.meta).roles[role]
+    estimator = case.method.roles[role]
     return torch_names.to_torch({"params": gradients}, case.network, estimator)
 
 
@@ -243,7 +239,7 @@ def trace_tensors(case: Case, role: str, by_stage: Updates) -> Arrays:
         if "_mean." not in name  # what never learns
     }
     results = _named(f"{role}/trace/tensor", tensors)
-    if not isinstance(case.network, LightBSR):  # see `wide_gradients`
+    if not case.compared.float32_gradients:
         results |= _named(f"{role}/trace/loss64", trace)
     return results
 
@@ -259,16 +255,16 @@ def images(case: Case) -> Arrays:
             f"images/{index}",
             {
                 # What the case gives to both programs is what this one makes of HR.
-                "lr": _channels_first(case.arrays[f"images/{index}/lr"]),
+                "lr": channels_first(case.arrays[f"images/{index}/lr"]),
                 "psnr": metrics.psnr_y(sr, hr, border=border)[0],
                 "ssim": metrics.ssim_y(sr, hr, border=border)[0],
-                "sr": _channels_first(sr[0]).astype(np.uint8),
+                "sr": channels_first(sr[0]).astype(np.uint8),
             },
         )
     return results
 
 
-def restorer(case: Case, dtype: type) -> Callable[[ArrayLike], Array]:
+def restorer(case: Case, dtype: type) -> Callable[[Any], Array]:
     """The function from LR to SR images in 0..255 of what needs no more, in `dtype`."""
     network = case.network.clone(dtype=dtype)
     restore = jax.jit(lambda variables, lr: 255 * apply(network, variables, lr).sr)
@@ -276,7 +272,7 @@ def restorer(case: Case, dtype: type) -> Callable[[ArrayLike], Array]:
 
 
 def restore_image(
-    case: Case, index: int, restore: Callable[[ArrayLike], Array]
+    case: Case, index: int, restore: Callable[[Any], Array]
 ) -> tuple[Array, np.ndarray]:
     """An image's SR, rounded, and its HR, both [1, H, W, 3] in 0..255."""
     given = case.below(f"images/{index}")
@@ -297,21 +293,19 @@ def _random_degradation(case: Case, uniform: np.ndarray) -> Degradation:
     return Degradation(kernel, jnp.asarray(level * np.float32(25)))
 
 
-def _recording_adam() -> optax.GradientTransformation:
+def _recording_adam(numbers: Adam) -> optax.GradientTransformation:
     """Adam, whose state also holds the latest gradient."""
-    adam = optax.scale_by_adam(b1=0.9, b2=0.99, eps=1e-8)
+    adam = optax.scale_by_adam(**dataclasses.asdict(numbers))
 
-    def update(updates: Any, state: Any, params: Any = None) -> Any:
-        step, state = adam.update(updates, state[0], params)
-        return step, (state, updates)
+    def update(gradient: Any, state: Any, params: Any = None) -> Any:
+        step, state = adam.update(gradient, state[0], params)
+        return step, (state, gradient)
 
-    return optax.GradientTransformation(
-        lambda params: (adam.init(params), jax.tree.map(jnp.zeros_like, params)),
-        update,
-    )
+    def init(params: Any) -> Any:
+        return adam.init(params), jax.tree.map(jnp.zeros_like, params)
 
-
-_ADAM = _recording_adam()
+    functions: Any = (init, update)  # whose parameters optax's types name otherwise
+    return optax.GradientTransformation(*functions)
 
 
 def _start(
@@ -321,8 +315,10 @@ def _start(
 
     On the host, floats of type `dtype`.
     """
-    state: Any = case.state(role)
-    state = state.replace(opt_state=fresh_optimizer(_ADAM, state.params))
+    state = case.state(role)
+    adam = _recording_adam(case.recipe.adam)
+    fresh = fresh_optimizer(adam, state.params)
+    state = dataclasses.replace(state, opt_state=fresh)
     batches = _batches(case)
     teacher = _variables(case.state("teacher")) if role == "student" else None
 
@@ -358,11 +354,11 @@ def _batches(case: Case) -> list[updates.Batch]:
     ]
 
 
-def _seen(case: Case, role: str, batch: updates.Batch) -> ArrayLike | None:
+def _seen(case: Case, role: str, batch: updates.Batch) -> Any:
     """What the role's estimator sees beside LR images."""
     if role != "teacher":
         return None
-    seen = updates.privileged(registry.of(case.meta), batch)
+    seen = updates.privileged(case.method, batch)
     return np.asarray(seen, np.float32)
 
 
@@ -378,127 +374,6 @@ def _tensors(state: Any, case: Case, role: str) -> Arrays:
 
 def _variables(state: State) -> Tree:
     return {"params": state.params, "batch_stats": state.batch_stats}
-
-
-def _outputs(
-    case: Case,
-    role: str,
-    variables: Tree,
-    lr: ArrayLike,
-    seen: ArrayLike | None,
-    estimator: str | None = None,
-) -> Arrays:
-    """Every module's output by the reference's names; of MOMENTUM, its branch alone.
-
-    In evaluation mode lr is [B, h, w, 3], in training mode [D, B, h, w, 3].
-    """
-    network, method = case.network, registry.of(case.meta)
-    if estimator is None:
-        estimator = method.roles[role]
-    visits = tuple(range(len(lr))) if lr.ndim == 5 else None
-
-    def visit(module: BlindNetwork, lr: Array, seen: Array | None) -> None:
-        idr = module.encode(lr, seen, visits=visits)
-        if role in method.projecting:
-            module.project(idr.reshape(-1, *idr.shape[-3:]))
-        if visits is not None:
-            lr, idr = lr[0], idr[0]
-        if estimator != MOMENTUM:
-            module.restore(lr, idr)
-
-    @jax.jit
-    def capture(variables: Tree, lr: Array, seen: Array | None) -> Tree:
-        new: Any
-        _, new = network.apply(
-            variables,
-            lr,
-            seen,
-            method=visit,
-            capture_intermediates=True,
-            mutable=["batch_stats", "intermediates"],
-        )
-        return new["intermediates"]
-
-    captured = jax.device_get(capture(variables, lr, seen))
-    flat: dict[Any, Any] = flatten_dict(captured)
-    values = {"/".join(path[:-1]): value[0] for path, value in flat.items()}
-    batch = lr.shape[-4]
-    _unfold(values, variables["params"])
-    outputs = {}
-    for name, value in _by_name(values, network, estimator):
-        own = value.shape[-3:] if value.ndim >= 4 else value.shape[-1:]
-        value = value.reshape(-1, batch, *own)  # calls first
-        if len(own) == 3 and not name.endswith(_CHANNELS_LAST):
-            value = _channels_first(value)
-        outputs[name] = value
-    return outputs
-
-
-def _unfold(values: dict[str, Any], params: Tree) -> None:
-    """What our modules leave to one another, put back where the reference has it.
-
-    LayerNorm leaves its affine to the next layer, and the layer scale is a part of the
-    layer before.
-    """
-
-    def along_pixels(x: np.ndarray) -> np.ndarray:
-        return x[..., None, None, None, :]
-
-    for path, value in values.items():
-        if path.endswith("/norm"):
-            x, (scale, bias) = value
-            values[path] = x * along_pixels(scale) + along_pixels(bias)
-    for path, scale in flatten_dict(params, sep="/").items():
-        module, _, name = path.rpartition("/")
-        reduce = f"{module}/reduce"
-        if name == "layer_scale" and reduce in values:
-            values[reduce] = values[reduce] / along_pixels(np.asarray(scale))
-
-
-def _by_name(
-    values: Mapping[str, Any], network: BlindNetwork, estimator: str
-) -> Iterator[tuple[str, np.ndarray]]:
-    """The outputs of our modules, by path, as those of the reference's, by name."""
-    body = "restorer/body/groups"
-    for path, names in torch_names.layers(network, estimator).items():
-        # The layer scale is no module of the reference's.
-        if path in values and path not in (f"{body}/blocks/mixing", f"{body}/convnext"):
-            for index in np.ndindex(names.shape):
-                yield str(names[index]), values[path][index]
-
-    if not isinstance(network, LightBSR):  # layers, and the whole
-        if estimator != MOMENTUM:
-            yield "G", values["restorer"] * network.IMAGE_RANGE
-        return
-    if estimator == LONE:
-        yield "E", values["estimator"]
-    else:
-        yield f"{estimator[:-1]}/0", values["estimator"]
-        yield f"{estimator[:-1]}/1", values["projector"]
-    if estimator == MOMENTUM:
-        return
-    for index, value in enumerate((values["restorer"], *values["converter"])):
-        yield f"G/{index}", value
-    groups, _ = values[body]
-    blocks, _ = values[f"{body}/blocks"]
-    channel = values[f"{body}/blocks/channel"]
-    both = np.concatenate([values[f"{body}/blocks/spatial"], channel], axis=-1)
-    convnext = blocks[:, -1] + values[f"{body}/convnext"]
-    for g in range(network.groups):
-        group = f"G.body.{g}"
-        for index, value in enumerate(groups):
-            yield f"{group}/{index}", value[g]
-        yield f"{group}.ca_change", values[f"{body}/channel_converter"][g]
-        yield f"{group}.xk_change", values[f"{body}/spatial_converter"][g]
-        yield f"{group}.body.{network.blocks}", convnext[g]
-        for b in range(network.blocks):
-            yield f"{group}.body.{b}", blocks[g, b]
-            yield f"{group}.body.{b}.spatial_mixing", both[g, b]
-            yield f"{group}.body.{b}.spatial_mixing.loc", channel[g, b]
-
-
-def _channels_first(images: Any) -> np.ndarray:
-    return np.moveaxis(np.asarray(images), -1, -3)
 
 
 def _flat(images: Array) -> Array:

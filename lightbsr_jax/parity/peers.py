@@ -23,8 +23,6 @@ from torch import Tensor, nn
 from lightbsr_jax.parity import program
 from lightbsr_jax.parity.program import DEVICE, Reference, Results
 
-TEMPERATURE = 0.15  # of KDSR's distillation
-
 
 class _Peer(Reference):
     """What the two have in common."""
@@ -105,15 +103,17 @@ class KDSR(_Peer):
             return {"reconstruction": F.l1_loss(sr, hr)}
         teacher = self.teacher.to(lr.dtype)
         with torch.no_grad():
-            _, (target,) = teacher.E(self._beside(lr, hr))
+            encode: Any = teacher.E
+            _, (target,) = encode(self._beside(lr, hr))
         losses = {}
         if stage == 1:
             _, (feature,) = model.E_st(lr)
         else:
             sr, (feature,) = model(lr)
             losses["reconstruction"] = F.l1_loss(sr, hr)
-        own = F.log_softmax(feature / TEMPERATURE, dim=1)
-        target = F.softmax(target / TEMPERATURE, dim=1)
+        temperature = self.meta["recipe"]["distillation"]["temperature"]
+        own = F.log_softmax(feature / temperature, dim=1)
+        target = F.softmax(target / temperature, dim=1)
         return {**losses, "channel": F.kl_div(own, target, reduction="batchmean")}
 
 

@@ -276,6 +276,8 @@ class Reference:
         optimizer = self.optimizer(model)
         trace: dict[str, list[Tensor]] = {}
         for step, stage in enumerate(self.meta["stages"]):
+            for group in optimizer.param_groups:
+                group["lr"] = self.meta["recipe"]["learning_rates"][stage - 1]
             optimizer.zero_grad()
             losses = self._losses(role, model, step=step, stage=stage)
             _total(losses).backward()
@@ -286,14 +288,16 @@ class Reference:
         return stacked, _state(model)
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Its Adam, at the case's learning rate."""
+        """Its Adam, with the case's numbers."""
+        adam = self.meta["recipe"]["adam"]
         args = SimpleNamespace(
-            optimizer="ADAM", beta1=0.9, beta2=0.99, epsilon=1e-8, weight_decay=0
+            optimizer="ADAM",
+            beta1=adam["b1"],
+            beta2=adam["b2"],
+            epsilon=adam["eps"],
+            weight_decay=0,
         )
-        optimizer = self.utility.make_optimizer(args, model)
-        for group in optimizer.param_groups:
-            group["lr"] = self.meta["learning_rate"]
-        return optimizer
+        return self.utility.make_optimizer(args, model)
 
     def _losses(
         self, role: str, model: nn.Module, *, step: int, stage: int
@@ -360,7 +364,7 @@ class Reference:
                 given = _channels_first(given)[None].float() / 255
                 restored = self.restore(role, model, given)
                 sr = self.utility.quantize(restored * 255.0, 255)
-            scores: dict[str, Any] = {"lr": (lr[0, 0] * 255).round().byte()}
+            scores: Results = {"lr": (lr[0, 0] * 255).round().byte()}
             scores["psnr"] = self._psnr(sr, hr[:, 0])
             if _has_opencv():
                 scores["ssim"] = self._ssim(sr, hr[:, 0])
