@@ -26,6 +26,7 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.methods import estimator, registry
 from lightbsr_jax.methods import network as blind
 from lightbsr_jax.methods.lightbsr import adaptation
+from lightbsr_jax.methods.recipe import Adam
 from lightbsr_jax.networks import layers
 from lightbsr_jax.parity import case as cases
 from lightbsr_jax.parity import compare, ours, report
@@ -423,3 +424,14 @@ def test_network_that_the_reference_cannot_have(recording, tmp_path) -> None:
 
 if __name__ == "__main__":
     record()
+
+
+def test_recordings_without_numbers_were_made_with_these(recording) -> None:
+    """Both programs stepped with them before recordings had the recipe in them."""
+    case, _ = recording
+    assert case.recipe.adam == Adam(0.9, 0.99, 1e-8)
+    assert case.recipe.learning_rates == (2e-4, 2e-4)
+    kept = {"method": "kdsr", "learning_rate": 2e-4}
+    before = cases._recipe_before(kept)
+    assert before["adam"]["b2"] == 0.99 and before["learning_rates"] == [2e-4, 2e-4]
+    assert before["distillation"] == {"temperature": 0.15, "l1_weight": 0.0}

@@ -1,5 +1,6 @@
 """Configs of runs, typed: every preset, and fields that are missing or unknown."""
 
+from dataclasses import asdict
 from types import ModuleType
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from configs import dasr, kdsr_student, kdsr_teacher, student, teacher
 from lightbsr_jax.errors import UserError
+from lightbsr_jax.parity import case as cases
 from lightbsr_jax.training.config import (
     Contrast,
     CosineSchedule,
@@ -77,3 +79,43 @@ def test_fields_that_are_missing_or_unknown() -> None:
     config.unheard_of = 1
     with pytest.raises(UserError, match="config.unheard_of is no field"):
         TrainingConfig.from_flags(config)
+
+
+@pytest.mark.parametrize(
+    ("module", "preset", "stages"),
+    [
+        (teacher, "setting1", (1, 2)),
+        (student, "setting2", (1, 2)),
+        (kdsr_teacher, "setting1", (2,)),
+        (kdsr_student, "setting2", (1, 2)),
+        (dasr, "setting1", (1, 2)),
+    ],
+)
+def test_what_is_compared_is_what_is_trained(
+    module: ModuleType, preset: str, stages: tuple[int, ...]
+) -> None:
+    """A comparison's case and a preset have the same numbers."""
+    read = TrainingConfig.from_flags(module.get_config(preset))
+    sizes = {"groups": 1} if "groups" in read.model.network else {}
+    if read.model.method == "kdsr":
+        sizes = {"features": 8, "residual_blocks": 1}
+    case = cases.make(
+        scale=2,
+        setting=1,
+        method=read.model.method,
+        network={**sizes, "blocks": 1},
+        queue_size=8,
+        size=(8, 8),
+    )
+    recipe = case.recipe
+    assert asdict(recipe.adam) == asdict(read.adam)
+    rates = read.schedule.stage1_learning_rate, read.schedule.learning_rate
+    for stage in stages:
+        assert recipe.learning_rates[stage - 1] == rates[stage - 1]
+    for own, trained in (
+        (recipe.contrast, read.contrast),
+        (recipe.distillation, read.distillation),
+    ):
+        if trained is not None:
+            assert own is not None
+            assert asdict(own).items() <= asdict(trained).items()
