@@ -92,9 +92,8 @@ def contrastive_update(
         )[1:]
 
         given = _Contrasted(lr, seen, pairing, keys, batch.hr)
-        learnt = followed if stage == 1 else state.params
         gradients, (metrics, batch_stats) = jax.grad(objective, has_aux=True)(
-            learnt, state, given
+            followed if stage == 1 else state.params, state, given
         )
         params, opt_state, norm = apply_gradients(learner, state, gradients)
         new_keys = lax.all_gather(keys[0], AXIS, tiled=True)
