@@ -186,7 +186,7 @@ def test_weights_go_to_torch_and_back(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="whose weights do not tell"):
         convert.to_workdir(tmp_path / "a.safetensors", tmp_path / "run")
     what = convert.to_workdir(tmp_path / "a.safetensors", tmp_path / "run", setting=2)
-    assert f"of {config['method'].upper()} of setting 2, x2" in what
+    assert f"of {config['method'].upper()} of setting 2, x2" in str(what)
     convert.to_file(tmp_path / "run", tmp_path / "b.safetensors")
     again = torch_files.read(tmp_path / "b.safetensors")
     assert again.keys() == tensors.keys()

@@ -89,13 +89,13 @@ def test_half_precision_rounds_the_parameters_alone(workdir, tmp_path, capsys) -
 
 def test_facts_for_the_card(workdir: Path, tmp_path: Path) -> None:
     facts = pack.pack(workdir, tmp_path / "x.safetensors", half=False)
-    assert facts["bytes"] == (tmp_path / "x.safetensors").stat().st_size
+    assert facts.bytes == (tmp_path / "x.safetensors").stat().st_size
     again = pack.pack(workdir, tmp_path / "y.safetensors", half=False)
     assert again == facts  # its checksum, too
     told = pack.markdown(facts)
     assert "| network | student, setting 2, x2 |" in told and "| updates | 0 |" in told
     # Of what later steps took nothing is in the weights.
-    assert facts["seconds"] == 0 and pack.seconds(workdir, 20) == 10
+    assert facts.seconds == 0 and pack.seconds(workdir, 20) == 10
 
 
 def test_upscaling_takes_them_without_being_told(named, tmp_path, capsys) -> None:

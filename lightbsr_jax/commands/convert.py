@@ -49,13 +49,13 @@ def run(arguments: argparse.Namespace) -> None:
     if Path(given).is_dir() or packed.find(given):
         if arguments.setting is not None:
             raise UserError(f"--setting is for state dicts: {given} knows its own")
-        what = convert.to_file(
+        spec = convert.to_file(
             given, out, basis_file=arguments.pca, overwrite=arguments.overwrite
         )
     else:
         if arguments.overwrite:
             raise UserError("--overwrite replaces state dicts, not working directories")
-        what = convert.to_workdir(
+        spec = convert.to_workdir(
             given, out, basis_file=arguments.pca, setting=arguments.setting
         )
-    print(f"{given} -> {out}: {what}")
+    print(f"{given} -> {out}: {spec}")

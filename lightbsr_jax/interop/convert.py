@@ -24,7 +24,7 @@ from lightbsr_jax.imaging import prior, settings
 from lightbsr_jax.models import packed, state_dict, torch_files, torch_names
 from lightbsr_jax.models.checkpoint import Checkpoints, opened
 from lightbsr_jax.models.state_dict import PUBLISHED_QUEUE, Momentum, StateDict
-from lightbsr_jax.spec import RunSpec, Sees
+from lightbsr_jax.spec import ModelSpec, RunSpec, Sees
 from lightbsr_jax.training import contrast
 from lightbsr_jax.training.state import (
     ContrastiveState,
@@ -47,8 +47,8 @@ def to_workdir(
     *,
     basis_file: str | Path | None = None,
     setting: settings.Name | None = None,
-) -> str:
-    """Convert a reference's weights into a new working directory; says what they are.
+) -> ModelSpec:
+    """Convert a reference's weights into a new working directory; returns their spec.
 
     `basis_file` is the PCA_matrix.mat of a teacher's training, `setting` what a
     student was trained for. Raises UserError, and writes nothing, for files that are
@@ -84,7 +84,7 @@ def to_workdir(
         (new / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
     atomic.replace(out, save)
-    return str(run.model)
+    return run.model
 
 
 def to_file(
@@ -93,8 +93,8 @@ def to_file(
     *,
     basis_file: str | Path | None = None,
     overwrite: bool = False,
-) -> str:
-    """Write a working directory's newest weights for the reference; says what they are.
+) -> ModelSpec:
+    """Write a working directory's newest weights for the reference; returns their spec.
 
     In its place may stand weights that come with the package, or a packed student.
     `basis_file` is where its PCA_matrix.mat goes. Raises UserError for files that are
@@ -118,7 +118,7 @@ def to_file(
             "this teacher is useless"
         )
     _warn_of_size(kept.run)
-    return str(kept.run.model)
+    return kept.run.model
 
 
 def to_state(found: StateDict) -> State:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -14,16 +14,25 @@ from lightbsr_jax.models.load import newest
 from lightbsr_jax.spec import ModelSpec
 from lightbsr_jax.training import log
 
-Facts = dict[str, Any]
-
 # Fields of a config that are nobody else's business.
 PATHS = (("data", "hr"), ("validation", "hr"), ("distillation", "teacher"))
+
+
+class Facts(NamedTuple):
+    """What is known about a packed network."""
+
+    config: dict[str, Any]  # without PATHS
+    step: int
+    seconds: int | None  # of training; None without a log
+    half: bool
+    sha256: str
+    bytes: int
 
 
 def pack(
     workdir: str | Path, file: str | Path, *, half: bool, overwrite: bool = False
 ) -> Facts:
-    """Write the newest checkpoint's network as one file; what is known about it.
+    """Writes the newest checkpoint's network as one file; returns its facts.
 
     Raises UserError for a file that exists, unless `overwrite`.
     """
@@ -38,7 +47,7 @@ def pack(
     atomic.replace(file, lambda new: packed.write(new, known, model, half=half))
     with open(file, "rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
-    return {**known, "half": half, "sha256": digest, "bytes": Path(file).stat().st_size}
+    return Facts(**known, half=half, sha256=digest, bytes=Path(file).stat().st_size)
 
 
 def seconds(workdir: str | Path, step: int) -> int | None:
@@ -53,13 +62,13 @@ def seconds(workdir: str | Path, step: int) -> int | None:
 
 def markdown(facts: Facts) -> str:
     """The facts as a table for a model card."""
-    config, spec = facts["config"], ModelSpec.from_config(facts["config"])
+    config, spec = facts.config, ModelSpec.from_config(facts.config)
     schedule = config.get("schedule", {})
     data = config.get("data", {})
     text = json.dumps(config, sort_keys=True)
     rows = {
         "network": f"{spec.kind}, setting {spec.setting}, x{spec.scale}",
-        "updates": str(facts["step"]),
+        "updates": str(facts.step),
     }
     if schedule:
         epochs = schedule["stage1_epochs"] + schedule["stage2_epochs"]
@@ -74,12 +83,12 @@ def markdown(facts: Facts) -> str:
             rows["learning rate"] += f" to {schedule['final_learning_rate']:g}"
         rows["computed in"] = config["compute"]["dtype"]
         rows["seed"] = str(config["seed"])
-    if facts["seconds"] is not None:
-        rows["training"] = f"{facts['seconds'] / 60:.0f} minutes"
+    if facts.seconds is not None:
+        rows["training"] = f"{facts.seconds / 60:.0f} minutes"
     rows["config"] = f"SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
     rows["file"] = (
-        f"{facts['bytes'] / 1e6:.1f} MB, float{16 if facts['half'] else 32} parameters,"
-        f" SHA-256 {facts['sha256'][:16]}"
+        f"{facts.bytes / 1e6:.1f} MB, float{16 if facts.half else 32} parameters,"
+        f" SHA-256 {facts.sha256[:16]}"
     )
     lines = ["| | |", "|---|---|"]
     return "\n".join(lines + [f"| {k} | {v} |" for k, v in rows.items()]) + "\n"
