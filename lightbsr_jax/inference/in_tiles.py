@@ -35,7 +35,7 @@ class Tiles:
     def __init__(
         self,
         network: BlindNetwork,
-        variables: dict[jax.Device, dict[str, Any]],
+        variables: dict[Any, dict[str, Any]],
         grid: Grid,
         progress: Progress,
         total: int,
@@ -69,7 +69,7 @@ class Tiles:
                 stage, self._network, high, variables, window, tiles, given
             )
 
-        total = 0.0
+        total: Any = 0.0
         for row, tiles, sums in self.rows(compute, maps):
             into[row] = tiles
             total = total + sums

@@ -13,6 +13,7 @@ block) are arguments.
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import flax.linen as nn
 import jax
 from jax import Array
 
@@ -72,6 +73,11 @@ class InParts(NamedTuple):
 def at(stacked: Tree, *place: Array) -> Tree:
     """The parameters of one module of those that are stacked on leading axes."""
     return jax.tree.map(lambda leaf: leaf[place], stacked)
+
+
+def applied(module: nn.Module, params: Tree, *arguments: Any) -> Any:
+    """The output of a module by itself."""
+    return module.apply({"params": params}, *arguments)
 
 
 def body_params(variables: Tree) -> Tree:

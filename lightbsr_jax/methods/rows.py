@@ -16,6 +16,7 @@ from lightbsr_jax.methods.parts import (
     Parts,
     Tree,
     Vector,
+    applied,
     at,
     body_params,
     vector_alone,
@@ -60,7 +61,7 @@ def _row(block: nn.Module, reach: int) -> Callable[..., Map]:
         """The block at a `place`, (group, index) or (index,)."""
         body = body_params(variables)
         params = at(body.get("groups", body)["blocks"], *place)
-        return block.apply({"params": params}, x, idr.astype(x.dtype))[0]
+        return applied(block, params, x, idr.astype(x.dtype))[0]
 
     def row(
         network: BlindNetwork,
@@ -83,4 +84,4 @@ def _merge(
 ) -> Array:
     """The end of a group: its convolution, plus its input."""
     params = at(body_params(variables)["groups"]["conv"], group)
-    return features + Conv(x.shape[-1]).apply({"params": params}, x)
+    return features + applied(Conv(x.shape[-1]), params, x)

@@ -3,6 +3,8 @@
 R_c is a vector, R_s a map; of the features a block also sees the whole image's means.
 """
 
+from typing import cast
+
 from jax import Array
 
 from lightbsr_jax.methods.lightbsr.adaptation import (
@@ -20,6 +22,7 @@ from lightbsr_jax.methods.parts import (
     Parts,
     Tree,
     Vector,
+    applied,
     at,
     body_params,
     convert_mean,
@@ -64,22 +67,22 @@ def _body(
 def _spatial(network: LightBSR, variables: Tree, idr: Array) -> Array:
     """R_s of the IDR."""
     size = 4 * idr.shape[1], 4 * idr.shape[2]
-    spatial = network.apply(variables, idr, size, method="convert")[1]
-    return spatial.astype(network.dtype)
+    _, spatial = network.apply(variables, idr, size, method="convert")
+    return cast(Array, spatial).astype(network.dtype)
 
 
 def _convert_channel(
     network: LightBSR, variables: Tree, group: Array, channel: Array
 ) -> Array:
     params = at(body_params(variables)["groups"]["channel_converter"], group)
-    return ChannelConverter().apply({"params": params}, channel.astype(network.dtype))
+    return applied(ChannelConverter(), params, channel.astype(network.dtype))
 
 
 def _convert_spatial(
     network: LightBSR, variables: Tree, spatial: Array, group: Array
 ) -> Array:
     params = at(body_params(variables)["groups"]["spatial_converter"], group)
-    return SpatialConverter().apply({"params": params}, spatial)
+    return applied(SpatialConverter(), params, spatial)
 
 
 def _block(
@@ -95,7 +98,7 @@ def _block(
     params = at(body_params(variables)["groups"]["blocks"], group, index)
     block = AdaptationBlock(network.spatial_modulation, network.channel_modulation)
     means = means[:, SPATIAL_FEATURES:].astype(x.dtype)
-    return block.apply({"params": params}, x, channel, spatial, means)[0]
+    return applied(block, params, x, channel, spatial, means)[0]
 
 
 def _merge(
@@ -103,8 +106,8 @@ def _merge(
 ) -> Array:
     """The end of a group: a ConvNeXt block and a convolution, plus its input."""
     params = at(body_params(variables)["groups"], group)
-    x = x + Mixing().apply({"params": params["convnext"]}, x)
-    return features + Conv(FEATURES).apply({"params": params["conv"]}, x)
+    x = x + applied(Mixing(), params["convnext"], x)
+    return features + applied(Conv(FEATURES), params["conv"], x)
 
 
 IN_PARTS = InParts(_modulators, _body)
