@@ -28,6 +28,7 @@ from lightbsr_jax.inference.tiles import (
     without_halo,
 )
 from lightbsr_jax.methods.network import BlindNetwork
+from lightbsr_jax.methods.parts import applied
 from lightbsr_jax.networks.layers import Conv
 
 RECONSTRUCT = 4  # how far the convolutions of `reconstruct` see, in LR pixels
@@ -85,13 +86,17 @@ def vector(
 
 def estimated(network: BlindNetwork, variables: Tree, lr: Array) -> Array:
     """The IDR: the stage that all networks begin with."""
-    return network.apply(variables, lr, method="encode").astype(network.dtype)
+    idr: Any = network.apply(variables, lr, method="encode")
+    return idr.astype(network.dtype)
 
 
 def extracted(network: BlindNetwork, variables: Tree, lr: Array) -> Array:
     """The features that the body starts from."""
     params = {"params": variables["params"]["restorer"]}
-    return network.new_restorer().apply(params, lr, network.dtype, method="extract")
+    features: Any = network.new_restorer().apply(
+        params, lr, network.dtype, method="extract"
+    )
+    return features
 
 
 @partial(inference_jit, static_argnums=(0, 5))
@@ -99,18 +104,18 @@ def reconstruct(
     network: BlindNetwork,
     variables: Tree,
     window: Window,
-    x: Neighbours,
-    lr: Neighbours,
+    x_tiles: Neighbours,
+    lr_tiles: Neighbours,
     dtype: np.dtype,
 ) -> tuple[Array, float]:
     """The SR image: uint8 or uint16, rounded and clipped, or float32 in [0, 1]."""
     params = variables["params"]["restorer"]
-    x, lr = with_halo(x, RECONSTRUCT), with_halo(lr, RECONSTRUCT)
+    x, lr = with_halo(x_tiles, RECONSTRUCT), with_halo(lr_tiles, RECONSTRUCT)
     with at_the_border(window, x.shape[1]):
         features = extracted(network, variables, lr)
-        features += Conv(x.shape[-1]).apply({"params": params["body"]["conv"]}, x)
+        features += applied(Conv(x.shape[-1]), params["body"]["conv"], x)
 
-    def restored(x: Array, method: str) -> Array:
+    def restored(x: Array, method: str) -> Any:
         return network.new_restorer().apply({"params": params}, x, method=method)
 
     s = network.scale

@@ -65,7 +65,7 @@ def difference(model: Model, path: str | Path, size: tuple[int, int] | None) -> 
     image = files.read_rgb(photograph)
     lr = np.resize(image[:, :width], (height, width, 3))[None] / np.float32(255)
     with jax.default_matmul_precision("highest"):  # as in the file
-        expected = np.asarray(model.restore(lr)) / 255
+        expected = np.asarray(model.restore(jnp.asarray(lr))) / 255
     return float(np.abs(run(path, lr) - expected).max())
 
 
