@@ -23,6 +23,7 @@ from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.methods.method import Method
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.spec import ModelSpec, Sees
+from lightbsr_jax.typed import ArrayLike
 
 _STATIC = {"static": True}
 
@@ -86,9 +87,9 @@ class Model:
 
     def restore(
         self,
-        lr: Array,
+        lr: ArrayLike,
         degradation: Degradation | None = None,
-        hr: Array | None = None,
+        hr: ArrayLike | None = None,
     ) -> Array:
         """SR images of LR images, not rounded.
 
@@ -100,9 +101,9 @@ class Model:
 
     def encode(
         self,
-        lr: Array,
+        lr: ArrayLike,
         degradation: Degradation | None = None,
-        hr: Array | None = None,
+        hr: ArrayLike | None = None,
     ) -> Array:
         """The IDRs [B, h', w', C] of LR images; the rest is as for `restore`."""
         privileged = self.privileged(degradation, hr)
@@ -110,7 +111,7 @@ class Model:
         return idr
 
     def privileged(
-        self, degradation: Degradation | None, hr: Array | None
+        self, degradation: Degradation | None, hr: ArrayLike | None
     ) -> Array | None:
         """What the network sees beside LR images, in its own terms; None for none."""
         if self.spec.sees is Sees.NOTHING:
