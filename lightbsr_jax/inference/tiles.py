@@ -12,7 +12,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -23,6 +23,7 @@ from jax import Array
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.methods.dynamic import DynamicDepthwise
 from lightbsr_jax.networks.layers import Conv, DepthwiseConv
+from lightbsr_jax.typed import Device
 
 SMALLEST = 32  # pixels along a tile's side
 _HALO = 12  # pixels, both ends of a side together, of the stage computed most often
@@ -33,13 +34,16 @@ Row = list[Array]
 Neighbours = list[list[Array]]  # 3 x 3 tiles, the middle one is meant
 
 
+Place = Array | np.integer
+
+
 class Window(NamedTuple):
     """Where a tile with its halo lies in the image; in pixels, of one resolution."""
 
-    top: Array
-    left: Array
-    height: Array  # of the image
-    width: Array
+    top: Place
+    left: Place
+    height: Place  # of the image
+    width: Place
 
     def at(self, numerator: int, denominator: int) -> "Window":
         """The same at another resolution; sizes are rounded up, as the network does."""
@@ -67,7 +71,7 @@ class Grid:
         self,
         size: tuple[int, int],
         largest: int,
-        devices: Sequence[jax.Device],
+        devices: Sequence[Device],
         *,
         storage: Storage = "devices",
     ) -> None:
@@ -80,7 +84,7 @@ class Grid:
         self._devices = devices
         self.storage = storage
 
-    def device(self, row: int) -> jax.Device:
+    def device(self, row: int) -> Device:
         """The device of a row of tiles: each has rows that lie together."""
         return self._devices[row * len(self._devices) // self.rows]
 
@@ -119,7 +123,8 @@ class Grid:
             device = self.device(row)
             for ring in rings:
                 ring.advance()
-            tiles, sums, total = [], deque(), 0.0
+            tiles, sums = [], deque()
+            total: Any = 0.0
             for column in range(self.columns):
                 around = [ring.around(column, device) for ring in rings]
                 tile, partial_sums = stage(device, row, column, *around)
@@ -136,7 +141,7 @@ class Map:
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
-        self._rows: list[Row | None] = [None] * grid.rows  # on devices
+        self._rows: list[Row] = [[]] * grid.rows  # on devices
         self._array: np.ndarray | None = None  # elsewhere
         self.sums: np.ndarray | None = None  # [C + 1], the last one of ones: pixels
 
@@ -194,7 +199,7 @@ class _Ring:
         self._above: Row | None = None
         self._here: Row | None = None
         self._below: Row | None = tiles[0]
-        self._zero = jnp.zeros_like(self._below[0])
+        self._zero = jnp.zeros_like(tiles[0][0])
 
     def advance(self) -> None:
         self._row += 1
@@ -202,12 +207,12 @@ class _Ring:
         self._above, self._here = self._here, self._below
         self._below = None if last else self._tiles[self._row + 1]
 
-    def around(self, column: int, device: jax.Device) -> Neighbours:
+    def around(self, column: int, device: Device) -> Neighbours:
         columns = self._tiles.grid.columns
 
         def tile(row: Row | None, column: int) -> Array:
-            outside = row is None or not 0 <= column < columns
-            return jax.device_put(self._zero if outside else row[column], device)
+            inside = row is not None and 0 <= column < columns
+            return jax.device_put(row[column] if inside else self._zero, device)
 
         return [
             [tile(row, column + shift) for shift in (-1, 0, 1)]

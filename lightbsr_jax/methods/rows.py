@@ -22,6 +22,7 @@ from lightbsr_jax.methods.parts import (
     vector_alone,
 )
 from lightbsr_jax.networks.layers import Conv
+from lightbsr_jax.typed import apply
 
 _MERGE_REACH = 1
 

@@ -19,8 +19,7 @@ from lightbsr_jax.compilation import training_pmap
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.training.steps import Step
 from lightbsr_jax.training.updates import AXIS, Update
-
-Device = Any  # a jax.Device, which is no class to a type checker
+from lightbsr_jax.typed import Device
 
 
 def over_devices(step: Step) -> Step:
