@@ -164,10 +164,10 @@ def code(source: str) -> str:
     """A file without comments and docstrings."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        first = getattr(node, "body", None)
-        if isinstance(first, list) and first and isinstance(first[0], ast.Expr):
-            if isinstance(first[0].value, ast.Constant):
-                first[0] = ast.Pass()
+        body = getattr(node, "body", None)
+        match body:
+            case [ast.Expr(value=ast.Constant()), *_]:
+                body[0] = ast.Pass()
     return ast.unparse(tree)
 
 

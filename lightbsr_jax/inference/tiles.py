@@ -211,8 +211,9 @@ class _Ring:
         columns = self._tiles.grid.columns
 
         def tile(row: Row | None, column: int) -> Array:
-            inside = row is not None and 0 <= column < columns
-            return jax.device_put(row[column] if inside else self._zero, device)
+            if row is None or not 0 <= column < columns:
+                return jax.device_put(self._zero, device)
+            return jax.device_put(row[column], device)
 
         return [
             [tile(row, column + shift) for shift in (-1, 0, 1)]

@@ -29,6 +29,7 @@ from lightbsr_jax.methods.parts import InParts
 from lightbsr_jax.models.load import load_for_pictures
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.spec import Sees
+from lightbsr_jax.typed import Device
 
 BORDER = 8  # LR pixels; with more the flats of few pixels come out no better
 LARGEST = 256  # pixels along a tile's side; more saves little
@@ -59,7 +60,7 @@ class Upscaler:
         *,
         memory: int | None = None,
         precision: Literal["float32", "bfloat16"] = "float32",
-        devices: Sequence[jax.Device] | None = None,
+        devices: Sequence[Device] | None = None,
         border: int = BORDER,
     ) -> None:
         """`memory` is in bytes, for the maps on each device; by default what is free.
@@ -132,7 +133,7 @@ class Upscaler:
 
         if not self_ensemble:
             return upscaled(image, image.dtype, progress)
-        total = np.float32(0)
+        total: Any = np.float32(0)
         for index in range(8):
 
             def in_all(done: int, of: int, index: int = index) -> None:
@@ -207,7 +208,7 @@ class _Run:
         self,
         in_parts: InParts,
         network: BlindNetwork,
-        variables: dict[jax.Device, dict[str, Any]],
+        variables: dict[Device, dict[str, Any]],
         grid: Grid,
         image: np.ndarray,
         progress: Progress,
@@ -317,7 +318,7 @@ def _nothing(done: int, total: int) -> None:
     pass
 
 
-def _tile_bytes(side: int, size: tuple[int, int], itemsize: int) -> int:
+def _tile_bytes(side: int, size: tuple[int, int], itemsize: float) -> float:
     """About what a device takes to compute tiles of that side, beside the maps.
 
     The tile itself, and of inputs that are not on the device four rows of tiles; as
@@ -327,12 +328,12 @@ def _tile_bytes(side: int, size: tuple[int, int], itemsize: int) -> int:
     return 2 * (_TILE_FLOATS * side**2 * 4 + rows)
 
 
-def _map_bytes(size: tuple[int, int], itemsize: int) -> int:
+def _map_bytes(size: tuple[int, int], itemsize: float) -> float:
     """What the maps of an image take at once: two of features, R_s, IDR and LR."""
     return size[0] * size[1] * ((2 * _FEATURES + 2 * 8) * itemsize + 3 * 4)
 
 
-def _free(device: jax.Device) -> int:
+def _free(device: Device) -> int:
     """Bytes that are free: of the device's own memory, or of the machine's."""
     statistics = device.memory_stats() or {}
     if "bytes_limit" in statistics:
