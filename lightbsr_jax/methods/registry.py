@@ -45,7 +45,8 @@ def called(config: Mapping[str, Any]) -> str:
 
 def make_network(config: Mapping[str, Any], **options: Any) -> BlindNetwork:
     """The network of a run's config; `options` are axis_name, remat, dtype."""
-    return of(config).network(config["scale"], **config["network"], **options)
+    network: Any = of(config).network
+    return network(config["scale"], **config["network"], **options)
 
 
 def sizes(network: BlindNetwork) -> dict[str, int]:

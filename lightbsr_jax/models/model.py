@@ -133,7 +133,7 @@ class Model:
 def _restore(
     network: BlindNetwork,
     variables: dict[str, Any],
-    lr: Array,
+    lr: ArrayLike,
     privileged: Array | None,
 ) -> Array:
     restoration: Any = network.apply(variables, lr, privileged)
