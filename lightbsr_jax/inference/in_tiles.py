@@ -9,7 +9,6 @@ import numpy as np
 from lightbsr_jax.inference import stages
 from lightbsr_jax.inference.tiles import Grid, Map, Row
 from lightbsr_jax.methods.network import BlindNetwork
-from lightbsr_jax.typed import Device
 
 Progress = Callable[[int, int], None]  # tiles done and in all, of all stages
 

@@ -30,7 +30,6 @@ from lightbsr_jax.inference.tiles import (
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.methods.parts import applied
 from lightbsr_jax.networks.layers import Conv
-from lightbsr_jax.typed import apply
 
 RECONSTRUCT = 4  # how far the convolutions of `reconstruct` see, in LR pixels
 _NO_SUMS = 0.0

@@ -22,7 +22,6 @@ from lightbsr_jax.methods.parts import (
     vector_alone,
 )
 from lightbsr_jax.networks.layers import Conv
-from lightbsr_jax.typed import apply
 
 _MERGE_REACH = 1
 

@@ -28,7 +28,6 @@ from lightbsr_jax.methods.parts import (
     convert_mean,
 )
 from lightbsr_jax.networks.layers import Conv
-from lightbsr_jax.typed import apply
 
 # How far the convolutions of a stage see, in LR pixels.
 _CONVERT, _CONVERT_SPATIAL, _BLOCK, _MERGE = 4, 2, 6, 4
