@@ -255,6 +255,11 @@ class RunSpec:
         return {**config, "contrast": {k: x for k, x in known if x is not None}}
 
 
+def method_of(config: Config) -> Method:
+    """The method of a run's config."""
+    return METHODS[_get(config, "method", DEFAULT_METHOD)]
+
+
 def _sizes(network: type[BlindNetwork]) -> dict[str, int]:
     """The sizes and switches of a network's class, with their published values."""
     fields: Any = network  # a dataclass, as linen makes all modules

@@ -206,12 +206,12 @@ def fourth_method(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def variables() -> dict[str, Any]:
-    return registry.fresh_variables(CONFIG, jax.random.key(0))
+    return ModelSpec.from_config(CONFIG).fresh_variables(jax.random.key(0))
 
 
 def test_it_learns() -> None:
     adam, rate = optax.scale_by_adam(), optax.constant_schedule(1e-3)
-    network = registry.make_network(CONFIG, axis_name=updates.AXIS)
+    network = ModelSpec.from_config(CONFIG).make_network(axis_name=updates.AXIS)
     learner = updates.Learner(SCALED, network, adam, rate)
     update = updates.contrastive_update(learner, stage=2, momentum=0.9, temperature=0.1)
     key = jax.random.key(1)
@@ -250,7 +250,7 @@ def test_it_goes_to_torch_and_back(tmp_path: Path) -> None:
 
 def test_it_upscales_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upscaler, "LARGEST", 32)
-    network = registry.make_network(CONFIG)
+    network = ModelSpec.from_config(CONFIG).make_network()
     model = Model(
         ModelSpec.of_network(network, "network", 1), variables(), np.zeros((441, 15))
     )
@@ -261,7 +261,7 @@ def test_it_upscales_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_goes_to_onnx(tmp_path: Path) -> None:
     pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    network = registry.make_network(CONFIG)
+    network = ModelSpec.from_config(CONFIG).make_network()
     model = Model(
         ModelSpec.of_network(network, "network", 1), variables(), np.zeros((441, 15))
     )

@@ -38,7 +38,7 @@ from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks import complexity, operators, plain
 from lightbsr_jax.parity import case as cases
 from lightbsr_jax.parity import compare, ours
-from lightbsr_jax.spec import ModelSpec, RunSpec
+from lightbsr_jax.spec import ModelSpec, RunSpec, method_of
 from lightbsr_jax.training import (
     checks,
     contrast,
@@ -72,7 +72,7 @@ for _config in CONFIGS.values():
 
 
 def random_variables(config: Config, seed: int = 0) -> dict[str, Any]:
-    fresh = partial(registry.fresh_variables, config)
+    fresh = ModelSpec.from_config(config).fresh_variables
     variables = random_like(jax.eval_shape(fresh, jax.random.key(0)), seed)
     statistics = jax.tree.map(lambda x: np.abs(x) + 0.5, variables["batch_stats"])
     return {**variables, "batch_stats": statistics}
@@ -92,7 +92,7 @@ def random_variables(config: Config, seed: int = 0) -> dict[str, Any]:
 def test_size_and_operations(
     config: Any, estimator: int, generator: int, macs: float | None
 ) -> None:
-    fresh = partial(registry.fresh_variables, config)
+    fresh = ModelSpec.from_config(config).fresh_variables
     variables = jax.eval_shape(fresh, jax.random.key(0))
     counts = {
         name: complexity.parameters(part) for name, part in variables["params"].items()
@@ -105,7 +105,7 @@ def test_size_and_operations(
     found = counts["estimator"] + counts["projector"] + converter - in_generator
     assert found == estimator
     if macs is not None:
-        network = registry.make_network(config)
+        network = ModelSpec.from_config(config).make_network()
         lr = jax.ShapeDtypeStruct((1, 256, 256, 3), np.float32)
         counted = complexity.multiply_accumulates(network.apply, variables, lr)
         assert counted / 1e9 == pytest.approx(macs, abs=0.05)
@@ -326,9 +326,9 @@ def torch_network(torch: Any, name: str, tensors: dict[str, np.ndarray]) -> Call
 @pytest.mark.parametrize("name", ["kdsr teacher", "kdsr student", "dasr"])
 def test_network_is_torchs(name: str, torch: Any) -> None:
     config = CONFIGS[name]
-    network = registry.make_network(config)
+    network = ModelSpec.from_config(config).make_network()
     variables = random_variables(config)
-    prefix = registry.of(config).roles[config["role"]]
+    prefix = method_of(config).roles[config["role"]]
     tensors = torch_names.to_torch(variables, network, prefix)
     tensors |= torch_names.mean_shift(network.IMAGE_RANGE)
     rng = np.random.default_rng(0)
@@ -383,7 +383,8 @@ def test_tiles_give_what_the_whole_image_gives(
 ) -> None:
     config = CONFIGS[name]
     monkeypatch.setattr(upscaler, "LARGEST", 32)
-    network, variables = registry.make_network(config), random_variables(config)
+    network = ModelSpec.from_config(config).make_network()
+    variables = random_variables(config)
     basis = np.zeros(prior.BASIS_SHAPE)
     model = Model(ModelSpec.of_network(network, config["role"], 2), variables, basis)
     image = np.random.default_rng(0).random((36, 45, 3), np.float32)
@@ -486,7 +487,7 @@ def stepped(update: updates.Update, state: Any, crops: int, teacher: Any) -> Any
 
 def test_kdsr_student_learns_by_stage() -> None:
     """Stage 1: the KL of the features alone, by what makes the feature."""
-    network = registry.make_network(CONFIGS["kdsr student"])
+    network = ModelSpec.from_config(CONFIGS["kdsr student"]).make_network()
     teacher = random_variables(CONFIGS["kdsr teacher"])
     fresh = random_variables(CONFIGS["kdsr student"], seed=1)
     variables = states.inherit(fresh, teacher, registry.METHODS["kdsr"].inherited)
@@ -529,7 +530,9 @@ def test_kdsr_student_learns_by_stage() -> None:
 
 
 def test_dasr_contrasts_the_first_crop_with_the_second() -> None:
-    network = registry.make_network(CONFIGS["dasr"], axis_name=updates.AXIS)
+    network = ModelSpec.from_config(CONFIGS["dasr"]).make_network(
+        axis_name=updates.AXIS
+    )
     variables = random_variables(CONFIGS["dasr"])
     key = jax.random.key(0)
     state = states.fresh_contrastive_state(variables, ADAM, key, queue_size=8)
@@ -543,7 +546,7 @@ def test_dasr_contrasts_the_first_crop_with_the_second() -> None:
 
     @jax.jit
     def embed(lr: np.ndarray) -> jax.Array:
-        alone = registry.make_network(CONFIGS["dasr"])
+        alone = ModelSpec.from_config(CONFIGS["dasr"]).make_network()
         idr, _ = alone.apply(
             variables,
             lr[None],

@@ -199,8 +199,6 @@ def test_weights_and_pictures_need_no_training() -> None:
 
 # Where fields are read out of a config; all else is given a ModelSpec or its values.
 READS_CONFIGS = ("spec.py", "config_files.py", "training/", "evaluation/config.py")
-# Not yet: what parity still asks of it. The list only shrinks.
-READS_CONFIGS_YET = ("methods/registry.py", "parity/")
 
 
 def config_reads(source: str) -> list[int]:
@@ -241,5 +239,5 @@ config.scale, other.get("x"), about["config"], read(config)
 @pytest.mark.parametrize("module", MODULES)
 def test_configs_are_read_in_one_place(module: str) -> None:
     path = MODULES[module].relative_to(PACKAGE).as_posix()
-    if not path.startswith(READS_CONFIGS + READS_CONFIGS_YET):
+    if not path.startswith(READS_CONFIGS):
         assert not config_reads(MODULES[module].read_text())

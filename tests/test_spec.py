@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from configs import dasr, kdsr_student, kdsr_teacher, student, teacher
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.methods import registry
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.spec import Contrast, ModelSpec, RunSpec, Sees
 
@@ -44,7 +43,8 @@ def test_a_config_becomes_json_and_a_spec_again(name: str) -> None:
 def test_network_and_shapes_are_the_configs(name: str) -> None:
     config = CONFIGS[name]
     spec = ModelSpec.from_config(config)
-    assert spec.make_network() == registry.make_network(config.to_dict())
+    sizes = config.network.to_dict()
+    assert spec.make_network() == spec.entry.network(config.scale, **sizes)
     channels = {"teacher": 3 + 18, "kdsr teacher": 3 + 48, "T1": 3, "M2": 3 + 15}
     kernel = spec.shapes()["params"]["estimator"]["conv_0"]["kernel"]
     assert kernel.shape[2] == channels.get(name, 3)

@@ -101,12 +101,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _describe(case: Case, found: Comparison, theirs: Arrays) -> str:
-    from lightbsr_jax.methods import registry
     from lightbsr_jax.parity import compare, report
 
     weights = case.meta["weights"].items()
     sources = ", ".join(f"{role} {source}" for role, source in weights)
-    title = registry.of(case.meta).title
+    title = case.method.title
     parts = [
         f"{title} x{case.scale}, setting {case.setting}; weights: {sources}",
         report.table(found.rows),

@@ -26,7 +26,7 @@ from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.methods.recipe import Adam, Contrast, Distillation, Recipe
 from lightbsr_jax.methods.registry import METHODS, Method
 from lightbsr_jax.models import state_dict, torch_files
-from lightbsr_jax.spec import RunSpec
+from lightbsr_jax.spec import RunSpec, method_of
 from lightbsr_jax.training.state import State
 
 Arrays = dict[str, np.ndarray]
@@ -83,11 +83,11 @@ class Case:
 
     @property
     def method(self) -> Method:
-        return registry.of(self.meta)
+        return method_of(self.meta)
 
     @property
     def compared(self) -> Compared:
-        return COMPARED.get(self.meta.get("method", "lightbsr"), Compared())
+        return COMPARED.get(self.run(self.roles[-1]).model.method, Compared())
 
     @property
     def recipe(self) -> Recipe:
@@ -108,17 +108,17 @@ class Case:
 
     @property
     def network(self) -> BlindNetwork:
-        return registry.make_network(self.meta)
+        return self.run(self.roles[-1]).model.make_network()
 
-    def config(self, role: str) -> dict[str, Any]:
-        """The config of a role's weights."""
-        return _config(self.meta, role)
+    def run(self, role: str) -> RunSpec:
+        """What a role's weights are."""
+        return _run(self.meta, role)
 
     def state(self, role: str) -> State:
         """The weights as a training state before its first step."""
         tensors = self.below(f"weights/{role}")
-        run = RunSpec.from_config(self.config(role))
-        return convert.to_state(state_dict.from_tensors("the case", tensors, run))
+        found = state_dict.from_tensors("the case", tensors, self.run(role))
+        return convert.to_state(found)
 
     def below(self, prefix: str) -> Arrays:
         """The arrays called prefix/NAME, by NAME."""
@@ -282,7 +282,7 @@ def load(path: str | Path) -> tuple[Case, Arrays]:
 def _recipe_before(meta: Mapping[str, Any]) -> dict[str, Any]:
     """What both programs trained with when recordings did not say so."""
     adam, rate = Adam(b1=0.9, b2=0.99, eps=1e-8), meta["learning_rate"]
-    recipe = registry.of(meta).recipe
+    recipe = method_of(meta).recipe
     return _json(dataclasses.replace(recipe, adam=adam, learning_rates=(rate, rate)))
 
 
@@ -300,20 +300,14 @@ def _below(arrays: Arrays, prefix: str) -> Arrays:
 
 
 def _roles(meta: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(registry.of(meta).roles)
+    return tuple(method_of(meta).roles)
 
 
-def _config(meta: Mapping[str, Any], role: str) -> dict[str, Any]:
-    config = {
-        "method": meta.get("method", "lightbsr"),
-        "role": role,
-        "setting": meta["setting"],
-        "scale": meta["scale"],
-        "network": meta["network"],
-    }
-    if registry.of(meta).contrasts and role != "student":
-        config["contrast"] = {"queue_size": meta["queue_size"]}
-    return config
+def _run(meta: Mapping[str, Any], role: str) -> RunSpec:
+    described = {**meta, "role": role}
+    if method_of(meta).contrasts and role != "student":
+        described["contrast"] = {"queue_size": meta["queue_size"]}
+    return RunSpec.from_config(described, "the case")
 
 
 def _checksum(case: Case) -> int:
@@ -326,8 +320,8 @@ def _checksum(case: Case) -> int:
 
 def _seeded_weights(meta: Mapping[str, Any], role: str) -> Arrays:
     fixed = ("sub_mean", "add_mean", "num_batches_tracked", "queue_ptr")
-    run = RunSpec.from_config(_config(meta, role))
-    pixel_range = np.float32(registry.of(meta).network.IMAGE_RANGE)
+    run = _run(meta, role)
+    pixel_range = np.float32(method_of(meta).network.IMAGE_RANGE)
     drawn = {
         f"weights/{role}/{name}": zero
         if any(part in name for part in fixed)
@@ -410,6 +404,6 @@ def _inputs(
         "training/prior": vectors(steps, batch),
         "training/hr": pixels(steps, batch, scale * height, scale * width),
     }
-    if registry.of(meta).privileged == "hr":
+    if method_of(meta).privileged == "hr":
         inputs["evaluation/hr"] = pixels(1, *(scale * side for side in odd))
     return inputs

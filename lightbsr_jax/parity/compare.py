@@ -168,7 +168,7 @@ def run_reference(checkout: str | Path, case: Case) -> Arrays:
     Raises UserError where that is no checkout of it, or it fails.
     """
     program, checkout = find_program(checkout)
-    method = registry.of(case.meta)
+    method = case.method
     if registry.METHODS[program] is not method:
         raise UserError(
             f"{checkout} is a checkout of {registry.METHODS[program].title}, and the "
@@ -358,5 +358,5 @@ def with_ours(case: Case, theirs: Arrays) -> Comparison:
     ours = our_side.everything(case)
     if not has_ssim(theirs):
         ours = {name: x for name, x in ours.items() if not name.endswith("/ssim")}
-    method = registry.of(case.meta)
+    method = case.method
     return Comparison(table(ours, theirs, cancels=method.contrasts is not None), ours)

@@ -26,7 +26,6 @@ from lightbsr_jax.methods.torch_layers import MOMENTUM
 from lightbsr_jax.models import state_dict, torch_names
 from lightbsr_jax.parity.case import Arrays, Case
 from lightbsr_jax.parity.outputs import channels_first, outputs
-from lightbsr_jax.spec import RunSpec
 from lightbsr_jax.training import contrast, losses, updates
 from lightbsr_jax.training.parallel import on_one_device
 from lightbsr_jax.training.state import (
@@ -368,7 +367,7 @@ def _losses(measured: updates.Metrics) -> updates.Metrics:
 
 def _tensors(state: Any, case: Case, role: str) -> Arrays:
     """A training state by the reference's names."""
-    run = RunSpec.from_config(case.config(role))
+    run = case.run(role)
     return state_dict.to_tensors(convert.from_state(state, run, {}))
 
 
