@@ -42,6 +42,11 @@ def base(role: str, setting: int, recipe: Recipe = RECIPE) -> ConfigDict:
     config.setting = setting
     config.scale = 4  # 2, 3 or 4
     config.seed = 1  # of initial weights, crops, degradations, prior basis
+    # Weights to start from, as far as they fit: the name of those that come with the
+    # program, a file (packed, or of the reference), or a workdir. The rest is fresh.
+    config.init = ""
+    # A fresh network is random, or bicubic interpolation.
+    config.start = "random"
 
     config.network = ConfigDict()
     config.network.groups = 8
@@ -79,6 +84,7 @@ def base(role: str, setting: int, recipe: Recipe = RECIPE) -> ConfigDict:
     # many minutes of training (compiling, validation and checkpoints come on top).
     config.minutes = 0.0
 
+    config.optimizer = "adam"  # or muon: of matrices, and Adam of all else
     config.adam = ConfigDict(asdict(recipe.adam))  # b1, b2 and eps
 
     config.ema_decay = (

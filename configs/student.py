@@ -5,8 +5,10 @@
         --config.data.hr=DIV2K_train_HR,Flickr2K_HR
 
 Presets: setting1, setting2 (the paper's); setting1-short, setting2-short (the same
-network and stages in 3,200 steps, see below); demo (setting 1, minutes on a CPU); m1 to
-m5 (setting 1, distilled from a teacher of the same preset).
+network and stages in 3,200 steps, see below); setting1-plain, setting2-plain (the same
+network by L1 alone, 2,400 steps, no teacher: to go on from weights by --config.init);
+demo (setting 1, minutes on a CPU); m1 to m5 (setting 1, distilled from a teacher of the
+same preset).
 Expected of the paper's presets (PSNR on Set5 at sigma 1.2, 2.4, 3.6): 32.47 32.17
 31.06 in setting 1, after 679,000 steps; not yet run.
 Measured of the short ones on two CPU cores, as weights that come with the program:
@@ -27,14 +29,31 @@ from ml_collections import ConfigDict
 from configs import common
 from lightbsr_jax.methods.lightbsr.recipe import RECIPE
 
+PLAIN = {"setting1-plain": 1, "setting2-plain": 2}  # presets without a teacher
+
+
+def plain(config: ConfigDict) -> ConfigDict:
+    """L1 alone, in few steps of few and small crops (docs/training-recipes.md)."""
+    common.shorten(config)
+    config.start = "bicubic"
+    config.optimizer = "muon"
+    config.schedule.stage1_epochs = 0
+    config.schedule.steps_per_epoch = 40
+    config.schedule.learning_rate = 5e-4
+    config.schedule.cooldown_epochs = 20
+    return config
+
 
 def get_config(preset: str = "setting1") -> ConfigDict:
     """The locked config of a preset."""
-    presets = [*common.PRESETS, *common.NETWORKS]
+    presets = [*common.PRESETS, *PLAIN, *common.NETWORKS]
     if preset not in presets:
         raise ValueError(f"no preset {preset!r}: take one of {', '.join(presets)}")
-    config = common.base("student", common.PRESETS.get(preset, 1))
+    config = common.base("student", (common.PRESETS | PLAIN).get(preset, 1))
     config.network.update(common.NETWORKS.get(preset, {}))
+
+    if preset in PLAIN:
+        return plain(config).lock()
 
     config.distillation = ConfigDict()
     config.distillation.teacher = ""  # the teacher's workdir

@@ -164,7 +164,8 @@ class ModelSpec:
     @property
     def ablated(self) -> bool:
         """Whether something of the method is switched off, as in Tables 1 and 2."""
-        return not self.prior or any(x is False for x in self.network.values())
+        hidden = self.is_teacher and not self.prior
+        return hidden or any(x is False for x in self.network.values())
 
     @property
     def kind(self) -> str:
@@ -229,6 +230,7 @@ class RunSpec:
     model: ModelSpec
     contrast: Contrast | None = None
     averaged: bool = False  # whether there is an average of the parameters
+    optimizer: str = "adam"
 
     @classmethod
     def from_config(
@@ -244,7 +246,9 @@ class RunSpec:
                 enabled=_get(group, "enabled", True),
             )
         averaged = _get(config, "ema_decay", 0) > 0  # converted weights lack it
-        return cls(ModelSpec.from_config(config, source), contrast, averaged)
+        optimizer = _get(config, "optimizer", cls.optimizer)
+        model = ModelSpec.from_config(config, source)
+        return cls(model, contrast, averaged, optimizer)
 
     def as_config(self) -> Tree:
         """The JSON that converted weights carry; `from_config` reads it."""

@@ -21,10 +21,11 @@ from lightbsr_jax.imaging.files import write_png
 from lightbsr_jax.interop import convert
 from lightbsr_jax.models.checkpoint import Checkpoints
 from lightbsr_jax.models.model import Model
-from lightbsr_jax.training import loop, pack
+from lightbsr_jax.training import initial, loop, pack
 from lightbsr_jax.training.checks import check
 from lightbsr_jax.training.config import TrainingConfig
 from lightbsr_jax.training.loop import train
+from lightbsr_jax.training.setup import prepare
 from lightbsr_jax.training.updates import AXIS
 
 IMAGES = 6
@@ -424,3 +425,68 @@ def test_converted_weights_are_not_trained_over(images, teacher_workdir, tmp_pat
     with pytest.raises(UserError, match="converted holds converted weights"):
         train(teacher_config(images), converted)
     assert Model.load(converted).step == 0
+
+
+def test_a_run_starts_from_given_weights(
+    images, teacher_workdir, tmp_path, capsys
+) -> None:
+    config = shrink(student.get_config("setting2-plain").unlock(), images)
+    config.schedule.update(stage1_epochs=0, cooldown_epochs=1)
+    config.validation.hr = ""
+    # So slow that the weights stay what they were.
+    config.schedule.update(learning_rate=0.0, final_learning_rate=0.0)
+    given = tmp_path / "given"
+    shutil.copytree(teacher_workdir, given)
+    config.init = str(given)
+    train(config, tmp_path / "run")
+    assert f"tensors are those of {given}, 1 start fresh" in capsys.readouterr().out
+    ours = Model.load(tmp_path / "run").variables["params"]
+    theirs = Model.load(given).variables["params"]
+    for module in ("restorer", "converter"):
+        jax.tree.map(np.testing.assert_array_equal, ours[module], theirs[module])
+    first, second = (x["estimator"]["conv_0"]["kernel"] for x in (ours, theirs))
+    assert first.shape != second.shape
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["init"]
+
+    facts = pack.pack(tmp_path / "run", tmp_path / "x.safetensors", half=False)
+    assert "| started from | given |" in pack.markdown(facts)
+    assert str(tmp_path) not in json.dumps(facts.config)
+
+    # A run that goes on needs them no more, nor their name.
+    shutil.rmtree(given)
+    for name in (str(given), ""):
+        config.init = name
+        train(config, tmp_path / "run")
+    again = pack.pack(tmp_path / "run", tmp_path / "y.safetensors", half=False)
+    assert again.config["init"] == "given"
+
+
+def test_a_teacher_takes_both_branches_and_the_basis(images, teacher_workdir) -> None:
+    given = Model.load(teacher_workdir)
+    config = teacher_config(images)
+    config.seed = 7
+    typed = TrainingConfig.from_flags(config)
+    network = loop.make_network(typed)
+    setup = prepare(typed, network, initial.load(str(teacher_workdir)))
+    np.testing.assert_array_equal(setup.basis, given.basis)
+    params, stats = given.variables["params"], given.variables["batch_stats"]
+    for name, module in setup.state.momentum_params.items():
+        jax.tree.map(np.testing.assert_array_equal, module, params[name])
+    jax.tree.map(np.testing.assert_array_equal, setup.state.momentum_batch_stats, stats)
+    assert not np.array_equal(prepare(typed, network).basis, given.basis)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("start", "zero"), ("optimizer", "sgd"), ("cooldown", 59)]
+)
+def test_what_a_plain_config_cannot_be(images, field: str, value: object) -> None:
+    config = student.get_config("setting1-plain").unlock()
+    config.data.hr = str(images)
+    config.validation.hr = ""
+    check(TrainingConfig.from_flags(config))
+    if field == "cooldown":
+        config.schedule.cooldown_epochs = value
+    else:
+        config[field] = value
+    with pytest.raises(UserError, match=f"{field}.* {value!r}"):
+        check(TrainingConfig.from_flags(config))

@@ -44,3 +44,19 @@ def test_kernel_width_follows_the_scale() -> None:
 def test_unknown_preset_is_named() -> None:
     with pytest.raises(ValueError, match="no preset 'setting3': take one of setting1"):
         teacher.get_config("setting3")
+
+
+def test_a_plateau_and_a_cooldown() -> None:
+    rate = schedules.learning_rate(
+        steps_per_epoch=2,
+        stage1_epochs=0,
+        stage1_learning_rate=0.0,
+        stage2_epochs=10,
+        warmup_epochs=2,
+        learning_rate=1.0,
+        final_learning_rate=0.2,
+        cooldown_epochs=4,
+    )
+    expected = [0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2]
+    found = [float(rate(2 * epoch + 1)) for epoch in range(10)]
+    assert found == pytest.approx(expected)

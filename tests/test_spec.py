@@ -135,3 +135,10 @@ def test_a_config_dict_reads_as_its_json_does() -> None:
     config = ConfigDict(SHORT)
     assert ModelSpec.from_config(config) == ModelSpec.from_config(SHORT)
     assert dataclasses.replace(ModelSpec.from_config(config), scale=2).scale == 2
+
+
+def test_of_an_ablation_there_is_a_teacher_without_prior_alone() -> None:
+    """A student never sees one."""
+    for role, ablated in {"teacher": True, "student": False}.items():
+        assert ModelSpec("lightbsr", role, 1, 4, prior=False).ablated is ablated
+        assert not ModelSpec("lightbsr", role, 1, 4).ablated

@@ -25,7 +25,7 @@ from lightbsr_jax.models import packed, state_dict, torch_files, torch_names
 from lightbsr_jax.models.checkpoint import Checkpoints, opened
 from lightbsr_jax.models.state_dict import PUBLISHED_QUEUE, Momentum, StateDict
 from lightbsr_jax.spec import ModelSpec, RunSpec, Sees
-from lightbsr_jax.training import contrast
+from lightbsr_jax.training import contrast, optimizers
 from lightbsr_jax.training.state import (
     ContrastiveState,
     Run,
@@ -198,14 +198,15 @@ def _exchangeable(about: Tree) -> RunSpec:
 def _run_shapes(about: Tree) -> tuple[Run, jax.ShapeDtypeStruct]:
     """The shapes of the run in a checkpoint, and of its basis."""
     spec = _exchangeable(about)
+    optimizer = optimizers.make(spec.optimizer)
 
     def fresh(key: jax.Array) -> Run:
         variables = spec.model.fresh_variables(key)
         if spec.contrast is None:
-            state = fresh_train_state(variables, _OPTIMIZER)
+            state = fresh_train_state(variables, optimizer)
         else:
             size = spec.contrast.queue_size
-            state = fresh_contrastive_state(variables, _OPTIMIZER, key, queue_size=size)
+            state = fresh_contrastive_state(variables, optimizer, key, queue_size=size)
         return fresh_run(state, averaged=spec.averaged)
 
     run = jax.eval_shape(fresh, jax.random.key(0))

@@ -12,6 +12,8 @@ from flax.traverse_util import flatten_dict
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation
 from lightbsr_jax.training.config import SteppedSchedule, TrainingConfig
+from lightbsr_jax.training.initial import STARTS
+from lightbsr_jax.training.optimizers import OPTIMIZERS
 
 # Fields and groups with which a run may go on changed. Of the data and the teacher it
 # is the content that counts, not the path.
@@ -23,11 +25,15 @@ RESUMABLE = (
     "compute.rematerialise",
     "compute.parts",
     "skipped_in_a_row",
+    "init",  # a run that goes on has what it took
     "minutes",  # what counts is schedule.steps_per_epoch, made of it
     "validation.",
     "log.",
     "checkpoint.",
 )
+
+# Fields that came later, and what runs from before them had.
+SINCE = {"start": "random", "optimizer": "adam"}
 
 SMALLEST_CROP = 8  # in LR pixels
 DTYPES = ("float32", "bfloat16")
@@ -77,6 +83,10 @@ def _numbers(config: TrainingConfig) -> Iterator[str]:
     dtype, width = config.compute.dtype, config.degradation.width_max
     if dtype not in DTYPES:
         yield f"compute.dtype {dtype!r} is not {' or '.join(DTYPES)}"
+    for field, known in {"start": STARTS, "optimizer": OPTIMIZERS}.items():
+        value = getattr(config, field)
+        if value not in known:
+            yield f"{field} {value!r} is not {' or '.join(known)}"
     if not 0 <= config.ema_decay < 1:
         yield f"ema_decay {config.ema_decay} is not in [0, 1)"
     if width <= degradation.WIDTH_MIN:
@@ -144,6 +154,13 @@ def _stages(config: TrainingConfig) -> Iterator[str]:
             f"schedule.warmup_epochs {schedule.warmup_epochs} is not below "
             f"schedule.stage2_epochs {schedule.stage2_epochs}"
         )
+    elif schedule.cooldown_epochs is not None:
+        most = schedule.stage2_epochs - schedule.warmup_epochs
+        if not 1 <= schedule.cooldown_epochs <= most:
+            yield (
+                f"schedule.cooldown_epochs {schedule.cooldown_epochs}: from 1 to the "
+                f"{most} epochs of stage 2 after its warm-up"
+            )
 
 
 def check_workdir(workdir: Path) -> None:
@@ -170,7 +187,7 @@ def check_room(workdir: Path, size: int) -> None:
 
 def fixed_fields(identity: dict[str, Any]) -> dict[str, Any]:
     """What of a run's identity must stay the same, by names that users know."""
-    fields = flatten_dict(identity["config"], sep=".")
+    fields = {**SINCE, **flatten_dict(identity["config"], sep=".")}
     return {
         **{f"config.{k}": v for k, v in fields.items() if not k.startswith(RESUMABLE)},
         "the images of config.data.hr": identity["images"],

@@ -61,6 +61,7 @@ class Schedule:
 class CosineSchedule(Schedule):
     warmup_epochs: int
     final_learning_rate: float
+    cooldown_epochs: int | None = None  # after a plateau, in place of the cosine
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,9 @@ class TrainingConfig:
     as_given: Mapping[str, Any]  # all of it as config.json has it, JSON types only
     contrast: Contrast | None = None
     distillation: Distillation | None = None
+    init: str = ""  # weights to start from
+    start: str = "random"
+    optimizer: str = "adam"
 
     @classmethod
     def from_flags(cls, config: ConfigDict) -> "TrainingConfig":
@@ -175,6 +179,11 @@ class TrainingConfig:
         given["schedule"] = {**given["schedule"], "steps_per_epoch": steps}
         schedule = dataclasses.replace(self.schedule, steps_per_epoch=steps)
         return dataclasses.replace(self, schedule=schedule, as_given=given)
+
+
+def init_of(values: Mapping[str, Any]) -> str:
+    """The weights that a run began with, out of its config.json; empty for none."""
+    return values.get("init", "")
 
 
 def _schedule(values: Mapping[str, Any]) -> CosineSchedule | SteppedSchedule:

@@ -20,8 +20,8 @@ from lightbsr_jax.data.resident import ResidentBatches
 from lightbsr_jax.data.sources import ImageFolders, PreparedImages, open_source
 from lightbsr_jax.errors import Interrupted, UserError
 from lightbsr_jax.methods.network import BlindNetwork
-from lightbsr_jax.models.checkpoint import Checkpoints
-from lightbsr_jax.training import parallel, schedules
+from lightbsr_jax.models.checkpoint import Checkpoints, checksum
+from lightbsr_jax.training import initial, parallel, schedules
 from lightbsr_jax.training.checks import (
     check,
     check_resumable,
@@ -29,7 +29,7 @@ from lightbsr_jax.training.checks import (
     check_workdir,
     fixed_fields,
 )
-from lightbsr_jax.training.config import TrainingConfig
+from lightbsr_jax.training.config import TrainingConfig, init_of
 from lightbsr_jax.training.interruption import Interruption
 from lightbsr_jax.training.log import Log
 from lightbsr_jax.training.setup import Setup, prepare
@@ -57,6 +57,8 @@ class Start(NamedTuple):
 
     run: Run
     unlogged: Unlogged
+    basis: np.ndarray  # of the prior
+    init: str  # the weights that it began with
 
     @property
     def step(self) -> int:
@@ -102,20 +104,25 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
         stack.enter_context(locks.held(workdir / ".lock", workdir))
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     begun = checkpoints.latest_step() is not None
+    # A run that goes on has had them.
+    given = initial.load(config.init) if config.init and not begun else None
     if config.minutes:
         timed = workdir if begun else None
         config = config.with_steps_per_epoch(
             fitting_steps_per_epoch(config, timed, network, batches)
         )
 
-    setup = prepare(config, network)
+    setup = prepare(config, network, given)
     identity = {
         "config": config.as_given,
         "images": source.fingerprint,
         "teacher": None if setup.teacher is None else setup.teacher.checksum,
     }
-    parallel.check_same(fixed_fields(identity))
+    of_init = {"the weights of config.init": checksum(given)}
+    parallel.check_same(fixed_fields(identity) | of_init)
     start = find_start(config, setup, identity, checkpoints, batches)
+    setup = setup._replace(basis=start.basis)
+    identity["config"] = {**identity["config"], "init": start.init}
     total, quiet = config.schedule.total, not parallel.is_main_process()
     job = Job(
         config=config,
@@ -131,6 +138,8 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
         log=Log(workdir, start=start.step, total=total, quiet=quiet),
     )
     announce(job, start.step)
+    if given is not None and setup.start is not None:
+        job.log.say(initial.told(setup.start, config.init))
     try:
         run_steps(job, start)
     finally:
@@ -178,11 +187,13 @@ def find_start(
     kind, and where there is no room for one.
     """
     workdir = checkpoints.workdir
-    start = Start(fresh_run(setup.state, averaged=config.ema_decay > 0), [])
+    run = fresh_run(setup.state, averaged=config.ema_decay > 0)
+    start = Start(run, [], setup.basis, config.init)
     check_room(workdir, sum(leaf.nbytes for leaf in jax.tree.leaves(start.run)))
     if checkpoints.latest_step() is not None:
-        run, about = resume(checkpoints, start.run, setup.basis, identity)
-        start = Start(run, about["unlogged"])
+        run, basis, about = resume(checkpoints, start.run, setup.basis, identity)
+        init = init_of(about["config"])
+        start = Start(run, about["unlogged"], basis, init)
         batches.set_state(about["batches"])
     elif parallel.is_main_process():
         text = json.dumps(identity["config"], indent=1)
@@ -399,8 +410,8 @@ def stop_if_lost(
 
 def resume(
     checkpoints: Checkpoints, run: Run, basis: np.ndarray, identity: dict[str, Any]
-) -> tuple[Run, dict[str, Any]]:
-    """The newest checkpoint that is whole, and its `about`; `run` is one of its kind.
+) -> tuple[Run, np.ndarray, dict[str, Any]]:
+    """The newest whole checkpoint, its basis and `about`; `run` is one of its kind.
 
     Damaged ones after it are moved out of the way.
     """
@@ -409,6 +420,6 @@ def resume(
         check_resumable(about, identity, checkpoints.workdir)
         return run, basis
 
-    run, _, about = checkpoints.run(template)
+    run, basis, about = checkpoints.run(template)
     checkpoints.set_aside_after(int(run.state.step))
-    return run, about
+    return run, basis, about

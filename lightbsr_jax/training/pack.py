@@ -43,6 +43,8 @@ def pack(
     step, about, model = newest(workdir)
     config = flatten_dict(about["config"])
     config = unflatten_dict({k: "" if k in PATHS else v for k, v in config.items()})
+    if config.get("init"):  # a path's last part, as names have no other
+        config["init"] = Path(config["init"]).name
     known = {"config": config, "step": step, "seconds": seconds(workdir, step)}
     atomic.replace(file, lambda new: packed.write(new, known, model, half=half))
     with open(file, "rb") as content:
@@ -83,6 +85,8 @@ def markdown(facts: Facts) -> str:
             rows["learning rate"] += f" to {schedule['final_learning_rate']:g}"
         rows["computed in"] = config["compute"]["dtype"]
         rows["seed"] = str(config["seed"])
+    if config.get("init"):
+        rows["started from"] = config["init"]
     if facts.seconds is not None:
         rows["training"] = f"{facts.seconds / 60:.0f} minutes"
     rows["config"] = f"SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"

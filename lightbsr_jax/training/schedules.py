@@ -23,15 +23,25 @@ def learning_rate(
     warmup_epochs: int,
     learning_rate: float,
     final_learning_rate: float,
+    cooldown_epochs: int | None = None,
 ) -> optax.Schedule:
     """Stage 1 constant; stage 2 linear warm-up, then cosine to the final rate.
 
     Stage 2's epochs count from 1: at epoch e of the warm-up the rate is e / warmup of
-    the full one, at the last epoch it is the final one.
+    the full one, at the last epoch it is the final one. With `cooldown_epochs` the rate
+    stays constant after the warm-up, and falls linearly in the last so many epochs.
     """
-    stage2 = optax.warmup_cosine_decay_schedule(
-        0.0, learning_rate, warmup_epochs, stage2_epochs, final_learning_rate
-    )
+    if cooldown_epochs is None:
+        stage2 = optax.warmup_cosine_decay_schedule(
+            0.0, learning_rate, warmup_epochs, stage2_epochs, final_learning_rate
+        )
+    else:
+        rising = optax.linear_schedule(0.0, learning_rate, warmup_epochs)
+        falling = optax.linear_schedule(
+            learning_rate, final_learning_rate, cooldown_epochs
+        )
+        begins = stage2_epochs - cooldown_epochs
+        stage2 = optax.join_schedules([rising, falling], [begins])
     stage1 = optax.constant_schedule(stage1_learning_rate)
     # The second schedule counts from the boundary: epoch 0 there is epoch 1 of stage 2.
     by_epoch = optax.join_schedules(

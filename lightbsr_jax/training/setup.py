@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior
@@ -18,8 +17,9 @@ from lightbsr_jax.models.checkpoint import checksum
 from lightbsr_jax.models.load import load
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.spec import ModelSpec
-from lightbsr_jax.training import schedules
+from lightbsr_jax.training import initial, optimizers, schedules
 from lightbsr_jax.training.config import Contrast, Distillation, TrainingConfig
+from lightbsr_jax.training.initial import Fitted
 from lightbsr_jax.training.state import (
     State,
     Tree,
@@ -55,6 +55,7 @@ class Setup(NamedTuple):
     updates: dict[int, Update]  # by stage
     basis: np.ndarray  # of the prior
     teacher: Teacher | None = None  # a student's
+    start: Fitted | None = None  # the variables that `state` began with
 
     def constants(self, seed: int) -> Constants:
         """The setup's part of a step's; `seed` is of the degradations."""
@@ -62,41 +63,48 @@ class Setup(NamedTuple):
         return Constants(seed, self.basis, teacher)
 
 
-def prepare(config: TrainingConfig, network: BlindNetwork) -> Setup:
+def prepare(
+    config: TrainingConfig, network: BlindNetwork, given: Tree | None = None
+) -> Setup:
     """What the config asks for: distillation, contrast, or neither.
 
-    Raises UserError for a student whose teacher is of another kind.
+    It starts from what fits of `given`, {"params", "batch_stats", "basis"}. Raises
+    UserError for a student whose teacher is of another kind, and where nothing fits.
     """
     learner = Learner(
         config.model.entry,
         network,
-        optax.scale_by_adam(**dataclasses.asdict(config.adam)),
+        optimizers.make(config.optimizer, **dataclasses.asdict(config.adam)),
         schedules.of(config.schedule),
         microbatches=config.compute.parts,
-        sees_prior=config.model.prior,
+        sees_prior=config.model.is_teacher and config.model.prior,
     )
     if config.distillation is not None:
-        return _distilled(config, config.distillation, learner)
+        return _distilled(config, config.distillation, learner, given)
     if config.contrast is not None:
-        return _contrasted(config, config.contrast, learner)
-    variables = config.model.fresh_variables(jax.random.key(config.seed))
+        return _contrasted(config, config.contrast, learner, given)
+    fresh = initial.fresh_variables(config, jax.random.key(config.seed))
+    start = initial.fit(fresh, given)
     return Setup(
-        state=fresh_train_state(variables, learner.optimizer),
+        state=fresh_train_state(start.variables, learner.optimizer),
         updates={2: supervised_update(learner)},
-        basis=prior.make_basis(config.seed),
+        basis=_first_basis(config, start, given),
+        start=start,
     )
 
 
 def _distilled(
-    config: TrainingConfig, distillation: Distillation, learner: Learner
+    config: TrainingConfig,
+    distillation: Distillation,
+    learner: Learner,
+    given: Tree | None,
 ) -> Setup:
     """A student that starts with its teacher's modules."""
     model = load(distillation.teacher, setting=config.model.setting)
     check_teacher(config.model, model, distillation.teacher)
-    variables = inherit(
-        config.model.fresh_variables(jax.random.key(config.seed)),
-        model.variables,
-        learner.method.inherited,
+    fresh = initial.fresh_variables(config, jax.random.key(config.seed))
+    start = initial.fit(
+        inherit(fresh, model.variables, learner.method.inherited), given
     )
     update = partial(
         distillation_update,
@@ -105,7 +113,7 @@ def _distilled(
         l1_weight=distillation.l1_weight,
     )
     return Setup(
-        state=fresh_train_state(variables, learner.optimizer),
+        state=fresh_train_state(start.variables, learner.optimizer),
         updates={stage: update(stage=stage) for stage in STAGES},
         basis=np.asarray(model.basis),
         teacher=Teacher(
@@ -114,14 +122,18 @@ def _distilled(
             checksum=checksum(model.variables),
             step=model.step,
         ),
+        start=start,
     )
 
 
-def _contrasted(config: TrainingConfig, contrast: Contrast, learner: Learner) -> Setup:
+def _contrasted(
+    config: TrainingConfig, contrast: Contrast, learner: Learner, given: Tree | None
+) -> Setup:
     """What has a momentum branch and a queue, even where an ablation uses neither."""
     network_key, queue_key = jax.random.split(jax.random.key(config.seed))
+    start = initial.fit(initial.fresh_variables(config, network_key), given)
     state = fresh_contrastive_state(
-        config.model.fresh_variables(network_key),
+        start.variables,
         learner.optimizer,
         queue_key,
         queue_size=contrast.queue_size,
@@ -135,7 +147,20 @@ def _contrasted(config: TrainingConfig, contrast: Contrast, learner: Learner) ->
             temperature=contrast.temperature,
         )
         updates = {stage: update(stage=stage) for stage in STAGES}
-    return Setup(state, updates, basis=prior.make_basis(config.seed))
+    return Setup(state, updates, basis=_first_basis(config, start, given), start=start)
+
+
+def _first_basis(
+    config: TrainingConfig, start: Fitted, given: Tree | None
+) -> np.ndarray:
+    """The prior's basis of a run that has no teacher.
+
+    It is that of the `given` weights if their estimator was taken: it knows no other.
+    """
+    basis = np.asarray((given or {}).get("basis", 0))
+    if basis.any() and initial.ESTIMATOR_INPUT in start.taken:
+        return basis
+    return prior.make_basis(config.seed)
 
 
 def check_teacher(student: ModelSpec, teacher: Model, name: str) -> None:

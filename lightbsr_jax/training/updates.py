@@ -363,7 +363,9 @@ def apply_gradients(
     rate: Any = learner.learning_rate(state.step)
     params, opt_state = dict(state.params), dict(state.opt_state)
     for name, gradient in gradients.items():
-        update, opt_state[name] = learner.optimizer.update(gradient, opt_state[name])
+        update, opt_state[name] = learner.optimizer.update(
+            gradient, opt_state[name], params[name]
+        )
         update = jax.tree.map(lambda u: -rate * u, update)
         params[name] = optax.apply_updates(params[name], update)
     return params, opt_state, optax.tree.norm(gradients)
