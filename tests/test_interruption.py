@@ -12,7 +12,7 @@ import pytest
 
 from lightbsr_jax import locks
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.training import loop
+from lightbsr_jax.training import checks, loop
 from lightbsr_jax.training.interruption import Interruption
 from lightbsr_jax.training.log import RECORDS, Log
 from lightbsr_jax.training.validation import picture_names
@@ -98,3 +98,18 @@ def test_a_damaged_config_is_named(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(UserError, match="config.json is damaged"):
             loop._kept_steps_per_epoch(tmp_path / "config.json", SimpleNamespace())
+
+
+def test_changed_images_are_told_by_count_and_name(tmp_path: Path) -> None:
+    config = {"config": {}, "teacher": None}
+    saved = {**config, "images": "x", "names": ["a.png", "b.png"]}
+    checks.check_resumable(saved, saved, tmp_path)
+    now = {**config, "images": "y", "names": ["a.png", "c.png", "d.png"]}
+    message = "were 2, are 3, without b.png, and new c.png, d.png"
+    with pytest.raises(UserError, match=message):
+        checks.check_resumable(saved, now, tmp_path)
+    with pytest.raises(UserError, match="were 2, are 2, of the same names but other"):
+        checks.check_resumable(saved, {**saved, "images": "z"}, tmp_path)
+    del saved["names"]
+    with pytest.raises(UserError, match="are 3, others than before"):
+        checks.check_resumable(saved, now, tmp_path)

@@ -194,7 +194,7 @@ def test_workdir_of_another_run_is_refused(images, teacher_workdir, tmp_path) ->
     fewer = tmp_path / "fewer"
     shutil.copytree(images, fewer)
     (fewer / "0.png").unlink()
-    with pytest.raises(UserError, match="the images of config.data.hr: was"):
+    with pytest.raises(UserError, match="the images of config.data.hr: were"):
         train(teacher_config(fewer), teacher_workdir)
 
 

@@ -58,6 +58,8 @@ LEAST = {
     "checkpoint.keep": 1,
 }
 
+IMAGES = "the images of config.data.hr"  # in messages
+
 
 def check(config: TrainingConfig) -> None:
     """Raises UserError, with the remedies, for a config that cannot be trained."""
@@ -185,12 +187,28 @@ def check_room(workdir: Path, size: int) -> None:
         )
 
 
+def _image_changes(saved: dict[str, Any], now: dict[str, Any]) -> str:
+    """How many images there were and are, and which came or went."""
+    before, after = saved.get("names"), now.get("names", [])
+    if before is None:  # of an earlier version
+        return f"are {len(after)}, others than before"
+    text = f"were {len(before)}, are {len(after)}"
+    for word, names in {
+        "without": sorted(set(before) - set(after)),
+        "and new": sorted(set(after) - set(before)),
+    }.items():
+        if names:
+            text += f", {word} {', '.join(names[:3])}{', ...' * (len(names) > 3)}"
+    same = sorted(before) == sorted(after)
+    return text + ", of the same names but other sizes or order" * same
+
+
 def fixed_fields(identity: dict[str, Any]) -> dict[str, Any]:
     """What of a run's identity must stay the same, by names that users know."""
     fields = {**SINCE, **flatten_dict(identity["config"], sep=".")}
     return {
         **{f"config.{k}": v for k, v in fields.items() if not k.startswith(RESUMABLE)},
-        "the images of config.data.hr": identity["images"],
+        IMAGES: identity["images"],
         "the weights of config.distillation.teacher": identity["teacher"],
     }
 
@@ -202,11 +220,13 @@ def check_resumable(saved: dict[str, Any], now: dict[str, Any], workdir: Path) -
             f"{workdir} holds converted weights, which a run would replace: give it "
             "another --workdir"
         )
-    saved, now = fixed_fields(saved), fixed_fields(now)
+    fixed, asked = fixed_fields(saved), fixed_fields(now)
     problems = [
-        f"{field}: was {saved.get(field)!r}, is {now.get(field)!r}"
-        for field in sorted(saved | now)
-        if saved.get(field) != now.get(field)
+        f"{field}: {_image_changes(saved, now)}"
+        if field == IMAGES
+        else f"{field}: was {fixed.get(field)!r}, is {asked.get(field)!r}"
+        for field in sorted(fixed | asked)
+        if fixed.get(field) != asked.get(field)
     ]
     if problems:
         raise UserError(

@@ -116,6 +116,7 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
     identity = {
         "config": config.as_given,
         "images": source.fingerprint,
+        "names": list(source.names),  # to say which have changed
         "teacher": None if setup.teacher is None else setup.teacher.checksum,
     }
     of_init = {"the weights of config.init": checksum(given)}
