@@ -66,7 +66,7 @@ def measure(*arguments: object, **options: object) -> str:
 
 def test_student_beside_bicubic(tmp_path, monkeypatch) -> None:
     """All that a report has, of images large enough for tiles."""
-    monkeypatch.setattr(run.Model, "load", lambda workdir: student())
+    monkeypatch.setattr(run, "load", lambda source, **options: student())
     monkeypatch.setattr(run.cost, "SIDE", 16)
     monkeypatch.setattr(run.idr, "_TILE", 12)
     monkeypatch.setattr(run.idr, "_FEWEST", 3)
@@ -166,7 +166,7 @@ def test_config_and_model_fit(monkeypatch) -> None:
 
     def fit(config: ConfigDict, *sources: str, **changes: object) -> None:
         changed = dataclasses.replace(model, **changes)
-        monkeypatch.setattr(run.Model, "load", lambda _: changed)
+        monkeypatch.setattr(run, "load", lambda source, **options: changed)
         run.run(config, sources=sources)
 
     with pytest.raises(ValueError, match="--config.setting=2"):
