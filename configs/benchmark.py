@@ -6,7 +6,9 @@
         --benchmarks=data/Set5 --config.sigmas="(0.5, 1, 2, 4)"
 
 Presets: setting1 (Table 3's degradations) and setting2 (Table 4's) for folders of your
-own; table3, table4, the tables' benchmarks under root; table1, table2, the ablations
+own; jpeg (blur, then JPEG), real and photo (real-world degradations, drawn for each
+image and each of config.draws), which networks of all settings may be measured by;
+table3, table4, the tables' benchmarks under root; table1, table2, the ablations
 (a teacher's Table 3, with theirs beside it); spoilt, the same with IDRs replaced by
 U(0, 1) (M4- and M5-); given, LR images that you have (--lr-dir).
 
@@ -17,7 +19,14 @@ Expected of bicubic x4 (PSNR at sigma 1.2, 2.4, 3.6): Set5 27.69 25.99 24.45, Se
 from ml_collections import ConfigDict, config_dict
 
 from lightbsr_jax.evaluation.published import BENCHMARKS
-from lightbsr_jax.imaging.settings import KERNELS, NOISE_LEVELS, SIGMAS
+from lightbsr_jax.imaging.settings import (
+    COMPRESSED_SIGMAS,
+    DRAWS,
+    KERNELS,
+    NOISE_LEVELS,
+    QUALITIES,
+    SIGMAS,
+)
 
 PRESETS = {
     "setting1": {"setting": 1},
@@ -28,6 +37,9 @@ PRESETS = {
     "table4": {"setting": 2, "benchmarks": ("B100",)},
     "spoilt": {"setting": 1, "benchmarks": BENCHMARKS, "spoilt": True},
     "given": {"setting": None},
+    "jpeg": {"setting": "jpeg", "sigmas": COMPRESSED_SIGMAS},
+    "real": {"setting": "real"},
+    "photo": {"setting": "photo"},
 }
 
 
@@ -37,8 +49,10 @@ def get_config(preset: str = "setting1") -> ConfigDict:
         raise ValueError(f"no preset {preset!r}: take one of {', '.join(PRESETS)}")
     config = ConfigDict()
 
-    # 1: isotropic blur; 2: anisotropic blur and noise; None: nobody knows.
-    config.setting = config_dict.placeholder(int)
+    # 1: isotropic blur; 2: anisotropic blur and noise; jpeg, real, photo: see
+    # lightbsr_jax/imaging/settings.py; None: nobody knows.
+    named = isinstance(PRESETS[preset]["setting"], str)
+    config.setting = config_dict.placeholder(str if named else int)
     config.scale = config_dict.placeholder(int)  # unset: the model's; 4 for bicubic
 
     # Folders of HR images: `root`/name for each name, unless --benchmarks names others.
@@ -54,7 +68,10 @@ def get_config(preset: str = "setting1") -> ConfigDict:
         # The first kernel as DSAT's paper prints it. It has no part in the means.
         config.kernels += ((2.0, 0.2, 0.0),)
     config.noise_levels = NOISE_LEVELS
-    config.seed = 0  # of the noise
+    # Of jpeg, beside the sigmas; and of real and photo.
+    config.qualities = QUALITIES
+    config.draws = DRAWS
+    config.seed = 0  # of the noise, and of what is drawn
 
     config.spoilt = False  # replace the IDR by U(0, 1)
     config.batch_size = 8  # images at once on a device; lower it if memory runs out

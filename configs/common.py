@@ -17,6 +17,10 @@ PRESETS = {  # beside ablations, to the setting
     "setting2": 2,
     "setting1-short": 1,
     "setting2-short": 2,
+    "real": "real",
+    "photo": "photo",
+    "real-short": "real",
+    "photo-short": "photo",
     "demo": 1,
 }
 # Table 2 of the paper, in setting 1. M4- and M5- are these, measured with spoilt IDRs
@@ -30,15 +34,15 @@ NETWORKS = {
 }
 
 
-def base(role: str, setting: int, recipe: Recipe = RECIPE) -> ConfigDict:
+def base(role: str, setting: int | str, recipe: Recipe = RECIPE) -> ConfigDict:
     """The paper's training of section 4.1, setting 1 or 2, unlocked.
 
     Adam's numbers and the rates are those of a method's `recipe`.
     """
     config = ConfigDict()
     config.role = role
-    # 1: isotropic blur, no noise. 2: anisotropic blur and noise up to 25. The kernels,
-    # the noise and the prior's length follow.
+    # 1: isotropic blur, no noise. 2: anisotropic blur and noise up to 25. jpeg, real,
+    # photo: see lightbsr_jax/imaging/settings.py. The prior's length follows.
     config.setting = setting
     config.scale = 4  # 2, 3 or 4
     config.seed = 1  # of initial weights, crops, degradations, prior basis
@@ -58,7 +62,8 @@ def base(role: str, setting: int, recipe: Recipe = RECIPE) -> ConfigDict:
     config.network.converter_blocks = True
 
     config.degradation = ConfigDict()
-    # Largest width of a blur kernel, in HR pixels: 4, 3, 2 at scale 4, 3, 2.
+    # Largest width of a blur kernel, in HR pixels: 4, 3, 2 at scale 4, 3, 2. The
+    # settings real and photo have widths of their own.
     config.degradation.width_max = config.get_ref("scale").to_float()
 
     config.data = ConfigDict()

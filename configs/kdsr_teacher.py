@@ -3,8 +3,10 @@
     python train.py --config=configs/kdsr_teacher.py:setting1 \\
         --workdir=runs/kdsr_teacher1 --config.data.hr=DIV2K_train_HR,Flickr2K_HR
 
-Presets: setting1, setting2 (the published KDSR-M), large1 (KDSR-L), demo (setting 1,
-minutes on a CPU). Expected: 485,000 steps; not yet run.
+Presets: setting1, setting2 (the published KDSR-M), large1 (KDSR-L), real (KDSR's
+real-world network, 18,846,083 parameters, and training: 1,000,000 steps of 72 images),
+real-demo (its degradations and the demo's network), demo (setting 1, minutes on a CPU).
+Expected: 485,000 steps; not yet run.
 """
 
 from ml_collections import ConfigDict
@@ -12,13 +14,23 @@ from ml_collections import ConfigDict
 from configs import common
 from lightbsr_jax.methods.kdsr.recipe import RECIPE
 
-PRESETS = {"setting1": 1, "setting2": 2, "large1": 1, "demo": 1}
+PRESETS = {
+    "setting1": 1,
+    "setting2": 2,
+    "large1": 1,
+    "real": "real",
+    "real-demo": "real",
+    "demo": 1,
+}
 
 
 def get_config(preset: str = "setting1") -> ConfigDict:
     """The locked config of a preset."""
     config = base("teacher", preset)
-    if preset == "demo":
+    if preset == "real":
+        config.schedule.learning_rate = 1e-4
+        config.schedule.decay_epochs = config.schedule.stage2_epochs  # constant
+    if preset.endswith("demo"):
         shrink(config)
     return config.lock()
 
@@ -38,7 +50,19 @@ def base(role: str, preset: str) -> ConfigDict:
 
     config.schedule = common.stepped_schedule(RECIPE)
     config.schedule.stage1_epochs = 0
+    if preset == "real":
+        _as_real_world(config)
     return config
+
+
+def _as_real_world(config: ConfigDict) -> None:
+    """The options of KDSR-GAN's stages with an L1 loss."""
+    config.network.update(features=128, blocks=42, residual_blocks=6)
+    config.data.batch_size = 72
+    config.adam.b2 = 0.99
+    config.ema_decay = 0.999
+    config.schedule.steps_per_epoch = 1000
+    config.schedule.stage2_epochs = 1000
 
 
 def shrink(config: ConfigDict) -> None:

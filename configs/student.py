@@ -7,8 +7,9 @@
 Presets: setting1, setting2 (the paper's); setting1-short, setting2-short (the same
 network and stages in 3,200 steps, see below); setting1-plain, setting2-plain (the same
 network by L1 alone, 2,400 steps, no teacher: to go on from weights by --config.init);
-demo (setting 1, minutes on a CPU); m1 to m5 (setting 1, distilled from a teacher of the
-same preset).
+real, photo, real-short, photo-short (the same as setting2 with real-world degradations:
+ours, no paper has them); demo (setting 1, minutes on a CPU); m1 to m5 (setting 1,
+distilled from a teacher of the same preset).
 Expected of the paper's presets (PSNR on Set5 at sigma 1.2, 2.4, 3.6): 32.47 32.17
 31.06 in setting 1, after 679,000 steps; not yet run.
 Measured of the short ones on two CPU cores, as weights that come with the program:

@@ -48,8 +48,11 @@ def third_setting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_entries_are_under_their_names() -> None:
-    assert {name: s.name for name, s in SETTINGS.items()} == {1: 1, 2: 2}
-    assert settings.listed() == "1 (isotropic blur), 2 (anisotropic blur and noise)"
+    assert {name: s.name for name, s in SETTINGS.items()} == {
+        name: name for name in (1, 2, "jpeg", "real", "photo")
+    }
+    listed = settings.listed()
+    assert listed.startswith("1 (isotropic blur), 2 (anisotropic blur and noise), jpeg")
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -30,8 +30,8 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation.cases import Case
 from lightbsr_jax.evaluation.images import TestImage, find, read_hr, read_lr
 from lightbsr_jax.evaluation.restorers import Restorer
-from lightbsr_jax.imaging import degradation, metrics
-from lightbsr_jax.imaging.degradation import Degradation
+from lightbsr_jax.imaging import metrics, synthesis
+from lightbsr_jax.imaging.synthesis import Known
 from lightbsr_jax.typed import ArrayLike
 
 _AXIS = "images"
@@ -94,8 +94,8 @@ class _Batch(NamedTuple):
 
     hr: np.ndarray | None  # uint8
     lr: np.ndarray | None  # uint8, in place of HR
-    degradation: Degradation | None
-    noise: np.ndarray | None  # standard normal, of the LR's size
+    degradation: Known | None
+    noise: np.ndarray | None  # `synthesis.randomness`
 
 
 def evaluate(
@@ -232,12 +232,11 @@ def _restore(
 def _restore_share(
     restorers: dict[str, Restorer], batch: _Batch, *, scale: int
 ) -> _Pixels:
-    if batch.lr is not None:
-        lr = batch.lr.astype(jnp.float32) / 255
+    if batch.hr is not None and batch.degradation is not None:
+        lr = synthesis.synthesise(batch.hr, batch.degradation, batch.noise, scale=scale)
     else:
-        lr = degradation.synthesise(
-            batch.hr, batch.degradation, batch.noise, scale=scale
-        )
+        assert batch.lr is not None
+        lr = batch.lr.astype(jnp.float32) / 255
     size = (lr.shape[1] * scale, lr.shape[2] * scale)
     sr = {}
     for name, restorer in restorers.items():
@@ -253,20 +252,21 @@ def _to_uint8(images: ArrayLike) -> Array:
 
 
 def _has_noise(job: _Job) -> bool:
-    known = job.case.degradation
-    return job.lr is None and known is not None and bool(known.noise_level > 0)
+    tested = job.case.degradation
+    return job.lr is None and tested is not None and synthesis.is_random(tested)
 
 
 def _batch(jobs: list[_Job], *, scale: int, seed: int, noisy: bool) -> _Batch:
     lr = [job.lr for job in jobs if job.lr is not None]
-    known = jobs[0].case.degradation is not None
+    known = [
+        synthesis.settled(job.case.degradation, _generator(job, seed, "degradation"))
+        for job in jobs
+        if job.case.degradation is not None
+    ]
     return _Batch(
         hr=None if lr else np.stack([job.hr for job in jobs]),
         lr=np.stack(lr) if lr else None,
-        degradation=jax.tree.map(
-            lambda *parts: np.concatenate(parts),
-            *(job.case.degradation for job in jobs),
-        )
+        degradation=jax.tree.map(lambda *parts: np.concatenate(parts), *known)
         if known
         else None,
         noise=np.stack([_noise(job, scale, seed) for job in jobs]) if noisy else None,
@@ -274,11 +274,17 @@ def _batch(jobs: list[_Job], *, scale: int, seed: int, noisy: bool) -> _Batch:
 
 
 def _noise(job: _Job, scale: int, seed: int) -> np.ndarray:
-    """Standard normal [h, w, 3], made on the host: the same on every backend."""
-    digest = hashlib.sha256(job.hr.tobytes() + job.case.label.encode()).digest()
-    generator = np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
+    """Random numbers [h, w, 3] or [2], from the host: the same on every backend."""
+    assert job.case.degradation is not None
     height, width = job.hr.shape[:2]
-    return generator.standard_normal((height // scale, width // scale, 3), np.float32)
+    shape = (height // scale, width // scale, 3)
+    return synthesis.randomness(job.case.degradation, _generator(job, seed), shape)
+
+
+def _generator(job: _Job, seed: int, use: str = "") -> np.random.Generator:
+    """Of an image in a case; its noise and its degradation use two different ones."""
+    digest = hashlib.sha256(job.hr.tobytes() + (job.case.label + use).encode()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
 
 
 def _ahead(items: Iterator[_T]) -> Iterator[_T]:

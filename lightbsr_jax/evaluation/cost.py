@@ -7,8 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from lightbsr_jax.imaging.degradation import Degradation
-from lightbsr_jax.imaging.kernels import KERNEL_SIZE
+from lightbsr_jax.imaging import settings
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks import complexity
 
@@ -27,8 +26,9 @@ class Cost(NamedTuple):
 def measure(model: Model) -> Cost:
     """Counts, and times on the first device."""
     lr = np.full((1, SIDE, SIDE, 3), 0.5, np.float32)
-    flat = np.full((1, KERNEL_SIZE, KERNEL_SIZE), 1 / KERNEL_SIZE**2, np.float32)
-    known = Degradation(flat, np.zeros(1, np.float32))
+    known = settings.of(model.setting).sample(
+        jax.random.split(jax.random.key(0), 1), width_max=float(model.scale)
+    )
     hr = np.full((1, SIDE * model.scale, SIDE * model.scale, 3), 127, np.uint8)
     seconds = []
     for _ in range(3):

@@ -72,13 +72,17 @@ def separation(
     """How far a model keeps `cases` apart, in tiles of HR images, uint8 [H, W, 3].
 
     Silhouette and t-SNE are of standardised IDRs. None where images, cases or tiles
-    are too few to tell anything.
+    are too few to tell anything, or where cases are more than blur and noise.
     """
     hr, image = _cut(images, _TILE * model.scale)
     if len(hr) < _FEWEST or len(set(image)) < 3 or len(cases) < 3:
         return None
     label = np.tile(np.arange(len(cases)), len(hr))
-    made = [case.degradation for case in cases if case.degradation is not None]
+    made = [
+        case.degradation for case in cases if isinstance(case.degradation, Degradation)
+    ]
+    if len(made) < len(cases):
+        return None
     known = Degradation(
         np.concatenate([degradation.kernel for degradation in made])[label],
         np.concatenate([degradation.noise_level for degradation in made])[label],

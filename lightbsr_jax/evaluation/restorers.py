@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lightbsr_jax.imaging import resize
-from lightbsr_jax.imaging.degradation import Degradation
+from lightbsr_jax.imaging.synthesis import Known
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.typed import ArrayLike, apply
 
@@ -30,7 +30,7 @@ class Restorer(Protocol):
     def restore(
         self,
         lr: ArrayLike,
-        degradation: Degradation | None = None,
+        degradation: Known | None = None,
         hr: ArrayLike | None = None,
     ) -> Array:
         """LR images [B, h, w, 3] in [0, 1] to [B, H, W, 3], 0..255, not rounded.
@@ -50,7 +50,7 @@ class Bicubic:
     def restore(
         self,
         lr: ArrayLike,
-        degradation: Degradation | None = None,
+        degradation: Known | None = None,
         hr: ArrayLike | None = None,
     ) -> Array:
         height, width = lr.shape[1:3]
@@ -73,7 +73,7 @@ class Spoilt:
     def restore(
         self,
         lr: ArrayLike,
-        degradation: Degradation | None = None,
+        degradation: Known | None = None,
         hr: ArrayLike | None = None,
     ) -> Array:
         network, variables = self.model.network, self.model.variables

@@ -46,7 +46,7 @@ from lightbsr_jax.evaluation.restorers import (
     Spoilt,
 )
 from lightbsr_jax.evaluation.tables import Table
-from lightbsr_jax.imaging import files
+from lightbsr_jax.imaging import files, settings
 from lightbsr_jax.imaging.settings import Case
 from lightbsr_jax.methods.registry import METHODS
 from lightbsr_jax.models.load import Source, load
@@ -294,7 +294,7 @@ def _load(wanted: Measurement, sources: Sequence[Source]) -> dict[str, Model]:
     titles = [model.title for model in models]
     named = {}
     for source, model, title in zip(sources, models, titles, strict=True):
-        if wanted.setting not in (None, model.setting):
+        if not _may_be_measured(model, wanted.setting):
             raise UserError(
                 f"the {model.role} in {source} was trained in setting {model.setting}, "
                 f"but the config measures setting {wanted.setting}: take "
@@ -311,9 +311,19 @@ def _load(wanted: Measurement, sources: Sequence[Source]) -> dict[str, Model]:
     every = ", ".join(map(str, sources))
     if len(named) < len(models):
         raise UserError(f"{every}: a network is named twice")
-    if len({(model.scale, model.setting) for model in models}) > 1:
-        raise UserError(f"{every}: networks of different scales or settings")
+    if len({model.scale for model in models}) > 1:
+        raise UserError(f"{every}: networks of different scales")
+    if wanted.setting is None and len({model.setting for model in models}) > 1:
+        raise UserError(f"{every}: networks of different settings")
     return named
+
+
+def _may_be_measured(model: Model, setting: settings.Name | None) -> bool:
+    """Whether a network may be measured by the test degradations of a setting."""
+    if setting in (None, model.setting):
+        return True
+    # A teacher's prior is of its own setting alone.
+    return settings.of(setting).for_all and model.role != "teacher"
 
 
 def _separation(

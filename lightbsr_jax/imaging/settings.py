@@ -12,13 +12,15 @@ from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.imaging import degradation, kernels, prior
+from lightbsr_jax.imaging import degradation, kernels, prior, realworld, synthesis
 from lightbsr_jax.imaging.degradation import Degradation
+from lightbsr_jax.imaging.synthesis import Compressed, Drawn, Tested
 
 Name = int | str  # of a setting, in configs and files
 
@@ -38,6 +40,10 @@ KERNELS = (
     (4.0, 4.0, 180.0),
 )
 NOISE_LEVELS = (5.0, 10.0)
+# Ours: blur before JPEG, its qualities, and draws of real-world parameters an image.
+COMPRESSED_SIGMAS = (0.6, 0.9, 1.2)
+QUALITIES = (30, 50, 75, 95)
+DRAWS = (1, 2)
 
 
 class Case(NamedTuple):
@@ -45,7 +51,7 @@ class Case(NamedTuple):
 
     kernel: str  # its name, such as "sigma 2.4" or "(2, 0.5, 0)"
     noise: str  # such as "noise 5"; empty where there is none
-    degradation: Degradation | None  # batch of 1; None where LR images are given
+    degradation: Tested | None  # batch of 1; None where LR images are given
 
     @property
     def label(self) -> str:
@@ -76,9 +82,9 @@ class Setting:
     description: str  # in words, for messages
     # (keys [B], width_max=...) draws a degradation for each key; `width_max` is the
     # largest width of a kernel.
-    sample: Callable[..., Degradation]
+    sample: Callable[..., Any]
     # (drawn, basis) is what a teacher's prior says of degradations [B, P].
-    prior_vector: Callable[[Degradation, Any], Array]
+    prior_vector: Callable[[Any, Any], Array]
     prior_channels: int  # P
     # The parameters of its test degradations, by their names in configs, with the
     # paper's values; `cases` makes the degradations of any values.
@@ -87,6 +93,10 @@ class Setting:
     known: tuple[Known, ...]  # those that pictures are explained by
     # (keys, hr, drawn, scale=...) makes LR images.
     apply: Callable[..., Array] = degradation.apply
+    # (seed) is the prior's basis [441, 15].
+    make_basis: Callable[[int], np.ndarray] = prior.make_basis
+    # Whether networks of other settings may be measured by its test degradations.
+    for_all: bool = False
 
 
 def of(name: Name) -> Setting:
@@ -165,6 +175,71 @@ def anisotropic_cases(
     ]
 
 
+def compressed_cases(sigmas: Sequence[float], qualities: Sequence[int]) -> list[Case]:
+    """Round kernels of these widths, each at each quality. UserError for wrong ones."""
+    wrong = [q for q in qualities if q not in range(1, 101)]
+    if wrong:
+        raise UserError(f"qualities {tuple(qualities)}: {wrong[0]} is not in 1..100")
+    return [
+        Case(
+            blur.kernel,
+            f"quality {quality}",
+            Compressed(blur.degradation.kernel, np.array([quality])),
+        )
+        for quality in qualities
+        for blur in isotropic_cases(sigmas)
+        if isinstance(blur.degradation, Degradation)
+    ]
+
+
+def drawn_cases(draws: Sequence[int], *, preset: str) -> list[Case]:
+    """Real-world parameters, drawn for each image and each of these numbers."""
+    return [Case(f"draw {number}", "", Drawn(preset)) for number in draws]
+
+
+def _sample_compressed(keys: Array, *, width_max: float) -> Compressed:
+    """Widths as in setting 1, qualities 30 to 95."""
+    drawn = degradation.sample(
+        keys, family="isotropic", noise_max=0.0, width_max=width_max
+    )
+
+    def quality(key: Array) -> Array:
+        return jax.random.randint(jax.random.fold_in(key, 2), (), 30, 96)
+
+    return Compressed(drawn.kernel, jax.vmap(quality)(keys))
+
+
+def _apply_compressed(
+    keys: Array, hr: Array, drawn: Compressed, *, scale: int
+) -> Array:
+    del keys  # there is no noise
+    return synthesis.compressed(hr, drawn, scale=scale)
+
+
+def _sample_realworld(
+    keys: Array, *, width_max: float, preset: str
+) -> realworld.Parameters:
+    """Kernels' widths are the preset's own."""
+    del width_max
+    return realworld.sample(keys, preset=preset)
+
+
+def _realworld(preset: str, description: str) -> Setting:
+    return Setting(
+        name=preset,
+        description=description,
+        sample=partial(_sample_realworld, preset=preset),
+        prior_vector=prior.realworld_vector,
+        prior_channels=prior.REALWORLD_CHANNELS,
+        tested={"draws": DRAWS},
+        cases=partial(drawn_cases, preset=preset),
+        known=_anisotropic_grid(),
+        apply=partial(realworld.apply, preset=preset),
+        make_basis=prior.make_mixed_basis,
+        for_all=True,
+    )
+
+
 def _anisotropic(kernel: tuple[float, float, float]) -> Array:
     l1, l2, degrees = (jnp.array([float(value)]) for value in kernel)
     return kernels.anisotropic(l1, l2, jnp.radians(degrees))
@@ -204,4 +279,18 @@ SETTINGS: dict[Name, Setting] = {
         cases=anisotropic_cases,
         known=_anisotropic_grid(),
     ),
+    "jpeg": Setting(
+        name="jpeg",
+        description="isotropic blur and JPEG",
+        sample=_sample_compressed,
+        prior_vector=prior.kernel_and_quality_vector,
+        prior_channels=prior.KERNEL_CHANNELS + 1,
+        tested={"sigmas": COMPRESSED_SIGMAS, "qualities": QUALITIES},
+        cases=compressed_cases,
+        known=_isotropic_grid(),
+        apply=_apply_compressed,
+        for_all=True,
+    ),
+    "real": _realworld("real", "real-world degradations as Real-ESRGAN draws them"),
+    "photo": _realworld("photo", "milder real-world degradations, for photographs"),
 }

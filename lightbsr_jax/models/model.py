@@ -19,7 +19,7 @@ from jax import Array
 from lightbsr_jax.compilation import inference_jit
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import settings
-from lightbsr_jax.imaging.degradation import Degradation
+from lightbsr_jax.imaging.synthesis import Known
 from lightbsr_jax.methods.method import Method
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.spec import ModelSpec, Sees
@@ -88,7 +88,7 @@ class Model:
     def restore(
         self,
         lr: ArrayLike,
-        degradation: Degradation | None = None,
+        degradation: Known | None = None,
         hr: ArrayLike | None = None,
     ) -> Array:
         """SR images of LR images, not rounded.
@@ -102,7 +102,7 @@ class Model:
     def encode(
         self,
         lr: ArrayLike,
-        degradation: Degradation | None = None,
+        degradation: Known | None = None,
         hr: ArrayLike | None = None,
     ) -> Array:
         """The IDRs [B, h', w', C] of LR images; the rest is as for `restore`."""
@@ -111,7 +111,7 @@ class Model:
         return idr
 
     def privileged(
-        self, degradation: Degradation | None, hr: ArrayLike | None
+        self, degradation: Known | None, hr: ArrayLike | None
     ) -> Array | None:
         """What the network sees beside LR images, in its own terms; None for none."""
         if self.spec.sees is Sees.NOTHING:

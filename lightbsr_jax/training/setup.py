@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.imaging import prior
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.models.checkpoint import checksum
 from lightbsr_jax.models.load import load
@@ -160,7 +159,7 @@ def _first_basis(
     basis = np.asarray((given or {}).get("basis", 0))
     if basis.any() and initial.ESTIMATOR_INPUT in start.taken:
         return basis
-    return prior.make_basis(config.seed)
+    return config.model.degradations.make_basis(config.seed)
 
 
 def check_teacher(student: ModelSpec, teacher: Model, name: str) -> None:

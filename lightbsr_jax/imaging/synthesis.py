@@ -1,0 +1,103 @@
+"""Test images of every kind of degradation, each fixed by a stream of random bits.
+
+A test degradation is a batch of 1: a `Degradation` (blur, noise), `Compressed` (blur,
+JPEG), or `Drawn`, which leaves real-world parameters to each image's own random bits.
+"""
+
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from lightbsr_jax.imaging import degradation, jpeg, realworld
+from lightbsr_jax.imaging.degradation import Degradation
+from lightbsr_jax.imaging.realworld import Parameters
+
+
+class Compressed(NamedTuple):
+    """Blur, bicubic interpolation and JPEG, of a batch of images."""
+
+    kernel: Array | np.ndarray  # [B, 21, 21], each sums to 1
+    quality: Array | np.ndarray  # int [B], 1..100
+
+
+class Drawn(NamedTuple):
+    """Real-world parameters of a preset, drawn anew for every image."""
+
+    preset: str
+
+
+# What made LR images, as networks are told; and what test cases hold.
+Known: TypeAlias = Degradation | Compressed | Parameters
+Tested: TypeAlias = Degradation | Compressed | Drawn
+
+_KEYS = "threefry2x32"  # whatever the default is: test images stay the same
+_LARGEST = "real"  # of the presets' canvases: one program for all of them
+
+
+def settled(tested: Tested, generator: np.random.Generator) -> Known:
+    """The degradation of an image; only real-world ones take random bits."""
+    if not isinstance(tested, Drawn):
+        return tested
+    keys = jax.random.wrap_key_data(jnp.asarray(key_data(generator)[None]), impl=_KEYS)
+    return jax.tree.map(np.asarray, realworld.sample(keys, preset=tested.preset))
+
+
+def is_random(tested: Tested) -> bool:
+    """Whether LR images need `randomness`."""
+    if isinstance(tested, Degradation):
+        return bool(np.any(np.asarray(tested.noise_level) > 0))
+    return isinstance(tested, Drawn)
+
+
+def randomness(
+    tested: Tested, generator: np.random.Generator, shape: tuple[int, ...]
+) -> np.ndarray:
+    """The random part of an LR image of `shape`, made on the host.
+
+    Standard normal numbers, or of real-world noise its key's data.
+    """
+    if isinstance(tested, Drawn):
+        return key_data(generator)
+    return generator.standard_normal(shape, np.float32)
+
+
+def key_data(generator: np.random.Generator) -> np.ndarray:
+    """The data of a random key of JAX, uint32 [2]."""
+    return generator.integers(0, 2**32, 2, np.uint32)
+
+
+def synthesise(
+    hr: ArrayLike, known: Known, random: ArrayLike | None, *, scale: int
+) -> Array:
+    """The LR images [B, h, w, 3] in [0, 1] of `hr` [B, H, W, 3], in steps of 1/255.
+
+    random is `randomness` of each image, or None for none.
+    """
+    if isinstance(known, Parameters):
+        if random is None:
+            raise ValueError("real-world noise needs a key for each image")
+        keys = jax.random.wrap_key_data(jnp.asarray(random), impl=_KEYS)
+        return realworld.apply(
+            keys, jnp.asarray(hr), known, scale=scale, preset=_LARGEST
+        )
+    if isinstance(known, Compressed):
+        return compressed(hr, known, scale=scale)
+    return degradation.synthesise(
+        jnp.asarray(hr),
+        known,
+        None if random is None else jnp.asarray(random),
+        scale=scale,
+    )
+
+
+def compressed(hr: ArrayLike, known: Compressed, *, scale: int) -> Array:
+    """The LR images [B, ..., h, w, 3] in [0, 1] of `hr`: blurred, shrunk, JPEG."""
+    quiet = Degradation(jnp.asarray(known.kernel), jnp.zeros(len(known.kernel)))
+    lr = 255 * degradation.synthesise(jnp.asarray(hr), quiet, None, scale=scale)
+    flat = lr.reshape(-1, *lr.shape[-3:])
+    quality = jnp.repeat(known.quality, len(flat) // len(lr))
+    return jpeg.round_trip(flat, quality).reshape(lr.shape) / 255
