@@ -4,13 +4,13 @@
         --config.data.hr=DIV2K_train_HR,Flickr2K_HR
 
 Presets: setting1, setting2 (the paper's); setting1-short, setting2-short (the same
-network and stages in 1,600 steps, see below); real, photo, real-short,
-photo-short (the same with real-world degradations: ours, no paper has them); demo
-(setting 1, minutes on a CPU); and the paper's ablations in setting 1: t1 to t4 (Table
-1: prior and contrastive loss), m1 to m5 (Table 2: modulation and IDR-CBs), d2 to d8 (Figure 4: crops an image); t4, m4 and
-d4 are setting1. Expected of the paper's presets: 679,000 steps; not yet run. Of the
-ablations PSNR on Set5, averaged over sigma 1.2, 2.4, 3.6: t1 31.60, t2 31.96, t3 31.75,
-t4 32.00; m1 29.25, m2 31.86, m3 31.92, m5 31.94; not yet run.
+network and stages in 1,600 steps, see below); real, photo, real-short, photo-short (the
+same with real-world degradations: ours, no paper has them); demo (setting 1, minutes on
+a CPU); and the paper's ablations in setting 1: t1 to t4 (Table 1: prior and contrastive
+loss), m1 to m5 (Table 2: modulation and IDR-CBs), d2 to d8 (Figure 4: crops an image);
+t4, m4 and d4 are setting1. Expected of the paper's presets: 679,000 steps; not yet run.
+Of the ablations PSNR on Set5, averaged over sigma 1.2, 2.4, 3.6: t1 31.60, t2 31.96, t3
+31.75, t4 32.00; m1 29.25, m2 31.86, m3 31.92, m5 31.94; not yet run.
 
 The short presets are for hours of two CPU cores. They leave the paper at: 1,600 steps
 for 679,000, 400 of them in stage 1; batches of 8 for 64 and LR crops of 24 pixels for

@@ -15,6 +15,7 @@ from lightbsr_jax.commands import (
     compare,
     convert,
     datasets,
+    degrade,
     evaluate,
     export,
     pack,
@@ -29,7 +30,7 @@ from lightbsr_jax.commands.mistakes import extras_named, fail
 from lightbsr_jax.errors import UserError
 
 COMMANDS = (
-    *(upscale, serve),
+    *(upscale, serve, degrade),
     *(datasets, prepare, train, evaluate),
     *(pack, convert, export),
     *(compare, psnr),

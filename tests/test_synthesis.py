@@ -1,6 +1,7 @@
 """Test images with JPEG and with real-world degradations, and training on them."""
 
 import io
+import json
 from pathlib import Path
 
 import jax
@@ -11,12 +12,13 @@ from PIL import Image
 from skimage import data
 
 from configs import kdsr_teacher, teacher
+from lightbsr_jax.cli import main
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation import benchmark, cases
 from lightbsr_jax.evaluation.restorers import Bicubic
 from lightbsr_jax.imaging import degradation, prior, realworld, settings, synthesis
 from lightbsr_jax.imaging.degradation import Degradation
-from lightbsr_jax.imaging.files import write_png
+from lightbsr_jax.imaging.files import read_rgb, write_png
 from lightbsr_jax.imaging.synthesis import Compressed, Drawn
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.spec import ModelSpec
@@ -167,3 +169,38 @@ def test_kdsr_trains_on_real_world_degradations(tmp_path: Path) -> None:
     config.validation.hr = ""
     train(config, tmp_path / "run")
     assert Model.load(tmp_path / "run").step == 2
+
+
+def test_degrade_writes_images_and_what_was_drawn(tmp_path: Path, capsys) -> None:
+    folder, out = tmp_path / "hr", tmp_path / "lr"
+    (folder / "sub").mkdir(parents=True)
+    (_, first), (_, second) = photographs()
+    write_png(folder / "a.png", first)
+    write_png(folder / "sub" / "b.png", second[:62])
+    main(["degrade", str(folder), "-o", str(out), "--setting=jpeg", "--seed=3"])
+    assert capsys.readouterr().out == (
+        f"{out}: 2 images, and what was drawn in degradations.json\n"
+    )
+    drawn = json.loads((out / "degradations.json").read_text())
+    assert (drawn["setting"], drawn["scale"]) == ("jpeg", 4)
+    assert list(drawn["images"]) == ["a.png", "sub/b.png"]
+    assert read_rgb(out / "sub" / "b.png").shape == (15, 16, 3)
+    one = drawn["images"]["a.png"]
+    known = Compressed(np.array([one["kernel"]]), np.array([one["quality"]]))
+    expected = synthesis.compressed(first[None], known, scale=4)
+    with pytest.raises(SystemExit):
+        main(["degrade", str(folder), "-o", str(out), "--setting=jpeg"])
+    assert "a.png exists: name another folder" in capsys.readouterr().err
+    difference = read_rgb(out / "a.png") - np.asarray(expected[0]) * 255
+    assert np.abs(difference).mean() < 0.1  # the kernel went through text
+
+
+def test_degrade_names_what_is_wrong(tmp_path: Path, capsys) -> None:
+    write_png(tmp_path / "a.png", np.zeros((9, 9, 3), np.uint8))
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.bmp")
+    with pytest.raises(SystemExit):
+        main(["degrade", str(tmp_path), "-o", str(tmp_path / "out")])
+    assert "several images would become a.png" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["degrade", str(tmp_path), "-o", str(tmp_path), "--setting=7"])
+    assert "setting 7: there are 1 (isotropic blur)" in capsys.readouterr().err

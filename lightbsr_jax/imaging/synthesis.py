@@ -4,7 +4,7 @@ A test degradation is a batch of 1: a `Degradation` (blur, noise), `Compressed` 
 JPEG), or `Drawn`, which leaves real-world parameters to each image's own random bits.
 """
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -101,3 +101,12 @@ def compressed(hr: ArrayLike, known: Compressed, *, scale: int) -> Array:
     flat = lr.reshape(-1, *lr.shape[-3:])
     quality = jnp.repeat(known.quality, len(flat) // len(lr))
     return jpeg.round_trip(flat, quality).reshape(lr.shape) / 255
+
+
+def described(known: Known) -> list[dict[str, Any]]:
+    """What degraded each image of a batch, in plain numbers and words, for JSON."""
+    if isinstance(known, Parameters):
+        return realworld.described(known)
+    names = ("noise_level" if isinstance(known, Degradation) else "quality", "kernel")
+    values = [np.asarray(getattr(known, name)).tolist() for name in names]
+    return [dict(zip(names, one, strict=True)) for one in zip(*values, strict=True)]

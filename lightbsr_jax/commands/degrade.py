@@ -1,0 +1,104 @@
+"""`lightbsr degrade`: the LR images that training makes of HR images, to look at."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightbsr_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lightbsr_jax.imaging import settings
+
+DRAWN = "degradations.json"
+
+
+def add(subparsers: argparse._SubParsersAction) -> None:
+    """Adds the command and its options."""
+    parser = subparsers.add_parser(
+        "degrade",
+        help="make low-resolution images as training does",
+        description="Degrade images as training does, to see what a network sees, or "
+        "for other programs: a PNG of each image, and what was drawn for it in "
+        f"{DRAWN}. An image gets the same degradation whenever its name has the same "
+        "place among the others.",
+    )
+    parser.add_argument("input", metavar="FOLDER", help="images, searched recursively")
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", required=True, help="folder of the results"
+    )
+    parser.add_argument(
+        "--setting",
+        default="photo",
+        help="kind of degradation: 1, 2, jpeg, real or photo (default: photo)",
+    )
+    parser.add_argument("--scale", type=int, choices=(2, 3, 4), default=4)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of what is drawn (default: 0)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the images and prints a line about all. Raises UserError, OSError."""
+    from lightbsr_jax.imaging import files, settings
+
+    setting = settings.parse(arguments.setting)
+    output = Path(arguments.output)
+    drawn = {}
+    found = files.find_images(arguments.input)
+    targets = [Path(name).with_suffix(".png").as_posix() for name, _ in found]
+    twice = {name for name in targets if targets.count(name) > 1}
+    if twice:
+        raise UserError(
+            f"{arguments.input}: several images would become {min(twice)}; give them "
+            "different names"
+        )
+    existing = [name for name in [*targets, DRAWN] if (output / name).exists()]
+    if existing:
+        raise UserError(f"{output / existing[0]} exists: name another folder")
+    for place, (name, (_, path)) in enumerate(zip(targets, found, strict=True)):
+        lr, drawn[name] = degrade(
+            files.read_rgb(path),
+            setting,
+            scale=arguments.scale,
+            seed=arguments.seed,
+            place=place,
+        )
+        target = output / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.write_png(target, lr)
+    text = json.dumps({"setting": setting, "scale": arguments.scale, "images": drawn})
+    (output / DRAWN).write_text(text)
+    print(f"{output}: {len(found)} images, and what was drawn in {DRAWN}")
+
+
+def degrade(
+    image: np.ndarray, setting: settings.Name, *, scale: int, seed: int, place: int
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The LR image of an HR image, both uint8 [H, W, 3], and what was drawn for it.
+
+    The HR image is cropped on the right and bottom to a multiple of the scale. Raises
+    UserError where nothing is left.
+    """
+    import jax
+    import numpy as np
+
+    from lightbsr_jax.imaging import settings, synthesis
+
+    height, width = (length // scale * scale for length in image.shape[:2])
+    if not height or not width:
+        raise UserError(
+            f"an image of {image.shape[0]}x{image.shape[1]} pixels is too small for "
+            f"scale {scale}"
+        )
+    kind = settings.of(setting)
+    keys = jax.random.fold_in(jax.random.key(seed), place)[None]
+    drawn = kind.sample(keys, width_max=float(scale))
+    lr = kind.apply(keys, image[None, :height, :width], drawn, scale=scale)
+    (description,) = synthesis.described(drawn)
+    return np.rint(np.asarray(lr[0]) * 255).astype(np.uint8), description
