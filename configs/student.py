@@ -30,7 +30,12 @@ from ml_collections import ConfigDict
 from configs import common
 from lightbsr_jax.methods.lightbsr.recipe import RECIPE
 
-PLAIN = {"setting1-plain": 1, "setting2-plain": 2}  # presets without a teacher
+PLAIN = {  # presets without a teacher
+    "setting1-plain": 1,
+    "setting2-plain": 2,
+    "real-plain": "real",
+    "photo-plain": "photo",
+}
 
 
 def plain(config: ConfigDict) -> ConfigDict:
