@@ -51,8 +51,11 @@ def rounded(record: dict) -> dict:
 
 def draw(runs: dict[str, list[dict]], path: Path) -> None:
     """A panel for each kind of curve, over the steps of one run after another."""
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(16, 3.2))
-    for axis, (title, names) in zip(axes, PANELS.items(), strict=True):
+    told_of = {name for records in runs.values() for r in records for name in r}
+    panels = {title: names for title, names in PANELS.items() if told_of & {*names}}
+    size = (3.2 * len(panels), 3.2)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
+    for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
         start = 0
         for run, records in runs.items():
             for name in names:

@@ -12,9 +12,11 @@ ours, no paper has them); demo (setting 1, minutes on a CPU); m1 to m5 (setting 
 distilled from a teacher of the same preset).
 Expected of the paper's presets (PSNR on Set5 at sigma 1.2, 2.4, 3.6): 32.47 32.17
 31.06 in setting 1, after 679,000 steps; not yet run.
-Measured of the short ones on two CPU cores, as weights that come with the program:
-setting2-short B100 at noise 5, nine kernels, 24.94 in the mean (bicubic 24.29);
+Measured of the short ones on two CPU cores: setting2-short, which comes with the
+program, B100 at noise 5, nine kernels, 24.94 in the mean (bicubic 24.29);
 setting1-short with steps_per_epoch 7 and 20 Set5 29.22 27.91 26.07 (27.69 25.99 24.45).
+531 steps of setting1-plain from setting2's weights, which come as setting1: Set5 29.46
+28.58 26.72.
 
 The short presets are for hours of two CPU cores, after a teacher's of that name. They
 leave the paper at: 3,200 steps for 679,000, 800 of them in stage 1; batches of 8 for
