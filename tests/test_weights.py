@@ -221,11 +221,11 @@ def test_a_name_alone_makes_no_large_network(tmp_path: Path) -> None:
     tensors["E.x"] = np.zeros(1, np.float32)
     file = save(tmp_path / "x.safetensors", tensors)
     with pytest.raises(UserError, match="holds no LightBSR"):
-        convert.load(file)
+        load(file)
     tensors = reference_tensors() | tensors
     tensors["G.body." + "9" * 5000 + ".body.0.spatial_mixing.x"] = tensors["E.x"]
-    config = convert.infer("file", tensors, 1)
-    assert config["network"]["groups"] <= len(tensors)
+    run = state_dict.infer("file", tensors, 1)
+    assert run.model.network["groups"] <= len(tensors)
 
 
 def test_damaged_file_is_refused_with_its_names(tmp_path) -> None:
