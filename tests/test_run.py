@@ -165,7 +165,8 @@ def test_config_and_model_fit(monkeypatch) -> None:
     model = student()
 
     def fit(config: ConfigDict, *sources: str, **changes: object) -> None:
-        changed = dataclasses.replace(model, **changes)
+        spec = dataclasses.replace(model.spec, **changes)
+        changed = dataclasses.replace(model, spec=spec)
         monkeypatch.setattr(run, "load", lambda source, **options: changed)
         run.run(config, sources=sources)
 
