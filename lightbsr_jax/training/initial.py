@@ -3,7 +3,7 @@
 Variables are trees {"params", "batch_stats"} of arrays.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -80,7 +80,7 @@ def told(start: Fitted, source: str) -> str:
     return f"{taken} tensors are those of {source}, {left} start fresh"
 
 
-def _tensors(variables: Tree) -> dict[Path, Array]:
+def _tensors(variables: Tree) -> dict[Path, Any]:
     """Parameters and batch statistics by their paths."""
     return flatten_dict({k: variables.get(k, {}) for k in ("params", "batch_stats")})
 

@@ -9,15 +9,13 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-from lightbsr_jax.training.state import Tree
-
 OPTIMIZERS = ("adam", "muon")
 
 # Keller Jordan's momentum, and the size of updates at which Adam's rates serve for both
 # (Liu et al., "Muon is Scalable for LLM Training", arXiv 2502.16982).
 _MUON_BETA = 0.95
 _MUON_RMS = 0.2
-_STACKS = ("groups", "blocks")  # modules whose parameters lie in a row (`in_a_row`)
+_STACKS = ("groups", "blocks")  # modules whose parameters lie in a row (`scan_blocks`)
 _ENDS = ("head", "tail")  # of the restorer: what touches pixels stays with Adam
 
 
@@ -37,7 +35,7 @@ def make(
     )
 
 
-def matrices(params: Tree) -> Tree:
+def matrices(params: Any) -> Any:
     """The axes along which a parameter is a matrix, of a tree; None where it is none.
 
     A convolution's inputs are those of all its taps. Depthwise kernels, vectors, and
