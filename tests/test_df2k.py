@@ -277,7 +277,7 @@ def test_two_at_once(folder, tmp_path) -> None:
     unfinished.mkdir(parents=True)
     with open(unfinished / "lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="df2k.* is in use by process"):
+        with pytest.raises(UserError, match="df2k is in use by another process"):
             prepare(folder, tmp_path)
     prepare(folder, tmp_path)
 

@@ -397,7 +397,8 @@ def test_tiles_give_what_the_whole_image_gives(
     estimated = upscale.estimate(image)
     idr = np.asarray(jax.jit(type(model).encode)(model, image[None]))[0]
     step = 4 // network.REDUCTION
-    assert relative_error(estimated.map, idr[::step, ::step]) < 1e-6
+    # Measured 1.1e-6 for DASR without AVX-512 (sums in another order).
+    assert relative_error(estimated.map, idr[::step, ::step]) < 2e-6
     assert relative_error(estimated.mean, idr.mean((0, 1))) < 1e-6
     assert explain.picture(estimated).dtype == np.uint8
     other = upscale(image, idr=np.zeros_like(estimated.mean))
@@ -590,7 +591,7 @@ def test_presets_can_be_trained(module: Any) -> None:
         if "distillation" in config:
             config.distillation.teacher = "somewhere"
         checks.check(TrainingConfig.from_flags(config))
-        assert config.network.blocks in (53, 28, 8, 5, 2)
+        assert config.network.blocks in (53, 42, 28, 8, 5, 2)
         config.schedule.decay_epochs = config.network.blocks = 0
         config.schedule.stage1_epochs = 1
         with pytest.raises(UserError) as caught:
