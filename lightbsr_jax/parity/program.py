@@ -498,8 +498,8 @@ def _spread(vectors: Tensor, images: Tensor) -> Tensor:
 
 def _numpy(value: Any) -> np.ndarray:
     """As an array; the calls of a module lie on a leading axis."""
-    if isinstance(value, list) and isinstance(value[0], Tensor):
-        value = torch.stack(value)
+    if isinstance(value, list):
+        return np.array([_numpy(call) for call in value])
     if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
+        return value.detach().cpu().numpy().copy()
     return np.array(value)
