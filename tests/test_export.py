@@ -10,6 +10,7 @@ import pytest
 from helpers.goldens import initialise, random_like
 
 from lightbsr_jax import cli
+from lightbsr_jax.commands import source
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.interop import export
 from lightbsr_jax.methods.dasr.network import DASR
@@ -131,7 +132,7 @@ def test_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("flatbuffers")
-    monkeypatch.setattr(cli, "_model", lambda path: model)
+    monkeypatch.setattr(source, "load", lambda path: model)
     monkeypatch.setattr(export, "difference", lambda *_: 1e-6)
     out = tmp_path / "x.stablehlo"
     cli.main(["export", "runs/student", str(out), "--size=18x11"])
