@@ -17,7 +17,7 @@ from lightbsr_jax.data.sources import ImageFolders
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files
 from lightbsr_jax.training import parallel
-from lightbsr_jax.training.steps import AXIS, cropping_step
+from lightbsr_jax.training.steps import AXIS, Constants, cropping_step
 
 __all__ = ["folder"]  # the fixture
 
@@ -102,22 +102,24 @@ def test_processes_share_each_batch(images) -> None:
 def test_devices_see_their_share_of_the_same_batch(images, kind) -> None:
     """A step over all devices, with crops from either, against the batch itself."""
 
-    def step(state: jax.Array, crops: jax.Array, fixed: jax.Array):
-        return state + 1, lax.all_gather(crops, AXIS, tiled=True) + fixed
+    def step(state: jax.Array, crops: jax.Array, constants: Constants):
+        return state + 1, lax.all_gather(crops, AXIS, tiled=True) + constants.seed
 
     options = {"share": parallel.share} if kind is ResidentBatches else {}
     options |= {"threads": 2, "transfer": parallel.split}
     batches = kind(images, sampler_of(images), **options)
-    state, fixed = parallel.replicate((jnp.int32(0), jnp.uint8(3)))
+    constants = Constants(jnp.uint8(3), jnp.zeros(()), None)
+    state, constants = parallel.replicate((jnp.int32(0), constants))
     if kind is ResidentBatches:
-        step, fixed = cropping_step(step, size=SIZE), (fixed, batches.pixels)
+        step = cropping_step(step, size=SIZE)
+        constants = constants._replace(pixels=batches.pixels)
     step = parallel.over_devices(step)
     expected = batches_of(images)
     with jax.transfer_guard("disallow"):
         for _ in range(3):
             with jax.transfer_guard("allow"):  # the batch's own, which is explicit
                 batch = next(batches)
-            state, crops = step(state, batch, fixed)
+            state, crops = step(state, batch, constants)
             with jax.transfer_guard("allow"):
                 np.testing.assert_array_equal(crops, next(expected) + np.uint8(3))
     assert state == 3
