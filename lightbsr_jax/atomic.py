@@ -5,6 +5,7 @@ import platform
 import re
 import secrets
 import shutil
+import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,13 @@ import psutil
 
 _UNFINISHED = re.compile(r"\.new-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}(\..*)?")
 _cleaned: set[str] = set()  # folders
+
+
+def make_writable(folder: Path) -> None:
+    """Makes the folder and tries writing to it. Raises OSError where that fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def replace(

@@ -1,7 +1,6 @@
 """One measurement, from a config to its report: what eval.py does."""
 
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from rich.progress import (
 )
 
 import lightbsr_jax
-from lightbsr_jax import compilation
+from lightbsr_jax import atomic, compilation
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation import (
     benchmark,
@@ -355,9 +354,7 @@ def _surroundings() -> dict[str, Any]:
 def _make_folder(folder: Path) -> None:
     """Makes the report's folder. Raises UserError where it cannot be written to."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        atomic.make_writable(folder)
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written to ({error.strerror}): name another folder "

@@ -6,12 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
+from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import conversion, files, photographs
 from lightbsr_jax.inference import explain
@@ -203,9 +203,7 @@ def upscale(
     wanted = target.of(size, upscaler.scale)
     photographs.check_format(kind, wanted, job.target)
     photographs.check_range(photograph, kind, job.target)
-    job.target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryFile(dir=job.target.parent):
-        pass  # it can be written to: better known before the work than after it
+    atomic.make_writable(job.target.parent)  # better known before the work than after
     pixels = conversion.to_network(photograph)
     dropped = photographs.left_out(photograph, kind)
     if not (keep_result and is_done(job)):

@@ -1,7 +1,6 @@
 """Checks before a run: its config, its workdir, the run that it would go on from."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict
 
+from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation
 from lightbsr_jax.training.config import SteppedSchedule, TrainingConfig
@@ -168,9 +168,7 @@ def _stages(config: TrainingConfig) -> Iterator[str]:
 def check_workdir(workdir: Path) -> None:
     """Makes `workdir`; raises UserError where it cannot be written to."""
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
-            pass
+        atomic.make_writable(workdir)
     except OSError as error:
         raise UserError(
             f"--workdir={workdir} cannot be written to: {error.strerror}"
