@@ -17,7 +17,7 @@ _BLOCK = "G.body.{}.body.{}"
 
 
 def layers(network: DASR, prefix: str) -> Names:
-    """Torch\'s names of all layers; `prefix` is that of the estimator\'s."""
+    """Torch's names of all layers; `prefix` is that of the estimator's."""
     groups, blocks = network.groups, network.blocks
     body = "restorer/body/groups"
     names = {
@@ -42,7 +42,7 @@ def layers(network: DASR, prefix: str) -> Names:
 
 
 def recognise(shapes: Shapes) -> tuple[DASR, str] | None:
-    """The network and role that tensors of such shapes are of; None for another\'s."""
+    """The network and role that tensors of such shapes are of; None for another's."""
     groups = count(shapes, r"G\.body\.(\d+)\.body\.\d+\.da_conv2\.")
     blocks = count(shapes, r"G\.body\.\d+\.body\.(\d+)\.da_conv2\.")
     return (DASR(scale(shapes), groups, blocks), "network") if groups else None

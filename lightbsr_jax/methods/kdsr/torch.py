@@ -15,7 +15,7 @@ from lightbsr_jax.methods.torch_layers import (
 
 
 def layers(network: KDSR, prefix: str) -> Names:
-    """Torch\'s names of all layers; `prefix` is that of the estimator\'s."""
+    """Torch's names of all layers; `prefix` is that of the estimator's."""
     residual, body = network.residual_blocks, "restorer/body/blocks"
     names = {
         "estimator/conv_0": np.array(f"{prefix}E.0"),
@@ -37,7 +37,7 @@ def layers(network: KDSR, prefix: str) -> Names:
 
 
 def recognise(shapes: Shapes) -> tuple[KDSR, str] | None:
-    """The network and role that tensors of such shapes are of; None for another\'s."""
+    """The network and role that tensors of such shapes are of; None for another's."""
     blocks = count(shapes, r"G\.body\.0\.body\.(\d+)\.da_conv1\.kernel\.")
     residual = count(shapes, r"E(?:_st)?\.E\.(\d+)\.body\.") - 2
     if not blocks or residual < 1:

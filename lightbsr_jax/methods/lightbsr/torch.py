@@ -27,7 +27,7 @@ _MIXING = {  # the layer scale has the module's own name
 
 
 def layers(network: LightBSR, prefix: str) -> Names:
-    """Torch\'s names of all layers; `prefix` is that of the estimator\'s."""
+    """Torch's names of all layers; `prefix` is that of the estimator's."""
     groups, blocks = network.groups, network.blocks
     by_block = {
         "spatial/mask_hidden": ".spatial_mixing.spatial_attention.0",
@@ -66,7 +66,7 @@ def layers(network: LightBSR, prefix: str) -> Names:
 
 
 def recognise(shapes: Shapes) -> tuple[LightBSR, str] | None:
-    """The network and role that tensors of such shapes are of; None for another\'s."""
+    """The network and role that tensors of such shapes are of; None for another's."""
     groups = count(shapes, r"G\.body\.(\d+)\.body\.\d+\.spatial_mixing\.")
     blocks = count(shapes, r"G\.body\.\d+\.body\.(\d+)\.spatial_mixing\.")
     if not groups or not any(name.startswith(LONE) for name in shapes):
