@@ -53,7 +53,9 @@ def test_what_configs_may_leave_out() -> None:
     assert read.contrast is None and not read.contrasts and read.crops == 1
     assert read.model.method == "lightbsr" and read.model.prior
     read = TrainingConfig.from_flags(dasr.get_config())
-    assert read.contrast == Contrast(2, 8192, 0.999, 0.07, enabled=True)
+    assert read.contrast == Contrast(
+        momentum=0.999, temperature=0.07, crops=2, queue_size=8192, enabled=True
+    )
     assert isinstance(read.schedule, SteppedSchedule)
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from ml_collections import ConfigDict
 
 from lightbsr_jax.errors import UserError
+from lightbsr_jax.methods import recipe
 from lightbsr_jax.models.checkpoint import plain
 from lightbsr_jax.spec import ModelSpec
 
@@ -73,13 +74,6 @@ class SteppedSchedule(Schedule):
 
 
 @dataclass(frozen=True)
-class Adam:
-    b1: float
-    b2: float
-    eps: float
-
-
-@dataclass(frozen=True)
 class Compute:
     dtype: str
     rematerialise: bool
@@ -106,19 +100,15 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Contrast(recipe.Contrast):
     crops: int
     queue_size: int
-    momentum: float
-    temperature: float
     enabled: bool = True
 
 
 @dataclass(frozen=True)
-class Distillation:
+class Distillation(recipe.Distillation):
     teacher: str
-    temperature: float
-    l1_weight: float
 
 
 @dataclass(frozen=True)
@@ -131,7 +121,7 @@ class TrainingConfig:
     data: Data
     schedule: CosineSchedule | SteppedSchedule
     minutes: float
-    adam: Adam
+    adam: recipe.Adam
     ema_decay: float
     skipped_in_a_row: int
     compute: Compute
