@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightbsr_jax.parity import program
-from lightbsr_jax.parity.program import DEVICE, Reference, Results
+from lightbsr_jax.parity.program import DEVICE, Batch, Reference, Results
 
 
 class _Peer(Reference):
@@ -88,16 +88,9 @@ class KDSR(_Peer):
         return torch.cat([lr, F.pixel_unshuffle(hr, self.scale)], dim=1)
 
     def stage_losses(
-        self,
-        role: str,
-        model: Any,
-        lr: Tensor,
-        prior: Tensor,
-        hr: Tensor,
-        *,
-        stage: int,
+        self, role: str, model: Any, batch: Batch, *, stage: int
     ) -> dict[str, Tensor]:
-        lr, hr = lr[:, 0].contiguous(), hr / 255
+        lr, hr = batch.lr[:, 0].contiguous(), batch.hr / 255
         if role == "teacher":  # which has one stage
             sr, _ = model(lr, self._beside(lr, hr))
             return {"reconstruction": F.l1_loss(sr, hr)}
@@ -129,23 +122,16 @@ class DASR(_Peer):
         return model(255 * lr) / 255
 
     def stage_losses(
-        self,
-        role: str,
-        model: Any,
-        lr: Tensor,
-        prior: Tensor,
-        hr: Tensor,
-        *,
-        stage: int,
+        self, role: str, model: Any, batch: Batch, *, stage: int
     ) -> dict[str, Tensor]:
-        lr = 255 * lr
+        lr = 255 * batch.lr
         if stage == 1:
             _, output, target = model.E(lr[:, 0], lr[:, 1])
             return {"contrastive": F.cross_entropy(output, target)}
         sr, output, target = model(lr)
         return {
             "contrastive": F.cross_entropy(output, target),
-            "reconstruction": F.l1_loss(sr, hr),
+            "reconstruction": F.l1_loss(sr, batch.hr),
         }
 
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType, SimpleNamespace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,14 @@ STUBS = {
     "scipy.misc": None,
     "cv2": None,  # SSIM alone needs it, and is left out without
 }
+
+
+class Batch(NamedTuple):
+    """What the trainers give a step, on DEVICE."""
+
+    lr: Tensor  # [B, D, C, h, w] in [0, 1], D crops of each image
+    prior: Tensor  # [B, P]
+    hr: Tensor  # [B, C, H, W] in 0..255
 
 
 def run(reference: "Reference", result_file: str) -> None:
@@ -308,23 +316,19 @@ class Reference:
             name: self.inputs[f"training/{name}"][step].to(precision)
             for name in ("lr", "prior", "hr")
         }
-        lr, hr = _channels_first(given["lr"]), _channels_first(given["hr"])
-        return self.stage_losses(role, model, lr, given["prior"], hr, stage=stage)
+        batch = Batch(
+            _channels_first(given["lr"]), given["prior"], _channels_first(given["hr"])
+        )
+        return self.stage_losses(role, model, batch, stage=stage)
 
     def stage_losses(
-        self,
-        role: str,
-        model: Any,
-        lr: Tensor,
-        prior: Tensor,
-        hr: Tensor,
-        *,
-        stage: int,
+        self, role: str, model: Any, batch: Batch, *, stage: int
     ) -> dict[str, Tensor]:
-        """The stage's losses on LR images [B, D, C, h, w] and HR images [B, C, H, W].
+        """The stage's losses, as the trainers put modules together.
 
-        As the trainers put modules together; computed in the precision of the images.
+        Computed in the precision of the batch.
         """
+        lr, prior, hr = batch
         if role == "teacher":
             spread = _spread(prior[:, None].repeat(1, lr.shape[1], 1), lr)
             if stage == 1:
