@@ -4,10 +4,11 @@
 Blocks are scanned: parameters carry a leading axis for the blocks of a group, under one
 for the groups, and one block is compiled however many there are.
 
-Table 2 of the paper takes parts away: `spatial_modulation` and `channel_modulation`
-say what the blocks modulate with, `converter_blocks` whether groups convert the IDR.
-Without a modulation its IDR-CBs have no use and are not there either.
+Table 2 of the paper takes parts away: see `Switches`. Without a modulation its IDR-CBs
+have no use and are not there either.
 """
+
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -86,11 +87,28 @@ class Mixing(nn.Module):
         return Dense(FEATURES, name="reduce")(x, after=layer_scale)
 
 
-class AdaptationBlock(nn.Module):
-    """IDR-AB: both modulations, then ConvNeXt's mixing, plus the input."""
+class Switches(NamedTuple):
+    """What the blocks modulate with, and whether groups convert the IDR first."""
 
     spatial_modulation: bool = True
     channel_modulation: bool = True
+    converter_blocks: bool = True
+
+    @property
+    def converts_channel(self) -> bool:
+        """Whether a group converts R_c."""
+        return self.converter_blocks and self.channel_modulation
+
+    @property
+    def converts_spatial(self) -> bool:
+        """Whether a group converts R_s."""
+        return self.converter_blocks and self.spatial_modulation
+
+
+class AdaptationBlock(nn.Module):
+    """IDR-AB: both modulations, then ConvNeXt's mixing, plus the input."""
+
+    switches: Switches = Switches()
 
     @nn.compact
     def __call__(
@@ -103,13 +121,13 @@ class AdaptationBlock(nn.Module):
         if means is None:
             means = global_mean(features)[:, SPATIAL_FEATURES:]
         first, others = jnp.split(features, [SPATIAL_FEATURES], -1)
-        if self.spatial_modulation:
+        if self.switches.spatial_modulation:
             first = SpatialModulation(name="spatial")(first, spatial)
         else:  # only the mask goes
             first = Conv(16, size=5, use_bias=False, name="spatial")(first)
         # A fifth of a block's time, a quarter of its features.
         first = save_for_remat(first)
-        if self.channel_modulation:
+        if self.switches.channel_modulation:
             others = ChannelModulation(name="channel")(others, channel, means)
         x = jnp.concatenate([gelu(first), gelu(others)], -1)
         return features + Mixing(name="mixing")(x), None
@@ -120,22 +138,20 @@ class AdaptationGroup(nn.Module):
 
     blocks: int
     remat: bool = True
-    spatial_modulation: bool = True
-    channel_modulation: bool = True
-    converter_blocks: bool = True
+    switches: Switches = Switches()
 
     @nn.compact
     def __call__(
         self, carry: tuple[Array, Array, Array]
     ) -> tuple[tuple[Array, Array, Array], None]:
         features, channel, spatial = carry
-        if self.converter_blocks and self.channel_modulation:
+        if self.switches.converts_channel:
             channel = ChannelConverter(name="channel_converter")(channel)
-        if self.converter_blocks and self.spatial_modulation:
+        if self.switches.converts_spatial:
             spatial = SpatialConverter(name="spatial_converter")(spatial)
         mixing = nn.remat(Mixing, prevent_cse=False) if self.remat else Mixing
         blocks = scan_blocks(AdaptationBlock, self.blocks, remat=self.remat)(
-            self.spatial_modulation, self.channel_modulation, name="blocks"
+            self.switches, name="blocks"
         )
         x, _ = blocks(features, channel, spatial)
         x = x + mixing(name="convnext")(x)
@@ -149,19 +165,12 @@ class AdaptationModule(nn.Module):
     groups: int
     blocks: int
     remat: bool = True
-    spatial_modulation: bool = True
-    channel_modulation: bool = True
-    converter_blocks: bool = True
+    switches: Switches = Switches()
 
     @nn.compact
     def __call__(self, features: Array, channel: Array, spatial: Array) -> Array:
         groups = scan_blocks(AdaptationGroup, self.groups)(
-            self.blocks,
-            self.remat,
-            self.spatial_modulation,
-            self.channel_modulation,
-            self.converter_blocks,
-            name="groups",
+            self.blocks, self.remat, self.switches, name="groups"
         )
         (x, _, _), _ = groups((features, channel, spatial))
         return features + Conv(FEATURES, name="conv")(x)

@@ -44,9 +44,9 @@ def _body(
 ) -> Map:
     x, out = features, None
     for group in range(network.groups):
-        if network.converter_blocks and network.channel_modulation:
+        if network.switches.converts_channel:
             channel = parts.vector(_convert_channel, group, channel)
-        if network.converter_blocks and network.spatial_modulation:
+        if network.switches.converts_spatial:
             spatial = parts.map(
                 _convert_spatial,
                 _CONVERT_SPATIAL,
@@ -96,8 +96,8 @@ def _block(
     means: Array,
 ) -> Array:
     params = at(body_params(variables)["groups"]["blocks"], group, index)
-    block = AdaptationBlock(network.spatial_modulation, network.channel_modulation)
     means = means[:, SPATIAL_FEATURES:].astype(x.dtype)
+    block = AdaptationBlock(network.switches)
     return applied(block, params, x, channel, spatial, means)[0]
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lightbsr_jax.methods.estimator import Converter, Estimator, Projector
-from lightbsr_jax.methods.lightbsr.adaptation import AdaptationModule
+from lightbsr_jax.methods.lightbsr.adaptation import AdaptationModule, Switches
 from lightbsr_jax.methods.network import BlindNetwork, Restorer, check_scale
 from lightbsr_jax.networks.operators import at_least_float32
 
@@ -33,6 +33,13 @@ class LightBSR(BlindNetwork):
     axis_name: str | None = None
     remat: bool = True
     dtype: Any = jnp.float32
+
+    @property
+    def switches(self) -> Switches:
+        """Of the ablations."""
+        return Switches(
+            self.spatial_modulation, self.channel_modulation, self.converter_blocks
+        )
 
     def setup(self) -> None:
         check_scale(self.scale)
@@ -57,9 +64,7 @@ class LightBSR(BlindNetwork):
             self.groups,
             self.blocks,
             self.remat,
-            self.spatial_modulation,
-            self.channel_modulation,
-            self.converter_blocks,
+            self.switches,
             parent=None,  # the restorer's, and that the network's
         )
         return Restorer(self.scale, body, parent=None)

@@ -6,18 +6,18 @@ import numpy as np
 
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.methods import onnx_graph
-from lightbsr_jax.methods.lightbsr.adaptation import CHANNEL_FEATURES, SPATIAL_FEATURES
+from lightbsr_jax.methods.lightbsr.adaptation import (
+    CHANNEL_FEATURES,
+    SPATIAL_FEATURES,
+    Switches,
+)
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.onnx_graph import Graph, Tree
 
 
 def write(graph: Graph, network: LightBSR, variables: dict[str, Any]) -> None:
     """All of a student, from "lr" to "sr". Raises UserError for ablations."""
-    if not (
-        network.spatial_modulation
-        and network.channel_modulation
-        and network.converter_blocks
-    ):
+    if network.switches != Switches():
         raise UserError("ablations have no ONNX form here: export to .stablehlo")
     params, statistics = onnx_graph.as_numpy(variables)
     idr = onnx_graph.estimator(
