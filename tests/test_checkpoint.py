@@ -3,6 +3,9 @@
 import json
 import resource
 import shutil
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +170,25 @@ def test_half_written_checkpoint_does_not_count(workdir) -> None:
         assert newest(checkpoints) == 3
 
 
+@pytest.mark.parametrize("text", ["[]", '{"commit_timestamp_nsecs": "x"}', '"a"'])
+def test_one_that_orbax_cannot_list_is_set_aside(text: str, workdir: Path) -> None:
+    """The others, older and newer, can be read."""
+    (workdir / "checkpoints" / "2" / "_CHECKPOINT_METADATA").write_text(text)
+    with opened(workdir) as checkpoints:
+        assert newest(checkpoints) == 3
+        assert checkpoints.latest_step() == 3
+    assert (workdir / "damaged_checkpoints" / "2.1").is_dir()
+
+
+def test_every_nth_is_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1, keep_every=2)
+    for step in range(1, 6):
+        checkpoints.save(run_at(step), BASIS, {"batches": step})
+    checkpoints.wait()
+    assert checkpoints.steps() == [2, 4, 5]
+    checkpoints.close()
+
+
 def test_all_damaged(workdir) -> None:
     for step in (2, 3):
         about = workdir / "checkpoints" / str(step) / "about" / "metadata"
@@ -201,3 +223,33 @@ def test_full_disk(checkpoints, workdir) -> None:
     assert newest(checkpoints) == 3
     with opened(workdir) as again:
         assert newest(again) == 3
+
+
+def test_process_ends_where_checkpoints_cannot_be_written(tmp_path: Path) -> None:
+    """Threads that wait for a folder that is not made would hold it for 300 s."""
+    program = textwrap.dedent(
+        f"""
+        import sys
+        from pathlib import Path
+        sys.path.append({str(Path(__file__).parent)!r})
+        from test_checkpoint import BASIS, run_at
+        from lightbsr_jax.models.checkpoint import Checkpoints
+
+        checkpoints = Checkpoints({str(tmp_path)!r})
+        folder = Path({str(tmp_path)!r}, "checkpoints")
+        folder.rename(folder.with_name("elsewhere"))
+        folder.write_text("no folder")
+        try:
+            checkpoints.save(run_at(1), BASIS, {{}})
+            checkpoints.wait()
+        finally:
+            checkpoints.close()
+        """
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        timeout=120,
+    )
+    assert b"a checkpoint could not be written" in ended.stderr

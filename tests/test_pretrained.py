@@ -133,6 +133,26 @@ def test_mistakes_are_one_line(line, message, workdir, named, capsys) -> None:
     assert message in told and told.count("\n") == 1
 
 
+def test_a_flipped_bit_is_found(workdir: Path, tmp_path: Path) -> None:
+    """In tensors, and in what is told of them; files without a checksum are read."""
+    file = tmp_path / "x.safetensors"
+    cli.main(["pack", str(workdir), str(file)])
+    whole = file.read_bytes()
+    about, model = packed.read(file)
+    assert "checksum" not in about
+    step = whole.index(b'step\\": 0') + 8
+    for place in (len(whole) // 2, len(whole) - 1, step):
+        content = bytearray(whole)
+        content[place] ^= 1
+        file.write_bytes(content)
+        with pytest.raises(UserError, match="x.safetensors is damaged: its content"):
+            packed.read(file)
+
+    tensors = {"basis": np.ones(3, np.float32)}
+    packed.safetensors.numpy.save_file(tensors, file, {"lightbsr_jax": '{"step": 1}'})
+    assert packed.read(file)[0] == {"step": 1}
+
+
 def test_other_files_are_refused(named: Path, tmp_path: Path) -> None:
     theirs = save(tmp_path / "theirs.safetensors", reference_tensors())
     with pytest.raises(UserError, match="holds no network that lightbsr pack wrote"):

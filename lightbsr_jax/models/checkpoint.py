@@ -11,7 +11,7 @@ All processes of a run call `save` and `run`; the first one writes.
 
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -41,15 +41,31 @@ class Checkpoints:
     before.
     """
 
-    def __init__(self, workdir: str | Path, *, keep: int = 3) -> None:
-        """`keep` is how many of the newest are kept."""
+    def __init__(
+        self, workdir: str | Path, *, keep: int = 3, keep_every: int = 0
+    ) -> None:
+        """`keep` is how many of the newest are kept.
+
+        Those of steps that `keep_every` divides are kept as well; with 0 none are.
+        """
         self.workdir = Path(workdir)
         self._folder = (self.workdir / "checkpoints").absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._set_aside_unlisted()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            keep_period=keep_every or None,
+            create=True,
+            # Else a folder that cannot be made is waited for, by the wall clock.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+        )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """Those that there are, in order."""
+        return sorted(self._manager.all_steps())
 
     def save(self, run: Any, basis: np.ndarray, about: Tree) -> None:
         """Write a run in the background; an earlier checkpoint of its step stays.
@@ -101,16 +117,7 @@ class Checkpoints:
 
     def set_aside_after(self, step: int) -> None:
         """Move checkpoints later than `step`, which are damaged, out of the way."""
-        for later in self._manager.all_steps():
-            if later > step and jax.process_index() == 0:
-                aside = self.workdir / "damaged_checkpoints"
-                aside.mkdir(exist_ok=True)
-                free = (aside / f"{later}.{n}" for n in range(1, 10**6))
-                target = next(path for path in free if not path.exists())
-                (self._folder / str(later)).rename(target)
-                logging.warning("checkpoint %d is kept as %s", later, target)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+        self._set_aside([s for s in self._manager.all_steps() if s > step])
         self._manager.reload()
 
     def wait(self) -> None:
@@ -122,6 +129,27 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+    def _set_aside(self, steps: Sequence[int]) -> None:
+        """Moves checkpoints out of the way; all processes wait for the first."""
+        if jax.process_index() == 0:
+            for step in steps:
+                aside = self.workdir / "damaged_checkpoints"
+                aside.mkdir(exist_ok=True)
+                free = (aside / f"{step}.{n}" for n in range(1, 10**6))
+                target = next(path for path in free if not path.exists())
+                (self._folder / str(step)).rename(target)
+                logging.warning("checkpoint %d is kept as %s", step, target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+
+    def _set_aside_unlisted(self) -> None:
+        """Sets those aside that Orbax cannot list, and no other beside them."""
+        damaged = []
+        if jax.process_index() == 0:
+            listed = ocp.path.step.standard_name_format().find_all(self._folder)
+            damaged = [found.step for found in listed if not _is_listed(found)]
+        self._set_aside(damaged)
 
     def _newest(self, read: Callable[[int], Result]) -> Result:
         problems = []
@@ -188,6 +216,14 @@ def opened(workdir: str | Path) -> Iterator[Checkpoints]:
         yield checkpoints
     finally:
         checkpoints.close()
+
+
+def _is_listed(found: Any) -> bool:
+    """Whether what Orbax notes of a step can be read; damage shows as any error."""
+    try:
+        return found.commit_timestamp is not None
+    except Exception:
+        return False
 
 
 def checksum(tree: Any) -> int:

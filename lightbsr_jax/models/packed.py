@@ -2,13 +2,15 @@
 
 A file is a .safetensors with the tensors params/..., batch_stats/... and basis. Its
 metadata are one JSON text: `config`, that of the training run, `step`, the updates it
-made, and what else is to be known. (Several would come in an order that changes from
-file to file, and the file's checksum with it.) Parameters may be float16; they are read
-as float32.
+made, `checksum`, of the tensors and of the other entries, and what else is to be known.
+(Several would come in an order that changes from file to file, and the file's SHA-256
+with it.) Parameters may be float16; they are read as float32. Files of earlier versions
+have no checksum.
 """
 
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ FOLDER = Path(__file__).parents[1] / "weights"  # NAME.safetensors and its card,
 DEFAULT = "setting2"
 SUFFIX = ".safetensors"
 _ABOUT = "lightbsr_jax"
+_CHECKSUM = "checksum"
 
 
 def shipped() -> dict[str, Path]:
@@ -79,8 +82,11 @@ def read(path: str | Path) -> tuple[Tree, Tree]:
     if not is_packed(path):
         raise UserError(f"{path} holds no network that lightbsr pack wrote")
     about = _metadata(path)
+    expected = about.pop(_CHECKSUM, None)
     try:
         tensors = safetensors.numpy.load_file(path)
+        if expected is not None and _checksum(about, tensors) != expected:
+            raise ValueError("its content is not what was written")
         tree = unflatten_dict(tensors, sep="/")
         return about, jax.tree.map(lambda x: x.astype(np.float32), tree)
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
@@ -97,7 +103,17 @@ def write(path: str | Path, about: Tree, model: Tree, *, half: bool) -> None:
         model = {**model, "params": params}
     flat = flatten_dict(model, sep="/")
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in flat.items()}
+    about = {**about, _CHECKSUM: _checksum(about, tensors)}
     safetensors.numpy.save_file(tensors, path, {_ABOUT: json.dumps(about)})
+
+
+def _checksum(about: Tree, tensors: dict[str, np.ndarray]) -> int:
+    """A number that tells a file's content from any other."""
+    value = zlib.crc32(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        value = zlib.crc32(f"{name} {tensor.dtype} {tensor.shape}".encode(), value)
+        value = zlib.crc32(np.ascontiguousarray(tensor).data, value)
+    return value
 
 
 def _metadata(path: Path) -> Tree:
