@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever a program or the power ends."""
+"""Atomic writes: a file is complete or absent, even after a crash or a power cut."""
 
 import os
 import platform
@@ -27,11 +27,11 @@ def make_writable(folder: Path) -> None:
 def replace(
     path: str | Path, save: Callable[[Path], Any], *, mode: int | None = None
 ) -> None:
-    """Let `save` write a file or folder beside `path`, then move it there.
+    """Lets `save` write a temporary file or folder next to `path`, then renames it.
 
-    What `save` is given has `path`'s suffix and a short name of its own. The folder is
-    made where there is none. Contents are on the disk before the name is, so that after
-    a power cut there is the old file or the new one. `mode` is the file's permissions.
+    The temporary path has `path`'s suffix and a short name. The parent folder
+    is created if it is missing. The contents are synced to disk before the rename, so
+    that a power cut leaves the old file or the new one. `mode`: the file's permissions.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def replace(
     new = path.with_name(name)
     try:
         if mode is not None:
-            new.touch(mode=0o600)  # nobody else sees it, not even half of it
+            new.touch(mode=0o600)  # nobody else can read it while it is written
         save(new)
         if mode is not None:
             new.chmod(mode)
@@ -56,12 +56,12 @@ def replace(
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """A text file in UTF-8, with the line ends that it has."""
+    """Writes a text file in UTF-8 and keeps the line ends of `text`."""
     replace(path, lambda new: new.write_text(text, encoding="utf-8", newline=""))
 
 
 def is_unfinished(path: str | Path) -> bool:
-    """Whether a path is one that `replace` gives to `save`."""
+    """Returns whether a path is a temporary one that `replace` gives to `save`."""
     return _UNFINISHED.fullmatch(Path(path).name) is not None
 
 
@@ -70,7 +70,7 @@ def _host() -> str:
 
 
 def _clean(folder: Path) -> None:
-    """Removes what a killed process of this machine left half-written in a folder."""
+    """Removes the temporary files that killed processes of this machine left behind."""
     if (name := os.path.realpath(folder)) in _cleaned:
         return
     _cleaned.add(name)
@@ -95,7 +95,7 @@ def _sync_all(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Waits until a file, or the entries of a folder, are on the disk."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:  # a folder that may be written to but not read

@@ -1,7 +1,7 @@
 """The command `lightbsr`: upscale, train, evaluate, exchange, compare.
 
-Mistakes read as one line, `error: ...`, with exit status 2. Ctrl-C ends with 130, as a
-shell has it.
+A user's mistake prints one line, `error: ...`, and exits with status 2. Ctrl-C exits
+with status 130, as in a shell.
 """
 
 import argparse
@@ -43,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all subcommands; what it parses has `run(parsed)`."""
+    """Makes the parser of all subcommands; its result has a method `run(parsed)`."""
     parser = _Parser(prog="lightbsr", description="LightBSR in JAX.")
     parser.add_argument(
         "--version",
@@ -57,19 +57,19 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line, by default the program's."""
+    """Runs a command line (default: the arguments of the program)."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
         parsed = make_parser().parse_args(paths.expanded(given))
     except UserError as error:
         fail(error)
-    # Pillow's warnings (many pixels, broken notes) concern what is refused or harmless.
+    # Pillow warns of files (many pixels, broken metadata) that are refused or harmless.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with extras_named():
             parsed.run(parsed)
     except (UserError, OSError) as error:
         fail(error)
-    except KeyboardInterrupt as interrupt:  # maybe with what to do next
+    except KeyboardInterrupt as interrupt:  # its text, if any, says what to do next
         print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""What XLA compiles, and how: kept for the next run, and counted."""
+"""Compilation by XLA: its options, its cache on disk, and a count of programs."""
 
 import contextlib
 import ctypes
@@ -21,17 +21,17 @@ _FOUND = "/jax/compilation_cache/cache_hits"
 _MOST_KEPT = 2_000_000_000  # bytes of programs
 _DAMAGED = "Error reading persistent compilation cache entry"
 
-# What is left to YNNPACK (see `_options`).
+# Operations that YNNPACK computes (see `_options`).
 _NOTHING = ""
 _SUMS = "LIBRARY_FUSION_TYPE_REDUCE"
 
 
 def keep_compiled_programs() -> None:
-    """Keep what is compiled in the user's cache folder, for the next run to find.
+    """Caches compiled programs in the user's cache folder for later runs.
 
-    JAX's own variables have the last word: JAX_COMPILATION_CACHE_DIR names another
-    folder, JAX_ENABLE_COMPILATION_CACHE=false keeps nothing,
-    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS says what is worth it.
+    JAX's own variables override this: JAX_COMPILATION_CACHE_DIR names another folder,
+    JAX_ENABLE_COMPILATION_CACHE=false disables the cache, and
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS sets which programs it keeps.
     """
     config: Any = jax.config
     if config.jax_compilation_cache_dir is not None:
@@ -43,20 +43,20 @@ def keep_compiled_programs() -> None:
     folder = Path(root, "lightbsr_jax", "compiled")
     with contextlib.suppress(OSError):  # JAX warns of a folder that it cannot write to
         folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)  # what lies there is run
+        folder.chmod(0o700)  # the programs in it are executed
         _prune(folder)
     _mend_when_damaged(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        # Less than JAX's second: the upscaler has many small programs.
+        # JAX's default is one second; the upscaler has many smaller programs.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def check_devices() -> None:
-    """Raises UserError where JAX_PLATFORMS names what JAX does not find."""
+    """Raises UserError if JAX_PLATFORMS names a device that JAX does not find."""
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # of a plug-in's absence
+    except (RuntimeError, AssertionError) as error:  # AssertionError: no plug-in
         wanted = _platforms()
         if not wanted:
             raise
@@ -72,7 +72,7 @@ def _platforms() -> str | None:
 
 
 def _prune(folder: Path) -> None:
-    """Removes the oldest programs where there is more than the most that is kept."""
+    """Removes the oldest programs once the folder holds more than _MOST_KEPT bytes."""
     files = [(entry.stat(), entry.path) for entry in os.scandir(folder)]
     total = sum(status.st_size for status, _ in files)
     if total <= _MOST_KEPT:
@@ -85,7 +85,7 @@ def _prune(folder: Path) -> None:
 
 
 def _mend_when_damaged(folder: Path) -> None:
-    """Empties the folder once JAX warns of a damaged program, which would stay."""
+    """Empties the folder when JAX warns of a damaged program, which JAX would keep."""
     show = warnings.showwarning
 
     def shown(message: Warning | str, *about: Any, **more: Any) -> None:
@@ -99,9 +99,9 @@ def _mend_when_damaged(folder: Path) -> None:
 
 
 def inference_jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """jax.jit for a program without gradients, compiled as is best for such ones.
+    """jax.jit with the compiler options for programs without gradients.
 
-    Within another program it is part of that one.
+    Called inside another traced program, it becomes part of that one.
     """
     within = jax.jit(function, **options)
 
@@ -118,11 +118,11 @@ def inference_jit(function: Callable[..., Any], **options: Any) -> Callable[...,
 
 
 def training_pmap(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """jax.pmap for a training step, compiled as is best for such ones.
+    """jax.pmap with the compiler options for training steps.
 
-    jax.pmap itself takes no options for the compiler. Its programs that are compiled
-    ahead do, which take longer to call and cannot be of several processes: they are
-    for a CPU. What JAX's settings are at the first call, they stay.
+    jax.pmap itself takes no compiler options; its ahead-of-time compiled programs do.
+    These take longer to call and cannot span processes, so only a single process on
+    CPUs uses them. They keep the JAX settings of the first call.
     """
     mapped = jax.pmap(function, *args, **options)
     programs: dict[Any, Callable[..., Any]] = {}
@@ -142,9 +142,9 @@ def training_pmap(function: Callable[..., Any], *args: Any, **options: Any) -> A
 
 
 def _give_back_memory() -> None:
-    """To the system: hundreds of megabytes that the compiler is done with.
+    """Returns hundreds of megabytes of freed compiler memory to the system.
 
-    The C library keeps them, where that is glibc. Elsewhere nothing is done.
+    glibc would keep them. With other C libraries this does nothing.
     """
     with contextlib.suppress(OSError, TypeError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
@@ -157,12 +157,12 @@ def _traced(arguments: Any) -> bool:
 
 @functools.cache
 def _options(fusions: str) -> dict[str, str | int]:
-    """How XLA compiles on a CPU: what it leaves to YNNPACK, and its vectors' width.
+    """XLA's options on a CPU: the fusions that YNNPACK computes, and the vector width.
 
-    All else is its library Eigen's. YNNPACK takes longer for this network's products
-    and convolutions. Sums it has on all cores, which training wants; inference wants
-    the same bits for every batch. Vectors are as wide as the CPU has them, up to 512
-    bits: XLA would take 256.
+    Eigen computes everything else: YNNPACK is slower at this network's products and
+    convolutions. YNNPACK parallelises reductions, so training uses it for those;
+    inference does not, so that its results are the same bits in every batch. Vectors
+    are as wide as the CPU's, up to 512 bits, where XLA's default is 256.
     """
     if jax.default_backend() != "cpu":
         return {}
@@ -175,7 +175,7 @@ def _options(fusions: str) -> dict[str, str | int]:
 
 @functools.cache
 def _known(option: str, value: str | int) -> bool:
-    """Whether this version of XLA has the option."""
+    """Returns whether this version of XLA has the option."""
     try:
         jax.jit(lambda: 0, compiler_options={option: value})()
     except jax.errors.JaxRuntimeError:
@@ -185,16 +185,16 @@ def _known(option: str, value: str | int) -> bool:
 
 @dataclass
 class Compilations:
-    """Programs that were needed and not at hand."""
+    """Number and time of compilations, and of programs read from the cache."""
 
     programs: int = 0
-    from_cache: int = 0  # of them, read from the folder of an earlier run
+    from_cache: int = 0  # the part of `programs` that was read from the cache
     seconds: float = 0.0
 
 
 @contextlib.contextmanager
 def counted() -> Iterator[Compilations]:
-    """Counts what is compiled inside."""
+    """Counts the programs that are compiled inside the context."""
     count = Compilations()
 
     def on_duration(event: str, duration_secs: float, **_: str | int) -> None:

@@ -1,6 +1,6 @@
 """The configs that come with the program, by name.
 
-They lie in configs/ of a clone, and in the package where it is installed.
+They lie in configs/ of a clone, and inside an installed package.
 """
 
 import difflib
@@ -11,7 +11,7 @@ from types import ModuleType
 from lightbsr_jax.errors import UserError
 
 _PACKAGE = Path(__file__).parent
-_MODULE = "configs"  # as the files import one another
+_MODULE = "configs"  # the name by which the files import one another
 
 
 def folder() -> Path:
@@ -21,15 +21,15 @@ def folder() -> Path:
 
 
 def locate(name: str) -> str:
-    """FILE.py[:PRESET] of "teacher:setting1", or of FILE.py[:PRESET] itself.
+    """FILE.py[:PRESET] for "teacher:setting1"; a path FILE.py[:PRESET] is returned.
 
-    Raises UserError where no config has that name.
+    Raises UserError if no config has that name.
     """
     stem, colon, preset = name.partition(":")
     if stem.endswith(".py"):
         return name
     names = sorted(path.stem for path in folder().glob("*.py"))
-    names.remove("common")  # what the others share
+    names.remove("common")  # not a config, but code that the others share
     if stem not in names:
         nearest = difflib.get_close_matches(stem, names, n=1, cutoff=0)[0]
         raise UserError(
@@ -40,9 +40,9 @@ def locate(name: str) -> str:
 
 
 def make_importable() -> None:
-    """Lets a config, wherever it lies, say `from configs import teacher`.
+    """Makes `from configs import teacher` work in a config in any folder.
 
-    Ours are meant, whatever else has that name.
+    The name always means this program's configs, even if another package has it.
     """
     package = ModuleType(_MODULE)
     package.__path__ = [str(folder())]

@@ -1,16 +1,16 @@
-"""What the package raises when the user can put it right."""
+"""Exceptions that the user can act on."""
 
 
 class UserError(ValueError):
-    """A mistake in the input; the message names it and the remedy.
+    """A mistake in the input; the message names the mistake and the remedy.
 
-    Commands show it as one line. Other exceptions are bugs and keep their traceback,
-    but for the operating system's (a missing file, a full disk).
+    Commands print it as one line, like OSError (a missing file, a full disk). All other
+    exceptions are bugs and keep their traceback.
     """
 
 
 class Interrupted(Exception):
-    """A run was told to stop, and its checkpoint is written.
+    """A run was interrupted, and its checkpoint is written.
 
-    Commands end with the exit status 75 (the system's EX_TEMPFAIL): do it again.
+    Commands exit with status 75 (EX_TEMPFAIL of the system): repeat the command.
     """

@@ -251,7 +251,7 @@ def test_given_images_score_as_those_that_were_made(tmp_path) -> None:
         measure(given, lr_folder=tmp_path)
     for name, seed in (("a.png", 1), ("sub/b.png", 2)):
         save(tmp_path / "images" / name, picture(seed, 6, 7))
-    with pytest.raises(ValueError, match="b.png is 7x6 .* 24x20, asks for 6x5 at"):
+    with pytest.raises(ValueError, match="b.png is 7x6 .* 24x20, needs 6x5 at"):
         measure(given, lr_folder=tmp_path)
 
 

@@ -392,8 +392,8 @@ def test_weights_of_a_file(tmp_path) -> None:
         ("", "one of the arguments --reference --replay is required"),
         ("--replay {tmp}/nowhere", "No such file or directory"),
         ("--replay {tmp}/other", "other is not a recording of lightbsr compare"),
-        ("--replay {recording} --scale 2", "--scale is for --reference: a recording"),
-        ("--reference {tmp} --record {tmp}/no/r.npz", "r.npz: there is no such folder"),
+        ("--replay {recording} --scale 2", "--scale works only with --reference"),
+        ("--reference {tmp} --record {tmp}/no/r.npz", "r.npz: its folder does not"),
         ("--reference {tmp} --record {tmp}/r.npz --json j", "--json and --precision"),
         (
             "--reference {tmp}",

@@ -303,7 +303,7 @@ def test_full_disk(folder, tmp_path) -> None:
         ({"inputs": []}, "no folder to prepare"),
         ({"stride": 0}, "stride 0 and tile 16: the stride must be between 1 and"),
         ({"stride": 17}, "stride 17 and tile 16"),
-        ({"hold_out": 9}, "of 9 images 9 cannot be held out for validation"),
+        ({"hold_out": 9}, "9 of 9 images cannot be held out for validation"),
         ({"hold_out": -1}, "-1 cannot be held out"),
     ],
 )
@@ -351,9 +351,9 @@ def test_validation_images(folder, tmp_path) -> None:
 
 
 def test_names_that_cannot_be_trained_on(folder, prepared, tmp_path) -> None:
-    with pytest.raises(UserError, match="a prepared dataset stands alone"):
+    with pytest.raises(UserError, match="cannot be combined with others"):
         open_source(f"{prepared},{folder}", minimum=1)
-    with pytest.raises(UserError, match=r"has no split test: take one of \['train'\]"):
+    with pytest.raises(UserError, match=r"has no split test: use one of \['train'\]"):
         open_source(f"{prepared}:test", minimum=1)
     with pytest.raises(UserError, match="no image in .* has 64 x 64 pixels"):
         open_source(str(prepared), minimum=64)

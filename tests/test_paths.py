@@ -35,5 +35,5 @@ def test_cloud_storage_is_refused_before_anything_is_made(
         assert ended.value.code == 2
         assert "cloud storage is not supported" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(UserError, match="no path of this machine"):
+    with pytest.raises(UserError, match="not a local path"):
         paths.expanded([place])

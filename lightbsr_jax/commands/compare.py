@@ -1,4 +1,4 @@
-"""`lightbsr compare`: the PyTorch reference beside this program."""
+"""`lightbsr compare`: compare the PyTorch reference with this program."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     """Adds the command and its options."""
     parser = subparsers.add_parser(
         "compare",
-        help="run the PyTorch reference beside this program",
+        help="compare the PyTorch reference with this program",
         description="Run the PyTorch reference and this program on the same weights "
-        "and inputs and show where they agree and by how much: degradations, metrics, "
-        "losses, every module, gradients, BatchNorm, the queue and six steps of "
-        "training. Exit status 1 where they differ by more than the tolerance.",
+        "and inputs and print the differences: degradations, metrics, losses, every "
+        "module, gradients, BatchNorm, the queue and six training steps. Exit status 1 "
+        "if a difference exceeds the tolerance.",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -30,8 +30,8 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         metavar="DIR",
         help="your checkout of github.com/MJ-NCEPU/LightBSR, of KDSR "
         "(github.com/Zj-BinXia/KDSR) or of DASR (github.com/"
-        "The-Learning-And-Vision-Atelier-LAVA/DASR): nothing is written to it, and it "
-        "runs with or without CUDA (requires PyTorch, and OpenCV for SSIM)",
+        "The-Learning-And-Vision-Atelier-LAVA/DASR). It is not modified, and it runs "
+        "with or without CUDA (requires PyTorch, and OpenCV for SSIM)",
     )
     source.add_argument(
         "--replay", metavar="FILE", help="compare with a recording, without PyTorch"
@@ -39,7 +39,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--record",
         metavar="FILE.npz",
-        help="only run the reference, and save its side with the inputs (300 MB)",
+        help="only run the reference, and save its outputs and the inputs (300 MB)",
     )
     parser.add_argument(
         "--weights",
@@ -60,14 +60,14 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--precision",
         action="store_true",
-        help="also show what float32, JAX's default (TF32 on recent GPUs, bfloat16 "
-        "products on TPUs) and bfloat16 cost",
+        help="also print the errors of float32, of JAX's default precision (TF32 on "
+        "recent GPUs, bfloat16 products on TPUs) and of bfloat16",
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Compares, or records the reference's side; exits with 1 where they differ."""
+    """Compares, or records the reference's outputs; exits with 1 if they differ."""
     from lightbsr_jax import atomic
     from lightbsr_jax.parity import case as cases
     from lightbsr_jax.parity import compare, report
@@ -113,20 +113,23 @@ def _describe(case: Case, found: Comparison, theirs: Arrays) -> str:
     if case.meta["images"]:
         parts.append(report.images(case, found.ours, theirs))
     if not compare.has_ssim(theirs):
-        parts.append("Without SSIM: OpenCV was not installed where the reference ran.")
+        parts.append("No SSIM: OpenCV was not installed where the reference ran.")
     return "\n\n".join(parts)
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Raises UserError for options that do not go together, before any work."""
+    """Raises UserError for options that exclude each other, before any work."""
     if arguments.record is not None and (arguments.json or arguments.precision):
         raise UserError(
-            "--json and --precision are for --replay of what --record saves"
+            "--json and --precision need a comparison, which --record does not make: "
+            "give them to --replay"
         )
     for path in filter(None, (arguments.record, arguments.json)):
         if not Path(path).resolve().parent.is_dir():
-            raise UserError(f"{path}: there is no such folder")
+            raise UserError(f"{path}: its folder does not exist: create it first")
     if arguments.replay is not None:
         for name in ("record", "weights", "scale", "setting", "images"):
             if getattr(arguments, name) is not None:
-                raise UserError(f"--{name} is for --reference: a recording has its own")
+                raise UserError(
+                    f"--{name} works only with --reference: a recording fixes its own"
+                )

@@ -48,7 +48,9 @@ def run(arguments: argparse.Namespace) -> None:
     given, out = arguments.source, arguments.out
     if Path(given).is_dir() or packed.find(given):
         if arguments.setting is not None:
-            raise UserError(f"--setting is for state dicts: {given} knows its own")
+            raise UserError(
+                f"--setting is for state dicts: {given} stores its own setting"
+            )
         spec = convert.to_file(
             given, out, basis_file=arguments.pca, overwrite=arguments.overwrite
         )

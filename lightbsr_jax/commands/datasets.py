@@ -1,4 +1,4 @@
-"""`lightbsr datasets`: what a folder of images is taken for."""
+"""`lightbsr datasets`: list the sets of HR and LR images in folders."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     """Adds the command and its options."""
     parser = subparsers.add_parser(
         "datasets",
-        help="show which images of a folder are taken as HR",
-        description="List the sets of images in folders: which of them are HR and LR "
-        "by the layouts in which benchmarks are published, and which would be trained "
-        "or evaluated on.",
+        help="show which images of a folder are used as HR",
+        description="List the sets of images in folders: which are HR and which LR, "
+        "by the layouts in which benchmarks are published, and which of them training "
+        "and evaluation would use.",
     )
     parser.add_argument("folder", nargs="+", help="folder of images")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints what is in the folders. Raises UserError, OSError."""
+    """Prints the sets of images in each folder. Raises UserError, OSError."""
     from lightbsr_jax.imaging import layouts
 
     for folder in arguments.folder:
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def describe(survey: Survey) -> list[str]:
-    """A line for each set of images, and one about the whole."""
+    """Returns a line for each set of images, and one about the whole folder."""
     lines = []
     for images in survey.sets:
         (height, width), (last_height, last_width) = images.first_size, images.last_size

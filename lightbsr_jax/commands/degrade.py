@@ -1,4 +1,4 @@
-"""`lightbsr degrade`: the LR images that training makes of HR images, to look at."""
+"""`lightbsr degrade`: make the LR images of training from HR images, to look at."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "degrade",
         help="make low-resolution images as training does",
-        description="Degrade images as training does, to see what a network sees, or "
-        "for other programs: a PNG of each image, and what was drawn for it in "
-        f"{DRAWN}. An image gets the same degradation whenever its name has the same "
-        "place among the others.",
+        description="Degrade images as training does, to look at a network's inputs or "
+        "to use them in other programs. Writes a PNG for each image, and the "
+        f"degradations drawn to {DRAWN}. The degradation of an image depends on the "
+        "seed and on the position of its name among the others.",
     )
     parser.add_argument("input", metavar="FOLDER", help="images, searched recursively")
     parser.add_argument(
@@ -38,13 +38,13 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--scale", type=int, choices=(2, 3, 4), default=4)
     parser.add_argument(
-        "--seed", type=int, default=0, help="of what is drawn (default: 0)"
+        "--seed", type=int, default=0, help="seed of the degradations (default: 0)"
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the images and prints a line about all. Raises UserError, OSError."""
+    """Writes the images and prints a summary. Raises UserError, OSError."""
     from lightbsr_jax.imaging import files, settings
 
     setting = settings.parse(arguments.setting)
@@ -74,16 +74,16 @@ def run(arguments: argparse.Namespace) -> None:
         files.write_png(target, lr)
     text = json.dumps({"setting": setting, "scale": arguments.scale, "images": drawn})
     (output / DRAWN).write_text(text)
-    print(f"{output}: {len(found)} images, and what was drawn in {DRAWN}")
+    print(f"{output}: {len(found)} images, and their degradations in {DRAWN}")
 
 
 def degrade(
     image: np.ndarray, setting: settings.Name, *, scale: int, seed: int, place: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """The LR image of an HR image, both uint8 [H, W, 3], and what was drawn for it.
+    """The LR image of an HR image, both uint8 [H, W, 3], and its drawn degradation.
 
     The HR image is cropped on the right and bottom to a multiple of the scale. Raises
-    UserError where nothing is left.
+    UserError if nothing is left.
     """
     import jax
     import numpy as np

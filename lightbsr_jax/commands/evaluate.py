@@ -3,8 +3,8 @@
 lightbsr eval --workdir=runs/student --benchmarks=data/Set5,data/Set14
 lightbsr eval --method=bicubic --benchmarks=data/Set5 --report=results/bicubic
 
-(In a clone: python eval.py ...) On a cluster, one such command for each process, with
---distributed: they share the images, and the first reports.
+(In a clone: python eval.py ...) On a cluster, start one such command for each process,
+with --distributed: the processes share the images, and the first one reports.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Evaluates, by the flags in `arguments`; by default the program's."""
+    """Evaluates by the flags in `arguments` (default: those of the program)."""
     from lightbsr_jax.commands import flags
 
     flags.take(arguments)
@@ -76,7 +76,7 @@ def _define() -> _Flags:
         workdir=flags.DEFINE_string(
             "workdir",
             None,
-            "Folder of the training run to evaluate; or several, with commas.",
+            "Folder of the training run to evaluate, or several separated by commas.",
         ),
         weights=flags.DEFINE_string(
             "weights",
@@ -92,8 +92,8 @@ def _define() -> _Flags:
         report=flags.DEFINE_string(
             "report",
             None,
-            "Folder for the report (default: in WORKDIR/evaluation/settingN, one for "
-            "each set of benchmarks and step).",
+            "Folder for the report (default: below WORKDIR/evaluation/settingN, a "
+            "folder for each set of benchmarks and step).",
         ),
         dump_lr=flags.DEFINE_string(
             "dump-lr",
@@ -107,18 +107,20 @@ def _define() -> _Flags:
 
 
 def _sources(method: str, workdirs: str | None, weights: str | None) -> list[str]:
-    """What to load the networks from. Raises UserError where that makes no sense."""
+    """The sources of the networks. Raises UserError if they do not fit the method."""
     from lightbsr_jax.models import packed
 
     sources = [packed.folder(workdir) for workdir in _split(workdirs)]
     if weights:
         sources.append(packed.check_name(weights))
     if method == "bicubic" and sources:
-        raise UserError("--method=bicubic measures no network: leave that flag out")
+        raise UserError(
+            "--method=bicubic measures no network: leave --workdir and --weights out"
+        )
     if method == "network" and not sources:
         raise UserError(
-            "no network to measure: give --workdir=FOLDER, of a training run, or "
-            "--weights=NAME, of weights that come with the program; train one with "
+            "no network to measure: give --workdir=FOLDER of a training run, or "
+            "--weights=NAME of weights that come with the program; train one with "
             "train.py, or measure --method=bicubic, which needs none"
         )
     return sources

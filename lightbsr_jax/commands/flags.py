@@ -1,7 +1,7 @@
-"""The flags of `lightbsr train` and `lightbsr eval`: absl's, and those of a config.
+"""The flags of `lightbsr train` and `lightbsr eval`: absl flags and config fields.
 
-Mistakes read as one line, as in `mistakes`. A run that was told to stop, and can be
-resumed, ends with the exit status 75.
+A user's mistake prints one line, as in `mistakes`. A run that was interrupted and can
+be resumed exits with status 75.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from lightbsr_jax.commands import paths
 from lightbsr_jax.commands.mistakes import extras_named, fail, one_line
 from lightbsr_jax.errors import Interrupted, UserError
 
-INTERRUPTED = 75  # os.EX_TEMPFAIL, where there is one
+INTERRUPTED = 75  # os.EX_TEMPFAIL, which not every system defines
 
 
 def take(arguments: Sequence[str] | None) -> None:
-    """Makes these the program's arguments; None keeps its own."""
+    """Makes `arguments` the program's arguments; None keeps the given ones."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
         sys.argv[1:] = paths.expanded(given)
@@ -35,11 +35,11 @@ def take(arguments: Sequence[str] | None) -> None:
 
 
 def define_config(default: str) -> flags.FlagHolder:
-    """Defines --config=NAME[:PRESET], whose fields --config.FIELD=VALUE override.
+    """Defines --config=NAME[:PRESET], and --config.FIELD=VALUE for each of its fields.
 
-    NAME is that of a config that comes with the program, or a file's: see
-    `config_files.locate`. A field that the config does not have ends the program with
-    the nearest one's name; config_flags by itself would end it with a traceback.
+    NAME is a config that comes with the program, or the path of a file: see
+    `config_files.locate`. For an unknown field the program ends with the name of the
+    nearest one; config_flags by itself would end it with a traceback.
     """
     config_files.make_importable()
     try:
@@ -75,9 +75,9 @@ def define_processes() -> None:
 
 
 def join_processes() -> None:
-    """Joins the other processes, if the flags say that there are any.
+    """Connects to the other processes, if the flags name any.
 
-    Comes before any computation. Raises UserError where they cannot be found.
+    Call it before any computation. Raises UserError if they cannot be reached.
     """
     values = flags.FLAGS.flag_values_dict()
     by_hand = ("coordinator_address", "num_processes", "process_id")
@@ -93,17 +93,17 @@ def join_processes() -> None:
         jax.distributed.initialize(*(values[name] for name in by_hand))
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"the processes do not find each other: {error} (--coordinator_address, "
-            "--num_processes and --process_id say where they are)"
+            f"the processes cannot reach each other: {error} (set "
+            "--coordinator_address, --num_processes and --process_id)"
         ) from error
     _meet()
 
 
 def _meet() -> None:
-    """Sets up the collectives of the CPU while all processes are here.
+    """Sets up the collectives of the CPU while all processes wait here.
 
-    This fails where one comes 30 seconds after the other, having compiled or read for
-    longer; once it is done they wait for each other for as long as it takes.
+    Setting them up fails if one process arrives 30 seconds after another, for example
+    after compiling or reading. Once they are set up, processes wait without a limit.
     """
     import jax
     from jax.experimental import multihost_utils
@@ -115,7 +115,7 @@ def _meet() -> None:
 
 
 def run(main: Callable[[], Any], about: str | None = None) -> None:
-    """Parses the flags, calls main, and turns mistakes of the user into one line.
+    """Parses the flags, calls `main`, and prints a user's mistake as one line.
 
     --help shows the text `about` and the flags that this package defined.
     """
@@ -128,7 +128,7 @@ def run(main: Callable[[], Any], about: str | None = None) -> None:
 
     def checked_main(argv: Sequence[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # "info" is the libraries' chatter
+            logging.set_verbosity(logging.WARNING)  # the libraries log a lot as "info"
         if len(argv) > 1:
             fail(f"{argv[1]!r} is not a flag: values are given as --flag=value")
         try:
@@ -151,7 +151,7 @@ def _leave(message: str, *, status: int) -> NoReturn:
     print(message, file=sys.stderr)
     jax = sys.modules.get("jax")
     if jax is not None and jax.distributed.is_initialized():
-        # Not through JAX's farewell: it waits for processes that wait for this one.
+        # JAX's shutdown would wait for processes that wait for this one.
         sys.stdout.flush()
         os._exit(status)
     sys.exit(status)
@@ -167,7 +167,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _located(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the file's path for the config's name."""
+    """Replaces the name of the config in the arguments by the path of its file."""
     located = list(arguments)
     for index, argument in enumerate(located):
         if argument in ("--config", "-config") and index + 1 < len(located):

@@ -1,4 +1,4 @@
-"""Subcommands whose arguments are flags, which argparse passes on unread."""
+"""Subcommands whose arguments are absl flags, which argparse forwards unparsed."""
 
 import argparse
 import sys
@@ -12,8 +12,8 @@ def add(
     *,
     help: str,
 ) -> None:
-    """Adds a subcommand that passes all its arguments on to `main`."""
-    # No argument begins with NUL, so argparse takes none for an option.
+    """Adds a subcommand that forwards all its arguments to `main`."""
+    # No argument begins with NUL, so argparse parses none as an option.
     parser = subparsers.add_parser(name, help=help, add_help=False, prefix_chars="\0")
     parser.add_argument("arguments", nargs="*")
 

@@ -1,7 +1,7 @@
-"""Mistakes of the user as one line: `error: ...`, exit status 2.
+"""Prints a user's mistake as one line, `error: ...`, and exits with status 2.
 
-That goes for UserError and what the operating system raises (a missing file, a full
-disk); anything else is a bug and keeps its traceback.
+Mistakes are UserError and the errors of the operating system (a missing file, a full
+disk); any other exception is a bug and keeps its traceback.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from lightbsr_jax.errors import UserError
 
-EXTRAS = {  # of pyproject.toml, and the modules that come with them
+EXTRAS = {  # the extras of pyproject.toml, and the modules that they install
     "train": (
         *("array_record", "grain", "importlib_resources", "ml_collections", "skimage"),
         *("tensorboardX", "tensorflow_datasets"),
@@ -22,7 +22,7 @@ EXTRAS = {  # of pyproject.toml, and the modules that come with them
 
 @contextlib.contextmanager
 def extras_named() -> Iterator[None]:
-    """Turns the want of a module of an extra into a UserError with the remedy."""
+    """Turns the ImportError of an extra's module into a UserError with the remedy."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""`lightbsr pack`: one file of a trained network."""
+"""`lightbsr pack`: write a trained network as one file."""
 
 import argparse
 
@@ -7,10 +7,10 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     """Adds the command and its options."""
     parser = subparsers.add_parser(
         "pack",
-        help="one file of a trained network, to pass on",
+        help="write a trained network as one file, to share it",
         description="Write the network of a working directory's newest checkpoint, "
-        "with its config, as one file that --weights, Model.load and Upscaler.load "
-        "take, and print what a model card should say about it.",
+        "with its config, as one file for --weights, Model.load and Upscaler.load, and "
+        "print the facts for its model card.",
     )
     parser.add_argument("workdir", help="folder of a training run")
     parser.add_argument("out", help="file to write; ends in .safetensors")

@@ -10,10 +10,10 @@ _REMOTE = re.compile(r"[a-z][a-z0-9]+://")
 
 
 def expanded(arguments: Sequence[str]) -> list[str]:
-    """The arguments with ~ at the beginning of --option=~/A,~/B as shells have it.
+    """Expands ~ at the beginning of each path, in --option=~/A,~/B too.
 
-    (They replace it only at the beginning of a word.) Raises UserError for places that
-    are no paths of this machine.
+    (Shells expand it only at the beginning of a word.) Raises UserError for a URL such
+    as gs://bucket.
     """
     return list(map(_expanded, arguments))
 
@@ -25,8 +25,8 @@ def _expanded(argument: str) -> str:
         value = argument
     if match := _REMOTE.match(value):
         raise UserError(
-            f"{argument}: {match[0]} is no path of this machine, and cloud storage is "
-            "not supported: mount it, or name a local folder"
+            f"{argument}: {match[0]} is not a local path, and cloud storage is not "
+            "supported: mount it, or name a local folder"
         )
     parts = [os.path.expanduser(p) if p[:1] == "~" else p for p in value.split(",")]
     return option + equals + ",".join(parts)

@@ -1,4 +1,4 @@
-"""`lightbsr prepare`: images cut into the tiles of a dataset, and a summary."""
+"""`lightbsr prepare`: cut images into the tiles of a dataset."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "prepare",
         help="cut training images into tiles that are quick to read",
-        description="Cut images into tiles, stored losslessly in a TFDS dataset that "
-        "train.py takes in place of the folders, as --config.data.hr=DIR, for the same "
-        "training in a fraction of the reading time. The same command resumes an "
-        "interrupted run. Images that cannot be read are left out and listed.",
+        description="Cut images into tiles, stored losslessly in a TFDS dataset. "
+        "train.py reads it instead of the folders, as --config.data.hr=DIR: the "
+        "training is the same, in a fraction of the reading time. The same command "
+        "resumes an interrupted run. Unreadable images are left out and listed.",
     )
     parser.add_argument(
         "--input",
@@ -44,8 +44,8 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         metavar="COUNT",
         type=int,
         default=10,
-        help="without --validation: number of input images, evenly spaced by name, to "
-        "keep from training for the validation split (default: 10; 0 for none)",
+        help="without --validation: number of input images, evenly spaced by name, "
+        "that go to the validation split instead of training (default: 10; 0 for none)",
     )
     _add_tile_options(parser)
     parser.set_defaults(run=run)

@@ -1,16 +1,16 @@
-"""Lines about files, whatever their names hold, into whatever reads them."""
+"""Printing lines about files with any name, to any terminal or pipe."""
 
 import os
 import sys
 import unicodedata
 from typing import TextIO
 
-# Control characters, and those that turn the direction of what follows.
+# Control characters, and characters that change the direction of the text.
 _HIDDEN = ("Cc", "Cf", "Zl", "Zp")
 
 
 def printable(text: str) -> str:
-    r"""The text with control characters and bytes that are no UTF-8 as \x1b, \xff."""
+    r"""Escapes control characters and bytes that are not UTF-8, as \x1b and \xff."""
     text = os.fsencode(text).decode("utf-8", "backslashreplace")
     return "".join(
         c.encode("unicode_escape").decode() if _is_hidden(c) else c for c in text
@@ -18,7 +18,7 @@ def printable(text: str) -> str:
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Prints a line, at once. Where nobody reads any more, there is silence."""
+    """Prints a line and flushes it. A closed pipe is ignored."""
     stream: TextIO = sys.stdout if file is None else file
     encoding = stream.encoding or "utf-8"
     line = printable(text).encode(encoding, "backslashreplace").decode(encoding)

@@ -1,4 +1,4 @@
-"""`lightbsr psnr`: PSNR and SSIM of two images under every convention."""
+"""`lightbsr psnr`: compute PSNR and SSIM of two images under every convention."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     """Adds the command and its options."""
     parser = subparsers.add_parser(
         "psnr",
-        help="PSNR and SSIM of two images under every convention",
-        description="PSNR and SSIM of two images, or of two folders of images of the "
-        "same names, under every convention in use: why two programs differ. Where A "
-        "is smaller than B by a whole factor: which bicubic made it.",
+        help="compute PSNR and SSIM of two images under every convention",
+        description="Compute PSNR and SSIM of two images, or of two folders of images "
+        "with the same names, under every convention in use, to see why two programs "
+        "report different figures. If A is smaller than B by a whole factor: find the "
+        "bicubic method that made it.",
     )
     parser.add_argument("a", metavar="A", help="restored image, or folder")
     parser.add_argument("b", metavar="B", help="original image, or folder")
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def describe(a: str, b: str, scale: int, found: Comparison) -> str:
-    """The tables of a comparison of A and B, with what they are of."""
+    """The tables of a comparison of A and B, below a title that names both."""
     title = f"{a} against {b}"
     if found.images > 1:
         title += f", means of {found.images} images"
@@ -52,8 +53,8 @@ def describe(a: str, b: str, scale: int, found: Comparison) -> str:
         first = found.cropped[0]
         title += (
             f"\n{len(found.cropped)} of different sizes, such as {first.first_path} "
-            f"with {_size(first.first)} and {_size(first.second)} pixels: compared "
-            "where both have pixels, from the top left on"
+            f"with {_size(first.first)} and {_size(first.second)} pixels: only the "
+            "area common to both is compared, aligned at the top left"
         )
     return f"{title}\n\n{_describe_measures(found.measures, scale)}"
 
@@ -72,7 +73,9 @@ def _describe_measures(measures: Sequence[Measure], scale: int) -> str:
             lines.append([colour, *cells])
         grids.append(tables.grid(lines))
     if scale in measures[0].borders:
-        grids.append(f"* the paper's: what eval.py prints at scale {scale}\n")
+        grids.append(
+            f"* the paper's convention, as eval.py prints it at scale {scale}\n"
+        )
     return "\n".join(grids)
 
 
@@ -87,8 +90,8 @@ def _describe_bicubics(found: Comparison) -> str:
         shrunk.append([name, f"{score.shrunk_psnr:.3f}", str(score.largest_difference)])
     return (
         f"A is 1/{factor} of B in size: its low-resolution image\n\n"
-        f"{tables.grid(shrunk)}\nA was made the way that gives inf dB, or far more "
-        f"than the others; if none does, A was blurred or compressed too.\n\n"
+        f"{tables.grid(shrunk)}\nThe method with inf dB, or far more dB than the "
+        f"others, made A; if there is none, A was also blurred or compressed.\n\n"
         f"{tables.grid(enlarged)}"
     )
 

@@ -1,4 +1,4 @@
-"""`lightbsr serve`: a local page to upscale pictures with."""
+"""`lightbsr serve`: open a local page to upscale pictures with."""
 
 import argparse
 import contextlib
@@ -12,9 +12,9 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     """Adds the command and its options."""
     parser = subparsers.add_parser(
         "serve",
-        help="a local page to upscale pictures with",
-        description="A page in your browser: drop a picture, compare, download. Only "
-        "this machine can open it.",
+        help="open a local page to upscale pictures with",
+        description="Serve a page for your browser: drop a picture, compare, download. "
+        "Only this machine can open it.",
     )
     source.add_options(parser)
     parser.add_argument("--port", type=int, default=7860, help="default: 7860")
@@ -22,7 +22,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         "--megapixels",
         type=float,
         default=16,
-        help="largest accepted picture (default: 16)",
+        help="largest accepted picture, in megapixels (default: 16)",
     )
     parser.set_defaults(run=run)
 
@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
     port, megapixels = arguments.port, arguments.megapixels
     try:
         server = Server(upscaler, bank, port=port, megapixels=megapixels)
-    except (OSError, OverflowError) as error:  # taken, forbidden, or none
-        raise UserError(f"--port={port}: {error}; 0 takes one that is free") from error
+    except (OSError, OverflowError) as error:  # in use, forbidden, or not a port
+        raise UserError(f"--port={port}: {error}; 0 picks a free port") from error
     with server:
         print(f"http://{ADDRESS}:{server.server_port} (Ctrl-C ends)", flush=True)
         with contextlib.suppress(KeyboardInterrupt):

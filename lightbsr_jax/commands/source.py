@@ -1,4 +1,4 @@
-"""The options --weights and --workdir, and the network that they name."""
+"""The options --weights and --workdir, and the loading of the network they name."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --weights and --workdir, of which one may be given."""
+    """Adds --weights and --workdir, which exclude each other."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--weights",
         metavar="NAME",
         help="name of weights that come with this program (default: setting2), or a "
-        "file: of lightbsr pack, or of the PyTorch reference (.safetensors, .pt, .pth)",
+        "file of lightbsr pack or of the PyTorch reference (.safetensors, .pt, .pth)",
     )
     source.add_argument("--workdir", help="folder of a student that you trained")
 
 
 def parse_setting(text: str) -> settings.Name:
-    """The degradation setting of a command line. Raises argparse.ArgumentTypeError."""
+    """Parses a degradation setting. Raises argparse.ArgumentTypeError."""
     from lightbsr_jax.imaging import settings
 
     try:
@@ -35,9 +35,9 @@ def parse_setting(text: str) -> settings.Name:
 
 
 def named(arguments: argparse.Namespace) -> str:
-    """The --weights or --workdir that was given, or the default weights.
+    """The given --weights or --workdir, or the default weights.
 
-    Raises UserError for a name that no weights, file or folder have.
+    Raises UserError if no weights, file or folder have that name.
     """
     from lightbsr_jax.models import packed
 
@@ -47,7 +47,7 @@ def named(arguments: argparse.Namespace) -> str:
 
 
 def load(source: str) -> Model:
-    """The network of any source, for pictures. Raises UserError for a teacher."""
+    """Loads the network to upscale with. Raises UserError for a teacher."""
     from lightbsr_jax.models.load import load_for_pictures
 
     return load_for_pictures(source)

@@ -2,9 +2,9 @@
 
 lightbsr train --config=teacher:setting1 --workdir=runs/teacher --config.data.hr=FOLDER
 
-(In a clone: python train.py --config=configs/teacher.py:setting1 ...) On a cluster, one
-such command for each process, with --distributed. A run that is told to stop (SIGTERM,
-Ctrl-C) ends with the exit status 75; the same command resumes it.
+(In a clone: python train.py --config=configs/teacher.py:setting1 ...) On a cluster,
+start one such command for each process, with --distributed. A run that is interrupted
+(SIGTERM, Ctrl-C) exits with status 75; the same command resumes it.
 """
 
 import argparse
@@ -19,7 +19,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Trains, by the flags in `arguments`; by default the program's."""
+    """Trains by the flags in `arguments` (default: those of the program)."""
     from absl import flags as absl_flags
 
     from lightbsr_jax.commands import flags
@@ -27,7 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags.take(arguments)
     config = flags.define_config("teacher")
     workdir = absl_flags.DEFINE_string(
-        "workdir", None, "Where checkpoints, metrics and pictures go.", required=True
+        "workdir",
+        None,
+        "Folder for checkpoints, metrics and pictures.",
+        required=True,
     )
     flags.define_processes()
 

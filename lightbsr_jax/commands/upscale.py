@@ -1,4 +1,4 @@
-"""`lightbsr upscale`: pictures, folders of them, and a line about each."""
+"""`lightbsr upscale`: upscale pictures and folders, and print a line about each."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         help="upscale your own pictures",
         description="Upscale pictures of any size: PNG, JPEG, WebP, TIFF and BMP "
         "files, and folders of them. Depth, transparency, colour profile and metadata "
-        "are kept. Exit status 1 where a picture could not be upscaled.",
+        "are kept. Exit status 1 if a picture could not be upscaled.",
     )
     parser.add_argument("input", nargs="+", help="picture, or folder of pictures")
     parser.add_argument(
         "-o",
         "--output",
         required=True,
-        help="folder for the results, which keeps the structure of input folders; or a "
-        "file name for a single picture",
+        help="folder for the results, with the structure of the input folders; or a "
+        "file name for the result of a single picture",
     )
     source.add_options(parser)
     _add_result_options(parser)
@@ -57,7 +57,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--explain",
         action="store_true",
-        help="also write the estimated degradation: its maps (.png) and the nearest "
+        help="also write the estimated degradation: as maps (.png) and as the nearest "
         "known degradations (.json)",
     )
     parser.add_argument(
@@ -71,24 +71,28 @@ def _add_result_options(parser: argparse.ArgumentParser) -> None:
     size.add_argument(
         "--scale",
         type=float,
-        help="scale of the result (default: the network's); others are interpolated "
-        "from the network's result (Lanczos)",
+        help="scale of the result (default: the network's, usually 4); the network's "
+        "result is resized to any other scale (Lanczos)",
     )
     size.add_argument(
-        "--size", metavar="WxH", help="exact pixels; Wx or xH in proportion"
+        "--size",
+        metavar="WxH",
+        help="size of the result in pixels; Wx or xH keeps the proportions",
     )
     parser.add_argument(
         "--format",
         choices=("png", "jpg", "webp", "tif", "bmp"),
-        help="format of the result (default: the picture's)",
+        help="format of the result (default: that of the picture)",
     )
     parser.add_argument(
         "--quality",
         type=int,
         default=95,
-        help="1 to 100, for JPEG and WebP (default: 95)",
+        help="quality of JPEG and WebP results, 1 to 100 (default: 95)",
     )
-    parser.add_argument("--suffix", default="", help="appended to names, such as -x4")
+    parser.add_argument(
+        "--suffix", default="", help="suffix of the results' names, such as -x4"
+    )
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument(
         "--overwrite",
@@ -96,14 +100,14 @@ def _add_result_options(parser: argparse.ArgumentParser) -> None:
         action="store_const",
         const="overwrite",
         default="refuse",
-        help="replace results that exist",
+        help="replace existing results",
     )
     existing.add_argument(
         "--skip-existing",
         dest="existing",
         action="store_const",
         const="skip",
-        help="keep results that exist and go on with the others",
+        help="keep existing results and make the others",
     )
 
 
@@ -112,22 +116,25 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         "--memory",
         metavar="GB",
         type=float,
-        help="memory for feature maps on each device (default: most of what is free). "
-        "The result does not depend on it",
+        help="memory for feature maps on each device (default: most of the free "
+        "memory). The result does not depend on it",
     )
     parser.add_argument(
-        "--device", choices=("cpu", "gpu", "tpu"), help="default: the best available"
+        "--device",
+        choices=("cpu", "gpu", "tpu"),
+        help="kind of device (default: the best available)",
     )
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of the network's arithmetic (default: float32)",
+        help="precision of the network's arithmetic (default: float32)",
     )
     parser.add_argument(
         "--self-ensemble",
         action="store_true",
-        help="average over flips and transpositions: 8 times as long, slightly better",
+        help="average over flips and transpositions: takes 8 times as long and is "
+        "slightly better",
     )
     parser.add_argument(
         "--idr-from",
@@ -137,9 +144,9 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Upscales the pictures; exits with 1 where one failed. Raises UserError, OSError.
+    """Upscales the pictures; exits with 1 if one failed. Raises UserError, OSError.
 
-    What can be wrong about the arguments is found before the network is loaded.
+    Mistakes in the arguments are found before the network is loaded.
     """
     from lightbsr_jax import compilation
 
@@ -154,7 +161,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
-    """True where no picture failed."""
+    """Returns whether no picture failed."""
     import jax
 
     from lightbsr_jax import compilation
@@ -162,7 +169,7 @@ def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
 
     target, jobs = _plan(arguments)
     if arguments.device == "cpu":
-        jax.config.update("jax_platforms", "cpu")  # before anything else is woken
+        jax.config.update("jax_platforms", "cpu")  # before JAX opens other devices
     compilation.check_devices()
     model = load()
     upscaler = _upscaler(model, arguments.memory, arguments.precision, arguments.device)
@@ -202,7 +209,7 @@ def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
 
 
 def _plan(arguments: argparse.Namespace) -> tuple[Target, list[Job]]:
-    """The results' size and the pictures; says which files are not supported."""
+    """The results' size and the pictures; prints the number of unsupported files."""
     from lightbsr_jax.inference import folder
 
     if not 1 <= arguments.quality <= 100:
@@ -240,8 +247,8 @@ def _upscaler(
         devices = jax.local_devices(backend=device)
     except RuntimeError as error:
         raise UserError(
-            f"--device={device}: JAX finds none, only {jax.default_backend()} "
-            "(another build of jax may be needed)"
+            f"--device={device}: JAX finds only {jax.default_backend()} (another build "
+            "of jax may be needed)"
         ) from error
     return Upscaler(model, memory=memory, precision=precision, devices=devices)
 
@@ -268,7 +275,7 @@ def report(
     *,
     done: str = "done",
 ) -> bool:
-    """Prints a line for each outcome and a summary; True where none failed."""
+    """Prints a line for each outcome and a summary; returns whether none failed."""
     from lightbsr_jax.inference import folder
 
     begin = time.monotonic()
@@ -291,7 +298,7 @@ def report(
 
 
 def describe(done: Done[Upscaled]) -> str:
-    """Such as "60x40 -> 240x160 [without XMP] out/a.jpg (1.2 s)"."""
+    """A line such as "60x40 -> 240x160 [without XMP] out/a.jpg (1.2 s)"."""
     result = done.result
     text = _describe_sizes(result.sizes)
     if result.dropped:
@@ -302,7 +309,7 @@ def describe(done: Done[Upscaled]) -> str:
 
 
 def describe_plan(done: Done[Sizes]) -> str:
-    """Such as "60x40 -> 240x160 out/a.jpg"."""
+    """A line such as "60x40 -> 240x160 out/a.jpg"."""
     return f"{_describe_sizes(done.result)} {done.job.target}"
 
 
@@ -311,7 +318,7 @@ def describe_failure(job: Job, error: Exception) -> str:
     from lightbsr_jax.inference import folder
 
     if isinstance(error, folder.ResultExists):
-        return f"{error}: --overwrite it, or --skip-existing"
+        return f"{error}: --overwrite replaces it, --skip-existing keeps it"
     if isinstance(error, MemoryError):
         return f"{job.source}: not enough memory for its pixels"
     if isinstance(error, OSError):
@@ -330,7 +337,7 @@ def describe_failure(job: Job, error: Exception) -> str:
 
 
 def describe_unsupported(kinds: Counter[str]) -> str:
-    """Such as "skipped 3 unsupported files (2 .heic, 1 .cr2)"."""
+    """A line such as "skipped 3 unsupported files (2 .heic, 1 .cr2)"."""
     count = sum(kinds.values())
     names = [suffix or "no suffix" for suffix, _ in kinds.most_common()]
     if len(kinds) > 1:
@@ -342,7 +349,7 @@ def describe_unsupported(kinds: Counter[str]) -> str:
 
 
 def _describe_sizes(sizes: Sizes) -> str:
-    """Such as "60x40 -> 240x160": width before height, as people say it."""
+    """Text such as "60x40 -> 240x160": width before height, as is usual."""
     (height, width), (new_height, new_width) = sizes
     return f"{width}x{height} -> {new_width}x{new_height}"
 
@@ -370,7 +377,7 @@ class _Bar:
         )
         self._jobs = jobs
         self._names = [escape(printable(job.name)) for job in jobs]
-        self._pixels = [_pixels(job) for job in jobs]  # what the time goes by
+        self._pixels = [_pixels(job) for job in jobs]  # time is proportional to them
         self._task = self._bar.add_task(
             "", total=sum(self._pixels), number=0, of=len(jobs), part=0.0
         )
@@ -383,7 +390,7 @@ class _Bar:
         self._bar.__exit__(None, None, None)
 
     def of(self, job: Job) -> Callable[[int, int], None]:
-        """Shows how far that job is, when called with (done, total)."""
+        """Returns a callback (done, total) that shows the progress of a job."""
         index = self._jobs.index(job)
         before = sum(self._pixels[:index])
 
@@ -404,5 +411,5 @@ def _pixels(job: Job) -> int:
 
     try:
         return math.prod(files.image_size(job.source))
-    except (UserError, OSError):  # reported when it is this picture's turn
+    except (UserError, OSError):  # reported when this picture is upscaled
         return 0

@@ -1,1 +1,1 @@
-"""From image files to batches of uint8 high-resolution crops, on the host."""
+"""Reading image files into batches of uint8 high-resolution crops, on the host."""

@@ -1,6 +1,6 @@
 """The dataset `df2k`: photographs cut into tiles, written once and read at random.
 
-A TFDS dataset in ArrayRecord files; neither writing nor reading it takes TensorFlow.
+It is a TFDS dataset in ArrayRecord files; neither writing nor reading needs TensorFlow.
 `lightbsr prepare` writes it, and so does TFDS:
 
     import tensorflow_datasets as tfds
@@ -11,10 +11,10 @@ A TFDS dataset in ArrayRecord files; neither writing nor reading it takes Tensor
     builder.download_and_prepare()
     builder.as_data_source("train")[0]["image"]  # uint8 [480, 480, 3]
 
-An example is a tile: `image` (PNG), the `name` of the image that it comes from, `top`
-and `left` in that image in pixels. The tiles of an image are neighbours, row by row,
-and images go by name; the metadata holds their names and sizes. So a reader knows where
-every part of every image lies.
+An example is a tile: `image` (PNG), the `name` of the image that it comes from, and its
+`top` and `left` in that image in pixels. Images are sorted by name, and the tiles of an
+image are stored row by row; the metadata holds the images' names and sizes. A reader
+can therefore compute where each part of each image is stored.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ IMAGES_A_SHARD = 16  # some 80 MB of 2K photographs
 
 
 class Split(NamedTuple):
-    """What a split of a prepared dataset holds."""
+    """Size of a split of a prepared dataset."""
 
     name: str
     images: int
@@ -74,16 +74,16 @@ class Df2k(FileReaderBuilder):
         on_progress: Callable[[int, int], None] | None = None,
         **tfds_arguments: Any,
     ) -> None:
-        """What to write. Reading takes none of it.
+        """Describes the dataset to write. Reading one needs only `data_dir`.
 
         inputs: folders of images, searched recursively.
         validation: folders for that split. Without any, `hold_out` of the input's
             images, evenly spaced by name, go there instead of into training.
-        tile, stride: side and distance of the tiles, in pixels. The default stride is
-            the side: but for the last row and column no pixel is stored twice.
-        workers: threads, by default one a core; the result is the same.
-        on_progress: called with the images done and all.
-        tfds_arguments: data_dir, and what else every TFDS builder takes.
+        tile, stride: side and distance of the tiles, in pixels. By default the stride
+            is the side: only the last row and column of tiles overlap others.
+        workers: number of threads (default: one per core); the result is the same.
+        on_progress: called with the numbers of finished images and of all images.
+        tfds_arguments: data_dir and other arguments of every TFDS builder.
         """
         self._inputs, self._validation = list(inputs), list(validation)
         self._hold_out = hold_out
@@ -94,9 +94,9 @@ class Df2k(FileReaderBuilder):
         super().__init__(file_format="array_record", **tfds_arguments)
 
     def download_and_prepare(self, **tfds_arguments: Any) -> None:
-        """As of any TFDS builder: does nothing where the dataset is there already.
+        """Writes the dataset; does nothing if it exists, as in any TFDS builder.
 
-        Raises UserError where it was made of other images or with other tiles.
+        Raises UserError if the existing one has other images or other tiles.
         """
         exists = self.data_path.exists()
         if self._inputs or not exists:
@@ -112,7 +112,7 @@ class Df2k(FileReaderBuilder):
 
     @property
     def _metadata(self) -> Any:
-        """The builder's own dict of what it was made of."""
+        """The metadata dict of the builder."""
         return self.info.metadata
 
     def prepared_splits(self) -> list[Split]:
@@ -147,10 +147,10 @@ class Df2k(FileReaderBuilder):
         )
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
-        """Writes the missing shards into a folder that stays, then moves them all.
+        """Writes the missing shards into a persistent folder, then moves all of them.
 
-        TFDS calls this with `data_path` at a temporary folder, which an interruption
-        discards and success renames: only whole datasets are ever visible.
+        TFDS calls this with `data_path` at a temporary folder, which it discards after
+        an interruption and renames after success: only complete datasets are visible.
         """
         images = self._images()
         made_of = self._made_of(images)
@@ -184,8 +184,8 @@ class Df2k(FileReaderBuilder):
             return {"train": images, "validation": find_all(self._validation)}
         if not 0 <= self._hold_out < len(images):
             raise UserError(
-                f"of {len(images)} images {self._hold_out} cannot be held out for "
-                "validation: take fewer, or name a folder for it"
+                f"{self._hold_out} of {len(images)} images cannot be held out for "
+                "validation: hold out fewer, or name a folder of validation images"
             )
         held_out = {i * len(images) // self._hold_out for i in range(self._hold_out)}
         train = [image for i, image in enumerate(images) if i not in held_out]
@@ -194,7 +194,7 @@ class Df2k(FileReaderBuilder):
         return {"train": train, "validation": [images[i] for i in sorted(held_out)]}
 
     def _made_of(self, images: dict[str, list[tuple[str, Path]]]) -> str:
-        """A digest of what determines the dataset."""
+        """A digest of everything that determines the dataset."""
         digest = hashlib.sha256()
         digest.update(f"{self._tile} {self._stride} {IMAGES_A_SHARD}\n".encode())
         for split, own in images.items():
@@ -203,7 +203,7 @@ class Df2k(FileReaderBuilder):
         return digest.hexdigest()[:16]
 
     def _keep_finished(self, folder: Path, made_of: str) -> None:
-        """Leaves in `folder` the finished shards of this very dataset, if any."""
+        """Removes all shards from `folder` but the finished ones of this dataset."""
         for half in folder.glob("*.half"):
             half.unlink()
         marker = folder / "made_of"
@@ -214,7 +214,7 @@ class Df2k(FileReaderBuilder):
         atomic.write_text(marker, made_of)
 
     def _write_missing(self, folder: Path, shards: list["_Shard"]) -> None:
-        # What had to leave out an image is written again: the file may be mended.
+        # Shards that left out an image are rewritten: its file may be repaired by now.
         missing = [
             shard
             for shard in shards
@@ -262,10 +262,10 @@ class Df2k(FileReaderBuilder):
                         lengths.append(len(example))
                 advance()
             writer.close()
-        except RuntimeError as error:  # all that the writer raises, on a full disk too
+        except RuntimeError as error:  # the writer's only error, of a full disk too
             raise UserError(
-                f"{half} cannot be written ({error}): once it can, the same command "
-                "goes on from here"
+                f"{half} cannot be written ({error}): make it writable or free space, "
+                "and the same command resumes"
             ) from error
         os.replace(half, folder / shard.name)
         about = {
@@ -287,7 +287,7 @@ class Df2k(FileReaderBuilder):
             yield proto.SerializeToString(deterministic=True)
 
     def _collect(self, folder: Path, shards: list["_Shard"]) -> None:
-        """Moves what was written into the dataset, and enters it there."""
+        """Moves the written shards into the dataset and registers its splits."""
         infos: list[tfds.core.SplitInfo] = []
         images: dict[str, list[Any]] = {}
         skipped: dict[str, list[str]] = {}
@@ -323,7 +323,7 @@ class Df2k(FileReaderBuilder):
 
 
 class _Shard(NamedTuple):
-    """A file of examples to be written."""
+    """A file of examples, written as a whole."""
 
     split: str
     number: int
@@ -334,7 +334,7 @@ class _Shard(NamedTuple):
         return f"{self.split}-{self.number:05d}"
 
     def about(self, folder: Path) -> dict[str, Any] | None:
-        """What is in it: images, skipped, examples, bytes; None if it is not done."""
+        """The shard's images, skipped, examples, bytes; None if it is not finished."""
         path = folder / f"{self.name}.json"
         done = path.exists() and (folder / self.name).exists()
         return json.loads(path.read_text()) if done else None
@@ -342,7 +342,7 @@ class _Shard(NamedTuple):
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Makes the folder; raises UserError if another process is at work in it."""
+    """Makes the folder; raises UserError if another process is writing to it."""
     folder.mkdir(parents=True, exist_ok=True)
     with locks.held(folder / "lock", folder.parent):
         yield

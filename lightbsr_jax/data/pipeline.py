@@ -1,8 +1,8 @@
-"""Batches of random crops, the same for the same seed however they are read.
+"""Batches of random crops, which depend on the seed but not on how they are read.
 
 Crops are uint8 [B, D, H, W, C]: D crops of each of B images, 0..255, RGB. `Sampler`
-draws where they lie, for a batch at once. `CropBatches` cuts them on the host;
-resident.py does it on the device, with the same result.
+draws the positions of all crops of a batch. `CropBatches` cuts them on the host;
+resident.py cuts them on the device, with the same result.
 """
 
 import functools
@@ -22,24 +22,24 @@ FLIP_ROWS, FLIP_COLUMNS, TRANSPOSE = 1, 2, 4
 
 
 class Places(NamedTuple):
-    """Where the crops of a batch lie, and how they are turned: all int32."""
+    """Positions and orientations of the crops of a batch: all int32."""
 
     images: np.ndarray  # [B], indices into the source
     tops: np.ndarray  # [B, D], pixels
     lefts: np.ndarray  # [B, D]
-    turns: np.ndarray  # [B], 0 to 7: the sum of some of FLIP_ROWS and so on
+    turns: np.ndarray  # [B], 0 to 7: a sum of FLIP_ROWS, FLIP_COLUMNS, TRANSPOSE
 
 
 class Sampler:
-    """Draws the places of every batch, from the seed and the batch's number alone.
+    """Draws the places of a batch from nothing but the seed and the batch's number.
 
     Images come in a new order every epoch; a batch may span epochs. Each gives `crops`
     random crops of `size` x `size`, which share one random flip of the rows, flip of
     the columns and transposition (each with probability 1/2).
 
-    `sizes` [N, 2] are the images' heights and widths, none below `size`. Of the
-    processes that share the work, the one of `shard_index` gets its own B = batch_size
-    / shard_count rows of each batch, the first process the first rows.
+    `sizes` [N, 2] are the images' heights and widths, none below `size`. If several
+    processes share the work, process `shard_index` gets B = batch_size / shard_count
+    rows of each batch; the first process gets the first rows.
     """
 
     def __init__(
@@ -62,16 +62,16 @@ class Sampler:
         self._first_row = shard_index * self.rows
         self._sizes, self._batch_size, self._crops = sizes, batch_size, crops
         self._seed = seed
-        # Threads ask for the rows of a few batches one by one.
+        # Threads read the rows of a few batches one by one.
         self.places = functools.lru_cache(maxsize=8)(self._places)
         self._order = functools.lru_cache(maxsize=4)(self._shuffled)
 
     def replacements(
         self, batch: int, row: int
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Image, tops [D] and lefts [D] to try in place of a row's unreadable image.
+        """Yields image, tops [D] and lefts [D] to replace a row's unreadable image.
 
-        There is no end to them.
+        The iterator is endless.
         """
         rng = np.random.default_rng([self._seed, 2, batch, self._first_row + row])
         while True:
@@ -102,7 +102,7 @@ class Sampler:
         return tops, rng.integers(room[:, 1:], size=shape)
 
     def _shuffled(self, epoch: int) -> np.ndarray:
-        # Grain's own shuffle takes milliseconds an image where images are few.
+        # Grain's own shuffle takes milliseconds per image if there are few images.
         rng = np.random.default_rng([self._seed, 0, epoch])
         return rng.permutation(len(self._sizes))
 
@@ -110,12 +110,12 @@ class Sampler:
 class CropBatches(Iterator[Any]):
     """An endless iterator of the crops that `sampler` draws, cut on the host.
 
-    uint8 [B, D, size, size, 3], passed through `transfer`, which may bring it to the
-    devices. `threads` read images ahead, and another one assembles and transfers the
-    next batch; with 0 everything happens when it is asked for.
+    A batch is uint8 [B, D, size, size, 3], passed through `transfer`, which may move it
+    to the devices. `threads` threads read images ahead, and one more assembles and
+    transfers the next batch; with 0 threads, `next` does all of that itself.
 
-    In place of an image that cannot be decoded another one is drawn. Whatever else goes
-    wrong in a thread is raised by `next`, with the image's name.
+    An image that cannot be decoded is replaced by another random one. `next` raises any
+    other error of a thread, with the image's name.
     """
 
     def __init__(
@@ -148,38 +148,38 @@ class CropBatches(Iterator[Any]):
         return next(self._batches)
 
     def get_state(self) -> dict[str, int]:
-        """The place in the stream, for JSON: the same in every process.
+        """The position in the stream, for JSON: the same in every process.
 
-        What is read ahead does not count.
+        It counts the batches returned, not those read ahead.
         """
         return {"batches": grain.experimental.get_next_index(self._batches)}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Goes to a place that `get_state` gave: the next batch is the same as then."""
+        """Returns to a position of `get_state`: the next batch is the same as then."""
         grain.experimental.set_next_index(self._batches, state["batches"])
 
     def close(self) -> None:
-        """Ends the threads; there are no more batches afterwards."""
+        """Stops the threads; the iterator yields no more batches."""
         self._batches.close()
 
     def _row(self, index: int) -> np.ndarray:
-        """The crops [D, size, size, 3] at a place of the stream of rows."""
+        """The crops [D, size, size, 3] at a position in the stream of rows."""
         batch, row = divmod(index, self._sampler.rows)
         images, tops, lefts, turns = self._sampler.places(batch)
         drawn = int(images[row]), tops[row], lefts[row]
-        # Ends: a source without any readable image raises.
+        # The loop ends: a source without any readable image raises UserError.
         others = self._sampler.replacements(batch, row)
         for image, top, left in itertools.chain([drawn], others):
             try:
                 crops = self._source.crops(image, top, left, self._sampler.size)
             except UserError:
                 raise
-            except BaseException as error:  # SystemExit would end the thread in silence
+            except BaseException as error:  # SystemExit would end the thread silently
                 name = self._source.names[image]
                 raise RuntimeError(f"reading {name} failed: {error!r}") from error
             if crops is not None:
                 return _turned(crops, turns[row])
-        raise AssertionError("replacements end with an error, not by themselves")
+        raise AssertionError("the iterator of replacements is endless")
 
 
 def _turned(crops: np.ndarray, turn: int) -> np.ndarray:

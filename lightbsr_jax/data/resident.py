@@ -1,7 +1,7 @@
-"""All images in the memory of the device, and crops of them cut there.
+"""Training images held in the memory of the device, which cuts the crops.
 
-For data that fits: the host reads files once, and then only draws some numbers a step.
-The crops are those of pipeline.py, bit for bit.
+The host reads each file once and then only draws a few numbers per step. The data has
+to fit into memory. The crops are those of pipeline.py, bit for bit.
 """
 
 import os
@@ -27,18 +27,18 @@ from lightbsr_jax.typed import ArrayLike
 
 
 class Pixels(NamedTuple):
-    """The images of a source, one below the other."""
+    """The images of a source, stacked vertically."""
 
-    lines: Array  # uint8 [sum of heights, 3 * largest width], zero where there is none
+    lines: Array  # uint8 [sum of heights, 3 * largest width], padded with zeros
     first: Array  # int32 [N], the line in which each image begins
 
 
 class ResidentBatches(Iterator[Any]):
-    """An endless iterator of the places that `sampler` draws, as `CropBatches`.
+    """An endless iterator of the places that `sampler` draws, used like `CropBatches`.
 
-    `pixels` has the images, which `threads` read and `share` brought to the devices;
-    `crops` cuts the places out of them. An image that cannot be decoded is replaced as
-    `CropBatches` does it. Raises UserError where the devices lack the memory.
+    `pixels` holds the images, which `threads` threads read and `share` moves to the
+    devices; `crops` cuts the places out of them. An image that cannot be decoded is
+    replaced as in `CropBatches`. Raises UserError if the devices lack the memory.
     """
 
     pixels: Pixels
@@ -86,19 +86,19 @@ class ResidentBatches(Iterator[Any]):
         return self._transfer(places)
 
     def get_state(self) -> dict[str, int]:
-        """The place in the stream, as that of `CropBatches`."""
+        """The position in the stream, in the format of `CropBatches`."""
         return {"batches": self._next}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Goes to a place that a `get_state` gave."""
+        """Goes to a position that a `get_state` returned."""
         self._next = state["batches"]
 
     def close(self) -> None:
-        """Does nothing, as there are no threads to end."""
+        """Does nothing: there are no threads to stop."""
 
 
 def crops(pixels: Pixels, places: Places, *, size: int) -> Array:
-    """Crops of resident images, uint8 [B, D, size, size, 3], turned as `places` say."""
+    """Cuts and turns crops of resident images: uint8 [B, D, size, size, 3]."""
 
     def cut(line: ArrayLike, left: ArrayLike) -> Array:
         lines = lax.dynamic_slice(pixels.lines, (line, 3 * left), (size, 3 * size))
@@ -121,13 +121,13 @@ def _check_memory(images: int, lines: int, width: int) -> None:
     if needed > free:
         raise UserError(
             f"config.data.resident: {images} images as {lines} lines of {width} pixels "
-            f"take {needed / 1e9:.1f} GB, and a device has {free / 1e9:.1f} GB free: "
-            "leave it out, and prepare the data instead"
+            f"need {needed / 1e9:.1f} GB, and a device has {free / 1e9:.1f} GB free: "
+            "do not set it, and prepare the data with lightbsr prepare instead"
         )
 
 
 def _free_memory() -> int:
-    """Bytes that a device has left, before training takes its share."""
+    """Free bytes of a device, before training allocates any."""
     stats = jax.local_devices()[0].memory_stats()
     if stats is None:  # a CPU
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,9 +1,9 @@
-"""Where training images come from.
+"""Sources of training images: folders, or a prepared dataset.
 
-A source hands out uint8 RGB images [H, W, 3], or crops of them, by index, and None for
-one that turned out to be unreadable. `names`, `sizes` (int [N, 2], heights and widths
-in pixels) and `fingerprint` tell what is in it; `skipped` maps what was left out to the
-reason, which names it too.
+A source returns uint8 RGB images [H, W, 3], or crops of them, by index, and None for an
+image that proves unreadable. `names`, `sizes` (int [N, 2], heights and widths in
+pixels) and `fingerprint` describe its images; `skipped` maps each image left out to a
+message with the image and the reason.
 """
 
 import functools
@@ -20,18 +20,18 @@ from lightbsr_jax.data import tiles
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files, layouts
 
-_NAMED = 3  # messages about many images name so many of them
+_NAMED = 3  # images named in a message about many
 
 
 class ImageFolders:
-    """The images in some folders, in the order of their names below the folders.
+    """The images in folders, sorted by their names relative to the folders.
 
-    `minimum` is the smallest side that an image may have (the crop's). An image that
-    is smaller, or cannot be read, is left out: from the start where its header says so,
-    else from the first attempt to decode it. A file that vanishes afterwards is an
-    error.
+    `minimum` is the smallest side allowed for an image (the size of a crop). An image
+    that is smaller or unreadable is left out: from the start if its header shows it,
+    otherwise after the first attempt to decode it. A file that vanishes during the run
+    is an error.
 
-    The order and `fingerprint` do not depend on where the folders lie.
+    The order and `fingerprint` do not depend on the location of the folders.
     """
 
     names: list[str]
@@ -78,10 +78,10 @@ class ImageFolders:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> np.ndarray | None:
-        """The image uint8 [H, W, 3], None if it cannot be decoded.
+        """The image, uint8 [H, W, 3], or None if it cannot be decoded.
 
-        Raises UserError for a file that has vanished, and once no image of the source
-        can be decoded.
+        Raises UserError for a file that has vanished, or if no image of the source can
+        be decoded.
         """
         path = self._paths[index]
         if str(path) not in self.skipped:
@@ -98,8 +98,8 @@ class ImageFolders:
                 self._skip(path, str(error))
             except OSError as error:
                 raise UserError(
-                    f"{path} was there when the run began and cannot be read any more "
-                    f"({error.strerror}): put it back and give the same command again"
+                    f"{path} existed when the run began but can no longer be read "
+                    f"({error.strerror}): restore it and repeat the same command"
                 ) from error
         if not self._readable:
             raise UserError(self._nothing_left())
@@ -145,8 +145,8 @@ class ImageFolders:
 class PreparedImages:
     """The images of a split of a dataset that `lightbsr prepare` wrote.
 
-    The same images as in its folders, with the same fingerprint: only quicker to take
-    crops of, since the few tiles under a crop are all that is read and decoded.
+    They are the images of its folders, with the same fingerprint. Cropping is faster,
+    because only the few tiles under a crop are read and decoded.
     """
 
     names: list[str]
@@ -161,14 +161,12 @@ class PreparedImages:
         about = builder.info.metadata
         if builder.name != "df2k" or not about:
             raise UserError(
-                f"{folder} holds the dataset {builder.name}, not one that lightbsr "
-                "prepare made"
+                f"{folder} holds the dataset {builder.name}, not one of lightbsr "
+                "prepare: prepare one, or name folders of images"
             )
         splits = builder.info.splits
         if split not in splits:
-            raise UserError(
-                f"{folder} has no split {split}: take one of {list(splits)}"
-            )
+            raise UserError(f"{folder} has no split {split}: use one of {list(splits)}")
         for path in splits[split].filepaths:
             if not path.exists():
                 raise UserError(f"{path} is missing: restore it or prepare again")
@@ -234,22 +232,22 @@ class PreparedImages:
 
     def _tile(self, index: int, number: int) -> np.ndarray:
         try:
-            self._folder.stat()  # files that are open outlive their folder
+            self._folder.stat()  # open files can still be read after it is deleted
             example = self._examples[self._first[index] + number]
             return tiles.decode(example["image"])
-        except Exception as error:  # the reader's own, and the parsers'
+        except Exception as error:  # of the reader or of the parsers
             raise UserError(
                 f"{self._where}: tile {number} of {self.names[index]} cannot be read "
-                f"({error}): restore the dataset or prepare it again, then give the "
-                "same command again"
+                f"({error}): restore the dataset or prepare it again, then repeat the "
+                "same command"
             ) from error
 
 
 def open_source(text: str, *, minimum: int) -> ImageFolders | PreparedImages:
-    """The images that config.data.hr names: folders, or one prepared dataset.
+    """Opens the images that config.data.hr names: folders, or one prepared dataset.
 
-    `minimum` is the smallest side of an image to be of use. Raises UserError or
-    FileNotFoundError for what cannot be trained on.
+    `minimum` is the smallest usable side of an image. Raises UserError or
+    FileNotFoundError if the text names nothing to train on.
     """
     names = files.split_folders(text)
     found = [place for name in names if (place := _find_prepared(name)) is not None]
@@ -257,7 +255,8 @@ def open_source(text: str, *, minimum: int) -> ImageFolders | PreparedImages:
         return ImageFolders(names, minimum=minimum)
     if len(names) > 1:
         raise UserError(
-            f"{text}: a prepared dataset stands alone; prepare all folders together"
+            f"{text}: a prepared dataset cannot be combined with others: prepare all "
+            "folders together"
         )
     return PreparedImages(*found[0], minimum=minimum)
 
@@ -277,13 +276,17 @@ def first_images(text: str, count: int) -> list[tuple[str, np.ndarray]]:
 
 
 def find_all(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
-    """The HR images in all the folders, as `layouts.hr_images`, each file once."""
+    """Names and paths of the HR images in all the folders, each file once.
+
+    Within a folder they are those of `layouts.hr_images`.
+    """
     found = {
         path: name
         for folder in folders
         for name, path in layouts.hr_images(folder).images
     }
-    return sorted((name, path) for path, name in found.items())  # whatever their order
+    # Sorted, so that the order of the folders does not matter.
+    return sorted((name, path) for path, name in found.items())
 
 
 def _find_prepared(name: str) -> tuple[Path, str] | None:
@@ -295,7 +298,10 @@ def _find_prepared(name: str) -> tuple[Path, str] | None:
         if (candidate / "dataset_info.json").exists():
             return candidate, split
     if Path(folder, "df2k", ".unfinished").exists():
-        raise UserError(f"{folder} is not finished: lightbsr prepare goes on with it")
+        raise UserError(
+            f"{folder} is not finished: repeat the lightbsr prepare command to finish "
+            "it"
+        )
     return None
 
 

@@ -1,4 +1,4 @@
-"""Images cut into tiles, and parts of images put together from tiles again.
+"""Cutting images into tiles, and assembling parts of images from tiles.
 
 Images and tiles are uint8 [H, W, 3]; positions and lengths are in pixels. The tiles of
 an image are numbered row by row.
@@ -13,10 +13,10 @@ from PIL import Image
 
 
 def starts(length: int, *, tile: int, stride: int) -> list[int]:
-    """Where the tiles along a side of `length` start: each `stride`, and at the end.
+    """Start positions of the tiles along a side of `length`, one every `stride`.
 
-    The last tile ends where the image does, so that all are `tile` long; a side that is
-    shorter than a tile has one of its own length. `stride` must not exceed `tile`.
+    The last tile is moved back to end with the image, so that all are `tile` long; a
+    side shorter than `tile` has one shorter tile. `stride` must not exceed `tile`.
     """
     last = max(length - tile, 0)
     return [*range(0, last, stride), last]
@@ -25,7 +25,7 @@ def starts(length: int, *, tile: int, stride: int) -> list[int]:
 def cut(
     image: np.ndarray, *, tile: int, stride: int
 ) -> Iterator[tuple[int, int, np.ndarray]]:
-    """The tiles of an image, in order, each with its top and left."""
+    """Yields the top, left and pixels of each tile of an image, in order."""
     height, width, _ = image.shape
     for top in starts(height, tile=tile, stride=stride):
         for left in starts(width, tile=tile, stride=stride):
@@ -51,9 +51,9 @@ class Grid:
         height: int,
         width: int,
     ) -> np.ndarray:
-        """A part of the image [height, width, 3], exactly.
+        """A part of the image, [height, width, 3], assembled from tiles.
 
-        `read` gives a tile by its number; no more of them are read than it takes.
+        `read` returns a tile by its number; only the tiles needed are read.
         """
         window = np.empty((height, width, 3), np.uint8)
         for row in self._covering(self._tops, top, height):
@@ -75,12 +75,12 @@ class Grid:
 
 
 def encode(tile: np.ndarray) -> bytes:
-    """A tile as PNG."""
+    """Encodes a tile as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(tile).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def decode(data: bytes) -> np.ndarray:
-    """A tile from PNG."""
+    """Decodes a tile from PNG."""
     return np.array(Image.open(io.BytesIO(data), formats=("PNG",)))

@@ -1,12 +1,12 @@
 """The paper's evaluation protocol: high-resolution images in, PSNR and SSIM out.
 
 Each image is cropped on the right and bottom to a multiple of the scale, degraded by
-each case, restored, rounded to 0..255 and scored on luma without a border of `scale`
-pixels.
+each case, restored, rounded to 0..255 and scored on luma, with a border of `scale`
+pixels cut off.
 
-Nothing that is measured depends on the batch, on the order or on how many devices and
-hosts share the work: images are padded in no way, noise is made on the host from the
-image and the case, and scores are float64 on the host.
+No score depends on the batch size, on the order or on the number of devices and hosts:
+images are not padded, the host draws noise from the image and the case, and the host
+computes scores in float64.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ _Pixels = tuple[Array, dict[str, Array]]  # LR, and SR by method: uint8 [B, ...]
 
 
 def convention(scale: int) -> str:
-    """What PSNR and SSIM mean here."""
+    """A description of how PSNR and SSIM are computed."""
     return (
         "PSNR: luma difference with weights (65.738, 129.057, 25.064)/256, peak 255. "
         "SSIM: luma with weights (65.738, 129.057, 25.064)/255 + 16, 11x11 Gaussian "
@@ -51,7 +51,7 @@ def convention(scale: int) -> str:
 
 
 class Score(NamedTuple):
-    """How well one method restored one image from one case."""
+    """PSNR and SSIM of one image restored by one method in one case."""
 
     method: str
     benchmark: str
@@ -62,7 +62,7 @@ class Score(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """An image in one case, as uint8 [H, W, 3], and the scores of it."""
+    """An image in one case, uint8 [H, W, 3] in all versions, and its scores."""
 
     benchmark: str
     image: str
@@ -75,25 +75,25 @@ class Restored(NamedTuple):
 
     @property
     def images(self) -> dict[str, np.ndarray]:
-        """By name, from LR to HR."""
+        """All versions by name, from LR to HR."""
         return {"LR": self.lr, **self.sr, "HR": self.hr}
 
 
 class _Job(NamedTuple):
-    """An image in a case."""
+    """An image to be restored in a case."""
 
     place: tuple[int, int]  # among the images, among the cases
     image: TestImage
     case: Case
     hr: np.ndarray
-    lr: np.ndarray | None  # where it is given
+    lr: np.ndarray | None  # only if LR images are given
 
 
 class _Batch(NamedTuple):
-    """Images of one size [B, ...] for the devices; what they do not need is None."""
+    """Images of one size [B, ...] for the devices; unused fields are None."""
 
     hr: np.ndarray | None  # uint8
-    lr: np.ndarray | None  # uint8, in place of HR
+    lr: np.ndarray | None  # uint8, instead of HR
     degradation: Known | None
     noise: np.ndarray | None  # `synthesis.randomness`
 
@@ -111,22 +111,22 @@ def evaluate(
     on_progress: Callable[[int, int], None] | None = None,
     on_restored: Callable[[Restored], None] | None = None,
 ) -> list[Score]:
-    """Scores of every method, image and case, in this order of nesting.
+    """Scores of every method, image and case, nested in this order.
 
-    Folders and images are as for `images.find`; all are held in memory.
+    `images.find` explains folders and images; all are held in memory.
 
     Images of one size are restored together, `batch_size` at a time on each device, by
-    one program that degrades and restores by every method: one compilation a size. The
-    noise depends on the seed, the image's pixels and the case's label, on nothing else.
-    With `lr_folder` the low-resolution images are read instead, where `lr_path` says.
+    one program that degrades them and restores them by every method: one compilation
+    per size. The noise depends only on the seed, the image's pixels and the case's
+    label. With `lr_folder` the low-resolution images are read from `lr_path` instead.
 
     With `share` all processes of a distributed run must call this: each measures its
-    share of the images, and all get all scores. on_progress gets the number of images
-    and cases done and in all, on_restored the pixels, size by size: both of the
-    process's own share.
+    share of the images, and all get all scores. on_progress receives the numbers of
+    finished and of all pairs of image and case, on_restored receives the pixels, size
+    by size; both cover only the share of this process.
 
-    Raises FileNotFoundError, UserError or ImageError for a folder that is missing or
-    holds no image, or an image that cannot be read or is of the wrong size.
+    Raises FileNotFoundError, UserError or ImageError if a folder is missing or empty,
+    or if an image is unreadable or has the wrong size.
     """
     if not cases:
         raise UserError("no degradation to measure: the list of cases is empty")
@@ -134,7 +134,7 @@ def evaluate(
         raise UserError(f"batch_size {batch_size}: must be 1 or more")
     if lr_folder is None and any(case.degradation is None for case in cases):
         raise UserError(
-            "low-resolution images must be given where no degradation is: "
+            "a case without a degradation needs low-resolution images: give "
             "--lr-dir=FOLDER"
         )
     images = find(folders_or_images, scale=scale)
@@ -145,7 +145,7 @@ def evaluate(
     table = np.zeros((len(images), len(cases), len(restorers), 2))
     done = 0
     with ThreadPoolExecutor() as pool:
-        # The devices work on a batch while the host scores the one before.
+        # The devices work on a batch while the host scores the previous one.
         launched = _ahead(
             _launch(restorers, jobs, scale=scale, batch_size=batch_size, seed=seed)
         )
@@ -176,13 +176,13 @@ def _launch(
     batch_size: int,
     seed: int,
 ) -> Iterator[tuple[list[_Job], _Pixels]]:
-    """Starts the devices on one batch after the other: its jobs, and (lr, sr) to come.
+    """Starts one batch after the other; yields its jobs and the pending (lr, sr).
 
-    Batches are of one image size each, and all those of a size have one length.
+    A batch holds images of one size, and all batches of a size have the same length.
     """
     mesh = Mesh(np.array(jax.local_devices()), _AXIS)
     weights = jax.device_put(dict(restorers), NamedSharding(mesh, PartitionSpec()))
-    # For all or for none, so that a size is one program.
+    # All batches have noise or none has, so that each size needs one program.
     noisy = any(_has_noise(job) for job in jobs)
     by_size = defaultdict(list)
     for job in jobs:
@@ -203,14 +203,14 @@ def _launch(
 def _restore(
     restorers: dict[str, Restorer], batch: _Batch, *, mesh: Mesh, scale: int
 ) -> _Pixels:
-    """The LR images and the SR images by each method; each device has its share."""
+    """LR images, and SR images by each method; each device computes its share."""
 
     def on_device(restorers: dict[str, Restorer], batch: _Batch) -> _Pixels:
         if jax.default_backend() != "cpu":
             return _restore_share(restorers, batch, scale=scale)
 
-        # On a CPU one image after the other is faster, and equal to the last bit
-        # whatever the length of the batch.
+        # On a CPU, restoring images one by one is faster, and the bits of the result do
+        # not depend on the length of the batch.
         def one(image: _Batch) -> _Pixels:
             alone = jax.tree.map(lambda x: x[None], image)
             restored = _restore_share(restorers, alone, scale=scale)
@@ -218,7 +218,7 @@ def _restore(
 
         return lax.map(one, batch)
 
-    # Float32 throughout: by default recent GPUs multiply in TF32, TPUs in bfloat16.
+    # Use float32: by default recent GPUs multiply in TF32, and TPUs in bfloat16.
     with jax.default_matmul_precision("highest"):
         return jax.shard_map(
             on_device,
@@ -274,7 +274,7 @@ def _batch(jobs: list[_Job], *, scale: int, seed: int, noisy: bool) -> _Batch:
 
 
 def _noise(job: _Job, scale: int, seed: int) -> np.ndarray:
-    """Random numbers [h, w, 3] or [2], from the host: the same on every backend."""
+    """Random numbers [h, w, 3] or [2], drawn on the host, equal on every backend."""
     assert job.case.degradation is not None
     height, width = job.hr.shape[:2]
     shape = (height // scale, width // scale, 3)
@@ -282,13 +282,13 @@ def _noise(job: _Job, scale: int, seed: int) -> np.ndarray:
 
 
 def _generator(job: _Job, seed: int, use: str = "") -> np.random.Generator:
-    """Of an image in a case; its noise and its degradation use two different ones."""
+    """The random generator for one use of an image in a case: noise or degradation."""
     digest = hashlib.sha256(job.hr.tobytes() + (job.case.label + use).encode()).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
 
 
 def _ahead(items: Iterator[_T]) -> Iterator[_T]:
-    """The items, each once the next has been made: by then it is under way."""
+    """Yields each item after the next one has been made, so that two are under way."""
     waiting = deque()
     for item in items:
         waiting.append(item)
@@ -304,7 +304,7 @@ def _score_batches(
     names: Sequence[str],
     scale: int,
 ) -> Iterator[list[Future]]:
-    """The scoring of one batch after the other by `names`, in the threads of `pool`."""
+    """Starts the scoring of each batch in `pool`; yields a future for each image."""
     for chunk, results in launched:
         lr, sr = jax.device_get(results)  # waits for the devices
         yield [
@@ -336,7 +336,7 @@ def _score(
 
 
 def _of_all_processes(table: np.ndarray) -> np.ndarray:
-    """The sum of all processes' float64 tables, each zero where it did not measure."""
+    """The sum of all processes' float64 tables, which are zero for others' images."""
     bits = multihost_utils.process_allgather(table.view(np.uint32))
     return np.asarray(bits).view(np.float64).sum(0)
 
@@ -348,7 +348,7 @@ def _jobs(
     scale: int,
     lr_folder: str | Path | None,
 ) -> list[_Job]:
-    """The numbered images, read, in every case."""
+    """Reads the numbered images; returns a job for each image and case."""
 
     def read(item: tuple[int, TestImage]) -> list[_Job]:
         index, image = item

@@ -10,12 +10,12 @@ GIVEN = Case("given", "", None)
 
 
 def make(setting: settings.Name | None, **parameters: Sequence[Any]) -> list[Case]:
-    """The test degradations of a setting, by the `parameters` that it has.
+    """The test degradations of a setting, chosen by its `parameters`.
 
-    For setting 1 these are `sigmas`, for setting 2 each of the `kernels` at each of the
-    `noise_levels`; what is not given is as the paper has it. Setting None stands for
-    given LR images, degraded nobody knows how. Raises UserError for a setting that does
-    not exist and for wrong values.
+    Setting 1 has `sigmas`; setting 2 combines each of the `kernels` with each of the
+    `noise_levels`. Missing parameters have the paper's values. Setting None stands for
+    given LR images with unknown degradations. Raises UserError for an unknown setting
+    and for wrong values.
     """
     if setting is None:
         return [GIVEN]

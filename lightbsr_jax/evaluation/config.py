@@ -1,4 +1,4 @@
-"""The config of a measurement, typed: read once from that of configs/benchmark.py."""
+"""The typed config of a measurement, made from a config of configs/benchmark.py."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ Parameters = Mapping[str, Sequence[Any]]  # of test degradations, by their names
 
 @dataclass(frozen=True)
 class Measurement:
-    """What to measure and how, as configs/benchmark.py explains it."""
+    """The config of a measurement; configs/benchmark.py explains its fields."""
 
     setting: settings.Name | None
     scale: int | None
     root: str
     benchmarks: tuple[str, ...]
     tested: Parameters  # of every setting
-    separated: Parameters  # of every setting, for IDRs to be told apart
+    separated: Parameters  # of every setting, for the separation of IDRs
     seed: int
     spoilt: bool
     batch_size: int
     pictures: int
     crop: int
-    as_given: Mapping[str, Any]  # all of it, JSON-able
+    as_given: Mapping[str, Any]  # all fields, JSON-able
 
     @classmethod
     def from_flags(cls, config: ConfigDict) -> "Measurement":
@@ -58,7 +58,7 @@ class Measurement:
         return _cases(self.setting, self.tested)
 
     def separated_cases(self, setting: settings.Name) -> list[Case]:
-        """The degradations of a setting whose IDRs are told apart."""
+        """The degradations of a setting whose IDRs are compared."""
         return _cases(setting, self.separated)
 
 

@@ -1,8 +1,9 @@
 """PSNR and SSIM of the same images under every convention in use: `lightbsr psnr`.
 
-Programs differ by decibels about the same two images: in the colour (RGB, or luma of
-one of two ranges, rounded or not), in the border that is cut, in the window of SSIM
-and, where an image was resized, in the kind of bicubic. Images are uint8 [H, W, 3].
+Programs report figures that differ by decibels for the same two images. They differ in
+the colour (RGB, or luma of one of two ranges, rounded or not), in the width of the
+border that is cut, in the window of SSIM and, for resized images, in the kind of
+bicubic. Images are uint8 [H, W, 3].
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from lightbsr_jax.imaging import files, metrics, resize
 
 Colour = Callable[[np.ndarray], np.ndarray]  # uint8 [H, W, 3] to float64 [C, H, W]
 
-_MODULUS = 12  # of which the scales 2, 3 and 4 are divisors
+_MODULUS = 12  # a multiple of the scales 2, 3 and 4
 _UNIFORM = np.full(7, 1 / 7)
 _PAPER = "luma, studio range"
 _PAPER_SSIM = "luma, studio range, by (..)/255 + 16"
@@ -43,7 +44,7 @@ COLOURS: dict[str, Colour] = {
     "luma, full range": _full,
     "luma, full range, rounded (OpenCV)": lambda image: np.rint(_full(image)),
 }
-# The reference's own constant. It takes part in SSIM only.
+# The reference uses this constant for SSIM only.
 SSIM_COLOURS: dict[str, Colour] = {
     **COLOURS,
     _PAPER_SSIM: lambda image: (image * (metrics.LUMA / 255)).sum(-1)[None] + 16,
@@ -51,7 +52,7 @@ SSIM_COLOURS: dict[str, Colour] = {
 
 
 def psnr(a: np.ndarray, b: np.ndarray, colour: Colour, *, border: int) -> float:
-    """PSNR in dB with peak 255, over the colour's planes together."""
+    """PSNR in dB with peak 255, over all planes of the colour together."""
     a, b = (_inside(colour(image), border) for image in (a, b))
     return float(metrics.psnr(a[None], b[None])[0])
 
@@ -59,7 +60,7 @@ def psnr(a: np.ndarray, b: np.ndarray, colour: Colour, *, border: int) -> float:
 def ssim(
     a: np.ndarray, b: np.ndarray, colour: Colour, *, border: int, uniform: bool = False
 ) -> float:
-    """SSIM, the mean over the colour's planes, where the window fits.
+    """SSIM where the window fits into the image; the mean over the colour's planes.
 
     The window is an 11x11 Gaussian of 1.5, or a `uniform` 7x7 one with unbiased
     variances, which is scikit-image's default.
@@ -70,7 +71,7 @@ def ssim(
 
 
 class Pair(NamedTuple):
-    """Two image files and what they hold."""
+    """Two image files and their pixels."""
 
     first: np.ndarray  # uint8 [H, W, 3]
     second: np.ndarray
@@ -79,39 +80,39 @@ class Pair(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """One measure, the mean over the images, by colour and by border."""
+    """One measure averaged over the images, for each colour and border."""
 
     name: str
-    digits: int  # behind the point, that are worth printing
+    digits: int  # decimals to print
     borders: list[int]  # pixels
-    values: dict[str, list[float]]  # by colour: one for each border
-    paper: str | None  # the paper's colour, if it has this measure
+    values: dict[str, list[float]]  # by colour: a value for each border
+    paper: str | None  # the colour that the paper uses, if it uses this measure
 
 
 class Resampling(NamedTuple):
-    """One bicubic: whether it made the LR image, and how well it enlarges that."""
+    """Scores of one kind of bicubic: shrinking HR to LR, and enlarging LR to HR."""
 
     shrunk_psnr: float  # dB in RGB, of B shrunk against A; mean over the images
-    largest_difference: int  # of 0..255 levels, between the same
+    largest_difference: int  # in levels of 0..255, between the same two
     enlarged_psnr: float  # dB by the paper's convention, of A enlarged against B
 
 
 class Comparison(NamedTuple):
-    """What `compare` found: `measures`, or `bicubics` where A is smaller than B."""
+    """Result of `compare`: `measures`, or `bicubics` if A is smaller than B."""
 
     images: int
     factor: int  # by how much A is smaller than B
     measures: list[Measure]
     bicubics: dict[str, Resampling]  # by the names in BICUBIC
-    cropped: list[Pair]  # of different sizes, compared where both have pixels
+    cropped: list[Pair]  # pairs of different sizes, compared on their common area
 
 
 def compare(a: str | Path, b: str | Path, *, scale: int = 4) -> Comparison:
-    """Scores of images A and B, or of folders of images of the same names.
+    """Scores of images A and B, or of folders of images with the same names.
 
-    Where A is smaller by a whole factor it is taken for the low-resolution image of B.
-    Otherwise `scale` is only the paper's border. Raises UserError where the images do
-    not belong together or are too small; FileNotFoundError.
+    If A is smaller by a whole factor, it counts as the low-resolution image of B.
+    Otherwise `scale` only sets the paper's border. Raises UserError if the images do
+    not match or are too small, and FileNotFoundError.
     """
     pairs = [
         Pair(files.read_rgb(first), files.read_rgb(second), first, second)
@@ -138,7 +139,8 @@ def _measures(images: list[tuple[np.ndarray, np.ndarray]], scale: int) -> list[M
     borders = [border for border in borders if smallest - 2 * border >= 11]
     if not borders:
         raise UserError(
-            f"images of {smallest} pixels are too small for SSIM: 11 at least"
+            f"images of {smallest} pixels are too small for SSIM: the smallest side "
+            "must be at least 11 pixels"
         )
     gaussian, uniform = "SSIM, 11x11 Gaussian window", "SSIM, 7x7 uniform window"
     kinds = [
@@ -162,7 +164,7 @@ def _measures(images: list[tuple[np.ndarray, np.ndarray]], scale: int) -> list[M
 def _resamplings(
     images: list[tuple[np.ndarray, np.ndarray]], factor: int
 ) -> dict[str, Resampling]:
-    """Each bicubic's scores on pairs of an LR image and its HR image."""
+    """Scores of each kind of bicubic on pairs of an LR image and its HR image."""
     found = {}
     for name, bicubic in BICUBIC.items():
         up, down, worst = [], [], 0
@@ -211,7 +213,7 @@ def _inside(planes: np.ndarray, border: int) -> np.ndarray:
 
 
 def _factor(a: np.ndarray, b: np.ndarray, first: Path, second: Path) -> int:
-    """By how much A is smaller than B; 1 for equal but for a few pixels."""
+    """The factor by which A is smaller than B; 1 if they differ by a few pixels."""
     if (
         max(abs(p - q) for p, q in zip(a.shape[:2], b.shape[:2], strict=True))
         < _MODULUS
@@ -231,9 +233,9 @@ def _size(image: np.ndarray) -> str:
 
 
 def _pairs(a: str | Path, b: str | Path) -> list[tuple[Path, Path]]:
-    """The images that belong together: those whose names begin alike.
+    """Pairs the images of two folders: a name of A begins with that of its partner.
 
-    "baby_x4.png" of A belongs to "baby.png" of B.
+    For example, "baby_x4.png" of A belongs to "baby.png" of B.
     """
     found = files.find_images(a), files.find_images(b)
     if Path(a).is_file() and Path(b).is_file():
@@ -244,7 +246,7 @@ def _pairs(a: str | Path, b: str | Path) -> list[tuple[Path, Path]]:
     pairs, missing = [], []
     for name, path in found[0]:
         stem = Path(name).with_suffix("").as_posix()
-        # The longest name that this one begins with.
+        # Choose the longest name that this one begins with.
         partners = [other for other in stems if stem.startswith(other)]
         if partners:
             pairs.append((path, stems.pop(max(partners, key=len))))
@@ -252,7 +254,7 @@ def _pairs(a: str | Path, b: str | Path) -> list[tuple[Path, Path]]:
             missing.append(name)
     if missing or stems:
         raise UserError(
-            f"without a partner of the same name: {', '.join(missing) or 'none'} of "
-            f"{a}, {', '.join(stems) or 'none'} of {b}"
+            f"images without a partner of the same name: {', '.join(missing) or 'none'}"
+            f" of {a}, {', '.join(stems) or 'none'} of {b}: rename or remove them"
         )
     return pairs

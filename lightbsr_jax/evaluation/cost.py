@@ -1,4 +1,4 @@
-"""What a network costs, as in Figure 1 of the paper: size, operations, seconds."""
+"""Cost of a network, as in Figure 1 of the paper: size, operations, seconds."""
 
 import os
 import time
@@ -11,20 +11,20 @@ from lightbsr_jax.imaging import settings
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks import complexity
 
-SIDE = 256  # of the LR image that the papers of this field count for
+SIDE = 256  # side of the LR image for which papers of this field count operations
 
 
 class Cost(NamedTuple):
-    """Of one network at one LR image of SIDE x SIDE pixels."""
+    """Cost of one network for one LR image of SIDE x SIDE pixels."""
 
     parameters: int
     multiply_accumulates: int
-    seconds: float  # the faster of two runs, compiled before
+    seconds: float  # the faster of two runs, without compilation
     device: str
 
 
 def measure(model: Model) -> Cost:
-    """Counts, and times on the first device."""
+    """Counts the operations, and times the network on the first device."""
     lr = np.full((1, SIDE, SIDE, 3), 0.5, np.float32)
     known = settings.of(model.setting).sample(
         jax.random.split(jax.random.key(0), 1), width_max=float(model.scale)
@@ -46,7 +46,7 @@ def measure(model: Model) -> Cost:
 
 
 def device_name() -> str:
-    """Such as "NVIDIA H100", or "cpu of 2 cores"."""
+    """Name of the first device, such as "NVIDIA H100" or "cpu of 2 cores"."""
     device = jax.devices()[0]
     if device.platform == "cpu":
         return f"cpu of {os.cpu_count()} cores"

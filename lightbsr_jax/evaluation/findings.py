@@ -1,4 +1,4 @@
-"""All that one measurement found out, and the lines of figures that reports show."""
+"""The results of one measurement, and the tables and captions of its report."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,14 +15,14 @@ Lines = list[list[str]]  # of a table, the header first
 
 
 class Network(NamedTuple):
-    """What was measured of a network, but for its scores."""
+    """Cost and IDR separation of a network."""
 
     cost: Cost
-    separation: Separation | None  # where the images are enough
+    separation: Separation | None  # None if there are too few images
 
 
 class Findings(NamedTuple):
-    """What was measured of one method, beside bicubic and maybe other networks."""
+    """Results for one method, for bicubic and possibly for other networks."""
 
     contender: Contender
     title: str
@@ -30,7 +30,7 @@ class Findings(NamedTuple):
     tables: list[Table]
     examples: list[Example]
     networks: dict[str, Network]  # by name; the contender first, if it is a network
-    about: dict[str, Any]  # how it came about, JSON-able
+    about: dict[str, Any]  # how it was measured, JSON-able
 
     @property
     def method(self) -> str:
@@ -39,17 +39,17 @@ class Findings(NamedTuple):
 
     @property
     def cost(self) -> Cost | None:
-        """The method's, if it is a network."""
+        """The cost of the method, if it is a network."""
         return self.networks[self.method].cost if self.networks else None
 
     @property
     def separation(self) -> Separation | None:
-        """The method's, if it is a network and the images are enough."""
+        """The IDR separation of the method, if it was measured."""
         return self.networks[self.method].separation if self.networks else None
 
 
 class Headline(NamedTuple):
-    """A figure, of what, and what to hold against it."""
+    """A figure with its label and the figures to compare it with."""
 
     label: str
     value: str
@@ -57,7 +57,7 @@ class Headline(NamedTuple):
 
 
 def headlines(found: Findings) -> list[Headline]:
-    """Each table's mean PSNR, with bicubic's and the paper's."""
+    """The mean PSNR of each table, compared with bicubic and with the paper."""
     paper = published.NAMES.get(found.contender.method)
     lines = []
     for table in found.tables:
@@ -66,14 +66,14 @@ def headlines(found: Findings) -> list[Headline]:
         if found.method != BICUBIC:
             details.append(f"{ours - means[BICUBIC, True]:+.2f} over bicubic")
         if (theirs := means.get((paper, False))) is not None:
-            details.append(f"the paper's {paper}: {theirs:.2f}")
+            details.append(f"{paper} in the paper: {theirs:.2f}")
         label = f"{table.title}, {table.columns[-1]}"
         lines.append(Headline(label, f"{ours:.2f} dB", details))
     return lines
 
 
 def mean_psnr(tables: Sequence[Table]) -> dict[tuple[str | None, bool], float]:
-    """Each row's PSNR averaged over the tables, by its key, if it has one in all."""
+    """PSNR averaged over the tables, by row key, for the rows that all tables have."""
     means = [_means(table) for table in tables]
     return {
         key: sum(mean[key] for mean in means) / len(means)
@@ -83,7 +83,7 @@ def mean_psnr(tables: Sequence[Table]) -> dict[tuple[str | None, bool], float]:
 
 
 def _means(table: Table) -> dict[tuple[str | None, bool], float]:
-    """The last column's PSNR by the rows' keys, of those that have one."""
+    """PSNR in the last column by row key, for the rows that have one."""
     last = {row.key: row.psnr[-1] for row in table.rows}
     return {key: psnr for key, psnr in last.items() if psnr is not None}
 
@@ -115,19 +115,19 @@ def cost_lines(found: Findings) -> Lines:
 
 
 def cost_note(found: Findings) -> str:
-    """The caption of `cost_lines`; empty where no network was measured."""
+    """Caption of `cost_lines`; empty if no network was measured."""
     if found.cost is None:
         return ""
     return (
         f"Operations are multiply-accumulates of convolutions and products at one "
         f"{SIDE}x{SIDE} low-resolution image (the paper calls them FLOPs); seconds are "
-        f"the faster of two runs on it, compiled before, on {found.cost.device}. PSNR "
-        f"is the mean over {', '.join(table.title for table in found.tables)}."
+        f"the faster of two runs on it, without compilation, on {found.cost.device}. "
+        f"PSNR is the mean over {', '.join(table.title for table in found.tables)}."
     )
 
 
 def separation_lines(found: Findings) -> Lines:
-    """Silhouette, neighbours and probes, of the networks and of fresh ones."""
+    """Silhouette, neighbours and probes of trained and of untrained networks."""
     if found.separation is None:
         return []
     probes = found.separation.trained.probes
@@ -146,24 +146,25 @@ def separation_lines(found: Findings) -> Lines:
 
 
 def separation_note(found: Findings) -> str:
-    """The caption of `separation_lines`; empty where there are none."""
+    """Caption of `separation_lines`; empty if there are none."""
     separation = found.separation
     if separation is None:
         return ""
     return (
         f"{separation.tiles} tiles of {separation.images} images, each under "
-        f"{len(separation.cases)} degradations. Silhouette: 1 where the degradations "
-        "are clusters far apart, 0 where they overlap. Neighbours: how often an IDR's "
-        f"{NEIGHBOURS} nearest ones, of other images, tell its degradation; by chance "
-        f"{1 / len(separation.cases):.0%}. R²: how well a linear function of the IDR, "
-        "learnt from other images, tells the width of random kernels, their stretch "
-        "along columns and along the diagonal, and the noise level: 1 is perfect, 0 no "
-        "better than the mean. Untrained is the same estimator with fresh weights."
+        f"{len(separation.cases)} degradations. Silhouette: 1 if the degradations form "
+        "clusters far apart, 0 if they overlap. Neighbours: how often the majority of "
+        f"the {NEIGHBOURS} nearest IDRs, of other images, has the same degradation; "
+        f"chance is {1 / len(separation.cases):.0%}. R²: how well a linear function of "
+        "the IDR, fitted on other images, predicts the width of random kernels, their "
+        "stretch along columns and along the diagonal, and the noise level: 1 is "
+        "perfect, 0 is no better than the mean. Untrained: the same estimator with "
+        "random weights."
     )
 
 
 def notes(found: Findings) -> Lines:
-    """How the figures came about: terms and what is to be said of them."""
+    """Terms and explanations of how the figures were measured."""
     about = found.about
     programs = about["compilation"]
     return [
@@ -176,7 +177,7 @@ def notes(found: Findings) -> Lines:
             "Work",
             f"{len(found.scores)} scores in {about['seconds']:.0f} s on "
             f"{about['devices']}; {programs['programs']} programs compiled in "
-            f"{programs['seconds']:.0f} s, {programs['from_cache']} of them found in "
+            f"{programs['seconds']:.0f} s, {programs['from_cache']} of them read from "
             "the cache",
         ],
         ["Versions", ", ".join(f"{k} {v}" for k, v in about["versions"].items())],

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing beside itself: no script, no font."""
+"""The report as one self-contained HTML page: no scripts, fonts or other files."""
 
 import base64
 import io
@@ -63,10 +63,7 @@ def _headlines(found: Findings) -> str:
 
 
 def _tables(found: Findings) -> str:
-    text = (
-        "PSNR (dB), and below it SSIM, of what was measured here; the other rows are "
-        "as the paper prints them."
-    )
+    text = "PSNR (dB), and below it SSIM, as measured here; other rows are the paper's."
     tables = "".join(_table(table, found.method) for table in found.tables)
     return f'<p class="soft">{text}</p>{tables}'
 
@@ -114,9 +111,9 @@ def _plot(name: str, svg: str) -> str:
 def _pictures(found: Findings) -> str:
     rank = "PSNR" if found.method == "bicubic" else "gain over bicubic"
     text = (
-        f"Of each benchmark, from the image with the largest {rank} to the one with "
-        "the least. The region is where bicubic errs most; PSNR and SSIM are of the "
-        "whole image."
+        f"For each benchmark, from the image with the largest {rank} to the one with "
+        "the smallest. The region shown is the one with bicubic's largest error; PSNR "
+        "and SSIM are those of the whole image."
     )
     examples = "".join(map(_example, found.examples))
     return f'<p class="soft">{text}</p>{examples}' if examples else ""

@@ -1,9 +1,9 @@
-"""How well the IDR tells degradations apart: Figure 5 of the paper, and numbers for it.
+"""Separation of degradations in the IDR: Figure 5 of the paper, with numbers.
 
-An IDR is the estimator's map averaged over its pixels, [N, C]. It is taken of tiles:
-images are cut into HR tiles of 64 LR pixels, the size of the training crops. What is
-learnt from some images (neighbours, probes) is asked of others, so that nothing is
-told by an image's content.
+An IDR is the estimator's map averaged over its pixels, [N, C]. Images are cut into HR
+tiles of 64 LR pixels, the size of the training crops, and each tile gives an IDR.
+Neighbours and probes are fitted on some images and tested on others, so that the
+content of an image cannot help.
 """
 
 import dataclasses
@@ -32,14 +32,14 @@ from lightbsr_jax.models.model import Model
 NEIGHBOURS = 5
 
 _TILE = 64  # LR pixels
-_TILES = 100  # at most
-_FEWEST = 20  # tiles
+_TILES = 100  # upper limit
+_FEWEST = 20  # lower limit of tiles
 _BATCH = 32
-_RANDOM = 4  # random degradations a tile, for the probes
+_RANDOM = 4  # random degradations per tile, for the probes
 
 
 class Numbers(NamedTuple):
-    """What a t-SNE only suggests."""
+    """Figures of separation, which a t-SNE only suggests."""
 
     silhouette: float  # of the cases as clusters, -1 to 1
     neighbours: float  # share of IDRs whose nearest ones vote for the right case
@@ -55,24 +55,24 @@ class Separation(NamedTuple):
     tiles: int
     images: int
     trained: Numbers
-    untrained: Numbers  # of the same estimator with fresh weights
+    untrained: Numbers  # of the same estimator with random weights
 
 
 class _Tiles(NamedTuple):
     """Degraded tiles, [N, ...]."""
 
     hr: np.ndarray  # uint8 [N, H, W, 3]
-    image: np.ndarray  # the index of each one's image
+    image: np.ndarray  # the index of each tile's image
     degradation: Degradation
 
 
 def separation(
     model: Model, images: Sequence[np.ndarray], cases: Sequence[Case]
 ) -> Separation | None:
-    """How far a model keeps `cases` apart, in tiles of HR images, uint8 [H, W, 3].
+    """Measures how well a model separates `cases`, in HR images uint8 [H, W, 3].
 
-    Silhouette and t-SNE are of standardised IDRs. None where images, cases or tiles
-    are too few to tell anything, or where cases are more than blur and noise.
+    Silhouette and t-SNE use standardised IDRs. Returns None if there are too few
+    images, cases or tiles, or if the cases are more than blur and noise.
     """
     hr, image = _cut(images, _TILE * model.scale)
     if len(hr) < _FEWEST or len(set(image)) < 3 or len(cases) < 3:
@@ -111,10 +111,10 @@ def separation(
 
 def _flat(points: np.ndarray) -> np.ndarray:
     """The t-SNE [N, 2] of points."""
-    if not points.any():  # all the same: scikit-learn divides by their spread
+    if not points.any():  # all are equal: scikit-learn divides by their spread
         return np.zeros((len(points), 2))
-    # "exact": a few hundred points are too few for its approximation, whose threads
-    # get into each other's way on a busy machine.
+    # "exact": the approximation does not pay for a few hundred points, and its threads
+    # compete on a busy machine.
     return TSNE(
         perplexity=min(30, len(points) / 4), init="pca", method="exact", random_state=0
     ).fit_transform(points)
@@ -123,7 +123,7 @@ def _flat(points: np.ndarray) -> np.ndarray:
 def _numbers(
     model: Model, in_cases: _Tiles, label: np.ndarray, at_random: _Tiles
 ) -> tuple[Numbers, np.ndarray]:
-    """The numbers, and the standardised IDRs of the cases."""
+    """The figures, and the standardised IDRs of the cases."""
     folds = GroupKFold(min(5, len(set(in_cases.image))))
     idr = StandardScaler().fit_transform(_encode(model, in_cases))
     voted = cross_val_predict(
@@ -133,16 +133,16 @@ def _numbers(
     probe = make_pipeline(StandardScaler(), Ridge(len(random_idr) / 4))
     probes = {}
     for name, target in traits(at_random.degradation).items():
-        told = cross_val_predict(
+        predicted = cross_val_predict(
             probe, random_idr, target, groups=at_random.image, cv=folds
         )
-        probes[name] = float(r2_score(target, told))
+        probes[name] = float(r2_score(target, predicted))
     silhouette = float(silhouette_score(idr, label))
     return Numbers(silhouette, float(np.mean(voted == label)), probes), idr
 
 
 def _fresh(model: Model) -> Model:
-    """The same estimator before any training."""
+    """The same estimator with random weights."""
     lr, known = (
         jnp.zeros((1, 8, 8, 3)),
         Degradation(jnp.zeros((1, KERNEL_SIZE, KERNEL_SIZE)), jnp.zeros(1)),
@@ -155,12 +155,12 @@ def _fresh(model: Model) -> Model:
 
 
 def traits(known: Degradation) -> dict[str, np.ndarray]:
-    """What makes up degradations [N], as far as it varies among them.
+    """Traits of degradations [N], without those that are constant.
 
     width    standard deviation of the kernel, over both axes
     columns  (v_x - v_y) / (v_x + v_y) of its variances, along columns and along rows
     diagonal 2 v_xy / (v_x + v_y)
-    noise    its level
+    noise    noise level
     """
     kernel = np.asarray(known.kernel, np.float64)
     y, x = np.mgrid[:KERNEL_SIZE, :KERNEL_SIZE] - KERNEL_SIZE // 2
@@ -175,7 +175,7 @@ def traits(known: Degradation) -> dict[str, np.ndarray]:
 
 
 def _cut(images: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tiles [N, size, size, 3] side by side from the middle, and each one's image."""
+    """Adjacent tiles [N, size, size, 3] around the middle, and each tile's image."""
     tiles, image = [], []
     for index, pixels in enumerate(images):
         rows, columns = (side // size for side in pixels.shape[:2])
@@ -196,7 +196,7 @@ def _encode(model: Model, tiles: _Tiles) -> np.ndarray:
     items = (keys, tiles.hr, tiles.degradation)
     parts = []
     for start in range(0, count, _BATCH):
-        # The last batch is filled up, so that all are one compilation.
+        # The last batch is padded to the size of the others: one compilation.
         rows = np.minimum(np.arange(start, start + _BATCH), count - 1)
         parts.append(_encode_batch(model, *jax.tree.map(lambda x: x[rows], items)))  # noqa: B023
     return np.concatenate(parts)[:count]

@@ -1,4 +1,4 @@
-"""The images to measure on: finding, reading and cropping them.
+"""Finding, reading and cropping the images to measure on.
 
 Images are uint8 [H, W, 3].
 """
@@ -16,7 +16,7 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation.cases import GIVEN, Case
 from lightbsr_jax.imaging import files, layouts, metrics
 
-# Pixels of HR: published pairs are cropped to multiples of up to 12.
+# HR pixels: published pairs are cropped to multiples of up to 12.
 _MOST_CROPPED = 12
 
 
@@ -42,13 +42,14 @@ def find(
 ) -> list[TestImage]:
     """The images of folders, files and (name, uint8 [H, W, 3]) pairs, in this order.
 
-    A folder is one benchmark, of its own name (or its parent's when it is called HR; a
-    folder that has an HR inside means that, one that holds LR images beside HR as they
-    are published (`layouts`) the HR ones, of `scale` where there are some for each).
-    Files and pairs belong to the benchmark "images". Files are not read yet.
+    A folder is one benchmark with the folder's name, or the parent's name if the folder
+    is called HR. If a folder has a folder HR inside, that one is used. If it holds HR
+    and LR images in a published layout (`layouts`), the HR images are used, those for
+    `scale` if each scale has its own. Files and pairs belong to the benchmark "images".
+    Files are not read yet.
 
-    Raises FileNotFoundError or UserError for a folder that is missing, holds no image
-    or mixes HR and LR in a way that is not known, and for two of one name.
+    Raises FileNotFoundError or UserError if a folder is missing, holds no image or
+    mixes HR and LR images in an unknown layout, or if two folders have the same name.
     """
     images: list[TestImage] = []
     folders: dict[str, Path] = {}
@@ -87,7 +88,7 @@ def find(
 def read_hr(image: TestImage, *, scale: int) -> np.ndarray:
     """The pixels, cropped on the right and bottom to a multiple of the scale.
 
-    Raises ImageError or UserError where they cannot be read or are too few to score.
+    Raises ImageError or UserError if they are unreadable or too few to score.
     """
     hr = image.read()
     height, width = (side // scale * scale for side in hr.shape[:2])
@@ -96,7 +97,7 @@ def read_hr(image: TestImage, *, scale: int) -> np.ndarray:
         raise UserError(
             f"{image.name} of {image.benchmark} is {hr.shape[1]}x"
             f"{hr.shape[0]} pixels (width x height), too small to be scored at "
-            f"scale {scale}: leave it out, each side needs {needed} pixels at least"
+            f"scale {scale}: leave it out, each side needs at least {needed} pixels"
         )
     return hr[:height, :width]
 
@@ -106,9 +107,10 @@ def read_lr(
 ) -> np.ndarray:
     """The low-resolution image that `lr_path` names, for the cropped `hr`.
 
-    Of GIVEN also as pairs are published; it may then be a few pixels smaller than `hr`
-    asks for, which is to be cropped as well. Raises FileNotFoundError, ImageError or
-    UserError where it is not there, cannot be read or is of another size.
+    For the case GIVEN, published layouts of pairs are searched too, and the image may
+    be a few pixels smaller than that of `hr`; the caller then crops `hr`. Raises
+    FileNotFoundError, ImageError or UserError if it is missing, unreadable or has
+    another size.
     """
     path = lr_path(folder, image.benchmark, image.name, case)
     if case is GIVEN and not path.exists():
@@ -125,7 +127,7 @@ def read_lr(
         raise UserError(
             f"{path} is {lr.shape[1]}x{lr.shape[0]} pixels (width x height), but "
             f"{image.name} of {image.benchmark}, cropped to {hr.shape[1]}x"
-            f"{hr.shape[0]}, asks for {width}x{height} at scale {scale}"
+            f"{hr.shape[0]}, needs {width}x{height} at scale {scale}"
         )
     if max(missing):
         logging.warning(
@@ -137,15 +139,15 @@ def read_lr(
 
 
 def lr_path(folder: str | Path, benchmark: str, image: str, case: Case) -> Path:
-    """Where the low-resolution image of `image` in `case` lies below `folder`.
+    """Path of the low-resolution image of `image` in `case` below `folder`.
 
-    FOLDER/BENCHMARK/sigma-1.2/IMAGE.png, without the third part for GIVEN.
+    It is FOLDER/BENCHMARK/sigma-1.2/IMAGE.png; GIVEN has no folder for the case.
     """
     parts = [benchmark] if case is GIVEN else [benchmark, slug(case.label)]
     return Path(folder, *parts, image).with_suffix(".png")
 
 
 def slug(text: str) -> str:
-    """The text as a file name: letters, digits, dots and dashes only."""
+    """Makes a file name of a text: letters, digits, dots and dashes only."""
     kept = "".join(c if c.isalnum() or c == "." else " " for c in text)
     return "-".join(kept.split())

@@ -1,4 +1,7 @@
-"""Restorations side by side, as in Figures 6 and 7. Images are uint8 [H, W, 3]."""
+"""Restorations side by side, as in Figures 6 and 7 of the paper.
+
+Images are uint8 [H, W, 3].
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,14 +14,14 @@ from lightbsr_jax.evaluation.benchmark import Restored, Score
 from lightbsr_jax.evaluation.restorers import BICUBIC
 
 _GAP = 4  # pixels between columns
-_COLUMN_WIDTH = 160  # at least, so that a caption can be read
-_WHOLE = 480  # the longer side of a whole image, at most
+_COLUMN_WIDTH = 160  # smallest width at which a caption is legible
+_WHOLE = 480  # largest longer side of a whole image
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 class Example(NamedTuple):
-    """One image in one case, to look at."""
+    """A region of one image in one case, in all versions."""
 
     benchmark: str
     image: str
@@ -30,9 +33,9 @@ class Example(NamedTuple):
 
 
 def example(restored: Restored, *, crop: int) -> Example:
-    """The region of crop x crop HR pixels where bicubic misses most, in all versions.
+    """The crop x crop HR pixels with bicubic's largest error, in all versions.
 
-    Bicubic, not the method that is on trial, has the choice of the region.
+    The error of bicubic chooses the region, not that of the method under test.
     """
     scale = restored.hr.shape[0] // restored.lr.shape[0]
     height, width = restored.hr.shape[:2]
@@ -62,10 +65,10 @@ def example(restored: Restored, *, crop: int) -> Example:
 
 
 def spread(examples: Sequence[Example], method: str, count: int) -> list[Example]:
-    """At most `count` of each benchmark, from the largest gain over bicubic down.
+    """Chooses at most `count` examples of each benchmark, by gain over bicubic.
 
-    Of bicubic itself from the best PSNR down: the first, the last, and others evenly
-    between.
+    The first has the largest gain, the last the smallest, and the others are evenly
+    spaced between. For bicubic itself the PSNR is used instead of the gain.
     """
 
     def gain(example: Example) -> float:
@@ -82,9 +85,9 @@ def spread(examples: Sequence[Example], method: str, count: int) -> list[Example
 
 
 def panel(images: dict[str, np.ndarray], scores: dict[str, Score]) -> np.ndarray:
-    """Images of one scene next to one another, each under its name and PSNR.
+    """Images of one scene side by side, each with its name and PSNR above it.
 
-    Smaller ones are enlarged by whole factors to the size of the largest.
+    Smaller images are enlarged by whole factors to the size of the largest.
     """
     labels = [
         f"{name} {scores[name].psnr:.2f} dB" if name in scores else name
@@ -110,7 +113,7 @@ def _worst(image: np.ndarray, hr: np.ndarray, size: int) -> tuple[int, int]:
     """Top and left of the size x size window with the largest squared error."""
     error = np.square(image.astype(np.float64) - hr).mean(-1)
     mean = uniform_filter(error, size, mode="constant")
-    # Centres of the windows that lie inside.
+    # Keep the centres of the windows that lie inside.
     first = size // 2
     inside = mean[first : first + hr.shape[0] - size + 1]
     inside = inside[:, first : first + hr.shape[1] - size + 1]
@@ -123,7 +126,7 @@ def _enlarge(image: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _font(labels: list[str], width: int) -> _Font:
-    """Pillow's own font, as large as the longest label allows, 8 to 24 pixels."""
+    """Pillow's own font, at the largest size that fits the labels, 8 to 24 pixels."""
     for size in range(24, 8, -1):
         font = ImageFont.load_default(size)
         if max(font.getlength(label) for label in labels) <= width - 4:

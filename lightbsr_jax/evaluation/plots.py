@@ -1,6 +1,6 @@
-"""The report's figures as SVG: text and axes in the colour of the page's text.
+"""The figures of the report as SVG, with text and axes in the page's text colour.
 
-Each is drawn for a column of 400 pixels, so that it can be read on a telephone too.
+Each is drawn for a column of 400 pixels, so that it is legible on a phone.
 """
 
 import io
@@ -18,12 +18,12 @@ from lightbsr_jax.evaluation.idr import Separation
 from lightbsr_jax.evaluation.restorers import BICUBIC
 from lightbsr_jax.evaluation.tables import Table
 
-# SVG by name: one a table by its title, TSNE (of the second network on with its name
-# behind), "complexity".
+# SVG by name: the title of each table, TSNE (", NAME" appended for further networks),
+# and "complexity".
 Plots = dict[str, str]
 TSNE = "t-SNE"
 
-# Of middling lightness: they stand out from white and from black.
+# Medium lightness stands out from white and from black.
 _COLOURS = ("#3b82d6", "#e08a1e", "#2fa36b", "#d9534f", "#8b6fd0", "#b5892f", "#cf6aa8")
 _COLOURS += ("#5aa7b0", "#7f9a2e", "#9a7b6d")
 _INK = "#010203"  # stands for the page's text colour
@@ -49,7 +49,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def draw(found: Findings) -> Plots:
-    """A plot for each table, and the others that there are figures for."""
+    """Draws a plot for each table, and the t-SNE and complexity plots if measured."""
     drawn = {table.title: images(found, table) for table in found.tables}
     for name, (_, separate) in found.networks.items():
         if separate is not None:
@@ -61,9 +61,9 @@ def draw(found: Findings) -> Plots:
 
 
 def images(found: Findings, table: Table) -> str:
-    """Every image of a table's benchmark: gain over bicubic against bicubic's PSNR.
+    """Gain over bicubic against bicubic's PSNR, for each image of a benchmark.
 
-    Of bicubic itself: its PSNR, from the easiest image to the hardest.
+    For bicubic itself: PSNR, from the easiest image to the hardest.
     """
     psnr = {
         (score.method, score.case, score.image): score.psnr
@@ -94,7 +94,7 @@ def images(found: Findings, table: Table) -> str:
 def complexity(found: Findings) -> str | None:
     """Figure 1: mean PSNR against operations; the area is the number of parameters.
 
-    None where the paper has no figures beside.
+    None if the paper has no figures to compare with.
     """
     psnr = mean_psnr(found.tables)
     points = [
@@ -144,7 +144,7 @@ def separation(found: Separation) -> str:
 
 
 def _figure(*, entries: int = 1) -> tuple[Figure, Axes]:
-    """With room for a legend of so many entries; `_svg` draws it."""
+    """A figure with room for a legend of that many entries, which `_svg` draws."""
     rows = -(-entries // 3) if entries > 1 else 0
     figure = Figure((4.2, 3.2 + 0.2 * rows), layout="constrained")
     return figure, figure.add_subplot()
