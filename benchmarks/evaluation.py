@@ -2,10 +2,9 @@
 
     python -m benchmarks.evaluation data/Set14 data/B100
 
-Measures a student of full size with fresh weights beside bicubic in setting 1, as
-eval.py does, and again with a loop over images and cases that degrades, restores and
-scores one after another. Each way runs in a process of its own, which compiles all that
-it needs.
+Measures a student of full size with random weights, and bicubic, in setting 1: once as
+eval.py does, and once in a loop that degrades, restores and scores images one by one.
+Each way runs in a separate process without a compilation cache.
 """
 
 import argparse
@@ -19,8 +18,8 @@ WAYS = ("eval.py", "image by image")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folders", nargs="+", help="of HR images")
-    parser.add_argument("--batch", type=int, default=8, help="images a device")
+    parser.add_argument("folders", nargs="+", help="folders of HR images")
+    parser.add_argument("--batch", type=int, default=8, help="images per device")
     parser.add_argument("--only", nargs="*", choices=WAYS, default=list(WAYS))
     arguments = parser.parse_args()
     print("| way | seconds | of CPU | mean PSNR (dB) | programs | compiled in (s) |")
@@ -76,7 +75,7 @@ def measure(way: str, folders: list[str], batch_size: int) -> list[str]:
 def image_by_image(
     methods: dict[str, Any], images: list[Any], tested: list[Any]
 ) -> Iterator[float]:
-    """The student's PSNRs; nothing happens while something else does."""
+    """Yields the student's PSNRs, without any work in parallel."""
     import jax
 
     from lightbsr_jax.imaging import degradation, metrics

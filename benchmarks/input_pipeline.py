@@ -1,11 +1,11 @@
-"""How fast training images can be had: from folders, prepared, and on the device.
+"""Speed of reading training images: from folders, prepared, and on the device.
 
     python -m benchmarks.input_pipeline --input DIV2K_train_HR --input Flickr2K_HR
 
-Prepares the data in a temporary folder, then takes batches as training does. Rates are
-those of one core: images by the processor time of all threads, which is what more cores
-multiply. The last column is how many cores keep up with training that takes `--batch`
-images `--steps-per-second` times a second.
+Prepares the data in a temporary folder, then reads batches as training does. Rates are
+per core: images divided by the processor time of all threads; more cores multiply them.
+The last column is the number of cores needed for training that uses `--batch` images
+`--steps-per-second` times a second.
 """
 
 import argparse
@@ -33,14 +33,18 @@ def main() -> None:
         "--tile",
         metavar="TILE[:STRIDE]",
         action="append",
-        help="tiles to prepare; may be given several times: default 480 and 240",
+        help="tiles to prepare; may be given several times (default: 480 and 240)",
     )
-    parser.add_argument("--batch", type=int, default=64, help="images: default 64")
-    parser.add_argument("--crop", type=int, default=256, help="HR pixels: default 256")
+    parser.add_argument("--batch", type=int, default=64, help="images (default: 64)")
+    parser.add_argument(
+        "--crop", type=int, default=256, help="HR pixels (default: 256)"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--seconds", type=float, default=20, help="a row: default 20")
-    parser.add_argument("--steps-per-second", type=float, default=3, help="default 3")
-    parser.add_argument("--json", metavar="FILE", help="the figures")
+    parser.add_argument(
+        "--seconds", type=float, default=20, help="time per row (default: 20)"
+    )
+    parser.add_argument("--steps-per-second", type=float, default=3, help="default: 3")
+    parser.add_argument("--json", metavar="FILE", help="write the figures to this file")
     arguments = parser.parse_args()
 
     folders = ImageFolders(arguments.input, minimum=arguments.crop)
@@ -67,14 +71,14 @@ def main() -> None:
             seconds = (time.process_time() - began) / len(folders)
             name = f"prepared, tiles of {tile}" + f" every {stride}" * bool(stride)
             size = int(builder.info.dataset_size) / len(folders) / 1e6
-            print(f"{name}: {seconds:.2f} core seconds and {size:.2f} MB an image")
+            print(f"{name}: {seconds:.2f} core seconds and {size:.2f} MB per image")
             sources[name] = open_source(str(builder.data_dir), minimum=arguments.crop)
         wanted = arguments.batch * arguments.steps_per_second
         print(
             f"\nTraining at {arguments.steps_per_second:g} steps/s, {arguments.batch} "
-            f"images a step, takes {wanted:g} images/s.\n"
+            f"images per step, needs {wanted:g} images/s.\n"
         )
-        print("| source | crops an image | images/s a core | crops/s a core | cores |")
+        print("| source | crops/image | images/s/core | crops/s/core | cores |")
         print("|---|---|---|---|---|")
         for crops in (1, 4):
             for name, source in sources.items():

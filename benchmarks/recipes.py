@@ -1,16 +1,17 @@
-"""Recipes for small budgets, compared: PSNR after the same training, by candidate.
+"""Comparison of recipes for small budgets: PSNR after the same amount of training.
 
     python -m benchmarks.recipes --data FOLDER --validation FOLDER --steps 200 \\
         --only adam muon
 
-Every candidate trains the network without distillation (a student's, by L1 alone: what
-all stages spend their time on) from the same start. Its steps are so many that all
-compute about as much: `--steps` is meant for 8 LR crops of 24 pixels and 64 blocks. The
-rate rises over a twentieth of them and falls linearly over the last three tenths.
+Every candidate trains a student's network with L1 only, which takes most of the time of
+all stages, from the same start. The number of steps is chosen so that all candidates
+compute about the same amount: `--steps` is for 8 LR crops of 24 pixels and 64 blocks.
+The rate rises over the first twentieth of the steps and falls linearly over the last
+three tenths.
 
-Printed are mean PSNR on luma of the central 256 x 256 pixels of some images under fixed
-degradations, the steps, and the seconds, of the clock and of the processor. On a
-machine with other work, compare the latter.
+Prints the mean PSNR on luma of the central 256 x 256 pixels of some images under fixed
+degradations, the steps, and the wall and processor seconds. On a busy machine, compare
+processor seconds.
 """
 
 import argparse
@@ -35,14 +36,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", required=True, help="HR images to train on")
     parser.add_argument("--validation", default="scikit-image:test", metavar="FOLDER")
-    parser.add_argument("--images", type=int, default=8, help="of the validation")
+    parser.add_argument("--images", type=int, default=8, help="validation images")
     parser.add_argument("--setting", type=int, choices=(1, 2), default=1)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--init", default="", help="weights that all start from")
+    parser.add_argument("--init", default="", help="initial weights of all candidates")
     parser.add_argument("--only", nargs="*", choices=CANDIDATES, default=[*CANDIDATES])
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE")
-    parser.add_argument("--json", metavar="FILE", help="a line for each candidate")
+    parser.add_argument("--json", metavar="FILE", help="append a line per candidate")
     arguments = parser.parse_args()
     common = dict(item.split("=", 1) for item in arguments.set)
     common = {name: json.loads(value) for name, value in common.items()}
@@ -80,7 +81,7 @@ def configured(arguments: argparse.Namespace, fields: dict[str, Any]) -> Any:
 
 
 def trial(arguments: argparse.Namespace, fields: dict[str, Any]) -> dict[str, Any]:
-    """What a candidate comes to."""
+    """Trains a candidate; returns its PSNR, losses, steps and seconds."""
     import jax
 
     from lightbsr_jax.data.sources import open_source
@@ -102,7 +103,7 @@ def trial(arguments: argparse.Namespace, fields: dict[str, Any]) -> dict[str, An
     total = config.schedule.total
     psnr = {0: measure(run)}
     losses = []
-    run, _ = steps[2](run, next(batches), constants)  # compiled
+    run, _ = steps[2](run, next(batches), constants)  # compiles
     jax.block_until_ready(run)
     clock, processor = time.monotonic(), time.process_time()
     for _ in range(total - 1):
@@ -120,7 +121,7 @@ def trial(arguments: argparse.Namespace, fields: dict[str, Any]) -> dict[str, An
 
 
 def measurement(arguments: argparse.Namespace, config: Any) -> Any:
-    """measure(run): the mean PSNR of its network."""
+    """Makes measure(run), the mean PSNR of a run's network."""
     import jax
     import numpy as np
 

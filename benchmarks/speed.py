@@ -1,22 +1,21 @@
-"""How fast the program is, beside the PyTorch reference and the machine's limits.
+"""Speed of the program, of the PyTorch reference, and of the machine at its best.
 
     python -m benchmarks.speed
     python -m benchmarks.speed inference teacher --reference LightBSR --json speed.json
     python -m benchmarks.speed inference kernels --only "1 x 256 x 256" \\
         --reference LightBSR KDSR DASR
 
-LightBSR, KDSR and DASR are checkouts of the references, which are used as they are.
-Each side of a case has a process of its own, and they take turns: a round is one
-measurement of each, the table holds medians over rounds and ratios of them.
-`--against eager channels-last compiled` measures the references under torch.compile as
-well, which takes minutes.
+LightBSR, KDSR and DASR are unmodified checkouts of the references. Each side of a case
+runs in a separate process, and they take turns: a round is one measurement of each, and
+the table holds medians over rounds and their ratios. `--against eager channels-last
+compiled` also measures the references with torch.compile, which takes minutes.
 
-- The floor is what the machine takes at its best: the published network's operations at
-  the rate of a large matrix product, or the bytes of input and output at the rate of a
-  large sum. (Ours has fewer: its upscaler is one convolution.)
-- To compile is what the first run took beyond the median. Nothing is kept between runs.
-- Memory is what the work adds to the process (its resident set; on a GPU, what the
-  program has in use there) at its peak: at work, and in all, compilation included.
+- The floor is the time of the machine at its best: the published network's operations
+  at the rate of a large matrix product, or the bytes of input and output at the rate of
+  a large sum. (Ours has fewer operations: its upscaler is one convolution.)
+- The compile time is that of the first run minus the median. There is no cache.
+- Memory is the peak that the work adds to the process (resident set, or memory in use
+  on a GPU): at work, and in all, including compilation.
 
 It runs on Linux, on a CPU or a GPU, in true float32 and, with --dtype, in bfloat16.
 """
@@ -40,7 +39,7 @@ SHORTEST = 0.2  # seconds of a measurement: shorter work is repeated
 
 
 class Case(NamedTuple):
-    """A row of the table: some work that both sides know by name."""
+    """A row of the table: work that both sides implement under the same name."""
 
     group: str
     name: str
@@ -105,7 +104,7 @@ CASES = [
 ]
 GROUPS = list(dict.fromkeys(case.group for case in CASES))
 IN_BFLOAT16 = ("restore", "upscale", "train")
-# The peers cannot take several images with the channels last.
+# The other programs cannot process several images with channels last.
 EAGER_ONLY = ("modulate", "degrade", "contrast", "score")
 
 
@@ -114,13 +113,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=", ".join(GROUPS))
-    parser.add_argument("--only", metavar="TEXT", help="of the cases, in their names")
+    parser.add_argument(
+        "--only", metavar="TEXT", help="measure only cases with this text in the name"
+    )
     parser.add_argument(
         "--reference",
         nargs="+",
         default=[],
         metavar="DIR",
-        help="checkouts of LightBSR, KDSR and DASR, or of some of them",
+        help="checkouts of LightBSR, KDSR or DASR",
     )
     modes = (EAGER, CHANNELS_LAST, COMPILED)
     parser.add_argument("--against", nargs="+", choices=modes, default=list(modes[:2]))
@@ -129,12 +130,12 @@ def main() -> None:
     parser.add_argument(
         "--processor-time",
         action="store_true",
-        help="not time that passes: for a machine with other work, on one core",
+        help="measure processor time, for a busy machine and one core",
     )
-    parser.add_argument("--json", metavar="FILE", help="all figures")
+    parser.add_argument("--json", metavar="FILE", help="write all figures to this file")
     arguments = parser.parse_args()
     if unknown := set(arguments.groups) - set(GROUPS):
-        parser.error(f"{', '.join(unknown)}: no group of {', '.join(GROUPS)}")
+        parser.error(f"unknown group {', '.join(unknown)}: use {', '.join(GROUPS)}")
     checkouts = find_checkouts(parser, arguments.reference)
     cases = [
         (case, dtype)
@@ -167,8 +168,8 @@ def main() -> None:
 def find_checkouts(
     parser: argparse.ArgumentParser, folders: Sequence[str]
 ) -> dict[str, Path]:
-    """The folders by the methods that they are checkouts of."""
-    # Here, since the workers import this file: PyTorch's have no use for JAX.
+    """The checkouts by their methods."""
+    # Imported here because workers, some of which use only PyTorch, import this file.
     from lightbsr_jax.errors import UserError
     from lightbsr_jax.parity import compare
 
@@ -181,7 +182,7 @@ def find_checkouts(
 def prepare(
     weights: Mapping[str, Path], dtypes: Sequence[str], on_processor: bool
 ) -> dict[str, Any]:
-    """Saves the weights of both sides, by method; what the machine can do."""
+    """Saves the weights of both sides, by method; measures the machine's rates."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -223,7 +224,7 @@ def prepare(
 
 
 class Worker:
-    """One side of a case, in a process of its own."""
+    """One side of a case, in a separate process."""
 
     def __init__(self, *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
@@ -241,7 +242,7 @@ class Worker:
         self.times.append(self._pipe.recv())
 
     def finish(self) -> dict[str, Any]:
-        """The worker's figures."""
+        """Ends the worker; returns its figures."""
         self._pipe.send("finish")
         peaks = self._pipe.recv()
         self._process.join()
@@ -261,12 +262,12 @@ def serve(
     checkout: Path | None,
     on_processor: bool,
 ) -> None:
-    """What a worker's process does."""
+    """Runs a worker: prepares the work, and measures it on request."""
     clock = time.process_time if on_processor else time.perf_counter
 
     about: dict[str, Any] = {}
     if mode == OURS:
-        # Or it would take most of a GPU's memory from the other side.
+        # Otherwise JAX would take most of a GPU's memory from the other side.
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
         from benchmarks import speed_ours
 
@@ -303,7 +304,7 @@ def serve(
 
 
 def peak_bytes() -> int:
-    """This process's largest resident set."""
+    """The largest resident set of this process."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
@@ -316,7 +317,7 @@ def measure(
     machine: dict[str, Any],
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
-    """A row of the table."""
+    """Measures a row of the table."""
     modes = [OURS]
     if checkout is not None:
         modes += [
@@ -360,7 +361,7 @@ def heading() -> str:
 
 
 def line(row: dict[str, Any]) -> str:
-    """The reference's times are multiples of ours."""
+    """Formats a row; the reference's times are multiples of ours."""
     ours = row[OURS]
 
     def cell(mode: str, figure: str, form: str, unit: float = 1) -> str:

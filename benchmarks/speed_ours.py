@@ -1,4 +1,4 @@
-"""Our side of `benchmarks.speed`: each function prepares some work, to be done again.
+"""Our side of `benchmarks.speed`: each function prepares work that can be repeated.
 
 Weights are those of the reference's side.
 """
@@ -37,11 +37,11 @@ SCALE, SETTING = 4, 2
 
 
 class Work(NamedTuple):
-    """Some work, the published network's operations, and bytes in and out."""
+    """Repeatable work, with the operations of the published network and bytes."""
 
-    do: Callable[[], Any]  # does it once, and waits until it is done
-    operations: float  # floating-point ones
-    bytes: float  # of what is given and made
+    do: Callable[[], Any]  # does the work once, and waits until it is finished
+    operations: float  # floating-point operations
+    bytes: float  # of inputs and outputs
 
 
 class Side:
@@ -56,17 +56,17 @@ class Side:
         self.random = np.random.default_rng(0)
 
     def peak_bytes(self) -> int | None:
-        """What the device has had in use; None where it does not count."""
+        """Peak memory of the device; None if it does not count it."""
         return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
     def restore(self, *, batch: int, size: int) -> Work:
-        """Whole images through the student, or DASR."""
+        """Restores whole images by the student, or DASR."""
         student = self._student()
         lr = jax.device_put(self._uniform(batch, size, size, 3))
         return _work(student.restore, lr)
 
     def modulate(self, *, batch: int, size: int, learns: bool) -> Work:
-        """The method's layer whose depthwise kernels are made for each image."""
+        """Applies the method's layer with a depthwise kernel per image."""
         layer = DynamicDepthwise()
         if self.case.meta["method"] == "dasr":
             layer = DegradationAwareConv()
@@ -84,7 +84,7 @@ class Side:
         return _work(step, x, params, x, idr)
 
     def upscale(self, *, size: int) -> Work:
-        """A picture by the exact upscaler, in tiles."""
+        """Upscales a picture by the exact upscaler, in tiles."""
         student = self._student()
         upscaler = Upscaler(student, precision=self.dtype)
         lr = self._uniform(1, size, size, 3)
@@ -94,7 +94,7 @@ class Side:
     def train(
         self, *, role: str, stage: int, batch: int, crops: int, lr_crop: int
     ) -> Work:
-        """A step: degradations, losses, gradients and the optimiser."""
+        """Runs a step: degradations, losses, gradients and the optimiser."""
         optimizer = optax.scale_by_adam(**dataclasses.asdict(RECIPE.adam))
         rate = optax.constant_schedule(RECIPE.learning_rates[1])
         teacher = self.case.state("teacher")
@@ -145,7 +145,7 @@ class Side:
         return plain._replace(do=do)
 
     def degrade(self, *, setting: int, batch: int, crops: int, size: int) -> Work:
-        """LR images of random degradations."""
+        """Makes LR images by random degradations."""
         hr = jax.device_put(self._pixels(batch, crops, size))
         keys = jax.random.split(jax.random.key(0), batch)
 
@@ -162,7 +162,7 @@ class Side:
         return _work(degrade, keys, hr)._replace(operations=2 * taps * hr.size)
 
     def contrast(self, *, batch: int, crops: int, queue: int) -> Work:
-        """Contrastive loss with its gradient, and the queue."""
+        """Computes the contrastive loss with its gradient, and updates the queue."""
 
         def loss(embeddings: Array, keys: Array, queue: Array) -> Array:
             queries = contrast.normalise(embeddings)
@@ -189,7 +189,7 @@ class Side:
         return work._replace(do=do)
 
     def score(self, *, batch: int, size: int, ssim: bool) -> Work:
-        """PSNR, and maybe SSIM, of images in memory."""
+        """Computes PSNR, and optionally SSIM, of images in memory."""
         first, second = self._pixels(2, batch, size)
 
         def do() -> None:
@@ -216,7 +216,7 @@ class Side:
 
 
 def _work(function: Callable[..., Any], *arguments: Any) -> Work:
-    """`function(*arguments)`, and what it costs by its shapes."""
+    """Makes the work `function(*arguments)`, with its cost from shapes."""
     results = jax.eval_shape(function, *arguments)
     leaves = jax.tree.leaves((arguments, results))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)

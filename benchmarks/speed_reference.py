@@ -1,8 +1,8 @@
 """The references' side of `benchmarks.speed`, by the names of `speed_ours`.
 
-A checkout is driven as `lightbsr compare` drives it: as it is, without CUDA where
-there is none. The modes are PyTorch's eager one, that with channels-last weights and
-images, and torch.compile.
+A checkout is run unmodified, as by `lightbsr compare`, and without CUDA if there is
+none. The modes are eager, eager with channels-last weights and images, and compiled by
+torch.compile.
 """
 
 from collections.abc import Callable
@@ -109,7 +109,7 @@ class Side:
 
     def contrast(self, *, batch: int, crops: int, queue: int) -> Do:
         class Given(nn.Module):
-            """In the encoder's place: the embeddings are given."""
+            """Replaces the encoder: it returns given embeddings."""
 
             def forward(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
                 return embeddings, embeddings
@@ -150,7 +150,7 @@ class Side:
         return torch.rand(shape, generator=self.random).to(DEVICE)
 
     def _pixels(self, *shape: int) -> Tensor:
-        """As its loader makes them: float32 in 0..255."""
+        """Random images as from the reference's loader: float32 in 0..255."""
         return torch.randint(256, shape, generator=self.random).float().to(DEVICE)
 
 

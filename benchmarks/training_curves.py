@@ -1,4 +1,4 @@
-"""The record of training runs: metrics.csv and curves.png from their metrics.jsonl.
+"""Curves of training runs: metrics.csv and curves.png from their metrics.jsonl.
 
     python -m benchmarks.training_curves runs/teacher2 runs/student2 --out=docs/setting2
 
@@ -50,20 +50,20 @@ def rounded(record: dict) -> dict:
 
 
 def draw(runs: dict[str, list[dict]], path: Path) -> None:
-    """A panel for each kind of curve, over the steps of one run after another."""
-    told_of = {name for records in runs.values() for r in records for name in r}
-    panels = {title: names for title, names in PANELS.items() if told_of & {*names}}
+    """Draws a panel for each kind of curve, over the steps of all runs in order."""
+    recorded = {name for records in runs.values() for r in records for name in r}
+    panels = {title: names for title, names in PANELS.items() if recorded & {*names}}
     size = (3.2 * len(panels), 3.2)
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
     for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
         start = 0
         for run, records in runs.items():
             for name in names:
-                told = [record for record in records if name in record]
-                if not told:
+                found = [record for record in records if name in record]
+                if not found:
                     continue
-                steps = [start + record["step"] for record in told]
-                values = [record[name] for record in told]
+                steps = [start + record["step"] for record in found]
+                values = [record[name] for record in found]
                 axis.plot(steps, values, ".-", markersize=3, label=f"{run} {name}")
             start += records[-1]["step"]
         axis.set(title=title, xlabel="updates")

@@ -2,9 +2,9 @@
 
     python -m benchmarks.training_memory --batch 4 --lr-crop 48
 
-Each variant runs in a process of its own, one warm step and then some timed ones. The
-peak is what the step adds to the process before it: of the device where the backend
-counts it, else of the process (its resident set).
+Each variant runs in a separate process: one warm step, then some timed ones. The peak
+is the memory that the step adds: of the device if the backend counts it, otherwise of
+the process (its resident set).
 """
 
 import argparse
@@ -28,16 +28,16 @@ VARIANTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--setting", type=int, choices=(1, 2), default=2)
-    parser.add_argument("--batch", type=int, default=4, help="images a step")
+    parser.add_argument("--batch", type=int, default=4, help="images per step")
     parser.add_argument("--lr-crop", type=int, default=48, help="side in LR pixels")
-    parser.add_argument("--steps", type=int, default=3, help="timed ones")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps")
     parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
 
     results = []
     context = multiprocessing.get_context("spawn")
-    print("| variant | peak MB | seconds a step | seconds to compile |")
+    print("| variant | peak MB | seconds per step | seconds to compile |")
     print("|---|---|---|---|")
     for name in arguments.only:
         with context.Pool(1) as pool:

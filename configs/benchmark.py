@@ -1,19 +1,21 @@
-"""What to measure: the paper's tables, or any degradations of any folder.
+"""Measurements of eval.py: the paper's tables, or any degradations of any folder.
 
     python eval.py --config=configs/benchmark.py:table3 --config.root=data \\
         --workdir=runs/student
     python eval.py --config=configs/benchmark.py:setting1 --method=bicubic \\
         --benchmarks=data/Set5 --config.sigmas="(0.5, 1, 2, 4)"
 
-Presets: setting1 (Table 3's degradations) and setting2 (Table 4's) for folders of your
-own; jpeg (blur, then JPEG), real and photo (real-world degradations, drawn for each
-image and each of config.draws), which networks of all settings may be measured by;
-table3, table4, the tables' benchmarks under root; table1, table2, the ablations
-(a teacher's Table 3, with theirs beside it); spoilt, the same with IDRs replaced by
-U(0, 1) (M4- and M5-); given, LR images that you have (--lr-dir).
+Presets:
+    setting1, setting2   degradations of Table 3 and of Table 4, for your own folders
+    jpeg, real, photo    blur and JPEG; real-world degradations, drawn for each image
+                         and each of config.draws; for networks of all settings
+    table3, table4       the benchmarks of these tables below config.root
+    table1, table2       the same for a teacher, with the paper's ablations
+    spoilt               table3 with IDRs replaced by U(0, 1) (M4- and M5-)
+    given                LR images that you have (--lr-dir)
 
-Expected of bicubic x4 (PSNR at sigma 1.2, 2.4, 3.6): Set5 27.69 25.99 24.45, Set14
-25.60 24.39 23.25, B100 25.58 24.67 23.80, Urban100 22.73 21.76 20.84.
+Expected PSNR of bicubic x4 (sigma 1.2, 2.4, 3.6): Set5 27.69 25.99 24.45, Set14 25.60
+24.39 23.25, B100 25.58 24.67 23.80, Urban100 22.73 21.76 20.84.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -46,40 +48,40 @@ PRESETS = {
 def get_config(preset: str = "setting1") -> ConfigDict:
     """The locked config of a preset."""
     if preset not in PRESETS:
-        raise ValueError(f"no preset {preset!r}: take one of {', '.join(PRESETS)}")
+        raise ValueError(f"no preset {preset!r}: use one of {', '.join(PRESETS)}")
     config = ConfigDict()
 
     # 1: isotropic blur; 2: anisotropic blur and noise; jpeg, real, photo: see
-    # lightbsr_jax/imaging/settings.py; None: nobody knows.
+    # lightbsr_jax/imaging/settings.py; None: unknown.
     named = isinstance(PRESETS[preset]["setting"], str)
     config.setting = config_dict.placeholder(str if named else int)
     config.scale = config_dict.placeholder(int)  # unset: the model's; 4 for bicubic
 
-    # Folders of HR images: `root`/name for each name, unless --benchmarks names others.
+    # Folders of HR images: `root`/name for each name; --benchmarks replaces them.
     config.root = "data"
     config.benchmarks = ()
 
     # The degradations of setting 1.
     config.sigmas = SIGMAS
-    # Those of setting 2: each kernel with each noise level (standard deviation, 0..255
-    # scale).
+    # The degradations of setting 2: each kernel with each noise level (standard
+    # deviation on the 0..255 scale).
     config.kernels = KERNELS
     if preset == "table4":
-        # The first kernel as DSAT's paper prints it. It has no part in the means.
+        # The first kernel as printed in DSAT's paper. Means do not include it.
         config.kernels += ((2.0, 0.2, 0.0),)
     config.noise_levels = NOISE_LEVELS
-    # Of jpeg, beside the sigmas; and of real and photo.
+    # For jpeg, in addition to the sigmas; and for real and photo.
     config.qualities = QUALITIES
     config.draws = DRAWS
-    config.seed = 0  # of the noise, and of what is drawn
+    config.seed = 0  # of noise and of drawn degradations
 
     config.spoilt = False  # replace the IDR by U(0, 1)
     config.batch_size = 8  # images at once on a device; lower it if memory runs out
 
-    config.pictures = 3  # in the report: so many images of each benchmark
-    config.crop = 96  # HR pixels of the region that they show
+    config.pictures = 3  # images of each benchmark to show in the report
+    config.crop = 96  # side of the region that they show, in HR pixels
 
-    # Figure 5: the degradations whose IDRs are told apart, in setting 1 and 2.
+    # Figure 5: the degradations whose IDRs are compared, in setting 1 and 2.
     config.idr = ConfigDict()
     config.idr.sigmas = (0.8, 1.6, 2.4, 3.2)
     config.idr.kernels = (KERNELS[0], KERNELS[2], KERNELS[6], KERNELS[8])

@@ -1,8 +1,8 @@
-"""What the teacher's and the student's configs share: the paper's values.
+"""Common fields of the teacher's and the student's configs: the paper's values.
 
-Those that `lightbsr compare` steps with as well, Adam's numbers, rates, momentum,
-temperatures and weights of losses, are in the methods' recipes
-(lightbsr_jax/methods/NAME/recipe.py): what is compared is what is trained.
+Values that `lightbsr compare` needs as well (Adam's parameters, rates, momentum,
+temperatures and weights of losses) are in the methods' recipes
+(lightbsr_jax/methods/NAME/recipe.py), so that training and comparison agree.
 """
 
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from lightbsr_jax.methods.lightbsr.recipe import RECIPE
 from lightbsr_jax.methods.recipe import Recipe
 
-PRESETS = {  # beside ablations, to the setting
+PRESETS = {  # presets except ablations, and their settings
     "setting1": 1,
     "setting2": 2,
     "setting1-short": 1,
@@ -35,47 +35,47 @@ NETWORKS = {
 
 
 def base(role: str, setting: int | str, recipe: Recipe = RECIPE) -> ConfigDict:
-    """The paper's training of section 4.1, setting 1 or 2, unlocked.
+    """The training of section 4.1 of the paper, unlocked.
 
-    Adam's numbers and the rates are those of a method's `recipe`.
+    Adam's parameters and the rates come from a method's `recipe`.
     """
     config = ConfigDict()
     config.role = role
     # 1: isotropic blur, no noise. 2: anisotropic blur and noise up to 25. jpeg, real,
-    # photo: see lightbsr_jax/imaging/settings.py. The prior's length follows.
+    # photo: see lightbsr_jax/imaging/settings.py. It determines the prior's length.
     config.setting = setting
     config.scale = 4  # 2, 3 or 4
     config.seed = 1  # of initial weights, crops, degradations, prior basis
-    # Weights to start from, as far as they fit: the name of those that come with the
-    # program, a file (packed, or of the reference), or a workdir. The rest is fresh.
+    # Weights to start from, as far as they fit: the name of weights that come with the
+    # program, a file (packed, or of the reference), or a workdir. `start` initialises
+    # the rest.
     config.init = ""
-    # A fresh network is random, or bicubic interpolation.
+    # Initial weights: random, or bicubic (the network interpolates bicubically).
     config.start = "random"
 
     config.network = ConfigDict()
     config.network.groups = 8
-    config.network.blocks = 8  # a group
-    # What the blocks modulate their features with, and whether every group converts
-    # the IDR first (its IDR-CBs): parts that Table 2 takes away.
+    config.network.blocks = 8  # per group
+    # Modulations of the blocks, and the IDR-CBs with which each group converts the IDR:
+    # the ablations of Table 2 remove them.
     config.network.spatial_modulation = True
     config.network.channel_modulation = True
     config.network.converter_blocks = True
 
     config.degradation = ConfigDict()
     # Largest width of a blur kernel, in HR pixels: 4, 3, 2 at scale 4, 3, 2. The
-    # settings real and photo have widths of their own.
+    # settings real and photo define their own widths.
     config.degradation.width_max = config.get_ref("scale").to_float()
 
     config.data = ConfigDict()
-    # HR images: folders, searched recursively and separated by commas; or what
-    # `lightbsr prepare` made of them; or scikit-image for the photographs inside that
-    # package.
+    # HR images: folders, searched recursively and separated by commas; or a dataset of
+    # `lightbsr prepare`; or scikit-image for the photographs inside that package.
     config.data.hr = ""
-    # Keep all of them in the device's memory and cut crops there: the same crops.
+    # Keep all images in the device's memory and cut the same crops there.
     config.data.resident = False
-    config.data.batch_size = 64  # images a step, over all devices
+    config.data.batch_size = 64  # images per step, over all devices
     config.data.lr_crop = 64  # side of a crop in LR pixels
-    config.data.threads = 8  # that read images
+    config.data.threads = 8  # threads that read images
 
     config.schedule = ConfigDict()
     config.schedule.steps_per_epoch = 970
@@ -85,48 +85,48 @@ def base(role: str, setting: int | str, recipe: Recipe = RECIPE) -> ConfigDict:
     config.schedule.warmup_epochs = 5
     config.schedule.learning_rate = rate
     config.schedule.final_learning_rate = 1e-6
-    # Above 0: the first steps are timed, and steps_per_epoch becomes what fits into so
-    # many minutes of training (compiling, validation and checkpoints come on top).
+    # Above 0: the first steps are timed, and steps_per_epoch is set so that training
+    # takes that many minutes (plus compilation, validation and checkpoints).
     config.minutes = 0.0
 
-    config.optimizer = "adam"  # or muon: of matrices, and Adam of all else
+    config.optimizer = "adam"  # or muon: Muon for matrices, Adam for the rest
     config.adam = ConfigDict(asdict(recipe.adam))  # b1, b2 and eps
 
     config.ema_decay = (
-        0.0  # of the weights that are evaluated; 0: those of the last step
+        0.0  # of the averaged weights to evaluate; 0: evaluate the last weights
     )
-    # Updates that were not finite, and so not made, after which a run stops.
+    # Number of consecutive updates that are not finite after which a run stops.
     config.skipped_in_a_row = 10
 
     config.compute = ConfigDict()
     config.compute.dtype = "float32"  # or bfloat16, with float32 parameters
 
-    # The fields below do not change what is learnt; a run may go on with others.
-    # For want of memory: compute the insides of blocks anew for the gradients, and
-    # restore a device's share of the batch in so many parts.
+    # The fields below do not change the result; a resumed run may have other values.
+    # To save memory: recompute the insides of blocks for gradients, and restore a
+    # device's share of the batch in that many parts.
     config.compute.rematerialise = True
     config.compute.parts = 1
 
     config.validation = ConfigDict()
-    # Folders or DIR:validation of prepared data, as data.hr; empty for no validation.
+    # Folders as in data.hr, or DIR:validation of prepared data; empty: no validation.
     config.validation.hr = ""
     config.validation.every_steps = 9700
-    config.validation.images = 10  # the first so many
-    config.validation.pictures = 2  # of them, saved as pictures
+    config.validation.images = 10  # number of images, the first ones
+    config.validation.pictures = 2  # number of these to save as pictures
 
     config.log = ConfigDict()
     config.log.every_steps = 100
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 970
-    config.checkpoint.keep = 3  # the newest so many
+    config.checkpoint.keep = 3  # number of the newest to keep
     return config
 
 
 def shrink(config: ConfigDict) -> None:
-    """A small network and a schedule of minutes on two CPU cores (`make demo`).
+    """Sets a small network and a schedule of minutes on two CPU cores (`make demo`).
 
-    Few steps ask for a higher learning rate than the paper's.
+    The few steps need a higher learning rate than the paper's.
     """
     config.network.groups = 2
     config.network.blocks = 2
@@ -137,7 +137,7 @@ def shrink(config: ConfigDict) -> None:
 
 
 def stepped_schedule(recipe: Recipe) -> ConfigDict:
-    """KDSR's and DASR's: the rate falls by steps, and stage 2 takes 500 epochs."""
+    """The schedule of KDSR and DASR: rates fall by steps; stage 2 has 500 epochs."""
     schedule = ConfigDict()
     schedule.steps_per_epoch = 970
     schedule.stage1_epochs = 0
@@ -152,7 +152,7 @@ def stepped_schedule(recipe: Recipe) -> ConfigDict:
 
 
 def shrink_stepped(config: ConfigDict) -> None:
-    """As `shrink`, with a `stepped_schedule` and but for the network."""
+    """Shortens a `stepped_schedule` as `shrink` does; the network does not change."""
     config.schedule.decay_epochs = 2
     _shrink_training(config)
 
@@ -173,10 +173,10 @@ def _shrink_training(config: ConfigDict) -> None:
 
 
 def shorten(config: ConfigDict) -> None:
-    """The whole network and the paper's stages, in few steps of few and small crops.
+    """Sets few steps of few and small crops, with the whole network and both stages.
 
-    They ask for a higher learning rate and a longer warm-up, and the weights that are
-    evaluated are averaged. Stage 1, whose steps cost little, gets more of them.
+    They need a higher learning rate and a longer warm-up, and averaged weights are
+    evaluated. Stage 1, whose steps are cheap, gets a larger share of steps.
     """
     config.data.resident = True
     config.data.batch_size = 8

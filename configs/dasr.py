@@ -3,7 +3,7 @@
     python train.py --config=configs/dasr.py:setting1 --workdir=runs/dasr1 \\
         --config.data.hr=DIV2K_train_HR,Flickr2K_HR
 
-Presets: setting1, setting2 (the published ones), demo (setting 1, minutes on a CPU).
+Presets: setting1, setting2 (as published), demo (setting 1, minutes on a CPU).
 Expected (PSNR on Set5 at sigma 1.2, 2.4, 3.6): 31.92 31.75 30.59 in setting 1, after
 582,000 steps; not yet run.
 """
@@ -21,13 +21,13 @@ PRESETS = {"setting1": 1, "setting2": 2, "demo": 1}
 def get_config(preset: str = "setting1") -> ConfigDict:
     """The locked config of a preset."""
     if preset not in PRESETS:
-        raise ValueError(f"no preset {preset!r}: take one of {', '.join(PRESETS)}")
+        raise ValueError(f"no preset {preset!r}: use one of {', '.join(PRESETS)}")
     config = common.base("network", PRESETS[preset], RECIPE)
     config.method = "dasr"
 
     config.network = ConfigDict()
     config.network.groups = 5
-    config.network.blocks = 5  # a group
+    config.network.blocks = 5  # per group
 
     config.contrast = ConfigDict()
     config.contrast.crops = 2  # of one image: a query and its key

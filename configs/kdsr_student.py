@@ -1,14 +1,18 @@
-"""KDSR's student: its teacher's feature from the LR image alone, by distillation.
+"""KDSR's student, which learns its teacher's feature from the LR image alone.
 
     python train.py --config=configs/kdsr_student.py:setting1 \\
         --workdir=runs/kdsr_student1 \\
         --config.distillation.teacher=runs/kdsr_teacher1 \\
         --config.data.hr=DIV2K_train_HR,Flickr2K_HR
 
-Presets: setting1, setting2 (the published KDSR-M), large1 (KDSR-L), real (KDSR's
-real-world network and training by L1 and distillation, 1,000,000 steps), real-demo (its
-degradations, the demo's network), demo (setting 1, minutes on a CPU). Setting 2 has a
-first stage, in which the estimator alone learns.
+Presets:
+    setting1, setting2  the published KDSR-M; setting 2 has a first stage, which trains
+                        only the estimator
+    large1              KDSR-L
+    real                KDSR's real-world network, trained by L1 and distillation for
+                        1,000,000 steps
+    real-demo           its degradations with the network of the demo
+    demo                setting 1, minutes on a CPU
 Expected (PSNR on Set5 at sigma 1.2, 2.4, 3.6): 32.34 32.13 31.02 in setting 1, after
 582,000 steps; not yet run.
 """

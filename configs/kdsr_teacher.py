@@ -1,11 +1,16 @@
-"""KDSR's teacher: super-resolution with an estimator that sees the HR image.
+"""KDSR's teacher, whose estimator also takes the HR image.
 
     python train.py --config=configs/kdsr_teacher.py:setting1 \\
         --workdir=runs/kdsr_teacher1 --config.data.hr=DIV2K_train_HR,Flickr2K_HR
 
-Presets: setting1, setting2 (the published KDSR-M), large1 (KDSR-L), real (KDSR's
-real-world network, 18,846,083 parameters, and training: 1,000,000 steps of 72 images),
-real-demo (its degradations and the demo's network), demo (setting 1, minutes on a CPU).
+Presets:
+    setting1, setting2  the published KDSR-M
+    large1              KDSR-L
+    real                KDSR's real-world network (18,846,083 parameters) and training
+                        (1,000,000 steps of 72 images)
+    real-demo           its degradations with the network of the demo
+    demo                setting 1, minutes on a CPU
+
 Expected: 485,000 steps; not yet run.
 """
 
@@ -36,9 +41,9 @@ def get_config(preset: str = "setting1") -> ConfigDict:
 
 
 def base(role: str, preset: str) -> ConfigDict:
-    """What teacher and student share: a preset's published values, unlocked."""
+    """Common fields of teacher and student: a preset's published values, unlocked."""
     if preset not in PRESETS:
-        raise ValueError(f"no preset {preset!r}: take one of {', '.join(PRESETS)}")
+        raise ValueError(f"no preset {preset!r}: use one of {', '.join(PRESETS)}")
     config = common.base(role, PRESETS[preset], RECIPE)
     config.method = "kdsr"
 
@@ -56,7 +61,7 @@ def base(role: str, preset: str) -> ConfigDict:
 
 
 def _as_real_world(config: ConfigDict) -> None:
-    """The options of KDSR-GAN's stages with an L1 loss."""
+    """Sets the options of KDSR-GAN's stages with an L1 loss."""
     config.network.update(features=128, blocks=42, residual_blocks=6)
     config.data.batch_size = 72
     config.adam.b2 = 0.99
@@ -66,7 +71,7 @@ def _as_real_world(config: ConfigDict) -> None:
 
 
 def shrink(config: ConfigDict) -> None:
-    """As common.shrink."""
+    """Sets a small network and a short schedule, as common.shrink does."""
     config.network.blocks = 8
     config.network.residual_blocks = 2
     common.shrink_stepped(config)

@@ -1,28 +1,37 @@
-"""The student: distilled IDRs (stage 1), then super-resolution with them (stage 2).
+"""The student: distillation of IDRs (stage 1), then super-resolution (stage 2).
 
     python train.py --config=configs/student.py:setting1 --workdir=runs/student1 \\
         --config.distillation.teacher=runs/teacher1 \\
         --config.data.hr=DIV2K_train_HR,Flickr2K_HR
 
-Presets: setting1, setting2 (the paper's); setting1-short, setting2-short (the same
-network and stages in 3,200 steps, see below); setting1-plain, setting2-plain (the same
-network by L1 alone, 2,400 steps, no teacher: to go on from weights by --config.init);
-real, photo, real-short, photo-short (the same as setting2 with real-world degradations:
-ours, no paper has them); demo (setting 1, minutes on a CPU); m1 to m5 (setting 1,
-distilled from a teacher of the same preset).
-Expected of the paper's presets (PSNR on Set5 at sigma 1.2, 2.4, 3.6): 32.47 32.17
-31.06 in setting 1, after 679,000 steps; not yet run.
-Measured of the short ones on two CPU cores: setting2-short, which comes with the
-program, B100 at noise 5, nine kernels, 24.94 in the mean (bicubic 24.29);
-setting1-short with steps_per_epoch 7 and 20 Set5 29.22 27.91 26.07 (27.69 25.99 24.45).
-531 steps of setting1-plain from setting2's weights, which come as setting1: Set5 29.46
-28.58 26.72.
+Presets:
+    setting1, setting2              the paper's
+    setting1-short, setting2-short  the same network and stages in 3,200 steps
+    setting1-plain, setting2-plain  the same network by L1 alone in 2,400 steps, without
+                                    a teacher: to continue from weights (--config.init)
+    real, photo (and -short)        as setting2 with real-world degradations, which are
+                                    not in the paper
+    demo                            setting 1, minutes on a CPU
+    m1 to m5                        setting 1, distilled from the teacher of that preset
+
+Expected PSNR of the paper's presets on Set5 (sigma 1.2, 2.4, 3.6), after 679,000 steps:
+32.47 32.17 31.06 in setting 1; not yet run.
+
+Measured on two CPU cores: setting2-short (shipped as setting2) has 24.94 dB on B100 at
+noise 5, averaged over nine kernels (bicubic 24.29). setting1-short with steps_per_epoch
+7 and 20 has 29.22 27.91 26.07 on Set5 (bicubic 27.69 25.99 24.45). After 531 steps of
+setting1-plain from setting2's weights (shipped as setting1) it is 29.46 28.58 26.72.
 
 The short presets are for hours of two CPU cores, after a teacher's of that name. They
-leave the paper at: 3,200 steps for 679,000, 800 of them in stage 1; batches of 8 for
-64 and LR crops of 24 pixels for 64; rates of 5e-4 for 2e-4, warmed up over 2 of 60
-epochs for 5 of 600; and what is evaluated is an average of the weights. On an
-accelerator: the flags that configs/teacher.py names, with --config.minutes=16.
+differ from the paper's:
+
+    steps            3,200, 800 of them in stage 1, instead of 679,000
+    batch, LR crop   8 images, 24 pixels, instead of 64, 64
+    learning rate    5e-4 instead of 2e-4, warmed up over 2 of 60 epochs instead of 5 of
+                     600
+    evaluated        averaged weights
+
+On an accelerator: the flags of configs/teacher.py, with --config.minutes=16.
 """
 
 from dataclasses import asdict
@@ -41,7 +50,7 @@ PLAIN = {  # presets without a teacher
 
 
 def plain(config: ConfigDict) -> ConfigDict:
-    """L1 alone, in few steps of few and small crops (docs/training-recipes.md)."""
+    """Sets training by L1 alone, with few steps (docs/training-recipes.md)."""
     common.shorten(config)
     config.start = "bicubic"
     config.optimizer = "muon"
@@ -56,7 +65,7 @@ def get_config(preset: str = "setting1") -> ConfigDict:
     """The locked config of a preset."""
     presets = [*common.PRESETS, *PLAIN, *common.NETWORKS]
     if preset not in presets:
-        raise ValueError(f"no preset {preset!r}: take one of {', '.join(presets)}")
+        raise ValueError(f"no preset {preset!r}: use one of {', '.join(presets)}")
     config = common.base("student", (common.PRESETS | PLAIN).get(preset, 1))
     config.network.update(common.NETWORKS.get(preset, {}))
 
@@ -70,12 +79,12 @@ def get_config(preset: str = "setting1") -> ConfigDict:
 
     if preset == "demo":
         common.shrink(config)
-        # The teacher's network is its start: gently from there.
+        # It starts from the teacher's network, so the rate is lower.
         config.schedule.learning_rate = 1e-3
         config.schedule.warmup_epochs = 2
         config.schedule.stage2_epochs = 6
     if preset.endswith("-short"):
         common.shorten(config)
         config.schedule.steps_per_epoch = 40
-        config.schedule.learning_rate = 5e-4  # the teacher's network is its start
+        config.schedule.learning_rate = 5e-4  # it starts from the teacher's network
     return config.lock()

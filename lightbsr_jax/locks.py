@@ -1,4 +1,4 @@
-"""Folders in which one process is at work."""
+"""Locks that keep two processes from writing to the same folder."""
 
 import contextlib
 import fcntl
@@ -12,9 +12,9 @@ from lightbsr_jax.errors import UserError
 
 @contextlib.contextmanager
 def held(file: Path, folder: Path) -> Iterator[None]:
-    """Holds the lock that is a file; one of a process that has died counts no more.
+    """Holds a lock file; the lock of a dead process is released.
 
-    Raises UserError where another process is at work in `folder`.
+    Raises UserError if another process is writing to `folder`.
     """
     with open(file, "a+") as opened:
         try:
@@ -22,7 +22,9 @@ def held(file: Path, folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             opened.seek(0)
             owner = opened.read().strip() or "another process"
-            raise UserError(f"{folder} is in use by {owner}") from error
+            raise UserError(
+                f"{folder} is in use by {owner}: wait for it, or name another folder"
+            ) from error
         except OSError:  # a file system without locks
             yield
             return

@@ -1,9 +1,8 @@
-"""What a run trains and what a network is: typed, made once from a config.
+"""Typed descriptions of a network and of a run, each made once from a config.
 
-Configs are nested mappings: the ConfigDict of a training run, or the JSON that
-checkpoints and files of weights carry. This is the only place that reads the fields
-below out of one, and the only one that knows the values of fields that a config may
-leave out.
+Configs are nested mappings: the ConfigDict of a training run, or the JSON stored in
+checkpoints and weight files. Only this file reads the fields below from a config, and
+only this file defines the defaults of optional fields.
 """
 
 import dataclasses
@@ -28,13 +27,13 @@ from lightbsr_jax.methods.registry import METHODS, Method
 Tree = dict[str, Any]
 
 DEFAULT_METHOD = "lightbsr"
-CONTRASTED = ("estimator", "projector")  # what a momentum branch has a copy of
-# Fields of a network that say how it computes, not what.
+CONTRASTED = ("estimator", "projector")  # modules copied in a momentum branch
+# Fields of a network that affect how it computes, but not its results.
 _OPTIONS = ("scale", "axis_name", "remat", "dtype", "parent", "name")
 
 
 class Config(Protocol):
-    """A mapping, or an ml_collections ConfigDict, which is none."""
+    """A mapping, or an ml_collections ConfigDict, which is not a Mapping."""
 
     def __getitem__(self, key: str, /) -> Any: ...
 
@@ -44,7 +43,7 @@ class Config(Protocol):
 
 
 class Sees(enum.Enum):
-    """What an estimator sees beside the LR image; values are `Method.privileged`'s."""
+    """An estimator's input in addition to the LR image; values of `privileged`."""
 
     NOTHING = None
     PRIOR = "prior"  # the vector of the true degradation
@@ -53,22 +52,22 @@ class Sees(enum.Enum):
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The identity of a network: all that decides the shapes and meaning of weights.
+    """The identity of a network: everything that defines its weights.
 
-    Hashable, so a static field of pytrees and an argument of jit. Raises UserError for
-    values that no network has.
+    It is hashable, so it can be a static field of pytrees and an argument of jit.
+    Raises UserError for invalid values.
     """
 
     method: str  # a key of METHODS
-    role: str  # "teacher" or "student"; "network" where the method has neither
+    role: str  # "teacher" or "student"; "network" for methods without these
     setting: settings.Name  # a key of SETTINGS
     scale: int
-    # Sizes and switches of the network, all of them; what is not given is as published.
+    # All sizes and switches of the network; missing ones get their published values.
     network: FrozenDict[str, int] = FrozenDict()
-    prior: bool = True  # whether a teacher that sees a prior is shown it
+    prior: bool = True  # False hides the prior from its teacher (an ablation)
 
     def __post_init__(self) -> None:
-        """Complete and check the fields."""
+        """Completes and checks the fields."""
         known = {
             "method": METHODS,
             "setting": settings.SETTINGS,
@@ -80,15 +79,15 @@ class ModelSpec:
             if getattr(self, field) not in values:
                 names = ", ".join(map(str, values))
                 raise UserError(
-                    f"{field} {getattr(self, field)!r} is none of {names}, which this "
-                    "version knows"
+                    f"{field} {getattr(self, field)!r} is unknown to this version: "
+                    f"use one of {names}"
                 )
         sizes = _sizes(self.entry.network)
         unknown = self.network.keys() - sizes.keys()
         if unknown:
             raise UserError(
-                f"network.{min(unknown)}: {self.entry.title} has no such size, but "
-                f"{', '.join(sizes)}"
+                f"network.{min(unknown)}: {self.entry.title} has no such size: use "
+                f"one of {', '.join(sizes)}"
             )
         object.__setattr__(self, "network", FrozenDict({**sizes, **self.network}))
 
@@ -96,13 +95,13 @@ class ModelSpec:
     def from_config(
         cls, config: Config, source: str | Path = "the config"
     ) -> "ModelSpec":
-        """The network of a run's config, or of the config that a file carries.
+        """The spec of a run's config, or of the config stored in a file.
 
-        Raises UserError, which names `source`, where there is no such network.
+        Raises UserError, which names `source`, if there is no such network.
         """
         missing = [x for x in ("role", "setting", "scale") if x not in config]
         if missing:
-            raise UserError(f"{source} lacks {', '.join(missing)}")
+            raise UserError(f"{source} lacks {', '.join(missing)}: add the fields")
         network = config["network"] if "network" in config else {}
         try:
             return cls(
@@ -125,14 +124,14 @@ class ModelSpec:
         *,
         prior: bool = True,
     ) -> "ModelSpec":
-        """That of a network at hand."""
+        """The spec of a network object."""
         name = next(n for n, m in METHODS.items() if m.network is type(network))
         sizes = {field: getattr(network, field) for field in _sizes(type(network))}
         scale: int = getattr(network, "scale")  # noqa: B009, all subclasses have it
         return cls(name, role, setting, scale, FrozenDict(sizes), prior)
 
     def as_config(self) -> Tree:
-        """The JSON that files carry; `from_config` reads it."""
+        """The JSON stored in files; `from_config` reads it."""
         return {**dataclasses.asdict(self), "network": dict(self.network)}
 
     @property
@@ -151,36 +150,36 @@ class ModelSpec:
 
     @property
     def sees(self) -> Sees:
-        """What the estimator sees beside the LR image."""
+        """The estimator's input in addition to the LR image."""
         sees = Sees(self.entry.privileged) if self.is_teacher else Sees.NOTHING
         hidden = sees is Sees.PRIOR and not self.prior
         return Sees.NOTHING if hidden else sees
 
     @property
     def projects(self) -> bool:
-        """Whether there is a projector above the IDR."""
+        """True if the network has a projector."""
         return self.role in self.entry.projecting
 
     @property
     def ablated(self) -> bool:
-        """Whether something of the method is switched off, as in Tables 1 and 2."""
+        """True if a part of the method is switched off, as in Tables 1 and 2."""
         hidden = self.is_teacher and not self.prior
         return hidden or any(x is False for x in self.network.values())
 
     @property
     def kind(self) -> str:
-        """Such as "teacher of KDSR"; LightBSR goes without saying."""
+        """Text such as "teacher of KDSR"; for LightBSR, only the role."""
         if self.method == DEFAULT_METHOD:
             return self.role
         return f"{self.role} of {self.entry.title}"
 
     @property
     def title(self) -> str:
-        """Such as "LightBSR teacher"; of what restores LR images alone, "LightBSR"."""
+        """A title such as "LightBSR teacher", or "LightBSR" for a student."""
         return self.entry.title + (" teacher" if self.is_teacher else "")
 
     def __str__(self) -> str:
-        """Such as "student of setting 2, x4, 8 groups of 8 blocks"."""
+        """Text such as "student of setting 2, x4, 8 groups of 8 blocks"."""
         sizes = {
             name: f"{size} {name.replace('_', ' ')}"
             for name, size in self.network.items()
@@ -192,12 +191,12 @@ class ModelSpec:
         return f"{self.kind} of setting {self.setting}, x{self.scale}, {text}"
 
     def make_network(self, **options: Any) -> BlindNetwork:
-        """The network; `options` are axis_name, remat, dtype."""
-        make: Any = self.entry.network  # takes its fields, as all modules of linen
+        """Makes the network; `options` are axis_name, remat, dtype."""
+        make: Any = self.entry.network  # its arguments are its fields, as in linen
         return make(self.scale, **self.network, **options)
 
     def fresh_variables(self, key: Array) -> Tree:
-        """Variables {"params", "batch_stats"} before any training."""
+        """Makes random variables {"params", "batch_stats"}."""
         privileged = None
         if self.sees is Sees.HIGH_RESOLUTION:
             privileged = jnp.zeros((1, 8 * self.scale, 8 * self.scale, 3))
@@ -216,27 +215,27 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Contrast:
-    """The queue of a run that learns by contrast."""
+    """The contrastive part of a run."""
 
     queue_size: int
-    crops: int | None = None  # of an image; None for weights that were converted
-    enabled: bool = True  # False: momentum branch and queue lie idle (an ablation)
+    crops: int | None = None  # per image; None for converted weights
+    enabled: bool = True  # False: momentum branch and queue are unused (an ablation)
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What a run keeps: its network, and what stands beside that in a checkpoint."""
+    """The network of a run, and the other parts of its checkpoints."""
 
     model: ModelSpec
     contrast: Contrast | None = None
-    averaged: bool = False  # whether there is an average of the parameters
+    averaged: bool = False  # True if the parameters are averaged
     optimizer: str = "adam"
 
     @classmethod
     def from_config(
         cls, config: Config, source: str | Path = "the config"
     ) -> "RunSpec":
-        """Of a run's config; raises UserError as `ModelSpec.from_config` does."""
+        """The spec of a run's config; raises as `ModelSpec.from_config` does."""
         contrast = None
         if "contrast" in config:
             group = config["contrast"]
@@ -251,7 +250,7 @@ class RunSpec:
         return cls(model, contrast, averaged, optimizer)
 
     def as_config(self) -> Tree:
-        """The JSON that converted weights carry; `from_config` reads it."""
+        """The JSON stored with converted weights; `from_config` reads it."""
         config = self.model.as_config()
         if self.contrast is None:
             return config
@@ -266,7 +265,7 @@ def method_of(config: Config) -> Method:
 
 def _sizes(network: type[BlindNetwork]) -> dict[str, int]:
     """The sizes and switches of a network's class, with their published values."""
-    fields: Any = network  # a dataclass, as linen makes all modules
+    fields: Any = network  # linen makes all modules dataclasses
     defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(fields)}
     return {
         name: default

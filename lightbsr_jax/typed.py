@@ -1,4 +1,4 @@
-"""Types that rooms share, and flax's `apply` with a type that can be used."""
+"""Types that rooms share, and flax's `apply` with a usable type."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-ArrayLike = jax.Array | np.ndarray  # what jax.numpy takes, but for plain numbers
-Device = Any  # jax.Device, which JAX binds as a variable: no type to checkers
+ArrayLike = jax.Array | np.ndarray  # arguments of jax.numpy, except plain numbers
+Device = Any  # jax.Device is a variable in JAX, which type checkers reject
 
 
 def apply(network: nn.Module, variables: Any, *arguments: Any, **options: Any) -> Any:
-    """`network.apply` without mutable variables: what the module itself returns.
+    """Calls `network.apply` without mutable variables; returns the module's result.
 
-    (flax declares a union with pairs of that and changed variables, which would have to
-    be told apart at each call.)
+    (flax declares a union with pairs of result and changed variables, which each caller
+    would have to distinguish.)
     """
     return network.apply(variables, *arguments, **options)

@@ -1,7 +1,7 @@
-"""Figures and images that are not part of the repository, for the tests that use them.
+"""Fixtures for figures and images that are not part of the repository.
 
-They lie in `shared`, beside the repository; a test that needs them is skipped where
-they are absent.
+They lie in `shared`, next to the repository; tests that need them are skipped if they
+are absent.
 """
 
 import gc
@@ -71,9 +71,9 @@ def highest_precision() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What a test has compiled the next need not: most of the time goes there.
+    """Shares compiled programs between tests, since compiling takes most of the time.
 
-    Nor need a test of another worker of pytest-xdist.
+    Workers of pytest-xdist share them, too.
     """
     if not jax.config.jax_compilation_cache_dir:
         folder = tmp_path_factory.getbasetemp()
@@ -90,7 +90,7 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_programs_given_back() -> Iterator[None]:
-    """Linux grants a process 65,530 mappings; a thousand programs would use them up."""
+    """Frees programs: Linux allows 65,530 mappings, which a thousand would use up."""
     yield
     jax.clear_caches()
     gc.collect()
@@ -98,7 +98,7 @@ def compiled_programs_given_back() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """Commands make logging quieter, for the whole process."""
+    """Restores the verbosity of logging, which commands change for the process."""
     verbosity = logging.get_verbosity()
     yield
     logging.set_verbosity(verbosity)

@@ -1,4 +1,4 @@
-"""The figures that the paper prints, as plain data: Tables 1, 2, 3 and 4, all at x4.
+"""Published figures as plain data: Tables 1, 2, 3 and 4 of the paper, all at x4.
 
 PSNR is in dB on luma. Parameters are in millions, complexity in what the paper calls
 GFLOPs (multiply-accumulates in 1e9 at a 256x256 low-resolution input).
@@ -17,7 +17,7 @@ from lightbsr_jax.imaging.settings import (
 SCALE = 4
 BENCHMARKS = ("Set5", "Set14", "B100", "Urban100")
 
-# The paper's names of what can be measured here as well, by method.
+# The paper's names of the methods that can be measured here as well.
 NAMES = {"bicubic": "Bicubic", "dasr": "DASR", "kdsr": "KDSR", "lightbsr": "LightBSR"}
 ABLATED = ("lightbsr", "teacher")  # the method and role of Tables 1 and 2
 
@@ -148,7 +148,7 @@ TABLE_4 = (
 
 
 class Row(NamedTuple):
-    """What the paper prints of a method on one benchmark."""
+    """A method's published figures on one benchmark."""
 
     method: str
     parameters: float | None

@@ -1,7 +1,7 @@
-"""What a measurement leaves on disk.
+"""Writing the report of a measurement to disk.
 
-report.html, report.md (with panels/ and plots/), results.json, images.csv. Each file
-is whole or not there.
+A report is report.html, report.md (with panels/ and plots/), results.json and
+images.csv. Each file is written atomically.
 """
 
 import csv
@@ -22,7 +22,7 @@ from lightbsr_jax.imaging import files
 
 
 def write(folder: str | Path, found: Findings) -> None:
-    """Writes the report into `folder`, which is made if need be."""
+    """Writes the report into `folder`, which is created if it is missing."""
     folder = Path(folder)
     for name in ("panels", "plots"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def write(folder: str | Path, found: Findings) -> None:
 
 
 def markdown(found: Findings, drawn: Plots) -> str:
-    """report.md, which shows the plots and panels beside it."""
+    """The text of report.md, which shows the plots and panels next to it."""
     parts = [f"# {found.title}"]
     parts += [tables.markdown(table) for table in found.tables]
     parts += ["## Every image"]
@@ -119,7 +119,7 @@ def _results(found: Findings) -> dict[str, Any]:
 
 
 def _finite(value: float | None) -> float | str | None:
-    """JSON has no infinity, the PSNR of equal images."""
+    """Turns infinity, the PSNR of equal images, into text: JSON has no infinity."""
     return value if value is None or math.isfinite(value) else str(value)
 
 

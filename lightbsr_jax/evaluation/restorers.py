@@ -1,4 +1,4 @@
-"""What can be measured: bicubic, a trained network's `Model`, one with a spoilt IDR."""
+"""Restorers to measure: bicubic, a `Model`, and a model with a spoilt IDR."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -16,16 +16,16 @@ BICUBIC = "bicubic"
 
 
 class Contender(NamedTuple):
-    """What is measured, by what it is; scores, tables and captions have its name."""
+    """A measured restorer, named as in scores, tables and captions."""
 
-    name: str  # its own among those that are measured
-    method: str  # BICUBIC, or a network's in METHODS
+    name: str  # unique among the measured ones
+    method: str  # BICUBIC, or a key of METHODS
     role: str | None = None  # a network's
     parameters: int | None = None  # a network's
 
 
 class Restorer(Protocol):
-    """What can be measured: a pytree, whose leaves are its weights."""
+    """Interface of what can be measured: a pytree whose leaves are its weights."""
 
     def restore(
         self,
@@ -33,9 +33,9 @@ class Restorer(Protocol):
         degradation: Known | None = None,
         hr: ArrayLike | None = None,
     ) -> Array:
-        """LR images [B, h, w, 3] in [0, 1] to [B, H, W, 3], 0..255, not rounded.
+        """Restores LR images [B, h, w, 3] in [0, 1] to [B, H, W, 3], 0..255, unrounded.
 
-        `degradation` is what made them of `hr`, in 0..255: None where nobody knows.
+        `degradation` made them from `hr`, in 0..255; None if it is unknown.
         """
         ...
 
@@ -43,7 +43,7 @@ class Restorer(Protocol):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Bicubic:
-    """Bicubic upsampling, the paper's first row."""
+    """Bicubic upsampling, the first row of the paper's tables."""
 
     scale: int = field(metadata={"static": True})
 
@@ -62,10 +62,8 @@ class Bicubic:
 class Spoilt:
     """A model whose modulators are replaced by U(0, 1): M4- and M5- of Table 2.
 
-    Of LightBSR these are R_c and R_s.
-
-    One draw serves all images of a size. Its PSNR against the model's own tells what
-    the IDR contributes.
+    LightBSR's modulators are R_c and R_s. All images of a size share one draw. The loss
+    of PSNR against the intact model shows what the IDR contributes.
     """
 
     model: Model

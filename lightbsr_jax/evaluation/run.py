@@ -1,4 +1,4 @@
-"""One measurement, from a config to its report: what eval.py does."""
+"""Running one measurement, from its config to its report: the work of eval.py."""
 
 import platform
 import time
@@ -55,13 +55,13 @@ from lightbsr_jax.networks import complexity
 _READ = "read from {}"
 _MADE = (
     "made here: kernel correlated with reflected borders, antialiased bicubic with "
-    "clamped borders, noise that follows from seed {}, the image and the case, rounded "
-    "to 8 bits"
+    "clamped borders, noise drawn from seed {}, the image and the case, rounded to 8 "
+    "bits"
 )
 
 
 class Measured(NamedTuple):
-    """What is measured, and in what."""
+    """The networks, images and cases of a measurement."""
 
     networks: dict[str, Model]  # by name, the first one first
     contenders: list[Contender]  # bicubic, then the networks
@@ -71,17 +71,17 @@ class Measured(NamedTuple):
 
     @property
     def first(self) -> Contender:
-        """The one that the report is of."""
+        """The contender that the report describes."""
         return self.contenders[1 if self.networks else 0]
 
     @property
     def pictured(self) -> str:
-        """The case that the report has pictures of."""
+        """The case that the report shows pictures of."""
         return self.cases[len(self.cases) // 2].label
 
 
 class Outcome(NamedTuple):
-    """What measuring gave, and what it took."""
+    """Scores and examples of a measurement, with its time and compilations."""
 
     scores: list[Score]
     examples: list[Example]
@@ -99,14 +99,15 @@ def run(
     lr_folder: str | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Measures bicubic, and networks beside it; says the tables in Markdown.
+    """Measures bicubic and networks, and passes the tables in Markdown to `say`.
 
-    config is that of configs/benchmark.py. `sources` are workdirs, or weights' names or
-    files (see models.load); the first one's network has the report, the others stand
-    beside it. Without folders the config's benchmarks are measured. The report goes
-    into report_folder: by default into the first workdir, and nowhere without one.
-    Low-resolution images are written below dump_lr, or read from lr_folder:
-    `images.lr_path` says where they lie. Of several processes the first one reports.
+    `config` is a config of configs/benchmark.py. `sources` are workdirs, or names or
+    files of weights (see models.load). The report describes the network of the first
+    source and compares it with the others. Without `folders` the config's benchmarks
+    are measured. The report is written to `report_folder`; by default that lies in the
+    first workdir, and without a workdir there is no report. Low-resolution images are
+    written below `dump_lr`, or read from `lr_folder`, at the paths of `images.lr_path`.
+    If several processes share the work, the first one reports.
     """
     wanted = Measurement.from_flags(config)
     measured = _prepare(wanted, sources, folders)
@@ -114,7 +115,7 @@ def run(
     if report_folder is None:
         report_folder = _default_report(wanted, measured, sources)
     if report_folder is not None:
-        _make_folder(Path(report_folder))  # fails now or never
+        _make_folder(Path(report_folder))  # fails before the measurement, not after
 
     keep = None if report_folder is None else measured.pictured
     outcome = _measure(wanted, measured, dump_lr, lr_folder, pictured=keep)
@@ -138,7 +139,7 @@ def run(
 def _prepare(
     wanted: Measurement, sources: Sequence[str | Path], folders: Sequence[str]
 ) -> Measured:
-    """Raises UserError for what cannot be measured, or not together."""
+    """Loads the networks. Raises UserError if they cannot be measured together."""
     networks = _load(wanted, sources)
     first = next(iter(networks.values()), None)
     folders = list(folders) or [
@@ -147,7 +148,7 @@ def _prepare(
     if not folders:
         raise UserError(
             "no benchmark to measure: pass --benchmarks=FOLDER[,FOLDER] (folders of "
-            "high-resolution images) or take a preset that names some, such as "
+            "high-resolution images) or use a preset that names some, such as "
             "--config=configs/benchmark.py:table3"
         )
     if wanted.spoilt and not networks:
@@ -172,7 +173,7 @@ def _contender(name: str, model: Model) -> Contender:
 def _check_lr_folders(
     measured: Measured, dump_lr: str | None, lr_folder: str | None
 ) -> None:
-    """Raises UserError where LR images cannot be written or read as is asked."""
+    """Raises UserError if LR images cannot be written or read as requested."""
     if dump_lr is not None and lr_folder is not None:
         raise UserError("--dump-lr writes what --lr-dir reads: give one of them")
     if dump_lr or lr_folder:
@@ -182,7 +183,7 @@ def _check_lr_folders(
 def _default_report(
     wanted: Measurement, measured: Measured, sources: Sequence[str | Path]
 ) -> str | None:
-    """In the first workdir, if there is one: for each set of benchmarks and step."""
+    """A folder in the first workdir, for these benchmarks and step; None without."""
     if not sources or not Path(sources[0]).is_dir():
         return None
     leaf = f"setting{wanted.setting}" if wanted.setting else "given"
@@ -200,7 +201,7 @@ def _measure(
     *,
     pictured: str | None,
 ) -> Outcome:
-    """Scores of everything, and examples of the case `pictured`, if any."""
+    """Measures everything; keeps examples of the case `pictured`, if any."""
     restorers: dict[str, Restorer] = {BICUBIC: Bicubic(measured.scale)}
     for name, model in measured.networks.items():
         restorers[name] = Spoilt(model) if wanted.spoilt else model
@@ -239,7 +240,7 @@ def _findings(
     tabled: list[Table],
     about: dict[str, Any],
 ) -> Findings:
-    """All that the report shows; measures what networks cost and tell apart."""
+    """Everything that the report shows; measures the networks' cost and separation."""
     first = measured.first
     return Findings(
         contender=first,
@@ -264,7 +265,7 @@ def _about(
     sources: Sequence[str | Path],
     lr_folder: str | None,
 ) -> dict[str, Any]:
-    """How it was measured, as results.json has it."""
+    """The description of the measurement for results.json."""
     origin = None
     if measured.networks:
         model = measured.networks[measured.first.name]
@@ -285,9 +286,9 @@ def _about(
 
 
 def _load(wanted: Measurement, sources: Sequence[Source]) -> dict[str, Model]:
-    """The networks by what they are called, each its own; its source tells namesakes.
+    """Loads the networks, by unique names: equal titles get their source appended.
 
-    Raises UserError where the config measures something else than they were made for.
+    Raises UserError if the config's setting or scale does not fit them.
     """
     models = [load(source, setting=wanted.setting) for source in sources]
     titles = [model.title for model in models]
@@ -296,39 +297,39 @@ def _load(wanted: Measurement, sources: Sequence[Source]) -> dict[str, Model]:
         if not _may_be_measured(model, wanted.setting):
             raise UserError(
                 f"the {model.role} in {source} was trained in setting {model.setting}, "
-                f"but the config measures setting {wanted.setting}: take "
+                f"but the config measures setting {wanted.setting}: use "
                 f"--config=configs/benchmark.py:setting{model.setting}, or "
                 f"--config.setting={model.setting}"
             )
         if wanted.scale not in (None, model.scale):
             raise UserError(
                 f"the {model.role} in {source} is for scale {model.scale}, but "
-                f"--config.scale is {wanted.scale}: leave that out"
+                f"--config.scale is {wanted.scale}: leave --config.scale out"
             )
         name = f"{title} ({source})" if titles.count(title) > 1 else title
         named[f"{name} (spoilt IDR)" if wanted.spoilt else name] = model
     every = ", ".join(map(str, sources))
     if len(named) < len(models):
-        raise UserError(f"{every}: a network is named twice")
+        raise UserError(f"{every}: a network is named twice: name it once")
     if len({model.scale for model in models}) > 1:
-        raise UserError(f"{every}: networks of different scales")
+        raise UserError(f"{every}: networks of different scales: measure them apart")
     if wanted.setting is None and len({model.setting for model in models}) > 1:
-        raise UserError(f"{every}: networks of different settings")
+        raise UserError(f"{every}: networks of different settings: measure them apart")
     return named
 
 
 def _may_be_measured(model: Model, setting: settings.Name | None) -> bool:
-    """Whether a network may be measured by the test degradations of a setting."""
+    """Returns whether a network can be tested on the degradations of a setting."""
     if setting in (None, model.setting):
         return True
-    # A teacher's prior is of its own setting alone.
+    # A teacher's prior describes only degradations of its own setting.
     return settings.of(setting).for_all and model.role != "teacher"
 
 
 def _separation(
     wanted: Measurement, model: Model, folders: Sequence[str]
 ) -> Separation | None:
-    """Figure 5: on B100, or on all images where B100 was not measured."""
+    """Figure 5: measured on B100, or on all images if B100 is not among them."""
     found = images.find(folders, scale=model.scale)
     b100 = [image for image in found if image.benchmark == "B100"]
     return idr.separation(
@@ -339,7 +340,7 @@ def _separation(
 
 
 def _surroundings() -> dict[str, Any]:
-    """What it was measured with."""
+    """Devices and versions of the measurement."""
     return {
         "devices": f"{jax.device_count()} device(s): {cost.device_name()}",
         "versions": {
@@ -352,7 +353,7 @@ def _surroundings() -> dict[str, Any]:
 
 
 def _make_folder(folder: Path) -> None:
-    """Makes the report's folder. Raises UserError where it cannot be written to."""
+    """Makes the report's folder. Raises UserError if it cannot be written to."""
     try:
         atomic.make_writable(folder)
     except OSError as error:
@@ -363,13 +364,13 @@ def _make_folder(folder: Path) -> None:
 
 
 def _report_name(benchmarks: Sequence[str], model: Model | None) -> str:
-    """Such as "Set5-Set14-step-679000"."""
+    """A name such as "Set5-Set14-step-679000"."""
     step = f"-step-{model.step}" if model and model.step else ""
     return images.slug("-".join(benchmarks))[:100] + step
 
 
 def _title(wanted: Measurement, measured: Measured) -> str:
-    """Such as "LightBSR at step 679000, x4, setting 1"."""
+    """A title such as "LightBSR at step 679000, x4, setting 1"."""
     name = measured.first.name
     model = measured.networks.get(name)
     step = f" at step {model.step}" if model and model.step else ""
@@ -378,7 +379,7 @@ def _title(wanted: Measurement, measured: Measured) -> str:
 
 
 def _check_names(folders: Sequence[str], scale: int) -> None:
-    """Raises UserError where two images would have one low-resolution file."""
+    """Raises UserError if two images would have the same low-resolution file."""
     seen = {}
     for image in images.find(folders, scale=scale):
         stem = (image.benchmark, Path(image.name).with_suffix(""))
@@ -392,7 +393,7 @@ def _check_names(folders: Sequence[str], scale: int) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time left on the terminal; nothing where there is none."""
+    """Shows a progress bar with the time left, if there is a terminal."""
     console = Console(stderr=True)
     with Progress(
         BarColumn(),

@@ -1,4 +1,4 @@
-"""Scores as tables: a method a row, a kernel a column, the paper's figures between.
+"""Tables of scores and the paper's figures: a row per method, a column per kernel.
 
 PSNR is in dB.
 """
@@ -19,12 +19,12 @@ _Figure = TypeVar("_Figure", float, float | None)
 
 
 class Row(NamedTuple):
-    """One method: one that was measured, or one that the paper prints."""
+    """One method, measured here or printed in the paper."""
 
-    method: str  # its name
+    method: str  # name of the method
     parameters: float | None  # in millions
     psnr: tuple[float | None, ...]  # by column
-    ssim: tuple[float, ...] | None  # likewise; None for the paper's
+    ssim: tuple[float, ...] | None  # by column; None for rows of the paper
 
     @property
     def measured(self) -> bool:
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
     @property
     def key(self) -> tuple[str, bool]:
-        """The row among those of a table: a name may stand for two."""
+        """A unique key of the row: measured and published rows may share a name."""
         return self.method, self.measured
 
     @property
@@ -44,10 +44,10 @@ class Table(NamedTuple):
     """A benchmark at one noise level."""
 
     benchmark: str
-    noise: str  # such as "noise 5"; empty where there is none
+    noise: str  # such as "noise 5"; empty without noise
     columns: tuple[str, ...]  # names of kernels; "mean" after several
     rows: list[Row]
-    images: int = 0  # that the measured rows are means of
+    images: int = 0  # number of images that the measured rows average
 
     @property
     def heading(self) -> str:
@@ -69,9 +69,9 @@ def make(
 ) -> list[Table]:
     """A table for each benchmark and noise level, in the order of the scores.
 
-    What was measured of a method stands below the paper's figures of it, which are at
-    x4. Where the paper prints some of the kernels only, the mean is over those. Beside
-    a teacher of the paper's stand its ablations too, which are teachers.
+    A measured row stands below the paper's row of the same method; the paper's figures
+    are for x4. If the paper prints only some of the kernels, means are over those. If a
+    LightBSR teacher is measured, the paper's ablations, which are teachers, are shown.
     """
     means = _means(scores)
     tables = []
@@ -94,7 +94,7 @@ def make(
 
 
 def _means(scores: Sequence[Score]) -> dict[tuple[str, str, str], tuple[float, float]]:
-    """PSNR and SSIM over images, by contender, benchmark and case."""
+    """PSNR and SSIM averaged over images, by contender, benchmark and case."""
     groups = defaultdict(list)
     for score in scores:
         key = (score.method, score.benchmark, score.case)
@@ -113,7 +113,7 @@ def _paper_part(
     scale: int,
     contenders: Sequence[Contender],
 ) -> tuple[list[Row], Sequence[int]]:
-    """The paper's rows, and the columns that means are over: all that it prints."""
+    """The paper's rows, and the columns to average: those that the paper prints."""
     paper = published.rows(benchmark, noise) if scale == published.SCALE else []
     printed = {kernel for row in paper for kernel in row.psnr}
     averaged = [i for i, name in enumerate(kernels) if name in printed]
@@ -127,7 +127,7 @@ def _paper_part(
 
 
 def _place(rows: Sequence[Row], contender: Contender) -> int:
-    """Below the paper's row of the method, or the last."""
+    """Index of a contender's row: below the paper's row of its method, or last."""
     wanted = published.NAMES.get(contender.method)
     paper = [row.method if not row.measured else None for row in rows]
     return paper.index(wanted) + 1 if wanted in paper and wanted else len(rows)
@@ -144,7 +144,7 @@ def _paper_rows(
 
 
 def _ablations(benchmark: str, kernels: Sequence[str]) -> list[Row]:
-    """Tables 1 and 2, of which the paper prints means."""
+    """The rows of Tables 1 and 2, for which the paper prints only means."""
     rows = []
     for row in published.TABLE_1 + published.TABLE_2:
         psnr = (*[None] * len(kernels), getattr(row, benchmark.lower()))
@@ -153,7 +153,7 @@ def _ablations(benchmark: str, kernels: Sequence[str]) -> list[Row]:
 
 
 def markdown(table: Table) -> str:
-    """The table in Markdown under its title; measured rows in bold."""
+    """The table in Markdown below its title, with measured rows in bold."""
     sizes = any(row.parameters for row in table.rows)
     lines = [["method", *table.columns]]
     if sizes:
@@ -170,13 +170,13 @@ def markdown(table: Table) -> str:
 
 
 def escaped(name: str) -> str:
-    """A name as Markdown that shows it, whatever characters it has."""
+    """Escapes a name with any characters for Markdown."""
     printable = "".join(c if c.isprintable() else "?" for c in name)
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", printable)
 
 
 def grid(lines: Sequence[Sequence[str]]) -> str:
-    """Lines as a Markdown table; the first is its header."""
+    """Makes a Markdown table of lines; the first line is the header."""
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * (width - 1) + ":" for width in widths]
     rule[0] = "-" * widths[0]
@@ -190,7 +190,7 @@ def grid(lines: Sequence[Sequence[str]]) -> str:
 def _with_mean(
     values: Sequence[_Figure], averaged: Sequence[int]
 ) -> tuple[_Figure | float, ...]:
-    """The values, and after several the mean of those at the places `averaged`."""
+    """Appends the mean of the values at the places `averaged`, unless there is one."""
     if len(values) == 1:
         return tuple(values)
     found = [value for i in averaged if (value := values[i]) is not None]

@@ -1,11 +1,11 @@
-"""BMP files whose pixels have bit masks of their own, which Pillow refuses."""
+"""BMP files with unusual bit masks, which Pillow does not read."""
 
 import struct
 
 import numpy as np
 
-_BITFIELDS = (3, 6)  # compressions: with masks, and with one for alpha as well
-# Those that Pillow reads, by bits a pixel: the masks of red, green and blue.
+_BITFIELDS = (3, 6)  # compressions: with masks for RGB, and for RGBA
+# Masks of red, green and blue that Pillow reads, by bits per pixel.
 _USUAL = {
     16: {(0xF800, 0x7E0, 0x1F), (0x7C00, 0x3E0, 0x1F)},
     32: {
@@ -18,7 +18,7 @@ _USUAL = {
 
 
 def has_own_masks(data: bytes) -> bool:
-    """Whether a file is a BMP with other bit masks than are usual."""
+    """Returns whether a file is a BMP with unusual bit masks."""
     if data[:2] != b"BM" or len(data) < 66:
         return False
     length, _, _, _, bits, compression = struct.unpack_from("<IiiHHI", data, 14)
@@ -38,7 +38,7 @@ def size(data: bytes) -> tuple[int, int]:
 
 
 def samples(data: bytes) -> np.ndarray:
-    """The uint8 samples [h, w, 3] of such a file. ValueError: it is cut off."""
+    """The uint8 samples [h, w, 3] of such a file. Raises ValueError if truncated."""
     height, width = size(data)
     (bits,) = struct.unpack_from("<H", data, 28)
     (start,) = struct.unpack_from("<I", data, 10)
@@ -47,7 +47,7 @@ def samples(data: bytes) -> np.ndarray:
     row = -(-width * bits // 32) * 4  # bytes, rounded up to 4
     content = data[start : start + row * height]
     if len(content) < row * height:
-        raise ValueError("the end of the file comes before that of the pixels")
+        raise ValueError("the file ends before its pixels do")
     rows = np.frombuffer(content, np.uint8).reshape(height, row)
     kind = {16: "<u2", 32: "<u4"}[bits]
     pixels = np.ascontiguousarray(rows[:, : width * bits // 8]).view(kind)

@@ -1,7 +1,7 @@
-"""From a photograph to the pixels that a network sees, and back.
+"""Conversion of a photograph to the pixels that a network sees, and back.
 
-The network sees pixels in sRGB's tone curve, without transparency. What it is not
-shown (a wide gamut, a small range, grey, alpha) is put back after it.
+The network sees pixels with sRGB's tone curve, without transparency. A wide gamut, a
+small range, grey and alpha are removed before the network and restored after it.
 """
 
 from collections.abc import Iterator
@@ -17,19 +17,20 @@ from lightbsr_jax.imaging.ranges import Stretch
 
 
 class _View(NamedTuple):
-    """How a photograph is shown."""
+    """The conversion of a photograph for the network."""
 
-    working: bytes | None  # the profile of what is shown; None: as it is
+    working: bytes | None  # profile of the network's pixels; None: not converted
     stretch: Stretch | None
-    bad: np.ndarray | None  # [h, w, C]: which samples are no numbers
+    bad: np.ndarray | None  # [h, w, C]: which samples are not finite
 
 
 def to_network(photograph: Photograph) -> np.ndarray:
-    """Pixels [h, w, 3] for a network: uint8 or uint16, or float32 in [0, 1].
+    """Converts to pixels [h, w, 3] for a network: uint8, uint16, or float32 in [0, 1].
 
-    Grey is repeated. Colour under full transparency, which may be anything, and what
-    is no number are those of the nearest pixel that shows. A picture with a colour
-    profile gets sRGB's tone curve, one of a small range is stretched: both are float32.
+    Grey becomes three equal channels. Fully transparent pixels, whose colour is
+    arbitrary, and samples that are not finite get the colour of the nearest visible
+    pixel. A picture with a colour profile gets sRGB's tone curve, and a picture with a
+    small range is stretched: both become float32.
     """
     return _shown(photograph)[0]
 
@@ -37,10 +38,10 @@ def to_network(photograph: Photograph) -> np.ndarray:
 def from_network(
     photograph: Photograph, pixels: np.ndarray, size: tuple[int, int]
 ) -> Photograph:
-    """The photograph with the network's pixels in place of its own, at (height, width).
+    """Replaces a photograph's pixels by the network's, resized to (height, width).
 
-    `pixels` [H, W, 3] are what came of those of `to_network`. They and transparency
-    are interpolated. Where the photograph has no colours, the network adds none.
+    `pixels` [H, W, 3] are the network's result for those of `to_network`. Pixels and
+    transparency are resized. A grey photograph stays grey.
     """
     kind = photograph.colour.dtype
     old = photograph.colour.shape[:2]
@@ -67,7 +68,7 @@ def from_network(
         pixels = np.where(view.bad[nearest], photograph.colour[nearest], pixels)
     alpha = photograph.alpha
     if alpha is not None:
-        # Lanczos would leave faint waves around what is cut out.
+        # Lanczos would leave faint ringing around transparent areas.
         alpha = resized(alpha, size, resampling=Image.Resampling.BICUBIC)
     metadata = notes.scaled(photograph.metadata, old, size)
     return photograph._replace(colour=pixels, alpha=alpha, metadata=metadata)
@@ -79,7 +80,7 @@ def resized(
     *,
     resampling: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> np.ndarray:
-    """`pixels` [h, w, C] of any type, interpolated at (height, width)."""
+    """Resizes `pixels` [h, w, C] of any type to (height, width)."""
     if pixels.shape[:2] == size:
         return pixels
     out = np.empty((*size, pixels.shape[-1]), pixels.dtype)
@@ -121,10 +122,10 @@ def _shown(photograph: Photograph) -> tuple[np.ndarray, _View]:
 
 
 def _working(photograph: Photograph) -> bytes | None:
-    """The profile of the pixels to be shown; None where they are shown as they are.
+    """The profile to convert pixels to for the network; None for no conversion.
 
-    A profile that is of no use does not spoil a picture: it is taken for sRGB, as are
-    those of grey ones and of float32, but for a gamma that a PNG states.
+    Pictures with an unusable profile count as sRGB, and so do float32 pictures and grey
+    ones, except grey PNG files that state a gamma.
     """
     profile, colour = photograph.profile, photograph.colour
     grey = colour.shape[-1] == 1 and not photograph.metadata.colour
@@ -141,7 +142,7 @@ def _three(pixels: np.ndarray) -> np.ndarray:
 
 
 def _filled(colour: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Colour with that of the nearest pixel in place of what is hidden [h, w]."""
+    """Replaces the colour of pixels `hidden` [h, w] by that of the nearest other."""
     if not hidden.any() or hidden.all():
         return colour
     nearest: Any = scipy.ndimage.distance_transform_edt(
@@ -151,13 +152,13 @@ def _filled(colour: np.ndarray, hidden: np.ndarray) -> np.ndarray:
 
 
 def _is_grey(colour: np.ndarray) -> bool:
-    """Whether all channels are the same; WebP, which has no grey, is off by a level."""
+    """Returns whether all channels are equal, to one level: WebP has no grey mode."""
     most = 0 if colour.dtype == np.float32 else 1
     return all(np.ptp(rows, -1).max() <= most for rows in _in_parts(colour))
 
 
 def _averaged(pixels: np.ndarray) -> np.ndarray:
-    """Pixels [h, w, 3] with each channel the mean of all."""
+    """Replaces each channel of pixels [h, w, 3] by the mean of all three."""
     grey = np.empty_like(pixels)
     for rows, out in zip(_in_parts(pixels), _in_parts(grey), strict=True):
         mean = rows.mean(-1, dtype=np.float64, keepdims=True)
@@ -170,5 +171,5 @@ def _rounded(values: np.ndarray, kind: np.dtype) -> np.ndarray:
 
 
 def _in_parts(image: np.ndarray) -> Iterator[np.ndarray]:
-    """The rows of an image, a few at a time: what is made of them takes more space."""
+    """Yields an image a few rows at a time: their conversions need more memory."""
     return (image[row : row + 256] for row in range(0, len(image), 256))

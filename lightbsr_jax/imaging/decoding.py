@@ -1,7 +1,7 @@
-"""The pixels of image files, whatever their kind.
+"""Decoding image files of all supported formats to samples.
 
-Samples are [H, W, C], upright, in the machine's byte order and in all of their type's
-range: uint8, uint16 or (of a TIFF alone) float32.
+Samples are [H, W, C], upright, in the machine's byte order. They use the full range of
+their type: uint8, uint16 or (only from TIFF) float32.
 """
 
 import contextlib
@@ -15,14 +15,14 @@ from PIL.TiffImagePlugin import TiffImageFile
 from lightbsr_jax.imaging import bmp, png, tiff
 from lightbsr_jax.imaging.errors import FORMATS, ImageError
 
-# Profiles and texts in a PNG; Pillow takes larger ones than 1 MB for an attack.
+# Limit for profiles and texts in a PNG; Pillow's default rejects more than 1 MB.
 PngImagePlugin.MAX_TEXT_CHUNK = 32_000_000
 
 _MODES = frozenset(
     ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr")
 )
-# What brings a picture upright, by its EXIF orientation: quarter turns
-# counterclockwise, and then whether to mirror it.
+# Operations that turn a picture upright, by its EXIF orientation: the number of quarter
+# turns counterclockwise, and whether to mirror it afterwards.
 _TURNS = {
     1: (0, False),
     2: (0, True),
@@ -33,25 +33,25 @@ _TURNS = {
     7: (1, True),
     8: (1, False),
 }
-_HEADER = 138  # bytes, of the longest header of a BMP
-_END = b"\xff\xd9"  # of a JPEG
-_NOISE = bytes(range(37, 251, 7)) * 8  # no picture goes on like this
+_HEADER = 138  # bytes of the longest BMP header
+_END = b"\xff\xd9"  # end marker of a JPEG
+_NOISE = bytes(range(37, 251, 7)) * 8  # bytes unlike those of any picture
 
 
 class Decoded(NamedTuple):
-    """A picture, and how many of its samples are colours; one more is alpha."""
+    """A decoded picture. If it has more samples than `colours`, the last is alpha."""
 
     format: str
     samples: np.ndarray  # [H, W, C]
     colours: int  # 1, 3, or 4: CMYK, without alpha
-    image: Image.Image | None  # its notes; None of a TIFF that Pillow does not read
-    pictures: int = 1  # how many there are: an animation's, or pages
+    image: Image.Image | None  # with metadata; None for a TIFF unknown to Pillow
+    pictures: int = 1  # number of frames or pages in the file
 
 
 def decode(data: bytes) -> Decoded:
-    """The picture in a file; of several the first.
+    """Decodes the (first) picture in a file.
 
-    Raises ImageError for kinds that are not supported, and whatever the parsers raise.
+    Raises ImageError for unsupported kinds, and any exception of the parsers.
     """
     if tiff.is_tiff(data):
         return _decode_tiff(data)
@@ -89,7 +89,7 @@ def decode(data: bytes) -> Decoded:
 
 
 def size(file: BinaryIO) -> tuple[int, int]:
-    """The (height, width) of the picture that `decode` gives, by the header alone."""
+    """The (height, width) of the picture that `decode` returns, from the header."""
     start = file.read(_HEADER)
     file.seek(0)
     if tiff.is_tiff(start):
@@ -106,7 +106,7 @@ def size(file: BinaryIO) -> tuple[int, int]:
 
 
 def format_of(file: BinaryIO) -> str:
-    """The format of a file, as `Decoded` has it, by its header alone."""
+    """The format of a file, as in `Decoded.format`, from its header."""
     start = file.read(_HEADER)
     file.seek(0)
     if tiff.is_tiff(start):
@@ -118,20 +118,20 @@ def format_of(file: BinaryIO) -> str:
 
 
 def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
-    """Samples [H, W, C] as they lie in a file, turned as an EXIF orientation says."""
+    """Turns the samples [H, W, C] of a file as an EXIF orientation requires."""
     turns, mirrored = _TURNS.get(orientation, (0, False))
     turned = np.rot90(samples, turns)
     return turned[:, ::-1] if mirrored else turned
 
 
 def eight_bit_samples(image: Image.Image, depth: int = 8) -> np.ndarray:
-    """A loaded image's uint8 samples; greys of a file may have less bits (`depth`)."""
+    """The uint8 samples of a loaded image; grey files may have fewer bits (`depth`)."""
     key = image.info.get("transparency")
     if image.mode == "L" and isinstance(key, int) and depth < 8:
         image.info["transparency"] = key % 2**depth * 255 // (2**depth - 1)
     grey = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
-        # By way of RGBA: Pillow converts a grey colour key to nothing else.
+        # Pillow converts a grey colour key only to RGBA.
         rgba = np.asarray(image.convert("RGBA"))
         return rgba[..., 2:] if grey else rgba
     if image.mode == "CMYK":
@@ -145,8 +145,8 @@ def _decode_tiff(data: bytes) -> Decoded:
     index, count = tiff.pages(file)
     image = _open_tiff(data, index)
     if image is not None and image.mode in _MODES and _has_eight_bits(image):
-        with contextlib.suppress(OSError):  # what it cannot decode, others maybe can
-            image.load()  # which turns it, of a TIFF alone
+        with contextlib.suppress(OSError):  # tifffile may decode what Pillow cannot
+            image.load()  # which also turns it upright, for TIFF only
             samples = eight_bit_samples(image)
             colours = 4 if image.mode == "CMYK" else (1 if samples.shape[-1] < 3 else 3)
             return Decoded("TIFF", samples, colours, image, count)
@@ -165,7 +165,7 @@ def _open_tiff(data: bytes, index: int) -> Image.Image | None:
         image.seek(index)
     except (Image.UnidentifiedImageError, EOFError):
         return None
-    if not isinstance(image.info.get("xmp"), bytes):  # Pillow takes it to be some
+    if not isinstance(image.info.get("xmp"), bytes):  # Pillow expects bytes
         image.info.pop("xmp", None)
     return image
 
@@ -173,7 +173,7 @@ def _open_tiff(data: bytes, index: int) -> Image.Image | None:
 def _has_eight_bits(image: Image.Image) -> bool:
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     planar = tags.get(ExifTags.Base.PlanarConfiguration) == 2
-    if planar or image.mode == "La":  # Pillow errs with alpha, or lacks it
+    if planar or image.mode == "La":  # Pillow misreads or lacks their alpha
         return False
     bits = tags.get(ExifTags.Base.BitsPerSample, (1,))
     formats = tags.get(ExifTags.Base.SampleFormat, (1,))
@@ -181,23 +181,24 @@ def _has_eight_bits(image: Image.Image) -> bool:
 
 
 def _orientation(image: Image.Image, file: BinaryIO) -> int:
-    """The orientation, 1 to 8, of pixels as they lie in a file: by EXIF, or by XMP."""
+    """The orientation, 1 to 8, of the pixels in a file, from EXIF or XMP."""
     try:
         if image.format == "PNG" and "exif" not in image.info:
-            # Pillow decodes all of the image to find EXIF that comes after it.
+            # Pillow decodes the whole image to find EXIF data that follows it.
             exif = png.exif(list(png.chunks(file)))
             image.info |= {} if exif is None else {"exif": exif}
-        # The PNG class's own getexif decodes all of the image first.
+        # The PNG class's getexif decodes the whole image first.
         orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
-    except Exception:  # a broken note about a picture does not spoil the picture
+    except Exception:  # broken metadata must not make the picture unreadable
         return 1
     return orientation if orientation in _TURNS else 1
 
 
 def _completed(data: bytes, image: Image.Image) -> bytes:
-    """A JPEG that lacks its last marker with it, if all of its pixels are there.
+    """Appends the missing end marker to a JPEG whose pixels are complete.
 
-    They are if what comes after them changes nothing. ValueError.
+    They are complete if bytes appended after them change nothing. Otherwise raises
+    ValueError.
     """
     if image.info.get("progressive"):
         raise ValueError("its end is missing")
@@ -214,7 +215,7 @@ def _raw_mode(tile: ImageFile._Tile) -> str:
 
 
 def _raw_depth(raw_modes: set[str]) -> int:
-    """The bits of a grey sample in the file, of Pillow's raw modes such as "L;4"."""
+    """Bits of a grey sample in the file, from Pillow's raw modes such as "L;4"."""
     depths = {"L;2": 2, "L;4": 4}
     return min((depths.get(mode, 8) for mode in raw_modes), default=8)
 
@@ -222,11 +223,11 @@ def _raw_depth(raw_modes: set[str]) -> int:
 def _sixteen_bit_samples(data: bytes, raw_modes: set[str]) -> np.ndarray:
     """The samples of a 16-bit colour PNG: uint16 [H, W, C].
 
-    Pillow keeps one byte of each 16-bit colour sample, the high one. Decoding again as
-    if the bytes were in the other order gives the low one.
+    Pillow keeps only the high byte of each 16-bit colour sample. Decoding the file a
+    second time with the opposite byte order yields the low byte.
     """
     (raw_mode,) = raw_modes
-    if raw_mode == "LA;16B":  # four bytes a pixel, which RGBA hands over as they are
+    if raw_mode == "LA;16B":  # four bytes per pixel, which RGBA returns unchanged
         bytes_ = _load_as(data, "RGBA").astype(np.uint16)
         return bytes_[..., 0::2] * 256 + bytes_[..., 1::2]
     layout = raw_mode.split(";16")[0]
@@ -235,7 +236,7 @@ def _sixteen_bit_samples(data: bytes, raw_modes: set[str]) -> np.ndarray:
 
 
 def _load_as(data: bytes, raw_mode: str) -> np.ndarray:
-    """The image's bytes, unpacked as `raw_mode` in place of the file's own."""
+    """The image's bytes, unpacked as `raw_mode` instead of the file's raw mode."""
     image = _open(data)
     for index, tile in enumerate(image.tile):
         own: Any = tile[3]

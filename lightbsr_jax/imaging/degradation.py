@@ -1,12 +1,12 @@
-"""Low-resolution images from high-resolution ones (the paper's eq. 9).
+"""Degradation of high-resolution to low-resolution images (eq. 9 of the paper).
 
-`sample` draws a degradation for each image, `apply` uses it; evaluation builds fixed
-ones. High-resolution images are [B, ..., H, W, C] on the 0..255 scale, where the dots
-may be the D crops of an image, which share its degradation; low-resolution ones are
-[B, ..., h, w, C] in [0, 1]. Noise levels are on the 0..255 scale.
+`sample` draws a degradation for each image, and `apply` applies it; evaluation builds
+fixed ones. High-resolution images are [B, ..., H, W, C] on the 0..255 scale, where the
+dots may be the D crops of an image, which share its degradation. Low-resolution images
+are [B, ..., h, w, C] in [0, 1]. Noise levels are on the 0..255 scale.
 
-Randomness comes from one key an image, so that an image gets the same degradation and
-noise wherever it stands in a batch and however the batch is split over devices.
+Each image has its own random key. Its degradation and noise therefore do not depend on
+its position in the batch or on how devices split the batch.
 """
 
 import functools
@@ -63,9 +63,9 @@ def sample(
 
 @functools.partial(jax.jit, static_argnames="scale")
 def apply(keys: Array, hr: Array, degradation: Degradation, *, scale: int) -> Array:
-    """The low-resolution images of `hr` with noise drawn from `keys` [B].
+    """Degrades `hr` to low-resolution images, with noise drawn from `keys` [B].
 
-    The keys may be those given to `sample`: the two never use the same random bits.
+    The keys may be those given to `sample`: both functions use different random bits.
     """
     *crops, height, width, channels = hr.shape[1:]
     shape = (*crops, height // scale, width // scale, channels)
@@ -77,15 +77,15 @@ def apply(keys: Array, hr: Array, degradation: Degradation, *, scale: int) -> Ar
 def synthesise(
     hr: Array, degradation: Degradation, noise: Array | None, *, scale: int
 ) -> Array:
-    """The low-resolution images of `hr` with the given standard normal `noise`.
+    """Degrades `hr` to low-resolution images with the given standard normal `noise`.
 
-    noise is [B, ..., h, w, C], or None for no noise whatever the level. H and W must
-    be multiples of `scale` (ValueError).
+    `noise` is [B, ..., h, w, C], or None to add no noise at any level. Raises
+    ValueError unless H and W are multiples of `scale`.
     """
     height, width = hr.shape[-3:-1]
     if height % scale or width % scale:
         raise ValueError(
-            f"high-resolution images of {height}x{width} pixels are no multiple of "
+            f"high-resolution images of {height}x{width} pixels are not a multiple of "
             f"scale {scale}: crop them on the right and bottom first"
         )
     lr = blur_and_shrink(hr, degradation.kernel, scale=scale)
@@ -96,7 +96,7 @@ def synthesise(
 
 @jax.jit
 def blur(images: Array, kernel: Array) -> Array:
-    """`images` [B, ..., H, W, C] correlated with `kernel` [B, K, K], float32.
+    """Correlates `images` [B, ..., H, W, C] with `kernel` [B, K, K]: float32.
 
     An image's crops and channels share its kernel. The border is reflected.
     """
@@ -105,16 +105,16 @@ def blur(images: Array, kernel: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames="scale")
 def blur_and_shrink(images: Array, kernel: Array, *, scale: int) -> Array:
-    """`blur`, then bicubic interpolation to 1 / scale of the size: float32.
+    """Blurs, then interpolates bicubically to 1 / scale of the size: float32.
 
-    Both are linear and, away from the border, the same at every pixel. There they
-    change places, so that the kernel is applied to the few pixels of the smaller image
-    alone; results differ by float rounding.
+    Both operations are linear and, away from the border, shift-invariant. Inside the
+    image they are therefore swapped, so that the kernel is applied only to the few
+    pixels of the smaller image; the results differ by float rounding.
     """
     if jax.default_backend() != "cpu":
         return _blur_and_shrink(images, kernel, scale)
 
-    # On a CPU one image after the other, whose intermediate results fit into its cache.
+    # On a CPU, process images one by one: intermediate results then fit into its cache.
     def one(image_and_kernel: tuple[Array, Array]) -> Array:
         image, kernel = image_and_kernel
         return _blur_and_shrink(image[None], kernel[None], scale)[0]
@@ -130,7 +130,7 @@ def _blur_and_shrink(images: Array, kernel: Array, scale: int) -> Array:
     column_matrix = resize.bicubic_matrix(width, columns)
 
     def in_turn(row_range: slice, column_range: slice) -> Array:
-        """These pixels of the smaller image, blurred first and then shrunk."""
+        """Computes a region of the smaller image by blurring first, then shrinking."""
         part, matrices = padded, []
         ranges = (row_matrix[row_range], column_matrix[column_range])
         for axis, matrix in enumerate(ranges, start=2):
@@ -146,7 +146,7 @@ def _blur_and_shrink(images: Array, kernel: Array, scale: int) -> Array:
             precision=lax.Precision.HIGHEST,
         )
 
-    edge, everything = 2, slice(None)  # the cubic of pixels at the edge reaches beyond
+    edge, everything = 2, slice(None)  # the cubic of 2 pixels extends over the border
     if min(rows, columns) <= 2 * edge:
         shrunk = in_turn(everything, everything)
     else:
@@ -168,22 +168,22 @@ def _blur_and_shrink(images: Array, kernel: Array, scale: int) -> Array:
 
 
 def _padded(images: Array, kernel: Array) -> Array:
-    """Float32 [B, N, H + K - 1, W + K - 1, C], the border reflected."""
+    """Pads with reflection to float32 [B, N, H + K - 1, W + K - 1, C]."""
     images = images.reshape(len(images), -1, *images.shape[-3:]).astype(jnp.float32)
     border = (kernel.shape[-1] // 2,) * 2
     return jnp.pad(images, ((0, 0), (0, 0), border, border, (0, 0)), mode="reflect")
 
 
 def correlate(padded: Array, kernel: Array) -> Array:
-    """Images [B, N, H, W, C] with their kernels [B, K, K], where these fit inside.
+    """Correlates images [B, N, H, W, C] with kernels [B, K, K], without padding.
 
-    Shifted multiply-adds are true float32 on every backend, and on a CPU many times
-    faster than a convolution with one kernel an image.
+    Shifted multiply-adds are exact float32 on every backend, and on a CPU many times
+    faster than a convolution with one kernel per image.
     """
     batch, crops, height, width, channels = padded.shape
     size = kernel.shape[-1]
     height, width = height - size + 1, width - size + 1
-    # Columns and channels as one axis: a shift by a column moves it by C.
+    # Merge columns and channels into one axis: a column's shift moves it by C.
     padded = padded.reshape(*padded.shape[:3], -1)
     weights = _weights(kernel)
 
@@ -194,15 +194,15 @@ def correlate(padded: Array, kernel: Array) -> Array:
             for j in range(size)
         )
 
-    # A loop over the rows only: unrolling all K x K terms would be slow to compile.
-    # A row's terms are summed first, which loses less than one running sum.
+    # Loop over the rows only: unrolling all K x K terms would be slow to compile.
+    # Summing each row's terms first loses less precision than one running sum.
     total = jnp.zeros((batch, crops, height, width * channels))
     total = lax.fori_loop(0, size, add_row, total)
     return total.reshape(batch, crops, height, width, channels)
 
 
 def _filtered(padded: Array, taps: np.ndarray) -> Array:
-    """Correlated with the same taps along rows and columns, where they fit inside."""
+    """Correlates with the same taps along rows and columns, without padding."""
     for axis in (2, 3):
         length = padded.shape[axis] - len(taps) + 1
         terms = [
@@ -214,10 +214,10 @@ def _filtered(padded: Array, taps: np.ndarray) -> Array:
 
 
 def _every_nth(padded: Array, kernel: Array, n: int, size: tuple[int, int]) -> Array:
-    """The first pixels [B, N, *size, C] of every n-th one of `correlate`."""
+    """Every n-th pixel of the result of `correlate`: the first [B, N, *size, C]."""
     batch, crops, *_, channels = padded.shape
     (rows, columns), taps = size, kernel.shape[-1]
-    # A tap sees pixels of one phase: these are put together, rows and columns last.
+    # A tap uses pixels of one phase: group the phases, with rows and columns last.
     beyond = (taps - 1) // n
     needed = [n * (rows + beyond), n * (columns + beyond)]
     missing = [max(0, x - y) for x, y in zip(needed, padded.shape[2:4], strict=True)]
@@ -245,5 +245,5 @@ def _every_nth(padded: Array, kernel: Array, n: int, size: tuple[int, int]) -> A
 
 
 def _weights(kernel: Array) -> Array:
-    """[K, K, B, 1, 1, 1]"""
+    """The kernel's weights as [K, K, B, 1, 1, 1]."""
     return jnp.moveaxis(kernel.astype(jnp.float32), 0, -1)[..., None, None, None]

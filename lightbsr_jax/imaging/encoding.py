@@ -1,4 +1,4 @@
-"""Image files of each format, from samples and notes that it holds."""
+"""Encoding samples and metadata to image files of each format."""
 
 import io
 import struct
@@ -11,9 +11,9 @@ from PIL import Image
 from lightbsr_jax.imaging import exif, ifd, notes, photoshop, png
 from lightbsr_jax.imaging.notes import Metadata
 
-DEEP = ("PNG", "TIFF")  # hold 16 bits
+DEEP = ("PNG", "TIFF")  # formats with 16 bits
 TRANSPARENT = ("PNG", "TIFF", "WEBP")
-_INCH, _NO_UNIT = 2, 1  # of a TIFF's resolution
+_INCH, _NO_UNIT = 2, 1  # units of a TIFF's resolution
 _JFIF = 20  # bytes of a JPEG up to the end of its first segment
 
 
@@ -25,9 +25,9 @@ def encode(
     kind: str,
     quality: int,
 ) -> bytes:
-    """The bytes of a file of uint8 samples [h, w, C], or of others that `kind` holds.
+    """Encodes uint8 samples [h, w, C], or other types that `kind` supports.
 
-    `quality`, of 1 to 100, is for JPEG and lossy WebP.
+    `quality`, 1 to 100, applies to JPEG and lossy WebP.
     """
     if kind == "PNG":
         return png.encoded(samples, _png_notes(profile, metadata))
@@ -76,7 +76,7 @@ def _png_notes(profile: bytes | None, metadata: Metadata) -> list[png.Chunk]:
 
 
 def _with_aspect(jpeg: bytes, aspect: tuple[float, float]) -> bytes:
-    """A JPEG of Pillow's whose first segment tells of the pixels' aspect alone."""
+    """Sets the pixels' aspect ratio in the first segment of a JPEG of Pillow."""
     largest = max(aspect)
     if largest > 65535 or any(n != round(n) for n in aspect):
         aspect = (aspect[0] * 1000 / largest, aspect[1] * 1000 / largest)
@@ -87,7 +87,7 @@ def _with_aspect(jpeg: bytes, aspect: tuple[float, float]) -> bytes:
 
 
 def _tiff(samples: np.ndarray, profile: bytes | None, metadata: Metadata) -> bytes:
-    """TIFF with all of the notes."""
+    """Encodes a TIFF with all metadata."""
     found = exif.Parts(ifd.Directory("<", [], 0))
     if metadata.exif is not None:
         found = exif.without_maker_note(exif.parts(metadata.exif))
@@ -117,11 +117,11 @@ def _tiff(samples: np.ndarray, profile: bytes | None, metadata: Metadata) -> byt
 
 
 def _with_tags(tiff: bytes, found: exif.Parts, tags: list[ifd.Entry]) -> bytes:
-    """A TIFF with more tags in its first directory, which moves to the end."""
+    """Adds tags to the first directory of a TIFF, and moves it to the file's end."""
     order, big = ifd.layout(tiff)
     tags = tags + [e for e in found.main.entries if e.tag not in exif.LAYOUT]
     if big or not (tags or found.exif or found.gps):
-        return tiff  # 4 GB of pixels go without
+        return tiff  # files over 4 GB get no tags
     data = bytearray(tiff) + bytes(len(tiff) % 2)
     main = ifd.read(tiff, ifd.first(tiff))
     content, places = exif.directories(found, len(data))

@@ -1,4 +1,4 @@
-"""What is raised about image files."""
+"""Errors about image files."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ from PIL import Image
 
 from lightbsr_jax.errors import UserError
 
-# Of Pillow's formats, those that are read.
+# Supported formats, by Pillow's names.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 
-# How files of other kinds begin, after so many bytes.
+# Bytes that identify other kinds of files, and their offset.
 _OTHERS = (
     (0, b"GIF8", "a GIF"),
     (4, b"ftypheic", "a HEIC picture"),
@@ -52,31 +52,31 @@ class ImageError(UserError):
 
 
 def kind_of(data: bytes) -> str | None:
-    """What a file is that is none of FORMATS, such as "a GIF", by its first bytes."""
+    """Kind of a file outside FORMATS, such as "a GIF", from its first bytes."""
     return next((k for at, b, k in _OTHERS if data[at : at + len(b)] == b), None)
 
 
 @contextlib.contextmanager
 def errors_named(path: str | Path, data: bytes | None = None) -> Iterator[None]:
-    """Turns whatever the parsers raise about the bytes of a file into an ImageError.
+    """Turns any exception of the parsers of a file into an ImageError.
 
-    `data` are its bytes where there is no file of that name.
+    `data` holds the bytes if there is no file of that name.
     """
     try:
         yield
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
     except Image.DecompressionBombError as error:
-        # Pillow only warns of half of that.
+        # Pillow warns at half of that size, and refuses at all of it.
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise ImageError(
             f"{path}: too large, cut it into parts of at most {most} megapixels"
         ) from error
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"{path}: {_unidentified(path, data)}") from error
-    except MemoryError:  # the machine's fault, not the file's
+    except MemoryError:  # not an error of the file
         raise
-    except Exception as error:  # the parsers raise anything, down to struct.error
+    except Exception as error:  # parsers raise many kinds, even struct.error
         raise ImageError(
             f"{path}: corrupt or truncated ({error}); replace it by an intact copy"
         ) from error

@@ -1,8 +1,8 @@
-"""EXIF blocks: what is no longer true of an enlarged picture is taken out of them.
+"""Removing from EXIF blocks the tags that are wrong for an enlarged picture.
 
-A block is edited in place: all else stays as it is, byte for byte, so that strings in
-any encoding, broken tags and makers' notes, which count from the block's beginning,
-come through. Only from and to TIFF, whose file is the block, tags move.
+A block is edited in place and stays otherwise the same, byte for byte: strings in any
+encoding, broken tags and maker notes, whose offsets count from the beginning of the
+block, are kept. Tags move only from and to TIFF, where the whole file is the block.
 """
 
 import struct
@@ -17,7 +17,7 @@ _ASCII = 2  # a type
 XMP, IPTC, PHOTOSHOP, LAYERS, PROFILE = 700, 33723, 34377, 37724, 34675
 _ORIENTATION, _EXIF, _GPS, _INTEROP, _SUB = 274, 34665, 34853, 40965, 330
 _SIZES = {40962, 40963}  # of the pixels, in the EXIF directory
-# How TIFF stores its pixels, and what is written apart.
+# Tags of how TIFF stores its pixels, and tags that are written separately.
 LAYOUT = {
     *(254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 277, 278, 279, 280),
     *(281, 282, 283, 284, 288, 289, 290, 291, 292, 293, 296, 317, 320, 322, 323, 324),
@@ -30,7 +30,7 @@ _POINTERS = {_EXIF: "exif", _GPS: "gps"}
 
 
 class Parts(NamedTuple):
-    """The directories of a block, without those that point to others."""
+    """The directories of a block, without the tags that point to other directories."""
 
     main: Directory
     exif: Directory | None = None
@@ -39,9 +39,9 @@ class Parts(NamedTuple):
 
 
 def tidied(block: bytes) -> bytes | None:
-    """A block without orientation, pixels' sizes and preview; None: it is broken.
+    """Removes orientation, pixel sizes and preview from a block.
 
-    b"" where nothing else is in it.
+    Returns None if the block is broken, and b"" if nothing is left in it.
     """
     data = bytearray(block.removeprefix(PREFIX))
     try:
@@ -62,7 +62,7 @@ def tidied(block: bytes) -> bytes | None:
 
 
 def of_tiff(data: bytes, offset: int) -> tuple[bytes | None, Directory, list[str]]:
-    """The block of a TIFF's directory at `offset`, that itself, and what is lost."""
+    """A TIFF's directory at `offset` as a block, the directory, and names of losses."""
     whole = ifd.read(data, offset)
     lost = []
     found = parts_at(data, whole)
@@ -86,7 +86,7 @@ def parts(block: bytes) -> Parts:
 
 
 def parts_at(data: bytes, main: Directory) -> Parts:
-    """`main` and the directories that it points to, of a file's."""
+    """Reads the directories of a file that `main` points to; returns all of them."""
     found: dict[str, Any] = {"main": _without(main, set(_POINTERS) | {_INTEROP})}
     for tag, name in _POINTERS.items():
         place = main.number(tag)
@@ -102,14 +102,14 @@ def parts_at(data: bytes, main: Directory) -> Parts:
 
 
 def without_maker_note(found: Parts) -> Parts:
-    """The parts without what would be garbage at another place of another file."""
+    """Removes the maker note, which is invalid at another offset."""
     if found.exif is None:
         return found
     return found._replace(exif=_without(found.exif, {MAKER_NOTE}))
 
 
 def with_values(block: bytes, values: dict[int, bytes]) -> bytes:
-    """The block with other values of some tags, as many as before or other bytes."""
+    """Replaces values of some tags, by as many values or by other bytes."""
     found = parts(block)
     entries = []
     for entry in found.main.entries:
@@ -121,9 +121,9 @@ def with_values(block: bytes, values: dict[int, bytes]) -> bytes:
 
 
 def directories(found: Parts, begin: int) -> tuple[bytes, dict[int, int]]:
-    """EXIF, GPS and interoperability as they are to lie at `begin` of a file.
+    """Encodes the EXIF, GPS and interoperability directories for offset `begin`.
 
-    And the places of the first two, by the tags that point to them.
+    Also returns the offsets of the first two, by the tags that point to them.
     """
     content, places = b"", {}
     exif = found.exif
@@ -153,7 +153,7 @@ def _block(found: Parts) -> bytes:
 
 
 def pointing(directory: Directory, places: dict[int, int]) -> Directory:
-    """A directory that tells where others are, by the tags for it."""
+    """Adds to a directory the tags that point to other directories."""
     entries = [e for e in directory.entries if e.tag not in places]
     for tag, place in places.items():
         value = struct.pack(directory.order + "I", place)
@@ -176,7 +176,7 @@ def _read(data: bytes, place: int) -> Directory | None:
 def _remove(
     data: bytearray, begin: int, tags: set[int], *, unlink: bool = False
 ) -> None:
-    """Takes tags out of a directory in place, and with `unlink` the one after it."""
+    """Removes tags from a directory in place; `unlink` drops the next directory."""
     order, _ = ifd.layout(data)
     (count,) = struct.unpack_from(order + "H", data, begin)
     end = begin + 2 + 12 * count
@@ -195,7 +195,7 @@ def _remove(
 
 
 def _cut_thumbnail(data: bytearray, place: int) -> None:
-    """Blanks the preview of the old pixels, or takes it off the end."""
+    """Blanks the preview of the old pixels, or removes it from the end of the file."""
     second = _read(data, place) if place else None
     if second is None:
         return

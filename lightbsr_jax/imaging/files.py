@@ -1,7 +1,7 @@
-"""Image files: finding them, and reading and writing them as arrays.
+"""Finding image files, and reading and writing them as arrays.
 
-Images are uint8 [H, W, 3] in RGB, 0..255. Colour profiles are ignored. Of a file with
-several pictures (an animation, a TIFF of many pages) the first is read.
+Images are uint8 [H, W, 3] in RGB, 0..255. Colour profiles are ignored. If a file holds
+several pictures (an animation, a TIFF of many pages), the first is read.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".tif", ".tiff"),
 )
 
-# A name in place of a folder: sharp, textured photographs without download. The two
+# A name used like a folder: sharp, textured photographs that need no download. The two
 # splits share no scene.
 BUNDLED = "scikit-image"
 _BUNDLED_PHOTOGRAPHS = {
@@ -48,13 +48,13 @@ OnError = Callable[[OSError], Any]
 def find_images(
     folder: str | Path, on_error: OnError | None = None
 ) -> list[tuple[str, Path]]:
-    """The image files in `folder` and below: names relative to it and paths, by name.
+    """Finds the image files below `folder`: relative names and paths, sorted by name.
 
-    Hidden files and folders are passed over, links are followed. A sub-folder that
-    cannot be read is an OSError, which `on_error` may take instead. In place of a
-    folder may stand an image file, or BUNDLED (with ":test" for the other photographs):
-    the photographs that scikit-image brings along. Raises FileNotFoundError for what
-    does not exist, UserError for one that holds no image.
+    Hidden files and folders are skipped, and links are followed. An unreadable
+    sub-folder raises OSError, or is passed to `on_error`. `folder` may also be an image
+    file, or BUNDLED (BUNDLED + ":test" for the other split): the photographs installed
+    with scikit-image. Raises FileNotFoundError if it does not exist, and UserError if
+    it holds no image.
     """
     name, _, split = str(folder).partition(":")
     folder = Path(folder)
@@ -81,7 +81,7 @@ def find_images(
 
 
 def split_folders(text: str) -> list[str]:
-    """ "A,B" as ["A", "B"]; an existing path that has a comma in it stays whole."""
+    """Splits "A,B" into ["A", "B"]; an existing path with a comma stays whole."""
     parts = text.split(",")
     folders = []
     while parts:
@@ -96,9 +96,9 @@ def split_folders(text: str) -> list[str]:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """The (height, width) that `read_rgb` would give, read from the header alone.
+    """The (height, width) of the result of `read_rgb`, read from the header alone.
 
-    Raises ImageError for a file whose header cannot be read.
+    Raises ImageError if the header cannot be read.
     """
     with opened(path) as file, errors_named(path):
         return decoding.size(file)
@@ -111,12 +111,12 @@ def size_of_bytes(data: bytes, name: str | Path) -> tuple[int, int]:
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
-    """The picture in a file as uint8 [H, W, 3], upright.
+    """Reads the picture in a file as uint8 [H, W, 3], upright.
 
-    Grey is repeated, transparency is composited on white, and 16 bits become
-    round(v / 257). The EXIF orientation is applied. Raises ImageError for a file that
-    is corrupt, truncated, too large or of a kind that is not supported; half an image
-    is never returned.
+    Grey becomes three equal channels, transparency is composited on white, and 16-bit
+    samples become round(v / 257). The EXIF orientation is applied. Raises ImageError if
+    the file is corrupt, truncated, too large or of an unsupported kind; it never
+    returns a partial image.
     """
     with opened(path) as file:
         data = file.read()
@@ -135,14 +135,14 @@ def read_rgb(path: str | Path) -> np.ndarray:
 
 
 def write_png(path: str | Path, image: np.ndarray) -> None:
-    """Writes uint8 [H, W, 3] or [H, W], so that no reader ever sees half a file."""
+    """Writes uint8 [H, W, 3] or [H, W] atomically."""
     if image.dtype != np.uint8:
         raise ValueError(f"{path}: expected a uint8 image, got {image.dtype}")
     atomic.replace(path, lambda new: Image.fromarray(image).save(new, "PNG"))
 
 
 def has_bundled() -> bool:
-    """True where the photographs that BUNDLED stands for are installed."""
+    """Returns whether the photographs of BUNDLED are installed."""
     return importlib.util.find_spec("skimage") is not None
 
 
@@ -155,18 +155,19 @@ def _bundled_photographs(split: str) -> list[tuple[str, Path]]:
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
         raise UserError(
-            f"the photographs of {BUNDLED} need it installed: pip install {BUNDLED}"
+            f"{BUNDLED}, which brings its photographs, is not installed: pip install "
+            f"{BUNDLED}"
         )
     folder = Path(package.origin).parent / "data"
     return [(name, folder / name) for name in _BUNDLED_PHOTOGRAPHS[split]]
 
 
 def walk(folder: Path, on_error: OnError | None = None) -> Iterator[Path]:
-    """The files in a folder and below, but for hidden ones.
+    """Yields the files in a folder and below, except hidden ones.
 
-    Raises OSError for a sub-folder that cannot be read, or gives it to `on_error`.
+    Raises OSError for an unreadable sub-folder, or passes it to `on_error`.
     """
-    visited = set()  # a link to a folder further up would go round for ever
+    visited = set()  # a link to a parent folder would loop for ever
     for parent, children, names in os.walk(
         folder, onerror=on_error or _raise, followlinks=True
     ):
@@ -180,19 +181,21 @@ def walk(folder: Path, on_error: OnError | None = None) -> Iterator[Path]:
 
 
 def opened(path: str | Path) -> BinaryIO:
-    """The file, to be read. Raises ImageError for pipes and devices, OSError."""
+    """Opens a file to read. Raises ImageError for pipes and devices, and OSError."""
     if not is_regular(Path(path)):
-        raise ImageError(f"{path}: is no regular file, but a pipe, device or folder")
+        raise ImageError(
+            f"{path}: is not a regular file but a pipe, device or folder: name a file"
+        )
     return open(path, "rb")
 
 
 def is_regular(path: Path) -> bool:
-    """False for what may never end, or wait for ever: pipes and devices."""
+    """Returns False for pipes and devices, which may never end or block for ever."""
     return not path.exists() or path.is_file()
 
 
 def format_of(path: str | Path) -> str:
-    """One of Pillow's names of formats, by a file's content. ImageError, OSError."""
+    """Pillow's name of a file's format, from its content. ImageError, OSError."""
     with opened(path) as file, errors_named(path):
         kind = decoding.format_of(file)
     return kind
@@ -203,11 +206,11 @@ def _raise(error: OSError) -> None:
 
 
 def _to_eight_bits(samples: np.ndarray) -> np.ndarray:
-    """16-bit samples as round(v / 257). Raises ImageError for float32."""
+    """Converts 16-bit samples to round(v / 257). Raises ImageError for float32."""
     if samples.dtype == np.float32:
         raise ImageError(
-            "float32 samples, of whatever range, are not supported here; convert it to "
-            "16-bit TIFF or PNG"
+            "float32 samples have no fixed range and are not supported here; convert "
+            "the file to 16-bit TIFF or PNG"
         )
     if samples.dtype == np.uint16:
         return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -1,9 +1,9 @@
-"""Colour profiles (ICC): what space they state, and pixels from and to it.
+"""Colour profiles (ICC), and the conversion of pixels from one to another.
 
-A network is trained on pictures in sRGB. It need not see sRGB's colours, only numbers
-that are spread as sRGB's are: pixels keep their own primaries and get sRGB's tone
-curve. All colours of a wide gamut then lie in [0, 1] and come back unchanged, where a
-conversion to sRGB proper would have to clip them.
+Networks are trained on sRGB pictures. They do not need sRGB's primaries, only values
+distributed like those of sRGB: pixels keep their own primaries and get sRGB's tone
+curve. All colours of a wide gamut then lie in [0, 1] and are restored unchanged; a
+conversion to sRGB itself would have to clip them.
 """
 
 import functools
@@ -16,22 +16,22 @@ _HEADER = 128  # bytes before a profile's table of tags
 _CURVES = (b"rTRC", b"gTRC", b"bTRC")
 _PRIMARIES = (b"rXYZ", b"gXYZ", b"bXYZ")
 _TABLES = (b"A2B", b"B2A", b"D2B", b"B2D")  # followed by a digit
-_SAME = 0.006  # largest difference between two spaces that are taken for one
+_SAME = 0.006  # largest difference between two spaces that count as the same
 # ROMM RGB (ProPhoto): wide enough for the colours of any device.
 _WIDE = ((0.3457, 0.3585), ((0.7347, 0.2653), (0.1596, 0.8404), (0.0366, 0.0001)))
 
 
 class UnusableProfile(ValueError):
-    """A colour profile that cannot be converted from and to."""
+    """A colour profile from or to which pixels cannot be converted."""
 
 
 @functools.lru_cache(maxsize=16)
 def working(profile: bytes) -> bytes | None:
-    """The profile of the pixels that a network is to see; None for sRGB, as they are.
+    """The profile of the pixels for the network; None for sRGB, without conversion.
 
-    It has the primaries of `profile` and sRGB's tone curve; where that has tables in
-    place of primaries, ProPhoto's primaries. Raises UnusableProfile for one that is
-    broken, that goes one way only (a scanner's may), or that is not for RGB.
+    It has sRGB's tone curve and the primaries of `profile`, or ProPhoto's primaries if
+    `profile` has tables instead. Raises UnusableProfile if `profile` is broken, is not
+    for RGB, or converts in one direction only (as some scanners' profiles do).
     """
     if profile[16:20] != b"RGB ":
         raise UnusableProfile(f"for the colour space {profile[16:20]!r}, not RGB")
@@ -56,9 +56,9 @@ def stated(
     primaries: tuple[tuple[float, float], ...],
     gamma: float | None,
 ) -> bytes:
-    """The profile of a space told by chromaticities x, y (of red, green, blue).
+    """Makes the profile of a space given by chromaticities x, y (red, green, blue).
 
-    Its tone curve is a power, or for None sRGB's.
+    Its tone curve is the power `gamma`, or sRGB's for None.
     """
     corners = [value for x, y in primaries for value in (x, y, 1.0)]
     made = imagecodecs.cms_profile(
@@ -72,9 +72,9 @@ def stated(
 
 
 def convert(pixels: np.ndarray, profile: bytes, other: bytes) -> np.ndarray:
-    """Float32 pixels [h, w, 3] from one profile to another, not clipped.
+    """Converts float32 pixels [h, w, 3] from one profile to another, unclipped.
 
-    (Tables in place of matrices clip.) Raises UnusableProfile.
+    (Profiles with tables instead of matrices clip.) Raises UnusableProfile.
     """
     try:
         return imagecodecs.cms_transform(

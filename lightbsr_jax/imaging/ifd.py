@@ -1,6 +1,6 @@
-"""Directories of tags as TIFF and EXIF have them, with their values as they lie there.
+"""Reading and writing the tag directories of TIFF and EXIF.
 
-Values stay bytes, in the file's order: what is not understood is kept as it is.
+Values stay bytes in the file's byte order, so that unknown ones are kept unchanged.
 """
 
 import struct
@@ -15,7 +15,7 @@ _MOST_ENTRIES = 4096
 
 
 class Entry(NamedTuple):
-    """A tag; `value` is None where it is of no known type or lies outside the file."""
+    """A tag; `value` is None if its type is unknown or it lies outside the file."""
 
     tag: int
     type: int
@@ -24,7 +24,7 @@ class Entry(NamedTuple):
 
 
 class Directory(NamedTuple):
-    """Tags in a byte order ("<" or ">"), and the next directory's place (0: none)."""
+    """Tags in a byte order ("<" or ">"), and the next directory's offset (0: none)."""
 
     order: str
     entries: list[Entry]
@@ -44,7 +44,7 @@ class Directory(NamedTuple):
 
 
 def first(data: bytes) -> int:
-    """Where the first directory of a file begins. ValueError: it is not TIFF."""
+    """Offset of the first directory of a file. Raises ValueError unless it is TIFF."""
     order, big = layout(data)
     place = (8, order + "Q") if big else (4, order + "I")
     try:
@@ -63,7 +63,7 @@ def layout(data: bytes) -> tuple[str, bool]:
 
 
 def read(data: bytes, offset: int) -> Directory:
-    """The directory at `offset` of a file. ValueError: it is cut off, or none."""
+    """Reads the directory at `offset` of a file. Raises ValueError if it is broken."""
     order, big = layout(data)
     head, row, word = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
     try:
@@ -88,7 +88,7 @@ def read(data: bytes, offset: int) -> Directory:
 
 
 def written(directory: Directory, begin: int) -> bytes:
-    """A classic directory as it is to lie at `begin`, its values behind it.
+    """Encodes a classic directory for offset `begin`, followed by its values.
 
     Tags without a value are left out.
     """
@@ -110,7 +110,7 @@ def written(directory: Directory, begin: int) -> bytes:
 
 
 def numbers(directory: Directory, tag: int, kind: str) -> list[float] | None:
-    """All numbers of a tag, of a type as `struct` has it; None where there are none."""
+    """All numbers of a tag, of the `struct` type `kind`; None if there are none."""
     value = directory.value(tag)
     if not value or len(value) % struct.calcsize(kind):
         return None
@@ -131,7 +131,7 @@ def _entry(
 
 
 def _narrowed(entry: Entry, order: str) -> Entry:
-    """BigTIFF's 64-bit integers as 32-bit ones."""
+    """Converts BigTIFF's 64-bit integers to 32-bit ones."""
     types = {16: ("Q", 4, "I"), 17: ("q", 9, "i"), 18: ("Q", 13, "I")}
     if entry.type not in types:
         return entry

@@ -1,19 +1,19 @@
-"""Interpolation to sizes that are known only when the program runs.
+"""Interpolation to sizes that are known only at run time.
 
 The rules are those of torch.nn.functional.interpolate with align_corners=False and
-antialias=False, by which published pipelines of real-world degradations resize:
-shrinking with the bilinear and bicubic rule therefore aliases. An axis is interpolated
-by a matrix that is made inside the compiled program, so that one program serves all
-rules and sizes (`resize.by_matrices` multiplies). Canvases are static, and what is
-valid of them lies at the beginning.
+antialias=False, which published pipelines of real-world degradations use: shrinking
+with the bilinear and bicubic rule therefore aliases. The compiled program computes a
+matrix for each axis, so that one program serves all rules and sizes
+(`resize.by_matrices` multiplies by them). Canvases have a static size, and their valid
+part comes first.
 """
 
 import jax.numpy as jnp
 from jax import Array
 
-RULES = ("area", "bilinear", "bicubic")  # a rule is given as its place in here
+RULES = ("area", "bilinear", "bicubic")  # a rule is given as its index in here
 
-_A = -0.75  # of the cubic
+_A = -0.75  # parameter of the cubic
 
 
 def matrix(
@@ -28,15 +28,15 @@ def matrix(
     """The float32 matrix [rows, columns] = `canvas` that interpolates one axis.
 
     Args:
-      rule: place in RULES, a scalar like the next three.
-      size_in: pixels that are valid, of `columns`; others get weight 0.
-      size_out: pixels to compute, of `rows`; later rows mean nothing.
-      step: distance of neighbouring outputs in input pixels. torch takes
-        size_in / size_out for a size that is given, 1 / factor for a factor. The area
-        rule goes by the sizes alone.
+      rule: index in RULES; a scalar, like the next three arguments.
+      size_in: number of valid pixels among `columns`; the others get weight 0.
+      size_out: number of pixels to compute among `rows`; later rows are undefined.
+      step: distance between neighbouring outputs in input pixels. torch uses
+        size_in / size_out if it is given a size, and 1 / factor if it is given a
+        factor. The area rule uses only the sizes.
       canvas: rows and columns, static.
-      border: so many of the rows stand before the first pixel, and mirror what follows
-        it, as rows from border + size_out on mirror what precedes them (reflect-101).
+      border: number of rows before the first pixel, which mirror the pixels after it;
+        rows from border + size_out on mirror the pixels before them (reflect-101).
     """
     rows, columns = canvas
     output = reflected(jnp.arange(rows) - border, size_out)[:, None]
@@ -51,7 +51,7 @@ def matrix(
 def _taps(
     rule: Array, output: Array, size_in: Array, step: Array, column: Array
 ) -> Array:
-    """The matrix of the bilinear or the bicubic rule, of four taps a row."""
+    """The matrix of the bilinear or the bicubic rule, with four taps per row."""
     cubic = rule == RULES.index("bicubic")
     centre = (output.astype(jnp.float32) + 0.5) * step - 0.5
     floor = jnp.floor(centre)
@@ -66,7 +66,7 @@ def _taps(
 
 
 def reflected(index: Array, size: Array) -> Array:
-    """Indices of 0..size-1 that stand in for `index`, mirrored (reflect-101)."""
+    """Maps `index` into 0..size-1 by mirroring (reflect-101)."""
     period = jnp.maximum(2 * (size - 1), 1)
     index = index % period
     return jnp.where(size == 1, 0, jnp.minimum(index, period - index))

@@ -1,13 +1,13 @@
 """JPEG compression and decompression, equal to libjpeg-turbo's bit for bit.
 
-The round trip (colour, chroma subsampling, DCT, quantisation and back) takes int32
-additions, multiplications and shifts alone, so that every accelerator gives the bytes
-that Pillow gives with default options (integer DCT, "fancy" chroma upsampling, tables
-of ITU-T T.81 annex K scaled to a quality). Entropy coding loses nothing and is left
-out. There are no gradients.
+The round trip (colour, chroma subsampling, DCT, quantisation and back) uses only int32
+additions, multiplications and shifts. Every accelerator therefore produces the bytes of
+Pillow with default options (integer DCT, "fancy" chroma upsampling, tables of ITU-T
+T.81 annex K scaled to a quality). Entropy coding is lossless and is left out. There are
+no gradients.
 
 Images are [B, H, W, 3] RGB with whole numbers in 0..255. An image may be smaller than
-its canvas [H, W]: it lies at the top left, and what lies beyond it is of no account.
+its canvas [H, W]: it lies at the top left, and pixels beyond it have no effect.
 """
 
 import functools
@@ -60,8 +60,8 @@ _LEFT = np.array(
 )
 _SIGNS = np.where(np.arange(8) % 2, -1, 1)[:, None]
 _DCT = np.concatenate([_LEFT, _SIGNS * _LEFT[:, ::-1]], 1).astype(np.int32)
-_BITS = 13  # of its fraction
-_EXTRA = 2  # bits that the first pass keeps for the second
+_BITS = 13  # bits of its fraction
+_EXTRA = 2  # extra bits that the first pass keeps for the second
 
 
 @functools.partial(jax.jit, static_argnames="subsampling")
@@ -72,11 +72,11 @@ def round_trip(
     size: Array | None = None,
     subsampling: Subsampling = "4:2:0",
 ) -> Array:
-    """The images [B, H, W, 3] as a JPEG file of their `quality` [B] gives them back.
+    """Compresses images [B, H, W, 3] as JPEG of `quality` [B] and decompresses them.
 
-    quality holds integers 1..100; size, int [B, 2], the rows and columns of each image
-    (without: all of the canvas). Values are taken as they are if of an integer type
-    and rounded else. The result is int32 in 0..255.
+    `quality` holds integers 1..100; `size`, int [B, 2], the rows and columns of each
+    image (default: the whole canvas). Float values are rounded first. The result is
+    int32 in 0..255.
     """
     if images.dtype.kind == "f":
         images = jnp.round(images)
@@ -128,7 +128,7 @@ def _to_rgb(planes: Array) -> Array:
 
 
 def _filled_up(planes: Array, size: Array, axes: Sequence[int] = (1, 2)) -> Array:
-    """Planes [N, H, W] whose last valid row and column go on to the canvas's end."""
+    """Repeats the last valid row and column of planes [N, H, W] to the canvas's end."""
     for axis in axes:
         length = size[axis - 1]
         last = lax.dynamic_slice_in_dim(planes, length - 1, 1, axis)
@@ -138,7 +138,7 @@ def _filled_up(planes: Array, size: Array, axes: Sequence[int] = (1, 2)) -> Arra
 
 
 def _halved(planes: Array) -> Array:
-    """Means of 2 x 2 pixels, rounded down and up from column to column."""
+    """Means of 2 x 2 pixels, rounded down and up in alternate columns."""
     sums = planes[:, ::2] + planes[:, 1::2]
     sums = sums[:, :, ::2] + sums[:, :, 1::2]
     bias = 1 + lax.broadcasted_iota(jnp.int32, sums.shape, 2) % 2
@@ -146,9 +146,10 @@ def _halved(planes: Array) -> Array:
 
 
 def _doubled(planes: Array, size: Array) -> Array:
-    """Planes of twice the height and width: weights 3 and 1 of the nearest pixels.
+    """Doubles height and width, with weights 3 and 1 for the nearest pixels.
 
-    size is that of the valid part. Images of up to two columns are repeated instead.
+    `size` is the size of the valid part. If it has at most two columns, pixels are
+    repeated instead.
     """
     planes = _filled_up(planes, size)
     above = jnp.concatenate([planes[:, :1], planes[:, :-1]], 1)
@@ -175,13 +176,13 @@ def _scaled(table: np.ndarray, quality: Array) -> Array:
 
 
 def _quantised(planes: Array, table: Array) -> Array:
-    """Planes [N, H, W] through DCT, quantisation and back, in blocks of 8 x 8."""
+    """Applies DCT, quantisation and their inverses to 8 x 8 blocks of [N, H, W]."""
     count, height, width = planes.shape
     blocks = (planes - 128).reshape(count, height // 8, 8, width // 8, 8)
     rows = _descaled(_product("kj,narbj->narbk", blocks), _BITS - _EXTRA)
     coefficients = _descaled(_product("kj,najbc->nakbc", rows), _BITS + _EXTRA)
-    # The coefficients and with them the quotients are 8 times the DCT's. Floats
-    # represent them, and the half keeps quotients off the integers: floor is exact.
+    # The coefficients and the divisors are 8 times those of the DCT. Floats represent
+    # them, and the half keeps the quotients away from integers, so floor is exact.
     step = table[:, None, :]
     numerator = (jnp.abs(coefficients) + 4 * step).astype(jnp.float32) + 0.5
     level = jnp.floor(numerator / (8 * step).astype(jnp.float32)).astype(jnp.int32)

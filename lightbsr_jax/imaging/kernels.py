@@ -1,4 +1,4 @@
-"""Blur kernels: Gaussian ones, their flatter and sharper relatives, and low passes.
+"""Blur kernels: Gaussians, generalised Gaussians, plateaus and low passes.
 
 Kernels are [B, K, K] with K = 21 and sum to 1. Widths are standard deviations in
 high-resolution pixels; angles are in radians, from the column axis to the row axis.
@@ -39,7 +39,7 @@ def anisotropic(l1: Array, l2: Array, theta: Array) -> Array:
 def generalised(
     l1: Array, l2: Array, theta: Array, shape: Array, extent: Array
 ) -> Array:
-    """Kernels exp(-q^shape / 2), q the squared distance in widths; shape 1: Gaussian.
+    """Kernels exp(-q^shape / 2) of the squared distance q in widths; 1 is Gaussian.
 
     All arguments are [B]. (Liu et al. 2020, "Estimating generalized Gaussian blur
     kernels for out-of-focus image deblurring"; as Real-ESRGAN draws them.)
@@ -57,10 +57,10 @@ def plateau(l1: Array, l2: Array, theta: Array, shape: Array, extent: Array) -> 
 
 @jax.jit
 def sinc(cutoff: Array, extent: Array) -> Array:
-    """Circular low passes of `cutoff` [B] in radians a pixel, cut off to `extent` [B].
+    """Circular low passes of `cutoff` [B], in radians per pixel, cropped to `extent`.
 
-    They ring, as sharpening and poor compression do, and have negative entries:
-    cutoff J1(cutoff r) / (2 pi r) at a distance of r pixels.
+    They cause ringing, like sharpening and strong compression, and have negative
+    entries: cutoff J1(cutoff r) / (2 pi r) at a distance of r pixels.
     """
     radius = np.hypot(_X, _Y)
     cutoff = _columns(cutoff)
@@ -91,8 +91,8 @@ def j1(x: Array) -> Array:
     return jnp.where(x < 8, small, amplitude * large)
 
 
-# Coefficients of J1, constant term first. Those of the quotient are divided by the
-# denominator's first, to suit float32.
+# Coefficients of J1, constant term first. Numerator and denominator are divided by the
+# first coefficient of the denominator, to fit the range of float32.
 _J1_DENOMINATOR = np.array(
     [144725228442.0, 2300535178.0, 18583304.74, 99447.43394, 376.9991397, 1.0]
 )
@@ -119,7 +119,7 @@ def _polynomial(x: Array, coefficients: Sequence[float] | np.ndarray) -> Array:
 
 
 def _squared_distance(l1: Array, l2: Array, theta: Array) -> Array:
-    """[B, 21, 21], in widths: `l1` along the angle `theta`, `l2` across it."""
+    """Squared distances [B, 21, 21] in widths: `l1` along `theta`, `l2` across it."""
     l1, l2, theta = (_columns(value) for value in (l1, l2, theta))
     along = (_X * jnp.cos(theta) + _Y * jnp.sin(theta)) / l1
     across = (_Y * jnp.cos(theta) - _X * jnp.sin(theta)) / l2

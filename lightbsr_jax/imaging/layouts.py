@@ -1,9 +1,9 @@
-"""Folders of benchmarks as they are published: which of their images are HR, which LR.
+"""Layouts in which benchmarks are published: finding their HR and LR images.
 
-Known are the layouts of EDSR and BasicSR (Set5/HR, GTmod12, LRbicx4, LR_bicubic/X4), of
+The layouts are those of EDSR and BasicSR (Set5/HR, GTmod12, LRbicx4, LR_bicubic/X4), of
 SelfExSR (image_SRF_4/img_001_SRF_4_HR.png), RCAN (HR/Set5/x4/baby_HR_x4.png), DIV2K and
-Flickr2K (DIV2K_train_HR, DIV2K_train_LR_bicubic/X4), RealSR (Canon_001_HR.png beside
-Canon_001_LR4.png) and DRealSR; anything else that mixes both is refused.
+Flickr2K (DIV2K_train_HR, DIV2K_train_LR_bicubic/X4), RealSR (Canon_001_HR.png next to
+Canon_001_LR4.png) and DRealSR; any other folder that mixes HR and LR is refused.
 """
 
 import re
@@ -21,15 +21,15 @@ _HR = re.compile(r"(hr|gt|gtmod\d+|ground_?truth)([_-]?x?\d)?", re.I)
 _HR_PART = re.compile(r".*[_-](hr|gt)([_-]?x?\d)?", re.I)
 _LR = re.compile(r"(lr|lq|lrbi|lrbicx?\d?|low_?res(olution)?)([_-].*|x?\d)?", re.I)
 _LR_PART = re.compile(r".*[_-](lr|lrbi|lrbd|lrdn|lq)([_-].*|x?\d)?", re.I)
-# SelfExSR keeps other programs' results beside its images.
+# SelfExSR keeps results of other programs next to its images.
 _SELF_EX_SR = re.compile(r"(img_\d+_SRF_\d)_.+", re.I)
-_ORIGINALS = "original"  # BasicSR's, beside GTmod12
+_ORIGINALS = "original"  # BasicSR's folder next to GTmod12
 _SCALE = re.compile(r"(?:.*srf_|x?)([2348])", re.I)
 _SHRUNK = re.compile(r"(.+?)[_-]?x([2348])(m)?")
 
 
 class Layout(NamedTuple):
-    """The HR images of a folder, and the numbers of others, by their folders."""
+    """The HR images of a folder, and the number of other images in each folder."""
 
     images: list[Found]  # names are relative to the folder that holds all of them
     others: dict[str, int]
@@ -46,19 +46,19 @@ class ImageSet(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """What a folder of images is taken for."""
+    """The sets of images in a folder, and the chosen HR images."""
 
     sets: list[ImageSet]
-    layout: Layout | None  # None where it cannot be measured on as a whole,
-    problem: UserError | None  # and why
+    layout: Layout | None  # None if the folder cannot be used as a whole
+    problem: UserError | None  # the reason for that
 
 
 def hr_images(folder: str | Path, scale: int | None = None) -> Layout:
-    """The HR images in a folder (or file, as for `files.find_images`).
+    """Finds the HR images in a folder (or file, as for `files.find_images`).
 
-    Where a folder has them once for each scale, `scale` says which. Raises UserError
-    for a folder that mixes HR and LR in a way that is not known or has several sets,
-    and as `files.find_images`.
+    If a folder has HR images for each scale, those of `scale` are chosen. Raises
+    UserError if a folder mixes HR and LR images in an unknown layout or has several
+    sets, and the errors of `files.find_images`.
     """
     found = files.find_images(folder)
     if not Path(folder).is_dir():
@@ -76,7 +76,7 @@ def hr_images(folder: str | Path, scale: int | None = None) -> Layout:
 
 
 def kind_of(name: str) -> str:
-    """What a name such as "LR_bicubic/X4/a.png" says: "HR", "LR", or "" for neither."""
+    """Kind of image by a name such as "LR_bicubic/X4/a.png": "HR", "LR", or ""."""
     *folders, file = PurePosixPath(name).parts
     stem = PurePosixPath(file).stem
     if _HR_PART.fullmatch(stem):
@@ -94,7 +94,7 @@ def kind_of(name: str) -> str:
 
 
 def lr_image(folder: str | Path, benchmark: str, name: str, scale: int) -> Path | None:
-    """The LR image of an HR image of that name, as pairs are published."""
+    """Finds the LR image of an HR image of that name, in the published layouts."""
     stem = PurePosixPath(name).stem
     parent = PurePosixPath(name).parent
     places = [Path(folder, benchmark), Path(folder)]
@@ -112,9 +112,9 @@ def lr_image(folder: str | Path, benchmark: str, name: str, scale: int) -> Path 
 
 
 def survey(folder: str | Path) -> Survey:
-    """The sets of images in a folder, and which are taken for HR.
+    """Lists the sets of images in a folder, and chooses the HR images.
 
-    Raises UserError and OSError as `files.find_images`.
+    Raises UserError and OSError as `files.find_images` does.
     """
     by_folder: dict[tuple[str, str], list[Path]] = {}
     for name, path in files.find_images(folder):
@@ -136,7 +136,7 @@ def survey(folder: str | Path) -> Survey:
 
 
 def _refuse_mixed(folder: str | Path, names: Sequence[str], lr: list[str]) -> None:
-    """Raises UserError where some of the images are LR, by name or beside their HR."""
+    """Raises UserError if some images are LR, by name or next to their HR image."""
     stems = {str(PurePosixPath(name).with_suffix("")) for name in names}
     for name in names:
         path = PurePosixPath(name)
@@ -145,13 +145,13 @@ def _refuse_mixed(folder: str | Path, names: Sequence[str], lr: list[str]) -> No
             lr = [*lr, name]
     if lr:
         raise UserError(
-            f"{folder} mixes HR and LR images ({lr[0]} is LR by its name) in a way "
-            "that is not known: name the folder that holds HR images alone"
+            f"{folder} mixes HR and LR images ({lr[0]} is LR by its name) in an "
+            "unknown layout: name a folder that holds only HR images"
         )
 
 
 def _of_scale(folder: str | Path, hr: list[Found], scale: int | None) -> list[Found]:
-    """One image of each, where there is a set for each scale."""
+    """Chooses the set of `scale`, if there is a set for each scale."""
     counts = Counter(map(_plain, (name for name, _ in hr)))
     if max(counts.values()) == 1:
         return hr
@@ -161,12 +161,12 @@ def _of_scale(folder: str | Path, hr: list[Found], scale: int | None) -> list[Fo
         return chosen
     places = ", ".join(dict.fromkeys(_folder(name) for name, _ in hr))
     raise UserError(
-        f"{folder} holds several sets of HR images: name one of {places} in it"
+        f"{folder} holds several sets of HR images: name one of its folders {places}"
     )
 
 
 def _plain(name: str) -> str:
-    """An image's name without what tells of HR and of a scale."""
+    """An image's name without its marks of HR and of a scale."""
     stem = re.sub(r"_SRF_\d", "", PurePosixPath(name).stem, flags=re.I)
     return re.sub(r"[_-](hr|gt)([_-]?x?\d)?$", "", stem, flags=re.I).lower()
 
@@ -181,7 +181,7 @@ def _folder(name: str) -> str:
 
 
 def _shortened(images: list[Found]) -> list[Found]:
-    """Names relative to the folder that is common to all."""
+    """Makes names relative to the folder that all images share."""
     parents = [PurePosixPath(name).parent.parts for name, _ in images]
     common = 0
     while all(len(p) > common and p[common] == parents[0][common] for p in parents):

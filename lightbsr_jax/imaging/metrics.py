@@ -1,8 +1,8 @@
-"""PSNR and SSIM, in float64 on the host: the same numbers beside every accelerator.
+"""PSNR and SSIM, in float64 on the host: equal with every accelerator.
 
 Images are [B, H, W, 3] RGB in 0..255, uint8 or float; results are float64 [B].
-`psnr_y` and `ssim_y` are the reference's. `psnr` and `ssim` take any planes, so that
-other conventions can be put together from them.
+`psnr_y` and `ssim_y` follow the reference. `psnr` and `ssim` take any planes, to build
+other conventions from.
 """
 
 from collections.abc import Iterator
@@ -24,9 +24,9 @@ GAUSSIAN /= GAUSSIAN.sum()
 
 
 def psnr_y(a: Images, b: Images, *, border: int) -> np.ndarray:
-    """Peak signal-to-noise ratio on luma in dB, `border` pixels cut on each side.
+    """Peak signal-to-noise ratio on luma in dB, without `border` pixels on each side.
 
-    Infinite for equal images. ValueError when the shapes differ or nothing is left.
+    Infinite for equal images. Raises ValueError if shapes differ or nothing is left.
     """
     pairs = _pairs(a, b, border=border, minimum=1)
     differences = (np.subtract(x, y, dtype=np.float64) @ (LUMA / 256) for x, y in pairs)
@@ -35,13 +35,13 @@ def psnr_y(a: Images, b: Images, *, border: int) -> np.ndarray:
 
 
 def ssim_y(a: Images, b: Images, *, border: int) -> np.ndarray:
-    """Structural similarity on luma, `border` pixels cut on each side.
+    """Structural similarity on luma, without `border` pixels on each side.
 
-    An 11x11 Gaussian window of standard deviation 1.5, inside the image only.
-    ValueError when the shapes differ or less than the window is left.
+    The window is an 11x11 Gaussian of standard deviation 1.5, inside the image only.
+    Raises ValueError if the shapes differ or less than the window is left.
     """
     pairs = _pairs(a, b, border=border, minimum=len(GAUSSIAN))
-    # 255, not 256 as in PSNR: the reference's own constant.
+    # 255, not 256 as in PSNR: the reference has this constant.
     planes = ([image @ (LUMA / 255) + 16 for image in pair] for pair in pairs)
     return np.concatenate([np.empty(0), *(ssim(*pair) for pair in planes)])
 
@@ -58,8 +58,8 @@ def ssim(
 ) -> np.ndarray:
     """Structural similarity of float64 planes [B, H, W], where the window fits inside.
 
-    The window [K] sums to 1 and is applied to rows and columns. `unbiased` divides
-    the variances by K^2 - 1 instead of K^2, which makes sense of a uniform window only.
+    The window [K] sums to 1 and is applied to rows and columns. `unbiased` divides the
+    variances by K^2 - 1 instead of K^2, which makes sense for a uniform window only.
     """
     mean_a, mean_b, square_a, square_b, product = (
         _smooth(plane, window) for plane in (a, b, a * a, b * b, a * b)
@@ -77,16 +77,16 @@ def ssim(
 
 
 def quantise(images: ArrayLike) -> Array:
-    """`images` on the 0..255 scale, rounded (half to even) and clipped, float32."""
+    """Rounds (half to even) and clips images on the 0..255 scale, to float32."""
     return jnp.clip(jnp.round(images), 0, 255).astype(jnp.float32)
 
 
 def _pairs(
     a: Images, b: Images, *, border: int, minimum: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs [1, h, w, 3] without their border, once they are fit to compare.
+    """Checks the shapes, then yields pairs [1, h, w, 3] without their border.
 
-    One at a time stays in the processor's cache: several times as fast.
+    A single pair fits into the processor's cache, which is several times as fast.
     """
     if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 3:
         raise ValueError(f"images of shapes {a.shape} and {b.shape}: need [B, H, W, 3]")
@@ -94,14 +94,14 @@ def _pairs(
     if min(height, width) < minimum:
         raise ValueError(
             f"a border of {border} leaves {height}x{width} pixels of images {a.shape}: "
-            f"need {minimum}x{minimum} at least"
+            f"need at least {minimum}x{minimum}"
         )
     inside = np.s_[:, None, border : border + height, border : border + width]
     return zip(np.asarray(a)[inside], np.asarray(b)[inside], strict=True)
 
 
 def _smooth(planes: np.ndarray, window: np.ndarray) -> np.ndarray:
-    """Planes [B, H, W] under the window, valid region."""
+    """Smooths planes [B, H, W] by the window, in the valid region."""
     for axis in (1, 2):
         planes = correlate1d(planes, window, axis, mode="constant")
     edge = len(window) // 2

@@ -1,7 +1,7 @@
-"""Noise of cameras: Gaussian and Poisson, in colour and grey.
+"""Camera noise: Gaussian and Poisson, in colour and grey.
 
 Images are [H, W, 3] on the 0..255 scale. Both kinds are functions of the same uniform
-numbers, so that which one an image gets may be decided inside a compiled program.
+numbers, so that a compiled program can choose one of them for each image.
 """
 
 import jax
@@ -10,9 +10,9 @@ from jax import Array, lax
 
 from lightbsr_jax.imaging import metrics
 
-_GREY = (0.2989, 0.587, 0.114)  # weights of RGB, torchvision's
-_FEW = 4  # the largest rate of which a distribution is summed
-_TERMS = 20  # of it: beyond, less than 2^-24 is left
+_GREY = (0.2989, 0.587, 0.114)  # torchvision's weights of RGB
+_FEW = 4  # the largest rate for which the distribution is summed
+_TERMS = 20  # terms of that sum: the rest is below 2^-24
 
 
 def uniform(key: Array, shape: tuple[int, ...]) -> Array:
@@ -29,15 +29,15 @@ def add(
     level: Array,
     size: Array,
 ) -> Array:
-    """The image [H, W, 3] with noise, clipped to 0..255 and not rounded.
+    """Adds noise to the image [H, W, 3]; the result is clipped to 0..255, unrounded.
 
     Args:
-      image: of which `size`, rows and columns [2], is valid, at the top left.
-      random: `uniform` numbers of the image's shape. Grey noise takes channel 0's.
-      poisson, grey: whether the noise is Poisson's (else Gaussian), and the same in
-        all channels.
-      level: the standard deviation of Gaussian noise on the 0..255 scale; of Poisson
-        noise what it is multiplied by. 0 leaves the image as it is.
+      image: an image whose valid part, at the top left, has the `size` (rows, columns).
+      random: `uniform` numbers of the image's shape. Grey noise uses channel 0.
+      poisson, grey: whether the noise is Poisson (else Gaussian), and whether it is the
+        same in all channels.
+      level: the standard deviation of Gaussian noise on the 0..255 scale, or the factor
+        of Poisson noise. 0 leaves the image unchanged.
     """
     random = jnp.where(grey, random[..., :1], random)
     luma = (image * jnp.array(_GREY, jnp.float32)).sum(-1, keepdims=True)
@@ -50,17 +50,18 @@ def add(
 
 
 def normal_quantile(probability: Array) -> Array:
-    """Standard normal numbers from `uniform` ones."""
+    """Converts `uniform` numbers to standard normal ones."""
     return jnp.sqrt(2.0) * lax.erf_inv(2 * probability - 1)
 
 
 def poisson_quantile(rate: Array, probability: Array, normal: Array) -> Array:
-    """Poisson numbers of `rate` from `uniform` ones, float32; `normal` those of these.
+    """Converts `uniform` numbers to Poisson ones of `rate`, float32.
 
-    Up to a rate of 4 the distribution is summed, which is exact. Above, the expansion
-    of M. Giles (2016, "Algorithm 955: approximation of the inverse Poisson cumulative
-    distribution function") is rounded down: of 10,000 numbers at most 25 differ from
-    the exact ones, by 1.
+    `normal` holds the same uniform numbers converted by `normal_quantile`. Up to a rate
+    of 4 the distribution is summed, which is exact. Above, the expansion of M. Giles
+    (2016, "Algorithm 955: approximation of the inverse Poisson cumulative distribution
+    function") is rounded down: at most 25 of 10,000 numbers differ from the exact ones,
+    by 1.
     """
     few = jnp.minimum(rate, _FEW)
     term = jnp.exp(-few)
@@ -78,16 +79,17 @@ def poisson_quantile(rate: Array, probability: Array, normal: Array) -> Array:
 
 
 def poisson_scale(signal: Array, size: Array) -> Array:
-    """The power of two from the number of distinct values upwards, float32.
+    """The number of distinct values, rounded up to a power of two: float32.
 
-    signal [H, W, C] holds whole numbers 0..255, of which `size` [2] is valid. The
-    published pipelines multiply the signal (in 0..1) by it for the Poisson rate.
+    `signal` [H, W, C] holds whole numbers 0..255; its valid part has the `size` [2].
+    The published pipelines multiply the signal (in 0..1) by this scale to get the
+    Poisson rate.
     """
     row, column = (lax.broadcasted_iota(jnp.int32, signal.shape, i) for i in (0, 1))
     valid = (row < size[0]) & (column < size[1])
     value = signal.astype(jnp.int32)
     bit = jnp.where(valid, 1 << (value & 31), 0)
-    # A set of 256 bits in eight words: scattering them would take many times as long.
+    # Collect the values as 256 bits in eight words; scattering is many times slower.
     words = [
         lax.reduce(
             jnp.where(value >> 5 == word, bit, 0),

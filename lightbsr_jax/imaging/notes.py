@@ -1,4 +1,4 @@
-"""What files say beside their pixels: read, brought up to date, and said if lost."""
+"""Metadata of image files: reading it, updating it to a new size, naming losses."""
 
 import io
 import re
@@ -12,7 +12,7 @@ from lightbsr_jax.imaging.ifd import Directory, Entry
 Size = tuple[int, int]  # height, width
 
 _PNG_XMP = "XML:com.adobe.xmp"
-_RAW_PROFILE = "Raw profile type "  # ImageMagick's notes, in hexadecimal digits
+_RAW_PROFILE = "Raw profile type "  # ImageMagick's metadata, in hexadecimal digits
 _PER_INCH, _PER_CENTIMETRE = 2, 3
 _DESCRIPTION, _EXTRA_SAMPLES = 270, 338
 _PIXEL_SCALE, _TIE_POINTS, _TRANSFORMATION = 33550, 33922, 34264  # of GeoTIFF
@@ -20,22 +20,22 @@ _OME_SIZES = {b"SizeY": 0, b"SizeX": 1}
 
 
 class Metadata(NamedTuple):
-    """What a file says beside its pixels."""
+    """Metadata of an image file."""
 
     exif: bytes | None  # a block without orientation, which is applied
     xmp: bytes | None
     dpi: tuple[float, float] | None
     texts: dict[str, str]  # of a PNG
-    aspect: tuple[float, float] | None = None  # pixels in a unit that nobody states
-    colour: tuple[png.Chunk, ...] = ()  # a PNG's statements in place of a profile
-    photoshop: bytes | None = None  # resources, IPTC among them
+    aspect: tuple[float, float] | None = None  # resolution in an unknown unit
+    colour: tuple[png.Chunk, ...] = ()  # a PNG's colour chunks, instead of a profile
+    photoshop: bytes | None = None  # resources, including IPTC
     comment: bytes | None = None  # of a JPEG
     lossless: bool = False  # a WebP
-    lost: tuple[str, ...] = ()  # what the file has and no result of it
+    lost: tuple[str, ...] = ()  # names of metadata that no result keeps
 
 
 def read(data: bytes, decoded: Decoded) -> Metadata:
-    """The notes of a file's bytes. A broken one spoils neither picture nor others."""
+    """Reads the metadata of a file's bytes. Broken parts are left out, not fatal."""
     if decoded.format == "TIFF":
         return _of_tiff(data)
     image = decoded.image
@@ -82,7 +82,7 @@ def read(data: bytes, decoded: Decoded) -> Metadata:
 
 
 def scaled(metadata: Metadata, old: Size, new: Size) -> Metadata:
-    """The notes of a picture that grew: sizes and positions in pixels grow with it."""
+    """Updates metadata to an enlarged picture: it scales sizes and positions."""
     if old == new:
         return metadata
     factors = new[0] / old[0], new[1] / old[1]
@@ -101,14 +101,14 @@ def scaled(metadata: Metadata, old: Size, new: Size) -> Metadata:
         metadata = metadata._replace(exif=block)
     description = main.value(_DESCRIPTION) or b""
     if description.startswith(b"ImageJ=") and metadata.aspect is not None:
-        # ImageJ's calibration: pixels in a unit that its description names.
+        # ImageJ's calibration: a resolution in a unit that its description names.
         x, y = metadata.aspect
         metadata = metadata._replace(aspect=(x * factors[1], y * factors[0]))
     return metadata
 
 
 def _grown(main: Directory, tag: int, factors: tuple[float, float]) -> bytes | None:
-    """The value of a tag as it is for the larger picture; None where it is the same."""
+    """The value of a tag for the larger picture; None if it does not change."""
     down, across = factors
     if tag == _DESCRIPTION:
         value = main.value(tag)
@@ -128,7 +128,7 @@ def _grown(main: Directory, tag: int, factors: tuple[float, float]) -> bytes | N
 
 
 def _ome(description: bytes, factors: tuple[float, float]) -> bytes:
-    """An OME description with the sizes of the larger picture and its pixels."""
+    """Updates the sizes of the picture and of its pixels in an OME description."""
     for name, axis in _OME_SIZES.items():
         factor = factors[axis]
 
@@ -180,7 +180,7 @@ def _of_tiff(data: bytes) -> Metadata:
 
 
 def tiff_tags(metadata: Metadata) -> list[Entry]:
-    """The notes that TIFF has tags of its own for, but for EXIF's."""
+    """The metadata that TIFF has separate tags for, without EXIF."""
     tags = []
     if metadata.xmp is not None:
         tags.append(Entry(exif.XMP, 1, len(metadata.xmp), metadata.xmp))
@@ -194,7 +194,7 @@ def tiff_tags(metadata: Metadata) -> list[Entry]:
 
 
 def _usable(pair: tuple | None) -> tuple[float, float] | None:
-    """A resolution that is one: TIFF has 0/0, too."""
+    """Returns a valid resolution, or None: TIFF files may state 0/0."""
     try:
         x, y = map(float, pair or ())
     except (TypeError, ValueError, ZeroDivisionError):
@@ -210,7 +210,7 @@ def _rational(directory: Directory, tag: int) -> float | None:
 
 
 def _raw_profiles(texts: dict[str, str]) -> dict[str, bytes]:
-    """ImageMagick's copies of EXIF and XMP among a PNG's texts, taken out of them."""
+    """Removes ImageMagick's copies of EXIF and XMP from a PNG's texts; returns them."""
     found = {}
     for name in [n for n in texts if n.startswith(_RAW_PROFILE)]:
         kind = name.removeprefix(_RAW_PROFILE).lower()

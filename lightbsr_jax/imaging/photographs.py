@@ -1,8 +1,8 @@
-"""People's pictures: all that a file says of one, read and written again.
+"""Reading and writing photographs with all of their metadata.
 
-`files.read_rgb` makes uint8 RGB of anything, for training and measuring. Here grey
-stays grey, 16 bits stay 16, and transparency, colour profile and notes are kept.
-Pixels are uint8 in 0..255, uint16 in 0..65535, or (of a TIFF) float32 of any range.
+`files.read_rgb` converts anything to uint8 RGB, for training and measuring. Here grey
+stays grey, 16 bits stay 16, and transparency, colour profile and metadata are kept.
+Pixels are uint8 in 0..255, uint16 in 0..65535, or (in TIFF) float32 of any range.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from lightbsr_jax.imaging.encoding import DEEP, TRANSPARENT
 from lightbsr_jax.imaging.errors import ImageError, errors_named
 from lightbsr_jax.imaging.notes import Metadata
 
-# Ends of names and formats; the first end of each is the one that is given.
+# Suffixes and formats; results get the first suffix of their format.
 FORMATS = {
     "png": "PNG",
     "jpg": "JPEG",
@@ -31,7 +31,7 @@ _LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
 _LONGEST_NOTES = {  # bytes
     "JPEG": {"exif": 65533, "xmp": 65504, "photoshop": 65519, "comment": 65533}
 }
-# What the other formats hold of the notes; no format holds all.
+# Metadata that each format holds; no format holds all of it.
 _HELD = {
     "PNG": {"exif", "xmp", "texts", "comment"},
     "JPEG": {"exif", "xmp", "photoshop", "comment"},
@@ -42,34 +42,34 @@ _HELD = {
 _NAMES = {
     "exif": "EXIF",
     "xmp": "XMP",
-    "texts": "PNG's texts",
-    "photoshop": "IPTC and Photoshop's notes",
+    "texts": "PNG texts",
+    "photoshop": "IPTC and Photoshop metadata",
     "comment": "the comment",
 }
 
 
 class Photograph(NamedTuple):
-    """A picture upright; `colour` and `alpha` are of one type."""
+    """An upright picture; `colour` and `alpha` have the same type."""
 
-    colour: np.ndarray  # [h, w, 3], or [h, w, 1] of a grey one
+    colour: np.ndarray  # [h, w, 3], or [h, w, 1] if it is grey
     alpha: np.ndarray | None  # [h, w, 1]
-    profile: bytes | None  # ICC; of a PNG also one for the space that it states
+    profile: bytes | None  # ICC; for a PNG also one made from its colour chunks
     format: str  # one of FORMATS' values
     metadata: Metadata
 
 
 def read(path: str | Path) -> Photograph:
-    """The picture in a file.
+    """Reads the picture in a file.
 
-    Raises ImageError for a file that is corrupt, truncated, too large, animated, of
-    several pages, in CMYK or of another kind that is not supported.
+    Raises ImageError if the file is corrupt, truncated, too large, animated, in CMYK,
+    has several pages, or is of another unsupported kind.
     """
     with files.opened(path) as file:
         return of_bytes(file.read(), path)
 
 
 def of_bytes(data: bytes, name: str | Path) -> Photograph:
-    """The picture in the bytes of a file; errors, as of `read`, call it by `name`."""
+    """Reads the picture in the bytes of a file; errors, as in `read`, use `name`."""
     with errors_named(name, data):
         if not data:
             raise ImageError("the file is empty")
@@ -94,17 +94,17 @@ def of_bytes(data: bytes, name: str | Path) -> Photograph:
 
 
 def check_format(kind: str, size: tuple[int, int], path: str | Path) -> None:
-    """Raises UserError where a format cannot hold a picture of that (height, width)."""
+    """Raises UserError if a format cannot hold a picture of that (height, width)."""
     longest = _LONGEST_SIDE.get(kind, 2**31 - 1)
     if max(size) > longest:
         raise UserError(
-            f"{path}: {size[1]} x {size[0]} pixels are more than {kind} holds, "
-            f"{longest} a side: write PNG or TIFF, or take a smaller --scale"
+            f"{path}: {size[1]} x {size[0]} pixels exceed the limit of {kind}, "
+            f"{longest} per side: write PNG or TIFF, or use a smaller --scale"
         )
 
 
 def left_out(photograph: Photograph, kind: str) -> list[str]:
-    """What the file has and one of the format `kind` would not, in words."""
+    """Names of everything in the photograph that the format `kind` cannot hold."""
     metadata, lost = photograph.metadata, list(photograph.metadata.lost)
     too_long = _too_long(metadata, kind)
     for field, name in _NAMES.items():
@@ -119,7 +119,7 @@ def left_out(photograph: Photograph, kind: str) -> list[str]:
         if details is not None and details.value(exif.MAKER_NOTE) is not None:
             lost.append("the maker note")
     if metadata.aspect is not None and kind in ("WEBP", "BMP"):
-        lost.append("the pixels' aspect")
+        lost.append("the pixel aspect ratio")
     if kind == "BMP" and photograph.profile is not None:
         lost.append("the colour profile")
     if photograph.alpha is not None and kind not in TRANSPARENT:
@@ -137,19 +137,19 @@ def write(
     quality: int = 95,
     mode: int | None = None,
 ) -> None:
-    """Writes the picture whole or not at all; folders are made.
+    """Writes the picture atomically and creates missing folders.
 
-    What the format `kind` does not hold is converted, 16 bits to 8, transparency to
-    white, or left out: see `left_out`. `quality`, of 1 to 100, is for JPEG and WebP,
-    `mode` the file's permissions. Raises UserError for float32 beyond 0..1 in another
-    format than TIFF.
+    If the format `kind` cannot hold them, 16 bits become 8, transparency becomes white,
+    and metadata is left out: see `left_out`. `quality`, 1 to 100, applies to JPEG and
+    WebP; `mode` is the file's permissions. Raises UserError for float32 samples outside
+    0..1 in formats other than TIFF.
     """
     content = encode(photograph, kind=kind, quality=quality)
     atomic.replace(path, lambda new: new.write_bytes(content), mode=mode)
 
 
 def encode(photograph: Photograph, *, kind: str, quality: int = 95) -> bytes:
-    """The bytes of a file of the format `kind`; see `write`."""
+    """Encodes the picture in the format `kind`; see `write`."""
     colour, alpha, profile, _, metadata = photograph
     if colour.dtype == np.float32 and kind != "TIFF":
         colour = _sixteen_bits(colour, kind)
@@ -167,12 +167,12 @@ def encode(photograph: Photograph, *, kind: str, quality: int = 95) -> bytes:
         **{name: {} if name == "texts" else None for name in unheld}
     )
     if metadata.colour and colour.shape[-1] == 1 and kind != "PNG":
-        profile = None  # one for three channels does not go with grey
+        profile = None  # a profile for three channels does not fit grey
     return encoding.encode(samples, profile, held, kind=kind, quality=quality)
 
 
 def check_range(photograph: Photograph, kind: str, path: str | Path) -> None:
-    """Raises UserError for float32 beyond 0..1 where `kind` is not TIFF."""
+    """Raises UserError for float32 outside 0..1, unless `kind` is TIFF."""
     if photograph.colour.dtype == np.float32 and kind != "TIFF":
         try:
             _sixteen_bits(photograph.colour, kind)
@@ -184,8 +184,8 @@ def _sixteen_bits(samples: np.ndarray, kind: str) -> np.ndarray:
     low, high = samples.min(), samples.max()
     if not (low >= 0 and high <= 1):  # NaN, too
         raise UserError(
-            f"float32 samples from {low:g} to {high:g} are beyond the 0 to 1 that "
-            f"{kind} could hold: write TIFF"
+            f"float32 samples from {low:g} to {high:g} exceed the range 0 to 1 of "
+            f"{kind}: write TIFF"
         )
     return np.rint(samples * np.float32(65535)).astype(np.uint16)
 

@@ -1,4 +1,4 @@
-"""Photoshop's resources: blocks of notes in JPEG and TIFF, IPTC among them."""
+"""Photoshop resources: blocks of metadata in JPEG and TIFF, including IPTC."""
 
 import struct
 
@@ -6,8 +6,7 @@ from PIL import Image
 
 _SIGNATURE = b"Photoshop 3.0\0"
 _IPTC = 1028
-# Resources of Photoshop that tell of the old pixels or repeat other notes: previews,
-# EXIF, XMP.
+# Resources that describe the old pixels or repeat other metadata: previews, EXIF, XMP.
 _STALE = {1033, 1036, 1058, 1059, 1060}
 
 
@@ -22,7 +21,7 @@ def of_jpeg(image: Image.Image) -> bytes | None:
 
 
 def kept(content: bytes) -> bytes:
-    """The resources that stay true of a picture that has grown."""
+    """The resources that remain correct for an enlarged picture."""
     split = _split(content)
     return b"".join(whole for i, _, whole in split if i not in _STALE)
 
@@ -47,7 +46,7 @@ def jpeg_segment(resources: bytes | None) -> bytes:
 
 
 def _split(content: bytes) -> list[tuple[int, bytes, bytes]]:
-    """Photoshop's resources: number, content, and all of the resource's bytes."""
+    """Splits Photoshop resources: number, content, and all bytes of each."""
     found, place = [], 0
     while content[place : place + 4] == b"8BIM" and place + 12 <= len(content):
         (number,) = struct.unpack_from(">H", content, place + 4)

@@ -1,4 +1,4 @@
-"""The chunks of PNG files: what Pillow does not read or write.
+"""Reading and writing the chunks of PNG files that Pillow does not support.
 
 The specification: PNG, third edition (W3C, 2025).
 """
@@ -18,15 +18,15 @@ from lightbsr_jax.imaging.errors import ImageError
 Chunk = tuple[bytes, bytes]  # kind and body
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# What states a colour space in place of a profile: kept as it is in a PNG.
+# Chunks that state a colour space instead of a profile: PNG results keep them.
 COLOUR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
 _RAW_EXIF = (b"raw profile type exif", b"raw profile type app1")
 _LARGEST = 64_000_000  # bytes of a chunk other than pixels
 
 _D65 = (0.3127, 0.329)
 _SRGB_PRIMARIES = ((0.64, 0.33), (0.3, 0.6), (0.15, 0.06))
-# Of H.273, which cICP quotes: primaries, and transfer curves as gammas (None: sRGB's,
-# of which BT.709's is a near relative).
+# Codes of H.273, which cICP uses: primaries, and transfer curves as gammas (None: the
+# curve of sRGB, which BT.709's resembles).
 _PRIMARIES = {
     1: (_D65, _SRGB_PRIMARIES),
     5: (_D65, ((0.64, 0.33), (0.29, 0.6), (0.15, 0.06))),
@@ -40,7 +40,7 @@ _HIGH_DYNAMIC_RANGE = {16: "PQ", 18: "HLG"}
 
 
 def chunks(file: BinaryIO) -> Iterator[Chunk]:
-    """The chunks of a file, but for the bodies of pixels; it may end anywhere."""
+    """Yields the chunks of a file, without the bodies of pixels, up to its end."""
     file.seek(len(SIGNATURE))
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
@@ -70,7 +70,7 @@ def exif(found: list[Chunk]) -> bytes | None:
 
 
 def raw_profile(text: str) -> bytes | None:
-    """What ImageMagick's texts hold in hexadecimal digits; None: it is broken."""
+    """Decodes ImageMagick's hexadecimal texts; returns None if one is broken."""
     try:
         return bytes.fromhex("".join(text.split("\n")[3:]))
     except ValueError:
@@ -78,9 +78,9 @@ def raw_profile(text: str) -> bytes | None:
 
 
 def stated_profile(found: list[Chunk]) -> bytes | None:
-    """An ICC profile of what cICP, sRGB, gAMA and cHRM state; None where that is sRGB.
+    """Makes an ICC profile of the chunks cICP, sRGB, gAMA and cHRM; None for sRGB.
 
-    Raises ImageError for high dynamic range, which its samples alone do not tell.
+    Raises ImageError for high dynamic range.
     """
     told = {kind: body for kind, body in found if kind in COLOUR_CHUNKS}
     if len(cicp := told.get(b"cICP", b"")) == 4:
@@ -101,7 +101,7 @@ def stated_profile(found: list[Chunk]) -> bytes | None:
     if len(told.get(b"gAMA", b"")) == 4:
         (encoding,) = struct.unpack(">I", told[b"gAMA"])
         encoding /= 100_000
-        # 1 / 2.2 is what sRGB's curve is written as; beyond the others is no picture.
+        # Files state sRGB's curve as 1 / 2.2; values outside 0.05..20 are invalid.
         if 0.05 < encoding < 20 and not 0.44 < encoding < 0.47:
             gamma = 1 / encoding
     if gamma is None and primaries is _SRGB_PRIMARIES:
@@ -123,8 +123,8 @@ def _chromaticities(body: bytes) -> tuple:
 
 
 def encoded(samples: np.ndarray, notes: list[Chunk]) -> bytes:
-    """A file of uint8 or uint16 samples [h, w, C], with other chunks before them."""
-    # imagecodecs by itself forgets the byte before each row: much in narrow ones.
+    """Encodes uint8 or uint16 samples [h, w, C], with the chunks `notes` first."""
+    # imagecodecs ignores the byte before each row, which matters for narrow images.
     most = samples.nbytes + samples.nbytes // 8 + 16 * len(samples) + 100_000
     plain = imagecodecs.png_encode(np.ascontiguousarray(samples), out=most)
     header = 8 + 12 + 13
@@ -132,17 +132,17 @@ def encoded(samples: np.ndarray, notes: list[Chunk]) -> bytes:
 
 
 def profile_chunk(profile: bytes) -> Chunk:
-    """The chunk of an ICC profile."""
+    """Makes the chunk of an ICC profile."""
     return b"iCCP", b"ICC profile\0\0" + zlib.compress(profile)
 
 
 def text_chunk(name: str, text: bytes) -> Chunk:
-    """The chunk of a text in UTF-8, under a name in Latin-1."""
+    """Makes the chunk of a text in UTF-8, with a name in Latin-1."""
     return b"iTXt", name.encode("latin-1", "replace") + bytes(5) + text
 
 
 def resolution_chunk(x: float, y: float, *, per_inch: bool) -> Chunk:
-    """The chunk of pixels per inch, or of the pixels' aspect alone."""
+    """Makes the chunk of pixels per inch, or only of the pixel aspect ratio."""
     if per_inch:
         x, y = x / 0.0254, y / 0.0254
     return b"pHYs", struct.pack(">IIB", round(x), round(y), per_inch)

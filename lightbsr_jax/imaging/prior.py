@@ -1,12 +1,12 @@
-"""The degradation reference prior: what the teacher is told about the degradation.
+"""The degradation reference prior (DRP): the teacher's input about the degradation.
 
 The blur kernel is projected on a basis [441, 15] of principal components of random
 kernels; setting 2 appends the noise level (0..255 scale, undivided) three times. The
-vector is [B, P] with P = 15 or 18. A network is useless with another basis than the
-one it was trained with, so the basis is stored with it.
+vector is [B, P] with P = 15 or 18. A network works only with the basis that it was
+trained with, so the basis is stored with it.
 
-The papers have no prior of JPEG and of real-world degradations; those here are ours:
-all that was drawn, as numbers of the order of 1.
+The papers define no prior for JPEG and for real-world degradations. Those here are our
+own: all drawn parameters, scaled to the order of 1.
 """
 
 import jax
@@ -25,16 +25,16 @@ BASIS_SHAPE = (KERNEL_SIZE**2, 15)
 
 KERNEL_CHANNELS = BASIS_SHAPE[1]
 NOISE_CHANNELS = 3
-# Of three kernels, two rounds of factor, noise (3) and quality, three rules, the order.
+# Three kernels, two rounds of factor, noise (3) and quality, three rules, the order.
 REALWORLD_CHANNELS = 3 * KERNEL_CHANNELS + 2 * 5 + 3 * len(interpolation.RULES) + 1
 _SAMPLES = 5000
 
 
 def make_basis(seed: int) -> np.ndarray:
-    """The basis float32 [441, 15] that follows from `seed`, largest component first.
+    """Makes the basis float32 [441, 15] of a seed, largest component first.
 
-    Uncentred principal components of 5000 random anisotropic kernels, computed in
-    float64. The sign is such that a component's largest entry is positive.
+    It holds the uncentred principal components of 5000 random anisotropic kernels,
+    computed in float64. The largest entry of each component is positive.
     """
     u1, u2, u3 = np.random.default_rng(seed).uniform(size=(3, _SAMPLES))
     variance1 = 0.1 + 10 * u1
@@ -45,7 +45,7 @@ def make_basis(seed: int) -> np.ndarray:
 
 
 def make_mixed_basis(seed: int) -> np.ndarray:
-    """As `make_basis`, of the kernels of 2000 random real-world degradations."""
+    """Makes a basis as `make_basis` does, of 2000 random real-world degradations."""
     keys = jax.random.split(jax.random.key(seed), 2000)
     kernels = realworld.blur_kernels(realworld.sample(keys, preset="real").blur)
     return _principal_components(np.asarray(kernels, float).reshape(-1, KERNEL_SIZE**2))
@@ -66,7 +66,7 @@ def kernel_vector(
 
 
 def _components(kernel: Array, basis: Array | np.ndarray) -> Array:
-    """[..., 15] of kernels [..., 21, 21]"""
+    """Principal components [..., 15] of kernels [..., 21, 21]."""
     flat = kernel.reshape(*kernel.shape[:-2], -1)
     return jnp.matmul(flat, basis, precision=Precision.HIGHEST)
 
@@ -81,7 +81,7 @@ def kernel_and_noise_vector(
 
 
 def kernel_and_quality_vector(drawn: Compressed, basis: Array | np.ndarray) -> Array:
-    """The kernels' principal components, and JPEG's quality: [B, 16]."""
+    """The kernels' principal components, and the JPEG quality: [B, 16]."""
     quality = _scaled_quality(jnp.asarray(drawn.quality))
     return jnp.concatenate([kernel_vector(drawn, basis), quality[:, None]], axis=1)
 
@@ -108,5 +108,5 @@ def realworld_vector(drawn: Parameters, basis: Array | np.ndarray) -> Array:
 
 
 def _scaled_quality(quality: Array) -> Array:
-    """About -1 to 1; an image without JPEG has the quality 100."""
+    """Scales a quality to about -1 to 1; images without JPEG count as quality 100."""
     return (jnp.where(quality > 0, quality, 100) - 65) / 35

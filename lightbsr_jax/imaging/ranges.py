@@ -1,39 +1,39 @@
-"""Pictures that fill little of what their samples could hold, shown to a network.
+"""Stretching pictures that use a small part of their samples' range for a network.
 
-A network errs by a level or two of 256, whatever a picture's range: 16-bit and float
-pictures of microscopes, telescopes or 12-bit cameras would drown in that. They are
-stretched before, and back after.
+A network errs by a level or two of 256 at any range of a picture. For 16-bit and float
+pictures of microscopes, telescopes or 12-bit cameras that error would be large. They
+are stretched before the network and restored after it.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-# Of the range of 16 bits: pictures that fill less are stretched, as are those half of
-# whose samples, but for the least, lie below the second.
+# Shares of the range of 16 bits. Pictures whose range is below _NARROW are stretched,
+# and so are pictures whose median, without the smallest value, is below _DARK.
 _NARROW = 0.25
 _DARK = 0.02
-_MEDIAN = 0.2  # where half of a dark picture's pixels come to lie
+_MEDIAN = 0.2  # median of a dark picture after the stretch
 _LEAST_POWER = 0.25
-_BOTTOM, _TOP = 0.1, 0.9  # where the network is most exact, with room for overshoot
+_BOTTOM, _TOP = 0.1, 0.9  # range after the stretch, with room for overshoot
 
 
 class Stretch(NamedTuple):
-    """What was `low` to `high` is shown as 0.1 to 0.9, along a power."""
+    """A mapping of `low`..`high` to 0.1..0.9 by a power."""
 
     low: float
     high: float
     power: float
-    floor: float  # below which nothing comes back
+    floor: float  # the smallest restored value
 
     def shown(self, values: np.ndarray) -> np.ndarray:
-        """Float32 values as a network is to see them."""
+        """Stretches float32 values for a network."""
         part = (values - np.float32(self.low)) / np.float32(self.high - self.low)
         part = np.sign(part) * np.abs(part) ** np.float32(self.power)
         return (_BOTTOM + (_TOP - _BOTTOM) * part).astype(np.float32)
 
     def back(self, shown: np.ndarray) -> np.ndarray:
-        """What is shown as such values."""
+        """Inverts `shown`."""
         part = (shown.clip(0, 1) - np.float32(_BOTTOM)) / np.float32(_TOP - _BOTTOM)
         part = np.sign(part) * np.abs(part) ** np.float32(1 / self.power)
         values = part * np.float32(self.high - self.low) + np.float32(self.low)
@@ -41,10 +41,10 @@ class Stretch(NamedTuple):
 
 
 def stretch(values: np.ndarray, *, bounded: bool) -> Stretch | None:
-    """How values [h, w, C] are to be stretched; None for those that need it not.
+    """Chooses the stretch of finite values [h, w, C]; None if they need none.
 
-    They are finite. Bounded ones are in 0..1, as 16 bits are, others are always
-    stretched and may be negative.
+    `bounded` values, those of integer samples, are in 0..1. Others may be negative and
+    are always stretched.
     """
     low, high = float(values.min()), float(values.max())
     inside = values[values > np.float32(low)]
@@ -56,7 +56,7 @@ def stretch(values: np.ndarray, *, bounded: bool) -> Stretch | None:
     power = 1.0
     if median < _DARK:
         power = max(np.log(_MEDIAN) / np.log(median), _LEAST_POWER)
-    # Overshoot may go beyond the range but for a bound of the samples themselves.
+    # Overshoot may exceed the range of the values, but not that of their samples.
     margin = width * (_BOTTOM / (_TOP - _BOTTOM)) ** (1 / power)
     floor = low if low - margin < 0 <= low else low - margin
     return Stretch(low, low + width, float(power), floor)

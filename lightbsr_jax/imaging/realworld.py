@@ -1,13 +1,13 @@
 """Real-world degradations: blur, resizing, noise and JPEG, in two rounds.
 
-The pipeline is Real-ESRGAN's (Wang et al. 2021), which KDSR's real-world models are
-trained with too; `sample` draws an image's parameters, `apply` uses them, as in
-degradation.py. In each of two rounds an image is blurred, resized by a random factor
-and given noise; JPEG ends the first round. At the end it is resized to 1 / scale of the
-original, filtered by a low pass (which rings) and compressed again, in one of two
-orders. High-resolution images are [B, ..., H, W, 3] on the 0..255 scale, where the dots
-may be the D crops of an image, which share its parameters, not its noise;
-low-resolution ones are [B, ..., h, w, 3] in [0, 1], in steps of 1/255.
+The pipeline is that of Real-ESRGAN (Wang et al. 2021), with which KDSR's real-world
+models are trained too. As in degradation.py, `sample` draws an image's parameters and
+`apply` applies them. Each of two rounds blurs an image, resizes it by a random factor
+and adds noise; JPEG ends the first round. At the end the image is resized to 1 / scale
+of the original, filtered by a low pass (which causes ringing) and compressed again, in
+one of two orders. High-resolution images are [B, ..., H, W, 3] on the 0..255 scale,
+where the dots may be the D crops of an image, which share its parameters but not its
+noise. Low-resolution images are [B, ..., h, w, 3] in [0, 1], in steps of 1/255.
 
 Every image has parameters of its own, all of which are arguments of one compiled
 program: images lie at the top left of canvases for the largest factor. Randomness comes
@@ -22,9 +22,9 @@ from one key an image. This differs from the published programs:
 Presets:
 
 real   The published numbers of Real-ESRGAN and KDSR.
-photo  For pictures of phones and from the web, an order milder. What such pictures have
-       been through: a lens and demosaicing (kernels up to 2.4 HR pixels, 0.6 of an LR
-       pixel, mostly round; strong low passes and plateaus are rare); often one earlier
+photo  For pictures of phones and from the web; milder. It imitates a lens and
+       demosaicing (kernels up to 2.4 HR pixels, 0.6 of an LR pixel, mostly round;
+       strong low passes and plateaus are rare); often one earlier
        resize by a moderate factor, by averaging rather than by decimation (half of the
        rules are "area"); little noise, since cameras remove most of it, and in a third
        of the pictures none; one or two compressions, at qualities 60 to 95 when they
@@ -65,25 +65,25 @@ FAMILIES = (
     "plateau anisotropic",
     "sinc",
 )
-_ROUND, _GENERALISED, _PLATEAU = (1, 3, 5), (3, 4), (5, 6)  # places in FAMILIES
+_ROUND, _GENERALISED, _PLATEAU = (1, 3, 5), (3, 4), (5, 6)  # indices in FAMILIES
 _SINC = FAMILIES.index("sinc")
 
 Range = tuple[float, float]
 
 
 class Blur(NamedTuple):
-    """The kernels of a batch: of round 1, of round 2 and of the end, each [B, 3].
+    """Kernels of a batch, for round 1, round 2 and the end: all fields are [B, 3].
 
-    Values that a family does not use are drawn all the same.
+    Values that a family does not use are drawn nevertheless.
     """
 
-    family: Array  # place in FAMILIES
+    family: Array  # index in FAMILIES
     extent: Array  # odd side of the kernel's square, 7..21
     l1: Array  # widths, HR pixels in round 1; equal for round kernels
     l2: Array
     angle: Array  # radians; 0 for round kernels
     shape: Array  # exponent of generalised kernels and plateaus, 1 for the others
-    cutoff: Array  # of the low pass, radians a pixel
+    cutoff: Array  # of the low pass, in radians per pixel
 
 
 class Parameters(NamedTuple):
@@ -91,16 +91,16 @@ class Parameters(NamedTuple):
 
     blur: Blur
     factor: Array  # [B, 2] of HR's size in round 1, of LR's size in round 2
-    rule: Array  # [B, 3] place in interpolation.RULES: rounds 1 and 2, and the end
+    rule: Array  # [B, 3] index in interpolation.RULES: rounds 1 and 2, and the end
     poisson: Array  # [B, 2] bool, else Gaussian
     grey: Array  # [B, 2] bool, the same noise in all channels
-    noise_level: Array  # [B, 2] deviation (0..255), or what Poisson's is multiplied by
-    quality: Array  # [B, 2] of JPEG, 1..100; 0 leaves it out
+    noise_level: Array  # [B, 2] deviation (0..255), or the factor of Poisson noise
+    quality: Array  # [B, 2] of JPEG, 1..100; 0 for no compression
     jpeg_first: Array  # [B] bool, before the last resize and low pass
 
 
 class Round(NamedTuple):
-    """Numbers of one round. Probabilities of alternatives sum to 1."""
+    """Parameters of one round. Probabilities of alternatives sum to 1."""
 
     blur: float  # probability
     width: Range
@@ -108,15 +108,15 @@ class Round(NamedTuple):
     factor: Range  # shrinking from the first to 1, enlarging from 1 to the second
     noise: float  # probability
     deviation: Range  # of Gaussian noise, 0..255 scale
-    poisson: Range  # what Poisson noise is multiplied by
+    poisson: Range  # factor of Poisson noise
     jpeg: float  # probability
     quality: tuple[int, int]  # both included
 
 
 class Preset(NamedTuple):
-    """A pipeline's numbers."""
+    """Parameters of a pipeline."""
 
-    rounds: tuple[Round, Round]  # JPEG of the second is the last of all
+    rounds: tuple[Round, Round]  # JPEG of the second comes at the very end
     sinc: float  # probability among blurs of a round
     families: tuple[float, ...]  # probabilities of FAMILIES[1:7] among the others
     rules: tuple[float, float, float]  # probabilities of interpolation.RULES
@@ -191,11 +191,11 @@ PRESETS = {
 
 @functools.partial(jax.jit, static_argnames="preset")
 def sample(keys: Array, *, preset: str) -> Parameters:
-    """Random parameters of a preset, one set for each of the `keys` [B]."""
+    """Draws random parameters of a preset, one set for each of the `keys` [B]."""
     numbers = PRESETS[preset]
 
     def one(key: Array) -> Parameters:
-        # All from one call: each would take seconds to compile.
+        # Draw all numbers in one call: each call would take seconds to compile.
         random = jax.random.uniform(jax.random.fold_in(key, 0), (_DRAWS,))
         draws = iter(random)
         first, second = (_draw_round(draws, one, numbers) for one in numbers.rounds)
@@ -219,7 +219,7 @@ Draws = Iterator[Array]  # uniform numbers in [0, 1)
 
 
 def _draw_round(draws: Draws, numbers: Round, preset: Preset) -> dict[str, Any]:
-    """Parameters of a round, by their names in `Parameters`."""
+    """Draws the parameters of a round, by their names in `Parameters`."""
     blur = _draw_blur(draws, numbers, preset)
     direction = _choice(draws, numbers.resize)
     smallest, largest = numbers.factor
@@ -270,7 +270,7 @@ def _draw_blur(draws: Draws, numbers: Round, preset: Preset) -> Blur:
 
 
 def _draw_low_pass(draws: Draws, probability: float) -> Blur:
-    """The kernel of the end: a low pass, or none."""
+    """Draws the kernel of the end: a low pass, or none."""
     unused = jnp.float32(1)
     return Blur(
         family=jnp.where(_coin(draws, probability), _SINC, 0),
@@ -288,7 +288,7 @@ def _uniform(draws: Draws, low: Array | float, high: float) -> Array:
 
 
 def _integer(draws: Draws, count: int) -> Array:
-    """0 to count - 1"""
+    """A whole number from 0 to count - 1."""
     return jnp.floor(count * next(draws)).astype(jnp.int32)
 
 
@@ -297,7 +297,7 @@ def _coin(draws: Draws, probability: float) -> Array:
 
 
 def _choice(draws: Draws, probabilities: Sequence[float] | np.ndarray) -> Array:
-    """A place in `probabilities`, by these."""
+    """A random index into `probabilities`, with these probabilities."""
     limits = jnp.asarray(np.cumsum(probabilities)[:-1], jnp.float32)
     return jnp.sum(next(draws) >= limits)
 
@@ -307,7 +307,7 @@ def _among(family: Array, places: tuple[int, ...]) -> Array:
 
 
 def blur_kernels(blur: Blur) -> Array:
-    """The kernels [B, 3, 21, 21], each of which sums to 1."""
+    """Makes the kernels [B, 3, 21, 21], each of which sums to 1."""
     family, extent, l1, l2, angle, shape, cutoff = (x.reshape(-1) for x in blur)
     # Plain Gaussians are generalised ones of shape 1.
     gaussians = kernels.generalised(l1, l2, angle, shape, extent)
@@ -323,11 +323,11 @@ def blur_kernels(blur: Blur) -> Array:
 def apply(
     keys: Array, hr: Array, parameters: Parameters, *, scale: int, preset: str
 ) -> Array:
-    """The low-resolution images of `hr` with noise drawn from `keys` [B].
+    """Degrades `hr` to low-resolution images, with noise drawn from `keys` [B].
 
-    The keys may be those given to `sample`: the two never use the same random bits.
-    `preset` bounds the factors, and with them the canvases. H and W must be multiples
-    of `scale` (ValueError).
+    The keys may be those given to `sample`: both functions use different random bits.
+    `preset` bounds the factors and thereby the canvases. Raises ValueError unless H and
+    W are multiples of `scale`.
     """
     *crops, height, width, channels = hr.shape[1:]
     if height % scale or width % scale or channels != 3:
@@ -343,7 +343,7 @@ def apply(
     one = functools.partial(_degraded, scale=scale, rounds=PRESETS[preset].rounds)
     arguments = (crop_keys(keys, count).reshape(-1), images, *shared)
     if jax.default_backend() == "cpu":
-        # One image after the other, whose intermediate results fit into its cache.
+        # Process images one by one: intermediate results then fit into its cache.
         lr = lax.map(lambda of_one: one(*of_one), arguments)
     else:
         lr = jax.vmap(one)(*arguments)
@@ -351,7 +351,7 @@ def apply(
 
 
 def crop_keys(keys: Array, count: int) -> Array:
-    """The keys [B, count] of the crops' noise, from those of images [B]."""
+    """Keys [B, count] of the crops' noise, derived from those of images [B]."""
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
     each = jax.vmap(jax.random.fold_in, (None, 0))
     return jax.vmap(each, (0, None))(keys, jnp.arange(count))
@@ -386,7 +386,7 @@ def _degraded(
     scale: int,
     rounds: tuple[Round, Round],
 ) -> Array:
-    """The image [h, w, 3] of [H, W, 3] by kernels [3, 21, 21] and scalars."""
+    """Degrades an image [H, W, 3] to [h, w, 3] by kernels [3, 21, 21] and scalars."""
     hr_size = np.array(hr.shape[:2])
     lr_size = hr_size // scale
     both = canvases(*hr.shape[:2], scale=scale, rounds=rounds)
@@ -397,7 +397,8 @@ def _degraded(
         image = _blurred(image, size, blur[i])
         factor = drawn.factor[i]
         new_size = jnp.floor(target * factor).astype(jnp.int32)
-        # torch: round 1 names a factor, whose inverse is the step; round 2 a size.
+        # As in torch: round 1 is given a factor, whose inverse is the step; round 2 a
+        # size.
         step = jnp.stack(2 * [1 / factor]) if i == 0 else size / new_size
         matrices = (
             interpolation.matrix(
@@ -422,7 +423,7 @@ def _degraded(
 def _finished(
     image: Array, size: Array, kernel: Array, drawn: Parameters, lr_size: np.ndarray
 ) -> Array:
-    """Resized to `lr_size`, filtered and compressed, or compressed first; rounded."""
+    """Resizes to `lr_size`, filters and compresses, or compresses first; rounds."""
     radius = kernel.shape[-1] // 2
     matrices = [
         interpolation.matrix(
@@ -439,7 +440,7 @@ def _finished(
     def filtered(image: Array) -> Array:
         return _correlated(resize.by_matrices(image, *matrices), kernel)
 
-    # One program for both orders, with JPEG as its longest part once.
+    # One program serves both orders and contains JPEG, its longest part, once.
     height, width = lr_size
     early = jnp.zeros_like(image).at[:height, :width].set(filtered(image))
     compressed = _compressed(
@@ -453,7 +454,7 @@ def _finished(
 
 
 def _blurred(image: Array, size: Array, kernel: Array) -> Array:
-    """The valid part [size] of the image correlated with `kernel`, border reflected."""
+    """Correlates the valid part of the image with `kernel`, with reflected borders."""
     radius = kernel.shape[-1] // 2
     for axis in (0, 1):
         index = jnp.arange(-radius, image.shape[axis] + radius)
@@ -467,14 +468,14 @@ def _correlated(padded: Array, kernel: Array) -> Array:
 
 
 def _compressed(image: Array, size: Array, quality: Array) -> Array:
-    """Through JPEG, unless the quality is 0; clipped to 0..255."""
+    """Compresses by JPEG, unless the quality is 0; clips to 0..255."""
     whole = metrics.quantise(image)[None]
     compressed = jpeg.round_trip(whole, jnp.maximum(quality, 1)[None], size=size[None])
     return jnp.where(quality > 0, compressed[0], jnp.clip(image, 0, 255))
 
 
 def described(parameters: Parameters) -> list[dict[str, Any]]:
-    """What was drawn for each image, in plain numbers and words, for JSON."""
+    """Describes each image's parameters in plain numbers and words, for JSON."""
     count = len(parameters.factor)
     return [
         _description(jax.tree.map(lambda x, i=i: np.asarray(x)[i], parameters))
@@ -516,7 +517,7 @@ def _noise_description(drawn: Parameters, place: int) -> dict[str, Any] | None:
 
 
 def _kernel_description(blur: Blur, place: int) -> dict[str, Any] | None:
-    """The family and the values that it uses."""
+    """The family of a kernel and the values that it uses."""
     family = int(blur.family[place])
     if not family:
         return None

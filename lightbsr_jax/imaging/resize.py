@@ -29,11 +29,11 @@ def bicubic_matrix(
 ) -> np.ndarray:
     """The float32 matrix [size_out, size_in] that interpolates one axis.
 
-    The options are other programs' rules: MATLAB mirrors, OpenCV and PyTorch have
-    a = -0.75 and no antialiasing.
+    The options are for the rules of other programs: MATLAB mirrors; OpenCV and PyTorch
+    use a = -0.75 and no antialiasing.
     """
     ratio = size_out / size_in
-    # The cubic is stretched by 1 / shrink against aliasing.
+    # Stretch the cubic by 1 / shrink to avoid aliasing.
     shrink = min(ratio, 1.0) if antialias else 1.0
     support = 4 / shrink
     centre = (np.arange(size_out)[:, None] + 0.5) / ratio - 0.5
@@ -49,13 +49,13 @@ def bicubic_matrix(
         index = np.minimum(index, 2 * size_in - 1 - index)
     np.add.at(matrix, (row, index.clip(0, size_in - 1)), weight)
     matrix = matrix.astype(np.float32)
-    matrix.flags.writeable = False  # it is shared by all callers
+    matrix.flags.writeable = False  # all callers share it
     return matrix
 
 
 @functools.partial(jax.jit, static_argnames="size")
 def bicubic(images: Array, size: tuple[int, int]) -> Array:
-    """`images` [..., H, W, C] interpolated to `size` (h, w): float32 [..., h, w, C]."""
+    """Interpolates `images` [..., H, W, C] to `size` (h, w): float32 [..., h, w, C]."""
     images = jnp.asarray(images, jnp.float32)
     rows = bicubic_matrix(images.shape[-3], size[0])
     columns = bicubic_matrix(images.shape[-2], size[1])
@@ -63,7 +63,7 @@ def bicubic(images: Array, size: tuple[int, int]) -> Array:
 
 
 def by_matrices(images: Array, rows: ArrayLike, columns: ArrayLike) -> Array:
-    """`images` [..., H, W, C] by matrices [h, H] and [w, W] of its axes: float32."""
+    """Multiplies the axes of `images` [..., H, W, C] by [h, H] and [w, W]: float32."""
     # HIGHEST: otherwise recent GPUs multiply in TF32 and TPUs in bfloat16.
     images = jnp.einsum("hH,...HWC->...hWC", rows, images, precision=Precision.HIGHEST)
     return jnp.einsum("wW,...hWC->...hwC", columns, images, precision=Precision.HIGHEST)

@@ -1,9 +1,9 @@
 """The settings: kinds of degradation that networks are trained for and tested on.
 
-A setting is an entry of `SETTINGS`, under the value that configs and files give it
-(`setting`): how its degradations are drawn and applied, what a prior says of one, and
-by which of them networks are measured and pictures explained. Kernels' widths are in
-HR pixels and their angles in degrees, as the paper prints them.
+A setting is an entry of `SETTINGS`, under its name in configs and files (`setting`). It
+defines how degradations are drawn and applied, the prior's vector of a degradation, the
+test degradations, and the known degradations that explain pictures. Kernel widths are
+in HR pixels and angles in degrees, as in the paper.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +25,8 @@ from lightbsr_jax.imaging.synthesis import Compressed, Drawn, Tested
 Name = int | str  # of a setting, in configs and files
 
 # The paper's test degradations: widths of round kernels (Table 3); l1, l2 and theta of
-# elliptic ones and noise levels in 0..255 (Table 4). DSAT's own paper prints the first
-# kernel as (2, 0.2, 0).
+# elliptic kernels, and noise levels in 0..255 (Table 4). The paper of DSAT prints the
+# first kernel as (2, 0.2, 0).
 SIGMAS = (1.2, 2.4, 3.6)
 KERNELS = (
     (2.0, 0.5, 0.0),
@@ -40,18 +40,18 @@ KERNELS = (
     (4.0, 4.0, 180.0),
 )
 NOISE_LEVELS = (5.0, 10.0)
-# Ours: blur before JPEG, its qualities, and draws of real-world parameters an image.
+# Our own: blur before JPEG, its qualities, draws of real-world parameters per image.
 COMPRESSED_SIGMAS = (0.6, 0.9, 1.2)
 QUALITIES = (30, 50, 75, 95)
 DRAWS = (1, 2)
 
 
 class Case(NamedTuple):
-    """A degradation to test, with the names that tables give it."""
+    """A degradation to test, with its names in tables."""
 
-    kernel: str  # its name, such as "sigma 2.4" or "(2, 0.5, 0)"
-    noise: str  # such as "noise 5"; empty where there is none
-    degradation: Tested | None  # batch of 1; None where LR images are given
+    kernel: str  # such as "sigma 2.4" or "(2, 0.5, 0)"
+    noise: str  # such as "noise 5"; empty without noise
+    degradation: Tested | None  # batch of 1; None if LR images are given
 
     @property
     def label(self) -> str:
@@ -59,7 +59,7 @@ class Case(NamedTuple):
 
 
 class Known(NamedTuple):
-    """A Gaussian blur and a noise level, to explain pictures by."""
+    """A Gaussian blur and a noise level, to explain pictures with."""
 
     l1: float
     l2: float
@@ -76,43 +76,43 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A kind of degradation. Settings compare by identity, there is one of each."""
+    """A kind of degradation. Settings compare by identity: each exists once."""
 
     name: Name
     description: str  # in words, for messages
     # (keys [B], width_max=...) draws a degradation for each key; `width_max` is the
     # largest width of a kernel.
     sample: Callable[..., Any]
-    # (drawn, basis) is what a teacher's prior says of degradations [B, P].
+    # (drawn, basis) gives the prior's vectors [B, P] of drawn degradations.
     prior_vector: Callable[[Any, Any], Array]
     prior_channels: int  # P
-    # The parameters of its test degradations, by their names in configs, with the
-    # paper's values; `cases` makes the degradations of any values.
+    # The parameters of the test degradations, by their names in configs, with the
+    # paper's values; `cases` makes test degradations of any values.
     tested: Mapping[str, Sequence[Any]]
     cases: Callable[..., list[Case]]
-    known: tuple[Known, ...]  # those that pictures are explained by
+    known: tuple[Known, ...]  # known degradations, to explain pictures with
     # (keys, hr, drawn, scale=...) makes LR images.
     apply: Callable[..., Array] = degradation.apply
-    # (seed) is the prior's basis [441, 15].
+    # (seed) makes the prior's basis [441, 15].
     make_basis: Callable[[int], np.ndarray] = prior.make_basis
-    # Whether networks of other settings may be measured by its test degradations.
+    # True if networks of all settings may be measured on its test degradations.
     for_all: bool = False
 
 
 def of(name: Name) -> Setting:
-    """The setting that a config or a file names so.
+    """The setting with that name in configs and files.
 
-    Raises UserError for a name that no setting has.
+    Raises UserError for an unknown name.
     """
     if name not in SETTINGS:
-        raise UserError(f"setting {name}: there are {listed()}")
+        raise UserError(f"setting {name} does not exist: use one of {listed()}")
     return SETTINGS[name]
 
 
 def parse(text: str) -> Name:
-    """The name of a setting as a command line has it.
+    """Parses the name of a setting on a command line.
 
-    Raises UserError for a name that no setting has.
+    Raises UserError for an unknown name.
     """
     return of(next((name for name in SETTINGS if str(name) == text), text)).name
 
@@ -139,7 +139,7 @@ def noise_name(level: float) -> str:
 
 
 def isotropic_cases(sigmas: Sequence[float]) -> list[Case]:
-    """Round kernels of these widths, without noise. UserError for wrong values."""
+    """Round kernels of these widths, without noise. Raises UserError."""
     if min(sigmas, default=1) <= 0:
         raise UserError(f"sigmas {tuple(sigmas)}: each must be above 0")
     return [
@@ -155,7 +155,7 @@ def isotropic_cases(sigmas: Sequence[float]) -> list[Case]:
 def anisotropic_cases(
     kernels: Sequence[tuple[float, float, float]], noise_levels: Sequence[float]
 ) -> list[Case]:
-    """Each kernel (l1, l2, theta) at each noise level. UserError for wrong values."""
+    """Each kernel (l1, l2, theta) at each noise level. Raises UserError."""
     for kernel in kernels:
         if np.shape(kernel) != (3,) or min(kernel[:2]) <= 0:
             raise UserError(
@@ -176,7 +176,7 @@ def anisotropic_cases(
 
 
 def compressed_cases(sigmas: Sequence[float], qualities: Sequence[int]) -> list[Case]:
-    """Round kernels of these widths, each at each quality. UserError for wrong ones."""
+    """Round kernels of these widths, each at each quality. Raises UserError."""
     wrong = [q for q in qualities if q not in range(1, 101)]
     if wrong:
         raise UserError(f"qualities {tuple(qualities)}: {wrong[0]} is not in 1..100")
@@ -198,7 +198,7 @@ def drawn_cases(draws: Sequence[int], *, preset: str) -> list[Case]:
 
 
 def _sample_compressed(keys: Array, *, width_max: float) -> Compressed:
-    """Widths as in setting 1, qualities 30 to 95."""
+    """Draws widths as in setting 1, and qualities from 30 to 95."""
     drawn = degradation.sample(
         keys, family="isotropic", noise_max=0.0, width_max=width_max
     )
@@ -219,7 +219,7 @@ def _apply_compressed(
 def _sample_realworld(
     keys: Array, *, width_max: float, preset: str
 ) -> realworld.Parameters:
-    """Kernels' widths are the preset's own."""
+    """Draws parameters; the preset, not `width_max`, defines the kernels' widths."""
     del width_max
     return realworld.sample(keys, preset=preset)
 

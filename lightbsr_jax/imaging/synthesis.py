@@ -1,7 +1,7 @@
-"""Test images of every kind of degradation, each fixed by a stream of random bits.
+"""Making test images of every kind of degradation, with reproducible random bits.
 
 A test degradation is a batch of 1: a `Degradation` (blur, noise), `Compressed` (blur,
-JPEG), or `Drawn`, which leaves real-world parameters to each image's own random bits.
+JPEG), or `Drawn`, whose real-world parameters are drawn from random bits of the image.
 """
 
 from typing import Any, NamedTuple, TypeAlias
@@ -18,7 +18,7 @@ from lightbsr_jax.imaging.realworld import Parameters
 
 
 class Compressed(NamedTuple):
-    """Blur, bicubic interpolation and JPEG, of a batch of images."""
+    """Blur, bicubic interpolation and JPEG for a batch of images."""
 
     kernel: Array | np.ndarray  # [B, 21, 21], each sums to 1
     quality: Array | np.ndarray  # int [B], 1..100
@@ -30,16 +30,16 @@ class Drawn(NamedTuple):
     preset: str
 
 
-# What made LR images, as networks are told; and what test cases hold.
+# The degradation of LR images, for networks; and the degradation of a test case.
 Known: TypeAlias = Degradation | Compressed | Parameters
 Tested: TypeAlias = Degradation | Compressed | Drawn
 
-_KEYS = "threefry2x32"  # whatever the default is: test images stay the same
-_LARGEST = "real"  # of the presets' canvases: one program for all of them
+_KEYS = "threefry2x32"  # fixed, so that test images do not depend on JAX's default
+_LARGEST = "real"  # the preset with the largest canvases: one program serves all
 
 
 def settled(tested: Tested, generator: np.random.Generator) -> Known:
-    """The degradation of an image; only real-world ones take random bits."""
+    """The degradation of an image; only real-world ones use random bits."""
     if not isinstance(tested, Drawn):
         return tested
     keys = jax.random.wrap_key_data(jnp.asarray(key_data(generator)[None]), impl=_KEYS)
@@ -47,7 +47,7 @@ def settled(tested: Tested, generator: np.random.Generator) -> Known:
 
 
 def is_random(tested: Tested) -> bool:
-    """Whether LR images need `randomness`."""
+    """Returns whether LR images need `randomness`."""
     if isinstance(tested, Degradation):
         return bool(np.any(np.asarray(tested.noise_level) > 0))
     return isinstance(tested, Drawn)
@@ -56,9 +56,9 @@ def is_random(tested: Tested) -> bool:
 def randomness(
     tested: Tested, generator: np.random.Generator, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """The random part of an LR image of `shape`, made on the host.
+    """Draws the random part of an LR image of `shape` on the host.
 
-    Standard normal numbers, or of real-world noise its key's data.
+    It is standard normal numbers, or the data of a random key for real-world noise.
     """
     if isinstance(tested, Drawn):
         return key_data(generator)
@@ -66,16 +66,16 @@ def randomness(
 
 
 def key_data(generator: np.random.Generator) -> np.ndarray:
-    """The data of a random key of JAX, uint32 [2]."""
+    """Draws the data of a random key of JAX, uint32 [2]."""
     return generator.integers(0, 2**32, 2, np.uint32)
 
 
 def synthesise(
     hr: ArrayLike, known: Known, random: ArrayLike | None, *, scale: int
 ) -> Array:
-    """The LR images [B, h, w, 3] in [0, 1] of `hr` [B, H, W, 3], in steps of 1/255.
+    """Degrades `hr` [B, H, W, 3] to [B, h, w, 3] in [0, 1], in steps of 1/255.
 
-    random is `randomness` of each image, or None for none.
+    `random` holds the `randomness` of each image, or None for no noise.
     """
     if isinstance(known, Parameters):
         if random is None:
@@ -95,7 +95,7 @@ def synthesise(
 
 
 def compressed(hr: ArrayLike, known: Compressed, *, scale: int) -> Array:
-    """The LR images [B, ..., h, w, 3] in [0, 1] of `hr`: blurred, shrunk, JPEG."""
+    """Blurs, shrinks and JPEG-compresses `hr` to [B, ..., h, w, 3] in [0, 1]."""
     quiet = Degradation(jnp.asarray(known.kernel), jnp.zeros(len(known.kernel)))
     lr = 255 * degradation.synthesise(jnp.asarray(hr), quiet, None, scale=scale)
     flat = lr.reshape(-1, *lr.shape[-3:])
@@ -104,7 +104,7 @@ def compressed(hr: ArrayLike, known: Compressed, *, scale: int) -> Array:
 
 
 def described(known: Known) -> list[dict[str, Any]]:
-    """What degraded each image of a batch, in plain numbers and words, for JSON."""
+    """Describes the degradation of each image in plain numbers and words, for JSON."""
     if isinstance(known, Parameters):
         return realworld.described(known)
     names = ("noise_level" if isinstance(known, Degradation) else "quality", "kernel")

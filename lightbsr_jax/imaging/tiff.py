@@ -1,7 +1,7 @@
-"""TIFF files with tifffile: the kinds of pixels that Pillow does not read.
+"""Reading TIFF files with tifffile, for the kinds of pixels that Pillow cannot read.
 
-Both byte orders, BigTIFF, 9 to 16 bits, float32, planes apart, all compressions that
-imagecodecs has.
+These are both byte orders, BigTIFF, 9 to 16 bits, float32, separate planes, and all
+compressions of imagecodecs.
 """
 
 import io
@@ -17,10 +17,10 @@ from lightbsr_jax.imaging import ifd
 from lightbsr_jax.imaging.errors import ImageError
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_MOST_PAGES = 64  # that are looked at
+_MOST_PAGES = 64  # limit of pages to search
 # Tags:
 _OLD_SUBFILE_TYPE, _ORIENTATION, _XMP, _PROFILE = 255, 274, 700, 34675
-_XMP_ORIENTATION = rb"tiff:Orientation(?:=\"|>)([0-9])"  # as Pillow has it
+_XMP_ORIENTATION = rb"tiff:Orientation(?:=\"|>)([0-9])"  # as in Pillow
 # Tags without which a page cannot be read.
 _LAYOUT = {
     *(256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323),
@@ -33,19 +33,19 @@ _COLOURS: dict[int, int] = {
     PHOTOMETRIC.YCBCR: 3,
     PHOTOMETRIC.SEPARATED: 4,
 }
-_JPEG = (6, 7)  # compressions whose decoder gives RGB
+_JPEG = (6, 7)  # compressions that decode to RGB
 
 
 def is_tiff(start: bytes) -> bool:
-    """Whether a file is TIFF or BigTIFF, by its first bytes."""
+    """Returns whether a file is TIFF or BigTIFF, from its first bytes."""
     return start[:4] in _MAGIC
 
 
 def pages(opened: BinaryIO) -> tuple[int, int]:
-    """Which page is the picture, and how many pictures there are (at least).
+    """Index of the first picture's page, and the number of pictures (at most 2).
 
-    Pages that are a smaller copy of another one, or its mask, are no pictures. Raises
-    ImageError where there are too many to look at.
+    Pages with a smaller copy or a mask of another page do not count as pictures. Raises
+    ImageError if there are too many pages to search.
     """
     found = []
     with _opened(opened) as file:
@@ -60,12 +60,15 @@ def pages(opened: BinaryIO) -> tuple[int, int]:
             if len(found) > 1:
                 break
         else:
-            raise ImageError(f"holds more than {_MOST_PAGES} pages, or goes in circles")
+            raise ImageError(
+                f"holds more than {_MOST_PAGES} pages, or pages in a circle; "
+                "save one page by itself"
+            )
     return (found or [0])[0], len(found)
 
 
 def offset(opened: BinaryIO, index: int) -> int:
-    """Where the directory of a page lies in the file."""
+    """Offset of a page's directory in the file."""
     with _opened(opened) as file:
         return _page(file, index).offset
 
@@ -77,13 +80,13 @@ def profile(data: bytes) -> bytes | None:
 
 
 def size(opened: BinaryIO, index: int) -> tuple[int, int]:
-    """The (height, width) of a page, as it lies in the file."""
+    """The (height, width) of a page before it is turned upright."""
     with _opened(opened) as file:
         return _page(file, index).imagelength, _page(file, index).imagewidth
 
 
 def orientation(opened: BinaryIO, index: int) -> int:
-    """The orientation that a page states, or its XMP; 1 where there is none."""
+    """The orientation stated by a page or its XMP; 1 by default."""
     with _opened(opened) as file:
         tags = _page(file, index).tags
         stated = tags.valueof(_ORIENTATION)
@@ -96,11 +99,11 @@ def orientation(opened: BinaryIO, index: int) -> int:
 
 
 def samples(data: bytes, index: int) -> tuple[np.ndarray, int]:
-    """A page's samples [h, w, C], and how many of them are colours: 1, 3 or 4 (CMYK).
+    """Reads a page's samples [h, w, C]; also returns its number of colours.
 
-    They are uint8, uint16 or float32 and straight (not multiplied by alpha). One more
-    than the colours is alpha. Raises ImageError for kinds that are not supported, and
-    whatever tifffile raises.
+    There are 1, 3 or 4 (CMYK) colours; one more sample is alpha. Samples are uint8,
+    uint16 or float32 and straight (not multiplied by alpha). Raises ImageError for
+    unsupported kinds, and any exception of tifffile.
     """
     with _opened(io.BytesIO(data)) as file:
         page = _page(file, index)
@@ -133,13 +136,13 @@ def _opened(file: BinaryIO) -> tifffile.TiffFile:
 
 def _page(file: tifffile.TiffFile, index: int) -> TiffPage:
     page = file.pages[index]
-    assert isinstance(page, TiffPage)  # no frame, which shares another page's tags
+    assert isinstance(page, TiffPage)  # not a frame, which shares another page's tags
     return page
 
 
 def _checked(page: TiffPage, data: bytes) -> int:
-    """How many colours a page of a file has. Raises ImageError, ValueError."""
-    # tifffile passes over broken ones.
+    """Checks a page; returns its number of colours. Raises ImageError, ValueError."""
+    # tifffile ignores broken tags.
     for entry in ifd.read(data, page.offset).entries:
         if entry.tag in _LAYOUT and entry.value is None:
             raise ValueError(f"the value of tag {entry.tag} is missing")
@@ -148,7 +151,7 @@ def _checked(page: TiffPage, data: bytes) -> int:
         raise Image.DecompressionBombError(f"{pixels} pixels")
     ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=False))
     if max(ends, default=0) > len(data) or 0 in page.databytecounts:
-        raise ValueError("the end of the file comes before that of the pixels")
+        raise ValueError("the file ends before its pixels do")
     if page.photometric == PHOTOMETRIC.PALETTE and page.colormap is not None:
         return 1
     colours = _COLOURS.get(page.photometric)
@@ -171,14 +174,14 @@ def _checked(page: TiffPage, data: bytes) -> int:
         )
     if page.samplesperpixel < colours:
         raise ImageError(
-            f"{page.samplesperpixel} samples a pixel for {colours} colours are not "
+            f"{page.samplesperpixel} samples per pixel for {colours} colours are not "
             "supported; convert it to RGB"
         )
     return colours
 
 
 def _scaled(array: np.ndarray, bits: int) -> np.ndarray:
-    """Of uint8 or uint16 in all of its range, or float32."""
+    """Scales samples to the full range of uint8 or uint16, or converts to float32."""
     if array.dtype == bool:
         return array.astype(np.uint8) * 255
     if array.dtype.kind == "f":
@@ -192,7 +195,7 @@ def _scaled(array: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _divided(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Colour that is not multiplied by alpha any more."""
+    """Undoes a multiplication of colour by alpha."""
     if colour.dtype == np.float32:
         return np.divide(colour, alpha, out=np.zeros_like(colour), where=alpha > 0)
     top = np.iinfo(colour.dtype).max

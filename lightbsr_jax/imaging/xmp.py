@@ -1,12 +1,12 @@
-"""XMP packets: sizes that change with the picture, and what announces lost parts.
+"""Updating XMP packets: scaling sizes, and removing announcements of lost parts.
 
-Packets are edited as text, so that all else in them stays as it is.
+Packets are edited as text, so that everything else in them stays unchanged.
 """
 
 import re
 from collections.abc import Callable
 
-_LENGTHS = {  # in pixels, by the axis that they are along: 0 for rows
+_LENGTHS = {  # lengths in pixels, and their axis: 0 for rows
     **dict.fromkeys(
         (
             *("GPano:FullPanoWidthPixels", "GPano:CroppedAreaImageWidthPixels"),
@@ -24,19 +24,19 @@ _LENGTHS = {  # in pixels, by the axis that they are along: 0 for rows
         0,
     ),
 }
-# Parts behind a picture that are not taken along, by the namespaces that tell of them.
+# Namespaces that announce parts after a picture, which results do not keep.
 _GAIN_MAP = rb"hdrgm|HDRGainMap|apdi"
 _VIDEO = rb"GCamera:(?:MotionPhoto|MicroVideo)\w*"
 _CONTAINER = rb"G?Container:Directory"
 
 
 def upright(packet: bytes) -> bytes:
-    """The packet with the orientation that pixels have once they are turned."""
+    """Sets the orientation in a packet to upright."""
     return _replaced(packet, b"tiff:Orientation", rb"[2-8]", b"1")
 
 
 def scaled(packet: bytes, factors: tuple[float, float]) -> bytes:
-    """The packet of a picture that grew by these factors, of height and width."""
+    """Scales the sizes in a packet by the factors of height and width."""
     for name, axis in _LENGTHS.items():
 
         def grown(match: re.Match[bytes], axis: int = axis) -> bytes:
@@ -47,7 +47,7 @@ def scaled(packet: bytes, factors: tuple[float, float]) -> bytes:
 
 
 def cleaned(packet: bytes) -> tuple[bytes, list[str]]:
-    """The packet without what announces a gain map or a video, and which of them."""
+    """Removes announcements of a gain map or a video; also returns their names."""
     lost = []
     if re.search(rb"(?:" + _GAIN_MAP + rb"):\w+", packet):
         lost.append("the gain map (HDR)")

@@ -1,1 +1,1 @@
-"""Using a trained network on pictures of any size: exact, in bounded memory."""
+"""Upscaling pictures of any size with a trained network, exactly, in bounded memory."""

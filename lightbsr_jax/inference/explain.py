@@ -1,6 +1,6 @@
-"""What the network takes a picture's degradation for: as maps, and beside known ones.
+"""The estimated degradation, as maps and as nearest known degradations.
 
-The nearest known degradations are found by the mean of the IDR: a bank holds those of
+The mean of the IDR finds the nearest known degradations: a bank holds the means of
 bundled photographs, blurred and shrunk in known ways.
 """
 
@@ -17,7 +17,7 @@ from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.imaging.settings import Known
 from lightbsr_jax.inference.upscaler import IDR, Upscaler
 
-_SIDE = 320  # pixels of a map in a picture, at most
+_SIDE = 320  # largest side of a map in the picture, in pixels
 _GAP = 4
 _CROP = 96  # LR pixels of the photographs in a bank
 
@@ -29,9 +29,9 @@ class Bank(NamedTuple):
     means: np.ndarray  # [K, N, C]
 
     def nearest(self, mean: np.ndarray, count: int = 3) -> list[tuple[Known, float]]:
-        """The nearest degradations to a mean IDR [C], and how far they are.
+        """The known degradations nearest to a mean IDR [C], with their distances.
 
-        In units of the spread between photographs of one degradation.
+        The unit is the spread between photographs with the same degradation.
         """
         centres = self.means.mean(1)
         spread = np.sqrt(np.square(self.means - centres[:, None]).mean((0, 1)))
@@ -47,7 +47,7 @@ def known_degradations(setting: settings.Name) -> list[Known]:
 
 
 def make_bank(upscaler: Upscaler, known: list[Known]) -> Bank:
-    """The bank of a network."""
+    """Makes the bank of a network, from bundled photographs."""
     side = _CROP * upscaler.scale
     photographs = []
     for _, path in files.find_images("scikit-image:test"):
@@ -72,11 +72,11 @@ def make_bank(upscaler: Upscaler, known: list[Known]) -> Bank:
 
 
 def picture(idr: IDR) -> np.ndarray:
-    """The IDR as a picture, uint8 [H, W, 3]: 3 x 3 maps.
+    """Draws the IDR as a picture, uint8 [H, W, 3]: 3 x 3 maps.
 
-    The estimator's map in three colours (its principal components), and the eight
-    channels of R_s in grey; for want of R_s, more of the principal components. Each is
-    stretched to its own range.
+    The first map shows the three largest principal components of the estimator's map as
+    colours. The others show the eight channels of R_s in grey, or further principal
+    components for networks without R_s. Each map is stretched to its own range.
     """
     maps = idr.spatial
     if maps is None:
@@ -96,16 +96,16 @@ def picture(idr: IDR) -> np.ndarray:
 
 
 def write(path: Path, idr: IDR, nearest: list[tuple[Known, float]]) -> None:
-    """Writes PATH.png, and PATH.json with the numbers."""
+    """Writes the maps to PATH.png and the numbers to PATH.json."""
     files.write_png(path.with_name(path.name + ".png"), picture(idr))
-    told = {
+    numbers = {
         "nearest": [
             {**known._asdict(), "distance": distance} for known, distance in nearest
         ],
         "idr_mean": idr.mean.tolist(),
         "idr_channel": idr.channel.tolist(),
     }
-    content = json.dumps(told, indent=1) + "\n"
+    content = json.dumps(numbers, indent=1) + "\n"
     atomic.write_text(path.with_name(path.name + ".json"), content)
 
 

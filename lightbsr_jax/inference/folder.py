@@ -1,4 +1,4 @@
-"""Upscaling files and folders of them: what goes where, and one after another."""
+"""Upscaling files and folders: planning the results, and making them one by one."""
 
 import os
 import re
@@ -23,19 +23,19 @@ Result = TypeVar("Result")
 
 
 class Job(NamedTuple):
-    """A picture to be upscaled."""
+    """A picture to upscale."""
 
-    name: str  # relative to the folder that was given
+    name: str  # relative to the given folder
     source: Path
     target: Path
-    format: str | None  # None: that of the source
-    error: Exception | None = None  # why it cannot be done, known beforehand
+    format: str | None  # None: the format of the source
+    error: Exception | None = None  # set if the picture cannot be read
 
 
 class Target(NamedTuple):
-    """How large the result is to be: a multiple, or pixels.
+    """Size of the result, as a multiple or in pixels (default: the network's scale).
 
-    A side that is None is in proportion. By default it is the network's scale.
+    If one side is None, it follows from the proportions.
     """
 
     scale: float | None = None
@@ -43,7 +43,7 @@ class Target(NamedTuple):
     width: int | None = None
 
     def of(self, size: Size, network_scale: int) -> Size:
-        """The result's size for a picture of that size."""
+        """The size of the result for a picture of that size."""
         height, width = size
         if self.height is not None and self.width is not None:
             return self.height, self.width
@@ -56,7 +56,7 @@ class Target(NamedTuple):
 
 
 def parse_target(scale: float | None, size: str | None) -> Target:
-    """What --scale or --size (WIDTHxHEIGHT, WIDTHx or xHEIGHT) say. UserError."""
+    """Parses --scale or --size (WIDTHxHEIGHT, WIDTHx or xHEIGHT). Raises UserError."""
     if scale is not None and not 0 < scale <= 64:
         raise UserError(f"--scale={scale}: expected a number above 0, up to 64")
     if size is None:
@@ -65,7 +65,8 @@ def parse_target(scale: float | None, size: str | None) -> Target:
     sides = [int(text) if text else None for text in match.groups()] if match else []
     if not any(sides) or 0 in sides:
         raise UserError(
-            f"--size={size}: expected WIDTHxHEIGHT, or in proportion WIDTHx or xHEIGHT"
+            f"--size={size}: expected WIDTHxHEIGHT, or WIDTHx or xHEIGHT to keep the "
+            "proportions"
         )
     return Target(None, sides[1], sides[0])
 
@@ -78,16 +79,18 @@ def jobs(
     format: str | None,
     skip_existing: bool = False,
 ) -> list[Job]:
-    """What is to be made of files and folders, in order.
+    """Plans the results for files and folders, in order.
 
-    `out` is a folder, or a file where one file is given and it ends like an image.
-    What lies in `out` within a folder that is given are results, and left out; so is,
-    with `skip_existing`, what would be the result of another picture that is given.
-    `format` is an end such as "png". Raises UserError where two results would have one
-    name, or a result that of a picture that is given, or an end that tells of another
-    format; FileNotFoundError, UserError where there is nothing. A sub-folder that
-    cannot be read becomes a job with an error; results that would have one name but for
-    their sources' ends get these into their names.
+    `out` is a folder, or a file if one file is given and `out` ends like an image. If
+    `out` lies in a given folder, its pictures are results of an earlier run and are
+    left out; with `skip_existing`, so are pictures that are the result of another given
+    picture. `format` is a suffix such as "png". An unreadable sub-folder becomes a job
+    with an error. If names differ only in their suffix (a.jpg, a.png), results get it
+    in their names.
+
+    Raises UserError if two results would have the same name, if a result would replace
+    a given picture, or if the suffix of `out` contradicts the format; FileNotFoundError
+    or UserError if there is no picture.
     """
     if os.sep in suffix or "\0" in suffix:
         raise UserError(f"--suffix={suffix}: expected a part of a name, such as -x4")
@@ -113,14 +116,14 @@ def jobs(
 def _kind(
     inputs: Sequence[str | Path], out: Path, format: str | None, *, to_file: bool
 ) -> str | None:
-    """The results' format, None for that of each source. Raises UserError."""
+    """The format of the results, None for that of each source. Raises UserError."""
     kind = None if format is None else photographs.FORMATS[format]
     if not to_file:
         if out.exists() and not out.is_dir():
             raise UserError(f"{out} is a file: name a folder for the results")
         return kind
     if len(inputs) > 1 or Path(inputs[0]).is_dir():
-        raise UserError(f"{out}: one file for several pictures: name a folder")
+        raise UserError(f"{out}: a file cannot hold several pictures: name a folder")
     named = photographs.FORMATS.get(out.suffix.lower().lstrip("."))
     if named is None or kind not in (None, named):
         ends = [format] if format else photographs.FORMATS
@@ -129,7 +132,7 @@ def _kind(
 
 
 def _without_results(planned: Sequence[Job]) -> list[Job]:
-    """Without what would be the result of another job, or explains one."""
+    """Removes jobs whose source is the result, or the explanation, of another job."""
     made = [job.target for job in planned if job.target != job.source]
     made += [Path(f"{_explained(target)}.png") for target in made]
     results = set(map(os.path.realpath, made))
@@ -137,7 +140,7 @@ def _without_results(planned: Sequence[Job]) -> list[Job]:
 
 
 def _check_collisions(planned: Sequence[Job]) -> None:
-    """Raises UserError where a result would replace another, or a source."""
+    """Raises UserError if a result would replace another result or a source."""
     sources = {os.path.realpath(job.source) for job in planned}
     targets: dict[str, Job] = {}
     for job in planned:
@@ -145,36 +148,36 @@ def _check_collisions(planned: Sequence[Job]) -> None:
         if target in targets:
             raise UserError(
                 f"{targets[target].source} and {job.source} would both become "
-                f"{job.target}: give them one at a time, with other --output"
+                f"{job.target}: upscale them separately, with different --output"
             )
         if target in sources:
             raise UserError(
-                f"{job.target} is one of the pictures to be upscaled: give another "
-                "--output, or a --suffix such as -x4, or --skip-existing where it is "
-                "the result of an earlier run"
+                f"{job.target} is one of the pictures to upscale: give another "
+                "--output, or a --suffix such as -x4, or --skip-existing if it is the "
+                "result of an earlier run"
             )
         targets[target] = job
 
 
 class Sizes(NamedTuple):
-    """A picture's size and its result's, each (height, width)."""
+    """Sizes of a picture and of its result, each (height, width)."""
 
     before: Size
     after: Size
 
 
 class Upscaled(NamedTuple):
-    """A result that was written."""
+    """A written result."""
 
     path: Path
     sizes: Sizes
     format: str  # one of photographs.FORMATS' values
-    dropped: list[str]  # what the file has and the result not, in words
-    nearest: Known | None  # of the bank's degradations
+    dropped: list[str]  # names of everything in the file that the result lacks
+    nearest: Known | None  # the nearest degradation of the bank
 
 
 def plan(job: Job, target: Target, network_scale: int) -> Sizes:
-    """The sizes of a job, by its file's header. Raises UserError, OSError."""
+    """The sizes of a job, from the header of its file. Raises UserError, OSError."""
     size = files.image_size(job.source)
     return Sizes(size, target.of(size, network_scale))
 
@@ -193,8 +196,8 @@ def upscale(
 ) -> Upscaled:
     """Upscales one picture into its file, which gets the picture's permissions.
 
-    With a bank its degradation is explained, in two more files beside the result; with
-    `keep_result` that alone is done where the result is there. Raises UserError,
+    With a bank, two more files next to the result explain the degradation. With
+    `keep_result`, an existing result is kept and only explained. Raises UserError,
     OSError.
     """
     photograph = photographs.read(job.source)
@@ -203,7 +206,7 @@ def upscale(
     wanted = target.of(size, upscaler.scale)
     photographs.check_format(kind, wanted, job.target)
     photographs.check_range(photograph, kind, job.target)
-    atomic.make_writable(job.target.parent)  # better known before the work than after
+    atomic.make_writable(job.target.parent)  # fails before the work, not after
     pixels = conversion.to_network(photograph)
     dropped = photographs.left_out(photograph, kind)
     if not (keep_result and is_done(job)):
@@ -223,11 +226,11 @@ def upscale(
 
 
 class ResultExists(UserError):
-    """A result is there already, and is not to be replaced."""
+    """The result exists and must not be replaced."""
 
 
 class Done(NamedTuple, Generic[Result]):
-    """A job that was done, what it returned, and how long it took."""
+    """A finished job with its result and its time."""
 
     job: Job
     result: Result
@@ -235,7 +238,7 @@ class Done(NamedTuple, Generic[Result]):
 
 
 class Skipped(NamedTuple):
-    """A job that need not or cannot be done, and why."""
+    """A skipped job with the reason."""
 
     job: Job
     reason: str
@@ -253,9 +256,9 @@ Existing = Literal["refuse", "skip", "overwrite"]
 
 
 def is_done(job: Job, *, explained: bool = False) -> bool:
-    """Whether a job's result is there and can be opened; `explained`: that, too.
+    """Returns whether a job's result exists and opens; `explained`: its files exist.
 
-    After a power cut a file may be there that is none.
+    After a power cut, a file may exist but be empty.
     """
     try:
         files.image_size(job.target)
@@ -271,17 +274,17 @@ def attempts(
     existing: Existing,
     is_done: Callable[[Job], bool] = is_done,
 ) -> Iterator[Outcome[Result]]:
-    """Does one job after another and yields how each ended.
+    """Runs one job after another and yields the outcome of each.
 
-    `existing` says what to do about results that are there; to skip them, `is_done` is
-    to be true. A job that fails does not keep the others from being done.
+    `existing` selects what happens to existing results; one is skipped only if
+    `is_done` returns True for it. A failed job does not stop the others.
     """
     for job in planned:
         if job.error is not None:
             yield Failed(job, job.error)
             continue
         if os.path.lexists(job.source) and not files.is_regular(job.source):
-            yield Skipped(job, f"{job.source} is no regular file")
+            yield Skipped(job, f"{job.source} is not a regular file")
             continue
         if existing != "overwrite" and os.path.lexists(job.target):
             if existing == "refuse":
@@ -300,34 +303,36 @@ def attempts(
 
 
 def unsupported(inputs: Sequence[str | Path]) -> Counter[str]:
-    """Suffixes of the files in the given folders that are not upscaled, counted."""
-    names = (path for given in inputs for path in files.walk(Path(given), _passed_over))
+    """Counts the unsupported files in the given folders by their suffixes."""
+    names = (path for given in inputs for path in files.walk(Path(given), _ignore))
     ends = Counter(path.suffix.lower() for path in names)
     return Counter({end: n for end, n in ends.items() if end not in files.SUFFIXES})
 
 
 def _explained(target: Path) -> Path:
-    """The files that explain a result, without their suffixes .png and .json."""
+    """Path of the files that explain a result, without their suffix .png or .json."""
     return target.with_name(f"{target.name}-idr")
 
 
 def _target(named: Path, source: Path, suffix: str, format: str | None) -> Path:
-    """Where the result of a source goes; the name of one that has no end gets one."""
+    """Path of a source's result; a name without a suffix gets that of its format."""
     end = f".{format}" if format is not None else named.suffix
     if named.suffix.lower() not in files.SUFFIXES:
-        named = named.with_name(named.name + ".png")  # whose end is the next to go
+        named = named.with_name(
+            named.name + ".png"
+        )  # the next line replaces the suffix
         end = end if format is not None else f".{_format_of(source)}"
     return named.with_name(f"{named.stem}{suffix}{end}")
 
 
 def _format_of(source: Path) -> str:
-    """The end for names of a file's format. Raises UserError, OSError."""
+    """The suffix for the format of a file. Raises UserError, OSError."""
     kind = files.format_of(source)
     return next(end for end, name in photographs.FORMATS.items() if name == kind)
 
 
 def _told_apart(planned: list[Job], suffix: str) -> list[Job]:
-    """a.jpg and a.png, which would both become a.webp, become a-jpg.webp and so on."""
+    """Renames results with equal names: a.jpg, a.png become a-jpg.webp, a-png.webp."""
     sources: dict[Path, set[Path]] = {}
     for job in planned:
         sources.setdefault(job.target, set()).add(job.source.with_suffix(""))
@@ -344,19 +349,19 @@ def _told_apart(planned: list[Job], suffix: str) -> list[Job]:
     return [renamed(job) for job in planned]
 
 
-def _passed_over(error: OSError) -> None:
-    """Another place tells of folders that cannot be read."""
+def _ignore(error: OSError) -> None:
+    """Ignores an unreadable folder: `jobs` reports it."""
 
 
 def _found(
     given: str | Path, out: Path
 ) -> tuple[list[tuple[str, Path]], list[OSError]]:
-    """The pictures in a folder, or the file that is given, and what is unreadable."""
+    """The pictures in a folder, or the given file, and errors of unreadable folders."""
     path = Path(given)
     if path.is_file():
         return [(path.name, path)], []
     if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is no regular file: name a picture or a folder")
+        raise UserError(f"{path} is not a regular file: name a picture or a folder")
     errors: list[OSError] = []
     try:
         found = files.find_images(given, errors.append)
@@ -369,5 +374,7 @@ def _found(
     results = out.resolve().relative_to(path.resolve()).as_posix() + "/"
     found = [job for job in found if not job[0].startswith(results)]
     if not found:
-        raise UserError(f"{path} holds no image but those in {out}")
+        raise UserError(
+            f"{path} holds no image except those in {out}: name a folder of pictures"
+        )
     return found, errors

@@ -1,4 +1,4 @@
-"""A network in parts that are tiles (see `methods.parts`), on one or more devices."""
+"""Running a network tile by tile (see `methods.parts`), on one or more devices."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ Progress = Callable[[int, int], None]  # tiles done and in all, of all stages
 
 
 class Counter:
-    """Verbs that compute nothing and count the stages that go over the image."""
+    """Implements the verbs to count the stages over the image, without computing."""
 
     def __init__(self) -> None:
         self.stages = 0
@@ -30,7 +30,7 @@ class Counter:
 
 
 class Tiles:
-    """The verbs, for one image of a grid's size; each stage goes over all tiles."""
+    """Implements the verbs for one image; each stage runs over all tiles of a grid."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Tiles:
         progress: Progress,
         total: int,
     ) -> None:
-        """`variables` are on each device; `total` is how many stages there will be."""
+        """`variables` holds the variables on each device; `total` counts the stages."""
         self.grid = grid
         self._network = network
         self._variables = variables
@@ -58,7 +58,7 @@ class Tiles:
         averaged: bool = False,
         every: int = 1,
     ) -> Map:
-        """As `Parts.map`; of the output every so many rows and columns are kept."""
+        """Implements `Parts.map`; keeps one of `every` rows and columns."""
         stage = stages.Stage(function, reach, averaged, every)
         into = Map(self.grid) if into is None else into
 
@@ -77,21 +77,21 @@ class Tiles:
         return into
 
     def mean(self, of: Map) -> np.ndarray:
-        """As `Parts.mean`. Raises ValueError for a map made without `averaged`."""
+        """Implements `Parts.mean`. Raises ValueError for a map without `averaged`."""
         if of.sums is None:
-            raise ValueError("the mean of a map that was not made with `averaged`")
+            raise ValueError("this map has no mean: make it with averaged=True")
         *sums, pixels = of.sums
         return (np.array(sums) / pixels).astype(np.float32)[None]
 
     def vector(self, function: Callable[..., jax.Array], *given: Any) -> np.ndarray:
-        """As `Parts.vector`."""
+        """Implements `Parts.vector`."""
         variables = self._variables[self.grid.device(0)]
         return np.asarray(stages.vector(function, self._network, variables, given))
 
     def reconstructed(
         self, features: Map, lr: Map, dtype: np.dtype
     ) -> Iterator[tuple[int, Row]]:
-        """The SR image in rows of tiles."""
+        """Yields the SR image in rows of tiles."""
 
         def compute(device, row, column, *tiles):
             window = self.grid.window(row, column, stages.RECONSTRUCT)
@@ -104,11 +104,11 @@ class Tiles:
     def rows(
         self, compute: Callable[..., tuple[jax.Array, Any]], maps: Sequence[Map]
     ) -> Iterator[tuple[int, Row, np.ndarray]]:
-        """As `Grid.compute`, with the progress told."""
+        """Runs `Grid.compute` and reports the progress."""
 
-        def told(*place_and_tiles):
+        def reporting(*place_and_tiles):
             self._done += 1
             self._progress(self._done, self._total)
             return compute(*place_and_tiles)
 
-        return self.grid.compute(told, maps)
+        return self.grid.compute(reporting, maps)

@@ -1,4 +1,4 @@
-"""How much memory there is, also where a container is given a part of the machine's."""
+"""Available memory of the machine, or of the container that the process runs in."""
 
 from pathlib import Path
 
@@ -6,17 +6,17 @@ import psutil
 
 _PROC = Path("/proc/self/cgroup")
 _ROOT = Path("/sys/fs/cgroup")
-# By version of control groups: the files of limit and use.
+# Files of limit and usage, by version of control groups.
 _V2 = "memory.max", "memory.current"
 _V1 = "memory.limit_in_bytes", "memory.usage_in_bytes"
 
 
 def available(proc: Path = _PROC, root: Path = _ROOT) -> int:
-    """Bytes of main memory that this process may still take.
+    """Bytes of main memory that this process may still allocate.
 
-    The least of what the machine has and what the control groups (versions 1 and 2)
-    allow that the process is in, and those above them. `proc` and `root` are where
-    Linux tells of them.
+    This is the minimum of the machine's free memory and of the limits of the process's
+    control groups (versions 1 and 2) and their parents. `proc` and `root` are the paths
+    at which Linux lists them.
     """
     return min([psutil.virtual_memory().available, *_allowed(proc, root)])
 
@@ -24,7 +24,7 @@ def available(proc: Path = _PROC, root: Path = _ROOT) -> int:
 def _allowed(proc: Path, root: Path) -> list[int]:
     try:
         lines = proc.read_text().splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return []
     found = []
     for line in lines:
@@ -37,7 +37,7 @@ def _allowed(proc: Path, root: Path) -> list[int]:
 
 
 def _of_group(root: Path, path: str, names: tuple[str, str]) -> list[int]:
-    """What a group and those above it have left. In a container it is the root."""
+    """Bytes left in a group and its parents. In a container the group is the root."""
     group = root / path.lstrip("/")
     if ".." in group.parts or not group.is_dir():
         group = root
@@ -49,9 +49,9 @@ def _left(group: Path, names: tuple[str, str]) -> int | None:
     try:
         limit, used = (int((group / name).read_text()) for name in names)
         cached = _number(group / "memory.stat", "inactive_file")
-    except (OSError, ValueError):  # "max" is no number
+    except (OSError, ValueError):  # "max" is not a number
         return None
-    return max(limit - used + cached, 0)  # files' pages are given up at need
+    return max(limit - used + cached, 0)  # the kernel reclaims cached files
 
 
 def _number(file: Path, name: str) -> int:

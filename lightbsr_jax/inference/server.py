@@ -1,9 +1,9 @@
-"""`lightbsr serve`: a local page to upscale pictures one at a time.
+"""The server of `lightbsr serve`: a local page to upscale pictures.
 
-It is bound to this machine, and answers only pages of its own: a picture is sent to
-/upscale, which answers in lines of JSON, how far it is and at last what there is. One
-picture is in work at a time: the others' uploads wait for their turn, unread. Results
-are kept in memory for some minutes, and no file is written.
+It listens only on this machine and answers only its own pages. The page sends a picture
+to /upscale, which answers in lines of JSON: the progress, and finally the results. One
+picture is upscaled at a time; other uploads wait, unread. Results are kept in memory
+for some minutes, and no file is written.
 """
 
 import contextlib
@@ -36,11 +36,11 @@ from lightbsr_jax.inference.upscaler import Progress, Upscaler
 
 ADDRESS = "127.0.0.1"
 _HTTP_PORT = 80
-_KEPT_SECONDS = 600  # for which results can be fetched
-_KEPT_BYTES = 1_000_000_000  # of all results; the oldest go first
-_MOST_WAITING = 16  # uploads
-_SILENCE = 30  # seconds after which a visitor is taken to have left
-_MOST_BYTES = 100_000_000  # of an upload
+_KEPT_SECONDS = 600  # time for which results can be fetched
+_KEPT_BYTES = 1_000_000_000  # limit of all results; the oldest are deleted first
+_MOST_WAITING = 16  # limit of waiting uploads
+_SILENCE = 30  # seconds without data after which a connection counts as closed
+_MOST_BYTES = 100_000_000  # limit of an upload
 _PACKAGE = "lightbsr_jax.inference"
 _PAGE = {  # files of `static`, and their types
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -65,7 +65,7 @@ class _Kept(NamedTuple):
 
 
 class Server(ThreadingHTTPServer):
-    """The page's server. Port 0 takes a free one; `server_port` is which."""
+    """The server of the page. Port 0 picks a free port; `server_port` holds it."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -73,9 +73,10 @@ class Server(ThreadingHTTPServer):
     def __init__(
         self, upscaler: Upscaler, bank: Bank | None, *, port: int, megapixels: float
     ) -> None:
-        """Larger pictures than `megapixels` are refused. OSError: the port is taken.
+        """Opens the port. Raises OSError if it is in use.
 
-        Without a bank the page shows no nearest degradations.
+        Pictures larger than `megapixels` are refused. Without a bank the page shows no
+        nearest degradations.
         """
         self.upscaler = upscaler
         self.bank = bank
@@ -87,7 +88,7 @@ class Server(ThreadingHTTPServer):
         super().__init__((ADDRESS, port), _Handler)
 
     def keep(self, kind: str, content: bytes) -> str:
-        """Where a result can be fetched from, for _KEPT_SECONDS."""
+        """Stores a result for _KEPT_SECONDS; returns the path to fetch it from."""
         path = f"/result/{secrets.token_urlsafe(12)}"
         with self._keeping:
             self._results[path] = _Kept(kind, content, time.monotonic())
@@ -95,7 +96,7 @@ class Server(ThreadingHTTPServer):
         return path
 
     def result(self, path: str) -> _Kept | None:
-        """What is kept there, if it still is."""
+        """The result stored at a path, if it is still kept."""
         with self._keeping:
             self._forget()
             return self._results.get(path)
@@ -111,10 +112,9 @@ class Server(ThreadingHTTPServer):
 
     @contextlib.contextmanager
     def turn(self, is_gone: Callable[[], bool]) -> Iterator[None]:
-        """Waits until nobody else's picture is in work.
+        """Waits until no other picture is being upscaled.
 
-        Raises ConnectionAbortedError once the visitor is gone, _Refusal where too many
-        wait.
+        Raises ConnectionAbortedError if the visitor leaves, _Refusal if too many wait.
         """
         if not self._waiting.acquire(blocking=False):
             message = f"{_MOST_WAITING} pictures are waiting: try again later"
@@ -131,13 +131,13 @@ class Server(ThreadingHTTPServer):
             self._waiting.release()
 
     def read(self, name: str, data: bytes) -> Photograph:
-        """The picture of an upload. Raises _Refusal, UserError."""
+        """Reads the picture of an upload. Raises _Refusal, UserError."""
         height, width = files.size_of_bytes(data, name)
         if height * width > 1e6 * self.megapixels:
             raise _Refusal(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"{width} x {height} pixels are more than {self.megapixels:g} "
-                "megapixels: use lightbsr upscale, or serve --megapixels",
+                f"{width} x {height} pixels exceed {self.megapixels:g} megapixels: use "
+                "lightbsr upscale, or lightbsr serve --megapixels",
             )
         photograph = photographs.of_bytes(data, name)
         photographs.check_format(_kind(photograph), self._target(photograph), name)
@@ -147,7 +147,7 @@ class Server(ThreadingHTTPServer):
     def upscale(
         self, name: str, photograph: Photograph, on_progress: Progress
     ) -> Answer:
-        """Upscales a picture; what the page shows. Raises UserError."""
+        """Upscales a picture; returns the answer for the page. Raises UserError."""
         kind, target = _kind(photograph), self._target(photograph)
         pixels = conversion.to_network(photograph)
         sr = self.upscaler(pixels, on_progress=on_progress)
@@ -175,12 +175,12 @@ class Server(ThreadingHTTPServer):
 
 
 def _kind(photograph: Photograph) -> str:
-    """The result's format: the picture's where browsers show it."""
+    """The format of the result: that of the picture if browsers show it, else PNG."""
     return photograph.format if photograph.format in _TYPES else "PNG"
 
 
 def _page_file(name: str, megapixels: float) -> bytes:
-    """A file of the page; the HTML with its limits filled in."""
+    """Reads a file of the page, and fills limits into the HTML."""
     text = resources.files(_PACKAGE).joinpath("static", name).read_text("utf-8")
     if name.endswith(".html"):
         limits = {
@@ -202,12 +202,12 @@ def _errors_as_refusals() -> Iterator[None]:
     except UserError as error:
         raise _Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
     except TimeoutError as error:
-        message = f"nothing came for {_SILENCE} seconds"
+        message = f"no data arrived for {_SILENCE} seconds: upload the file again"
         raise _Refusal(HTTPStatus.REQUEST_TIMEOUT, message) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        message = "the disk for temporary files is full (TMPDIR names another)"
+        message = "the disk for temporary files is full: set TMPDIR to another folder"
         raise _Refusal(HTTPStatus.INSUFFICIENT_STORAGE, message) from error
     except MemoryError as error:
         message = "there is not enough memory for this picture"
@@ -241,7 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         path, _, name = self.path.partition("?name=")
         name = unquote(name)
-        # (The visitor may leave, which ends the work, too.)
+        # If the visitor leaves, the work ends as well.
         with contextlib.suppress(ConnectionError, TimeoutError):
             try:
                 length = self._length(path)
@@ -255,7 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._fail(refusal.status, str(refusal))
 
     def _upscale(self, name: str, photograph: Photograph) -> None:
-        """Sends lines: percentages, and at last the results or an error."""
+        """Sends lines: percentages, and finally the results or an error."""
         self._send_head(HTTPStatus.OK, "application/x-ndjson")
         percent = 0
 
@@ -275,12 +275,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_line(answer)
 
     def _length(self, path: str) -> int:
-        """How many bytes an upload has. Raises _Refusal."""
+        """Number of bytes of an upload. Raises _Refusal."""
         if path != "/upscale":
             raise _Refusal(HTTPStatus.NOT_FOUND, "there is nothing here")
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdecimal()):
-            raise _Refusal(HTTPStatus.LENGTH_REQUIRED, "how long is the file?")
+            message = "the upload states no Content-Length"
+            raise _Refusal(HTTPStatus.LENGTH_REQUIRED, message)
         if len(length) > 15 or int(length) > _MOST_BYTES:
             raise _Refusal(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -289,7 +290,7 @@ class _Handler(BaseHTTPRequestHandler):
         return int(length)
 
     def _is_gone(self) -> bool:
-        """Whether the visitor has closed the connection, where the system tells."""
+        """Returns whether the visitor has left, if the system reports that."""
         if not hasattr(select, "POLLRDHUP"):
             return False
         poll = select.poll()
@@ -297,10 +298,10 @@ class _Handler(BaseHTTPRequestHandler):
         return bool(poll.poll(0))
 
     def _is_foreign(self) -> bool:
-        """Refuses what other pages in the same browser ask for."""
+        """Refuses requests of other pages in the same browser."""
         port = self._server.server_port
         own = {f"{host}:{port}" for host in (ADDRESS, "localhost")}
-        if port == _HTTP_PORT:  # which browsers leave out
+        if port == _HTTP_PORT:  # browsers omit this port
             own |= {ADDRESS, "localhost"}
         origin = self.headers.get("Origin")
         foreign = self.headers.get("Host") not in own or (
@@ -324,7 +325,7 @@ class _Handler(BaseHTTPRequestHandler):
     ) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
-        if length is not None:  # else what follows ends with the connection
+        if length is not None:  # otherwise the body ends with the connection
             self.send_header("Content-Length", str(length))
         self.send_header("X-Content-Type-Options", "nosniff")
         self.end_headers()

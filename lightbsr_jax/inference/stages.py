@@ -1,13 +1,15 @@
 """The compiled programs that compute a network tile by tile.
 
-`part` is a stage of any network's, on one tile: the estimator, the converter and each
-block of the body need the pixels around a tile and, of the rest of the image, at most a
-mean of the stage before, so each stage is computed for all tiles before the next one
-begins, and gives sums for its mean. `reconstruct` is the end of all networks.
-Both take tiles amid their neighbours (see `tiles`), and the window is where the image
-lies. The arithmetic is that of the network's own modules.
+`part` computes one stage of a network on one tile. The estimator, the converter and
+each block of the body need the pixels around a tile and, from the rest of the image, at
+most a mean of the previous stage. Each stage is therefore computed for all tiles before
+the next one begins, and returns sums for its mean. `reconstruct` is the last stage of
+all networks.
 
-A tile and all it needs are on one device; `variables` are the network's.
+Both take a tile with its neighbours (see `tiles`) and a window that locates the tile in
+the image. The arithmetic is that of the network's own modules.
+
+A tile and all its inputs are on one device; `variables` are those of the network.
 """
 
 from collections.abc import Callable
@@ -31,19 +33,19 @@ from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.methods.parts import applied
 from lightbsr_jax.networks.layers import Conv
 
-RECONSTRUCT = 4  # how far the convolutions of `reconstruct` see, in LR pixels
+RECONSTRUCT = 4  # reach of the convolutions of `reconstruct`, in LR pixels
 _NO_SUMS = 0.0
 
 Tree = dict[str, Any]
 
 
 class Stage(NamedTuple):
-    """What a compiled stage is made for."""
+    """Static description of a compiled stage."""
 
     function: Callable[..., Array]  # of network, variables, tiles with halo, others
-    reach: int  # of its convolutions, in LR pixels: the halo
-    averaged: bool  # whether its sums are wanted
-    every: int  # only every so many rows and columns of the output are kept
+    reach: int  # reach of its convolutions, in LR pixels: the halo
+    averaged: bool  # whether to return sums
+    every: int  # keep one of so many rows and columns of the output
 
 
 @partial(inference_jit, static_argnums=(0, 1, 2))
@@ -56,9 +58,9 @@ def part(
     tiles: tuple[Neighbours, ...],
     given: tuple[Any, ...],
 ) -> tuple[Array, Array | float]:
-    """A stage's output for a tile `rows` LR pixels high, and sums [C + 1] over it.
+    """Computes a stage on a tile `rows` LR pixels high, and the sums [C + 1] over it.
 
-    Inputs and output may have other resolutions than the LR image.
+    The resolutions of inputs and output may differ from that of the LR image.
     """
     inputs = [with_halo(x, _scaled(stage.reach, x[1][1], rows)) for x in tiles]
     high = rows + 2 * stage.reach
@@ -80,18 +82,18 @@ def vector(
     variables: Tree,
     given: tuple[Any, ...],
 ) -> Array:
-    """`function` of arrays that are small and whole."""
+    """Applies `function` to small arrays that are not tiled."""
     return function(network, variables, *given)
 
 
 def estimated(network: BlindNetwork, variables: Tree, lr: Array) -> Array:
-    """The IDR: the stage that all networks begin with."""
+    """The IDR: the first stage of all networks."""
     idr: Any = network.apply(variables, lr, method="encode")
     return idr.astype(network.dtype)
 
 
 def extracted(network: BlindNetwork, variables: Tree, lr: Array) -> Array:
-    """The features that the body starts from."""
+    """The features that are the input of the body."""
     params = {"params": variables["params"]["restorer"]}
     features: Any = network.new_restorer().apply(
         params, lr, network.dtype, method="extract"
@@ -120,8 +122,9 @@ def reconstruct(
 
     s = network.scale
     sr = restored(window.masked(features), "reconstruct_inside")
-    # The image's outermost pixels anew (or others, where a tile has none of them), by
-    # what is right for all, of two pixels around them.
+    # Recompute the outermost pixels of the image from two pixels around them, step by
+    # step, which is correct at the border. A tile without such pixels recomputes
+    # others, where both ways are correct.
     ends = (("top", window.height), ("left", window.width))
     for axis, (start, size) in enumerate(ends, start=1):
         begin = getattr(window, start)
@@ -142,17 +145,17 @@ def reconstruct(
 
 
 def _scaled(pixels: int, x: Array, rows: int) -> int:
-    """So many LR pixels at the resolution of `x`, whose height is that of `rows`."""
+    """Converts LR pixels to the resolution of `x`, whose height spans `rows`."""
     scaled, rest = divmod(pixels * x.shape[1], rows)
     if rest:
-        raise ValueError(f"{pixels} LR pixels are no whole number of {x.shape}'s")
+        raise ValueError(f"{pixels} LR pixels are not whole pixels of {x.shape}")
     return scaled
 
 
 def _sums(x: Array, window: Window, halo: int) -> Array:
-    """Sums over the part of a tile without halo that lies in the image: [C + 1].
+    """Sums [C + 1] over the part of a tile, without halo, that lies in the image.
 
-    The last one is of ones: how many pixels these are. By rows first: long float32
+    The last one is the number of pixels. Rows are summed first, because long float32
     sums lose digits.
     """
     inner = window._replace(top=window.top + halo, left=window.left + halo)

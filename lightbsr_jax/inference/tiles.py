@@ -1,9 +1,8 @@
-"""Feature maps too large to be computed whole, cut into tiles of one size.
+"""Large feature maps, cut into tiles of one size.
 
-A tile is [1, t, u, C]; those at the right and bottom reach beyond the image. All tiles
-of all images have the same few shapes, so that a stage of the network is compiled for
-tiles once, and pictures of any size are put together from them. The rows of tiles are
-spread over the devices.
+A tile is [1, t, u, C]; tiles at the right and bottom extend beyond the image. Tiles of
+all images have the same few shapes, so that a stage of the network is compiled once and
+serves pictures of any size. The rows of tiles are spread over the devices.
 """
 
 import math
@@ -26,19 +25,19 @@ from lightbsr_jax.networks.layers import Conv, DepthwiseConv
 from lightbsr_jax.typed import Device
 
 SMALLEST = 32  # pixels along a tile's side
-_HALO = 12  # pixels, both ends of a side together, of the stage computed most often
-_IN_FLIGHT = 2  # tiles that a device is asked for ahead of what it has done
+_HALO = 12  # pixels of halo at both ends of a side, for the most frequent stage
+_IN_FLIGHT = 2  # tiles that are queued on a device ahead of the finished ones
 
 Storage = Literal["devices", "host", "file"]
 Row = list[Array]
-Neighbours = list[list[Array]]  # 3 x 3 tiles, the middle one is meant
+Neighbours = list[list[Array]]  # 3 x 3 tiles around the middle one
 
 
 Place = Array | np.integer
 
 
 class Window(NamedTuple):
-    """Where a tile with its halo lies in the image; in pixels, of one resolution."""
+    """Position of a tile with its halo in the image, in pixels of one resolution."""
 
     top: Place
     left: Place
@@ -46,7 +45,7 @@ class Window(NamedTuple):
     width: Place
 
     def at(self, numerator: int, denominator: int) -> "Window":
-        """The same at another resolution; sizes are rounded up, as the network does."""
+        """Converts to another resolution; rounds sizes up, as the network does."""
         top, left, height, width = (value * numerator for value in self)
         return Window(
             top // denominator,
@@ -56,7 +55,7 @@ class Window(NamedTuple):
         )
 
     def masked(self, x: Array) -> Array:
-        """`x` [1, h, w, C] with zeros outside of the image."""
+        """Sets the pixels of `x` [1, h, w, C] outside the image to zero."""
         rows = self.top + jnp.arange(x.shape[1])
         columns = self.left + jnp.arange(x.shape[2])
         inside = ((rows >= 0) & (rows < self.height))[:, None]
@@ -65,7 +64,7 @@ class Window(NamedTuple):
 
 
 class Grid:
-    """How an image is cut up, and which device computes what."""
+    """The tiles of an image, and the device that computes each."""
 
     def __init__(
         self,
@@ -75,7 +74,7 @@ class Grid:
         *,
         storage: Storage = "devices",
     ) -> None:
-        """`largest` is a power of 2; `storage` says where maps are kept."""
+        """`largest`: largest side of a tile, a power of 2; `storage`: place of maps."""
         self.size = size
         self.tile = tuple(_tile_side(side, largest) for side in size)
         self.rows, self.columns = (
@@ -85,11 +84,11 @@ class Grid:
         self.storage = storage
 
     def device(self, row: int) -> Device:
-        """The device of a row of tiles: each has rows that lie together."""
+        """The device of a row of tiles; each device has adjacent rows."""
         return self._devices[row * len(self._devices) // self.rows]
 
     def window(self, row: int, column: int, halo: int) -> Window:
-        """Where a tile lies with `halo` pixels around it."""
+        """Position of a tile with `halo` pixels around it."""
         top, left = (
             np.int32(n * t - halo)
             for n, t in zip((row, column), self.tile, strict=True)
@@ -98,7 +97,7 @@ class Grid:
         return Window(top, left, height, width)
 
     def cut(self, image: np.ndarray) -> "Map":
-        """The image [h, w, C] in tiles, with zeros beyond it."""
+        """Cuts the image [h, w, C] into tiles, padded with zeros."""
         width, (t, u) = self.size[1], self.tile
         tiles = Map(self)
         for row in range(self.rows):
@@ -112,11 +111,11 @@ class Grid:
     def compute(
         self, stage: Callable[..., tuple[Array, Array]], inputs: Sequence["Map"]
     ) -> Iterator[tuple[int, Row, np.ndarray]]:
-        """`stage(device, row, column, *tiles)` for all tiles: rows and their sums.
+        """Runs `stage(device, row, column, *tiles)` for all tiles.
 
-        The stage gets each tile of the inputs amid its neighbours, and gives a tile and
-        sums over it, which are added up over a row. A row may be put in the place of
-        the one that it was made from.
+        The stage gets each tile of the inputs with its neighbours and returns a tile
+        and sums over it. Yields the number of each row, its tiles and its sums. A
+        yielded row may overwrite the row that it was computed from.
         """
         rings = [_Ring(tiles) for tiles in inputs]
         for row in range(self.rows):
@@ -137,19 +136,19 @@ class Grid:
 
 
 class Map:
-    """A feature map as rows of tiles, kept where its grid says."""
+    """A feature map as rows of tiles, stored as its grid specifies."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
         self._rows: list[Row] = [[]] * grid.rows  # on devices
         self._array: np.ndarray | None = None  # elsewhere
-        self.sums: np.ndarray | None = None  # [C + 1], the last one of ones: pixels
+        self.sums: np.ndarray | None = None  # [C + 1], the last is the number of pixels
 
     def __getitem__(self, row: int) -> Row:
         if self._array is None:
             return self._rows[row]
         device = self.grid.device(row)
-        # Copied: the row may be written over while this one is in use.
+        # Copy: the row may be overwritten while this one is in use.
         return [jax.device_put(np.array(x), device) for x in self._array[row]]
 
     def __setitem__(self, row: int, tiles: Row) -> None:
@@ -166,7 +165,7 @@ class Map:
             place[:] = np.asarray(tile)
 
     def assembled(self) -> np.ndarray:
-        """The map [h, w, C] whole; smaller ones are those of the same tiles."""
+        """The whole map [h, w, C], with the padding of the last tiles."""
         rows = [
             np.concatenate([np.asarray(x[0]) for x in self[row]], 1)
             for row in range(self.grid.rows)
@@ -175,23 +174,23 @@ class Map:
 
 
 def _in_a_file(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array in a temporary file, which goes with it. UserError: it has no room."""
+    """Makes an array in a temporary file. Raises UserError if the disk is full."""
     size = math.prod(shape) * dtype.itemsize
     file = tempfile.TemporaryFile()
     try:
-        # Otherwise a disk that fills up later ends the process with SIGBUS.
+        # Without this, a disk that fills up later kills the process by SIGBUS.
         if hasattr(os, "posix_fallocate"):  # not on macOS
             os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
         raise UserError(
-            f"no room for {size / 1e9:.1f} GB of maps in {tempfile.gettempdir()} "
-            f"({error.strerror}): let TMPDIR name a folder on a disk that has"
+            f"no space for {size / 1e9:.1f} GB of maps in {tempfile.gettempdir()} "
+            f"({error.strerror}): set TMPDIR to a folder with more space"
         ) from error
     return np.memmap(file, dtype, "w+", shape=shape)
 
 
 class _Ring:
-    """Three rows of a map around the one that is at work, above it as it was."""
+    """The row of a map being computed and its neighbours, before any is overwritten."""
 
     def __init__(self, tiles: Map) -> None:
         self._tiles = tiles
@@ -222,11 +221,11 @@ class _Ring:
 
 
 def with_halo(tiles: Neighbours, halo: int) -> Array:
-    """The middle tile with `halo` pixels of its neighbours: [1, t + 2n, u + 2n, C]."""
+    """Joins `halo` pixels of the neighbours to the middle tile: [1, t+2n, u+2n, C]."""
     if not halo:
         return tiles[1][1]
     if halo > min(tiles[1][1].shape[1:3]):
-        raise ValueError(f"a halo of {halo} is wider than the tiles beside")
+        raise ValueError(f"a halo of {halo} is wider than the neighbouring tiles")
     before, after = slice(-halo, None), slice(None, halo)
     rows = (before, slice(None), after)
     return jnp.concatenate(
@@ -246,11 +245,11 @@ def without_halo(x: Array, halo: int) -> Array:
 
 
 def at_the_border(window: Window, rows: int) -> AbstractContextManager[None]:
-    """Convolutions called in this context see zeros outside of the image.
+    """Zeroes pixels outside the image before every convolution in this context.
 
-    As in the whole image, where they pad: whatever earlier layers made of the pixels
-    out there. `window` is where the input lies, and `rows` its height; at other
-    resolutions inputs are higher or lower in proportion.
+    Tiles thereby see the padding that the whole image would. `window` is the position
+    of the input and `rows` its height; inputs at other resolutions are scaled in
+    proportion.
     """
 
     def mask(call: Callable, arguments: tuple, options: dict, context) -> Array:
@@ -267,9 +266,9 @@ def at_the_border(window: Window, rows: int) -> AbstractContextManager[None]:
 
 
 def _tile_side(size: int, largest: int) -> int:
-    """A power of 2: the smallest that holds all, or of the two largest the better.
+    """Side of the tiles: the smallest power of 2 that covers the image, or `largest`.
 
-    Better is what computes fewer pixels, beyond the image and in halos.
+    Half of it is chosen if that computes fewer pixels beyond the image and in halos.
     """
     side = min(max(SMALLEST, 1 << (size - 1).bit_length()), largest)
     sides = (side, max(side // 2, SMALLEST))

@@ -3,10 +3,10 @@
     upscaler = Upscaler.load("runs/student")
     sr = upscaler(image)
 
-Cutting an image into tiles that the network sees one by one changes the result:
-converters and maybe blocks pool over the whole image. Here a tile goes through
-one stage at a time and gets the whole image's means, so that the result is the whole
-image's, float rounding apart, however small the tiles are (see `stages`).
+Restoring the tiles of an image one by one would change the result, because converters
+and some blocks pool over the whole image. Here all tiles pass one stage before the next
+begins, and use means of the whole image. The result equals that of the whole image, up
+to float rounding, for tiles of any size (see `stages`).
 
 Images are [h, w, 3] RGB: uint8 in 0..255, uint16 in 0..65535 or float32 in [0, 1].
 """
@@ -31,11 +31,11 @@ from lightbsr_jax.models.model import Model
 from lightbsr_jax.spec import Sees
 from lightbsr_jax.typed import Device
 
-BORDER = 8  # LR pixels; with more the flats of few pixels come out no better
+BORDER = 8  # LR pixels; more does not improve small flat pictures
 LARGEST = 256  # pixels along a tile's side; more saves little
-IDR_STEP = 4  # every so many LR pixels the IDR is kept
-_FEATURES = 64  # of the network that the next figure was measured with
-_TILE_FLOATS = 1000  # float32 numbers a pixel that the widest stage has at once
+IDR_STEP = 4  # distance of the stored pixels of the IDR, in LR pixels
+_FEATURES = 64  # features of the network for which _TILE_FLOATS was measured
+_TILE_FLOATS = 1000  # float32 numbers per pixel that the widest stage holds at once
 
 Result = TypeVar("Result")
 
@@ -43,12 +43,12 @@ Result = TypeVar("Result")
 class IDR(NamedTuple):
     """The estimated degradation of a picture."""
 
-    # [ceil(h/4), ceil(w/4), C], as it leaves the estimator; of one whose is as large as
-    # the image, every fourth pixel.
+    # [ceil(h/4), ceil(w/4), C], the output of the estimator, or every fourth pixel of
+    # an output as large as the image.
     map: np.ndarray
     mean: np.ndarray  # [C], over the whole map
-    channel: np.ndarray  # the vector that modulates, such as R_c [48]
-    spatial: np.ndarray | None  # the map that modulates, R_s [h, w, 8], if there is one
+    channel: np.ndarray  # the modulating vector, such as R_c [48]
+    spatial: np.ndarray | None  # the modulating map R_s [h, w, 8], if there is one
 
 
 class Upscaler:
@@ -63,23 +63,25 @@ class Upscaler:
         devices: Sequence[Device] | None = None,
         border: int = BORDER,
     ) -> None:
-        """`memory` is in bytes, for the maps on each device; by default what is free.
+        """Prepares a network for upscaling.
 
-        By default the first device is used; a picture's rows are spread over several.
-        A picture is mirrored over `border` pixels beyond its edges before it is
-        restored, as networks take what lies there for black; 0 restores as evaluation
-        does.
-        Raises UserError for a teacher, and for an estimator that sees too far.
+        memory: bytes for the maps on each device (default: most of the free memory).
+        precision: of the network's arithmetic.
+        devices: devices that share the rows of a picture (default: the first device).
+        border: pixels by which a picture is mirrored beyond its edges before it is
+            restored, because networks pad with black; 0 restores as evaluation does.
+
+        Raises UserError for a teacher, and if the reach of the estimator is too large.
         """
         if model.spec.sees is not Sees.NOTHING:
             raise UserError(
-                f"a {model.spec.kind} sees what nobody knows of a picture: upscale "
-                "with a student of it (configs/student.py)"
+                f"a {model.spec.kind} needs the true degradation, which is unknown for "
+                "pictures: upscale with its student (configs/student.py)"
             )
         if model.network.reach > SMALLEST:
             raise UserError(
-                f"the estimator sees {model.network.reach} pixels far, beyond a "
-                f"neighbouring tile of {SMALLEST}: take Model.restore, without tiles"
+                f"the estimator's reach is {model.network.reach} pixels, beyond a "
+                f"neighbouring tile of {SMALLEST}: use Model.restore, without tiles"
             )
         self.scale = model.scale
         self._in_parts = model.method.in_parts
@@ -94,10 +96,10 @@ class Upscaler:
 
     @classmethod
     def load(cls, source: str | Path, **options: Any) -> "Upscaler":
-        """The network that `Model.load` finds, with __init__'s options.
+        """Loads a network like `Model.load`, with the options of `__init__`.
 
-        Raises UserError, which names the source, where there is none that sees the LR
-        image alone.
+        Raises UserError, which names the source, if the network is missing or needs
+        more than the LR image.
         """
         return cls(load_for_pictures(source), **options)
 
@@ -109,12 +111,12 @@ class Upscaler:
         self_ensemble: bool = False,
         on_progress: Progress | None = None,
     ) -> np.ndarray:
-        """The SR image [h s, w s, 3], of the image's type.
+        """Upscales an image to [h s, w s, 3], in the image's type.
 
-        It is restored by its own estimated degradation, or by another picture's: `idr`
-        is the mean [C] of that, taken for the whole image. `self_ensemble` averages
-        the results of all 8 flips and transpositions. Raises UserError where not even
-        the smallest tiles fit into memory.
+        The network uses the degradation that it estimates from the image, or the `idr`
+        of another picture, its mean [C], for the whole image. `self_ensemble` averages
+        the results of all 8 flips and transpositions. Raises UserError if even the
+        smallest tiles do not fit into memory.
         """
         image = mirrored(_checked(image), self._border)
         beyond = self._border * self.scale
@@ -147,13 +149,13 @@ class Upscaler:
         return np.rint(total.clip(0, 1) * levels).astype(image.dtype)
 
     def estimate(self, image: np.ndarray) -> IDR:
-        """The degradation that the network sees in a picture."""
+        """Estimates the degradation of a picture."""
         return self._fitted(_checked(image), _nothing, _Run.estimate)
 
     def _fitted(
         self, image: np.ndarray, progress: Progress, use: Callable[["_Run"], Result]
     ) -> Result:
-        """What `use` makes of a run over the image, with tiles that fit into memory."""
+        """Applies `use` to a run over the image, with tiles that fit into memory."""
         size = image.shape[:2]
         largest, storage = self._plan(size)
         while True:
@@ -175,21 +177,21 @@ class Upscaler:
                 if largest == SMALLEST and storage == "file":
                     raise UserError(
                         f"a picture of {size[1]} x {size[0]} pixels does not fit into "
-                        f"memory even in tiles of {SMALLEST}: free some"
+                        f"memory even in tiles of {SMALLEST}: free some memory"
                     ) from error
             largest, storage = max(largest // 2, SMALLEST), "file"
-            self._largest = largest  # for the pictures to come, too
-            logging.warning("out of memory: going on in tiles of %d", largest)
+            self._largest = largest  # for later pictures, too
+            logging.warning("out of memory: retrying in tiles of %d", largest)
 
     def _plan(self, size: tuple[int, int]) -> tuple[int, Storage]:
-        """The largest tiles that fit into the budget, and where maps are kept.
+        """Chooses the largest tiles that fit into the budget, and the place of maps.
 
-        A file costs little where the system has memory to spare for it.
+        A file is fast if the system has spare memory to cache it.
         """
         budget = self._memory or 0.7 * min(map(_free, self._devices))
         features = self._network.new_restorer().features
         itemsize = jnp.dtype(self._network.dtype).itemsize * features / _FEATURES
-        # One array does not scatter a CPU's memory as thousands of tiles do.
+        # On a CPU, one array fragments memory less than thousands of tiles.
         storage = "host" if self._devices[0].platform == "cpu" else "devices"
         maps = _map_bytes(size, itemsize) / len(self._devices)
         largest = self._largest
@@ -202,7 +204,7 @@ class Upscaler:
 
 
 class _Run:
-    """One image on its way through the network."""
+    """The pass of one image through the network."""
 
     def __init__(
         self,
@@ -221,7 +223,7 @@ class _Run:
         self._parts = Tiles(network, variables, grid, progress, total)
 
     def upscale(self, dtype: np.dtype, other: np.ndarray | None) -> np.ndarray:
-        """The SR image, by the image's own IDR or the mean of another one."""
+        """The SR image, with the image's own IDR or the mean IDR of another."""
         idr, mean = self.encode()
         if other is not None:
             mean = np.asarray(other, np.float32)
@@ -267,13 +269,13 @@ class _Run:
 
 
 def mirrored(image: np.ndarray, border: int) -> np.ndarray:
-    """The image [h, w, C] with its mirror image, edge pixels twice, on all sides."""
+    """Pads the image [h, w, C] with its mirror image on all sides, edges repeated."""
     sides = ((border, border), (border, border), (0, 0))
     return np.pad(image, sides, mode="symmetric")
 
 
 def _stages(network: BlindNetwork, in_parts: InParts) -> int:
-    """How many stages an image goes through; three are common to all methods."""
+    """Number of stages of an image; three of them are common to all methods."""
     counter = Counter()
     modulators = in_parts.modulators(network, counter, None, None)
     in_parts.body(network, counter, None, *modulators)
@@ -319,22 +321,22 @@ def _nothing(done: int, total: int) -> None:
 
 
 def _tile_bytes(side: int, size: tuple[int, int], itemsize: float) -> float:
-    """About what a device takes to compute tiles of that side, beside the maps.
+    """Estimated bytes that a device needs for tiles of that side, without the maps.
 
-    The tile itself, and of inputs that are not on the device four rows of tiles; as
-    measured about twice, since they are copied on the way.
+    They are those of the tile, and of four rows of tiles for inputs that are not on the
+    device. Measurements show twice as much, because inputs are copied.
     """
     rows = 4 * side * max(size[1], side) * _FEATURES * itemsize
     return 2 * (_TILE_FLOATS * side**2 * 4 + rows)
 
 
 def _map_bytes(size: tuple[int, int], itemsize: float) -> float:
-    """What the maps of an image take at once: two of features, R_s, IDR and LR."""
+    """Bytes of an image's maps at one time: two of features, R_s, IDR and LR."""
     return size[0] * size[1] * ((2 * _FEATURES + 2 * 8) * itemsize + 3 * 4)
 
 
 def _free(device: Device) -> int:
-    """Bytes that are free: of the device's own memory, or of the machine's."""
+    """Free bytes of the device's own memory, or of the machine's."""
     statistics = device.memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"] - statistics["bytes_in_use"]

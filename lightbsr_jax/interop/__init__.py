@@ -1,1 +1,1 @@
-"""Exchange with the PyTorch reference."""
+"""Exchanging weights with the PyTorch reference, and exporting networks."""

@@ -1,10 +1,10 @@
-"""Weights from the PyTorch references into a working directory, and back.
+"""Converting weights of the PyTorch references to a working directory, and back.
 
-A converted working directory is one that training leaves, at step 0 and with a fresh
-optimiser: the network, the basis of the prior and, of what learns by contrast, the
-momentum branch and the queue. DASR publishes weights without these two; such a file is
-for use alone. What the reference keeps and our training state does not, BatchNorm's
-counts of updates, lies in `about`.
+A converted working directory looks as training leaves it, at step 0 with a fresh
+optimiser: the network, the basis of the prior and, for contrastive training, the
+momentum branch and the queue. DASR publishes weights without these two; such weights
+can be used but not trained further. BatchNorm's counts of updates, which the reference
+stores and our training state does not, lie in `about`.
 """
 
 import hashlib
@@ -48,11 +48,11 @@ def to_workdir(
     basis_file: str | Path | None = None,
     setting: settings.Name | None = None,
 ) -> ModelSpec:
-    """Convert a reference's weights into a new working directory; returns their spec.
+    """Converts weights of a reference to a new working directory; returns their spec.
 
-    `basis_file` is the PCA_matrix.mat of a teacher's training, `setting` what a
-    student was trained for. Raises UserError, and writes nothing, for files that are
-    not a whole network of a reference.
+    `basis_file` is the PCA_matrix.mat of a teacher's training, and `setting` the one
+    that a student was trained for. Raises UserError, and writes nothing, if a file is
+    not a complete network of a reference.
     """
     out = Path(workdir).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -61,9 +61,9 @@ def to_workdir(
     run = state_dict.infer(file, tensors, setting)
     if run.model.sees is Sees.PRIOR and basis_file is None:
         raise UserError(
-            f"{file} is a teacher, which is useless without the basis of the prior "
-            "that it was trained with, and so is any student of it: give the "
-            "reference's PCA_matrix.mat, in the teacher's folder, as --pca"
+            f"{file} is a teacher: it and its students work only with the basis of the "
+            "prior that it was trained with. Give the reference's PCA_matrix.mat, from "
+            "the teacher's folder, as --pca"
         )
     found = state_dict.from_tensors(file, tensors, run)
     basis = np.zeros(prior.BASIS_SHAPE, np.float32)
@@ -94,11 +94,11 @@ def to_file(
     basis_file: str | Path | None = None,
     overwrite: bool = False,
 ) -> ModelSpec:
-    """Write a working directory's newest weights for the reference; returns their spec.
+    """Writes a working directory's newest weights for the reference; returns the spec.
 
-    In its place may stand weights that come with the package, or a packed student.
-    `basis_file` is where its PCA_matrix.mat goes. Raises UserError for files that are
-    there already, unless `overwrite`.
+    `workdir` may also name weights that come with the package, or a packed student.
+    `basis_file` is the path for PCA_matrix.mat. Raises UserError for existing files,
+    unless `overwrite` is set.
     """
     torch_files.check_suffix(file)
     for path in (file, basis_file):
@@ -106,23 +106,21 @@ def to_file(
             raise UserError(f"{path} exists: give another name, or --overwrite")
     kept, basis = _kept(workdir)
     if basis_file is not None and not basis.any():
-        raise UserError(
-            f"{workdir} holds a student that came without a basis: leave --pca out"
-        )
+        raise UserError(f"{workdir} holds a student without a basis: leave --pca out")
     torch_files.write(file, state_dict.to_tensors(kept))
     if basis_file is not None:
         torch_files.write_basis(basis_file, basis)
     elif kept.run.model.sees is Sees.PRIOR:
         logging.warning(
-            "without --pca=FILE.mat the reference makes a basis of its own, with which "
-            "this teacher is useless"
+            "without --pca=FILE.mat the reference makes a new basis, with which this "
+            "teacher does not work"
         )
     _warn_of_size(kept.run)
     return kept.run.model
 
 
 def to_state(found: StateDict) -> State:
-    """A training state before its first step with the weights of a state dict."""
+    """Makes a training state at step 0 from the weights of a state dict."""
     shared = {
         "step": jnp.int32(0),
         "opt_state": fresh_optimizer(_OPTIMIZER, found.variables["params"]),
@@ -140,7 +138,7 @@ def to_state(found: StateDict) -> State:
 
 
 def from_state(state: State, run: RunSpec, counts: Mapping[str, int]) -> StateDict:
-    """What a state dict holds of a training state, with BatchNorm's `counts`."""
+    """Makes a state dict of a training state and BatchNorm's `counts`."""
     momentum = None
     if isinstance(state, ContrastiveState):
         variables = {
@@ -153,10 +151,10 @@ def from_state(state: State, run: RunSpec, counts: Mapping[str, int]) -> StateDi
 
 
 def _kept(workdir: str | Path) -> tuple[StateDict, np.ndarray]:
-    """What a state dict keeps of a working directory, or of a packed network.
+    """Reads a working directory or a packed network as a state dict and its basis.
 
-    And the basis. Raises UserError for an ablation, and for a packed network that
-    learnt by contrast, whose momentum branch and queue are not packed.
+    Raises UserError for an ablation, and for a packed network of contrastive training,
+    because packed files lack the momentum branch and the queue.
     """
     file = packed.find(workdir)
     if file is None:
@@ -182,9 +180,9 @@ def _kept(workdir: str | Path) -> tuple[StateDict, np.ndarray]:
 
 
 def _exchangeable(about: Tree) -> RunSpec:
-    """What a checkpoint or packed file keeps.
+    """The spec of a checkpoint or packed file.
 
-    Raises UserError for an ablation, of which the reference has no counterpart.
+    Raises UserError for an ablation, which the reference does not have.
     """
     spec = RunSpec.from_config(about["config"])
     if spec.model.ablated:
@@ -220,8 +218,8 @@ def _counts(run: RunSpec, step: int) -> dict[str, int]:
         pairs, crops = run.model.entry.contrasts, run.contrast.crops
         if pairs is None or crops is None:
             raise UserError(
-                f"a {run.model.kind} whose config lacks contrast.crops: its "
-                "BatchNorms' counts of updates cannot be told"
+                f"the config of this {run.model.kind} lacks contrast.crops, so the "
+                "counts of its BatchNorm updates are unknown: add it to config.json"
             )
         pairing = contrast.pairing(pairs, crops)
         visits = [len(pairing.visits), pairing.positives.shape[1]]
@@ -246,8 +244,8 @@ def _warn_of_size(run: RunSpec) -> None:
     ]
     if others:
         logging.warning(
-            "the reference as published cannot load this, its sizes are fixed in the "
-            "code: %s",
+            "the published reference cannot load these weights, because its code fixes "
+            "other sizes: %s",
             ", ".join(others),
         )
 

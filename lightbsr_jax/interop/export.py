@@ -70,7 +70,7 @@ def difference(model: Model, path: str | Path, size: tuple[int, int] | None) -> 
 
 
 def run(path: str | Path, lr: np.ndarray) -> np.ndarray:
-    """What a file makes of LR images [B, h, w, 3]: [B, h s, w s, 3] in [0, 1]."""
+    """Runs an exported file on LR images [B, h, w, 3]: [B, h s, w s, 3] in [0, 1]."""
     if Path(path).suffix == ".stablehlo":
         return np.asarray(
             export.deserialize(bytearray(Path(path).read_bytes())).call(lr)

@@ -1,1 +1,1 @@
-"""The methods: a folder each, and what all of them share."""
+"""The methods, a folder each, and the code that they share."""

@@ -1,4 +1,4 @@
-"""Depthwise kernels that are made for each image: how KDSR and DASR modulate.
+"""Depthwise convolution with a kernel per image, the modulation of KDSR and DASR.
 
 `x` is [B, h, w, F], `idr` a vector [B, F].
 """
@@ -11,9 +11,9 @@ from lightbsr_jax.networks.operators import image_depthwise_conv, leaky_relu
 
 
 class DynamicDepthwise(nn.Module):
-    """3 x 3 depthwise convolution with a kernel that two layers make of the IDR.
+    """3 x 3 depthwise convolution with a kernel that two layers predict from the IDR.
 
-    KDSR calls it IDR-DDC; DASR has it in its degradation-aware convolution.
+    KDSR calls it IDR-DDC; it is part of DASR's degradation-aware convolution.
     """
 
     @nn.compact

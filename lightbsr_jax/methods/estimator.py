@@ -1,7 +1,7 @@
 """The IDR-estimator, the projector above it and the IDR-converter (Figure 2).
 
 The implicit degradation representation (IDR) is the estimator's map [B, h/4, w/4, 128].
-DASR, from which the method has its estimator and projector, has them twice as wide.
+Estimator and projector come from DASR, which has them twice as wide.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from lightbsr_jax.networks.operators import gelu, global_mean, leaky_relu, pixel
 
 
 class Estimator(nn.Module):
-    """Six convolutions that read the degradation off an image.
+    """Six convolutions that estimate the degradation of an image.
 
-    The student's sees the LR image, the teacher's the degradation prior beside it: the
-    number of input channels is the only difference.
+    The student's input is the LR image; the teacher's also has the degradation prior as
+    further channels. That is the only difference.
     """
 
     axis_name: str | None = None
@@ -25,9 +25,10 @@ class Estimator(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, visits: Sequence[int] | None = None) -> Array:
-        """[B, h, w, 3 + P] to [B, ceil(h/4), ceil(w/4), 128].
+        """Maps [B, h, w, 3 + P] to [B, ceil(h/4), ceil(w/4), 128].
 
-        With `visits` in training mode, over crops [D, B, h, w, 3 + P]: see `BatchNorm`.
+        With `visits`, it is in training mode and takes crops [D, B, h, w, 3 + P]: see
+        `BatchNorm`.
         """
         widths = self.width, self.width * 2, self.width * 4
         plan = [(w, stride) for w in widths for stride in (1 + (w > self.width), 1)]
@@ -53,11 +54,11 @@ class Projector(nn.Module):
 
 
 class Converter(nn.Module):
-    """The IDR as a channel vector R_c and a spatial map R_s (section 3.2)."""
+    """Converts the IDR to a channel vector R_c and a spatial map R_s (section 3.2)."""
 
     @nn.compact
     def __call__(self, idr: Array, size: tuple[int, int]) -> tuple[Array, Array]:
-        """[B, ceil(h/4), ceil(w/4), 128] to R_c [B, 48] and R_s [B, h, w, 8]."""
+        """Maps [B, ceil(h/4), ceil(w/4), 128] to R_c [B, 48] and R_s [B, h, w, 8]."""
         channel = gelu(Dense(48, use_bias=False, name="channel")(global_mean(idr)))
         # The estimator rounds up sizes that 4 does not divide.
         spatial = pixel_shuffle(idr, 4)[:, : size[0], : size[1]]

@@ -1,4 +1,4 @@
-"""The description of a method: what training, weights and inference ask about it."""
+"""The description of a method for training, weights and inference."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,32 +10,31 @@ from lightbsr_jax.methods.parts import InParts
 from lightbsr_jax.methods.recipe import Recipe
 from lightbsr_jax.methods.torch_layers import Names, Shapes
 
-UTILITIES = ("utils/util.py", "utility.py")  # that all the published programs have
+UTILITIES = ("utils/util.py", "utility.py")  # files of all published programs
 
 
 @dataclass(frozen=True)
 class Method:
-    """What differs between methods, beside their networks and losses.
+    """The differences between methods, apart from their losses.
 
-    A role is "teacher" or "student", or "network" where there are none of them.
+    A role is "teacher" or "student", or "network" for methods without these two.
     """
 
     title: str
     network: type[BlindNetwork]
     roles: Mapping[str, str]  # to the prefix of the estimator's names in torch
-    # What a teacher's estimator sees beside the LR image.
+    # The input of a teacher's estimator in addition to the LR image.
     privileged: Literal["prior", "hr"] | None
-    projecting: tuple[str, ...]  # roles that have a projector
-    # A student starts with these modules of its teacher, and in stage 1 learns these.
-    inherited: tuple[str, ...]
-    distilled: tuple[str, ...]
+    projecting: tuple[str, ...]  # roles with a projector
+    inherited: tuple[str, ...]  # modules that a student copies from its teacher
+    distilled: tuple[str, ...]  # modules that a student trains in stage 1
     # Contrast of all crops of an image with one another, or of the first two.
     contrasts: Literal["all", "pair"] | None
-    loss_range: float  # L_SR is measured on images in 0..this
-    reference: str  # where the published program is
-    checkout: tuple[str, ...]  # files that are used of it, and by which it is known
-    published: Mapping[str, int]  # the network's sizes that are fixed in its code
-    recipe: Recipe  # how it is trained
+    loss_range: float  # L_SR is measured on images in 0..loss_range
+    reference: str  # address of the published program
+    checkout: tuple[str, ...]  # its files that are used, and that identify it
+    published: Mapping[str, int]  # sizes of the network that its code fixes
+    recipe: Recipe  # training parameters
     layers: Callable[[Any, str], Names] = field(repr=False)  # network, prefix
     recognise: Callable[[Shapes], tuple[BlindNetwork, str] | None] = field(repr=False)
     in_parts: InParts = field(repr=False)

@@ -1,12 +1,12 @@
-"""What the networks of all methods have in common: blind super-resolution by an IDR.
+"""Base classes of all methods' networks: blind super-resolution with an IDR.
 
-An estimator reads an implicit degradation representation (IDR) off the LR image, a
-converter makes modulators of it, and a restorer that is modulated by them makes the SR
-image. A projector stands above the IDR for training, or for the converter. A method
-says what these four are, and how its restorer's body uses the modulators.
+An estimator computes an implicit degradation representation (IDR) of the LR image, a
+converter turns it into modulators, and a restorer modulated by them computes the SR
+image. A projector maps the IDR to an embedding, for training or for the converter. A
+method defines these four, and how the body of its restorer uses the modulators.
 
 LR images are [B, h, w, 3] RGB in [0, 1], SR images [B, h s, w s, 3] in [0, 1]. A
-teacher's estimator sees something beside the LR image, its `privileged` input.
+teacher's estimator has an input in addition to the LR image, its `privileged` input.
 """
 
 from collections.abc import Sequence
@@ -36,22 +36,22 @@ _COMPOSED_FROM = 32  # pixels along an image's shorter side
 
 
 class Restoration(NamedTuple):
-    """What a network makes of an LR image; the modulators as they leave the converter.
+    """The output of a network: the SR image, and the modulators of the converter.
 
-    LightBSR's are R_c [B, 48] and R_s [B, h, w, 8]; the others' is one vector [B, C].
+    LightBSR has R_c [B, 48] and R_s [B, h, w, 8]; the others have one vector [B, C].
     """
 
-    sr: Array  # [B, h s, w s, 3], in [0, 1] but for overshoots
+    sr: Array  # [B, h s, w s, 3], in [0, 1] except for overshoots
     idr_channel: Array
     idr_spatial: Array | None = None
 
 
 class Restorer(nn.Module):
-    """From an LR image and modulators to the SR image: a convolution, body, upscaler.
+    """A convolution, a body and an upscaler, from LR image and modulators to SR image.
 
-    `body(features, *modulators)` keeps the features' shape. It ends in a convolution
-    "conv" of 3 x 3, plus the features. Inside, images are in 0..`image_range`, as the
-    method's weights have it.
+    `body(features, *modulators)` keeps the shape of the features. It ends in a 3 x 3
+    convolution "conv", plus the features. Inside, images are in 0..`image_range`, as
+    the method's weights require.
     """
 
     scale: int
@@ -71,22 +71,22 @@ class Restorer(nn.Module):
         return self.reconstruct(self.body(features, *modulators))
 
     def extract(self, lr: Array, dtype: Any) -> Array:
-        """The features [B, h, w, F] that the body starts from."""
+        """The features [B, h, w, F], which are the input of the body."""
         return self.head((self.image_range * lr - self.mean).astype(dtype))
 
     def reconstruct(self, x: Array) -> Array:
-        """The SR image, from what the body makes of the features.
+        """Computes the SR image from the output of the body.
 
-        There is nothing nonlinear between the convolutions that do this: inside of the
-        image they are one, at scale 4 with a tenth of the operations. At its border
-        each of them sees zeros beyond it, which one convolution cannot.
+        Nothing nonlinear lies between the convolutions of this step, so inside the
+        image a single one replaces them, at scale 4 with a tenth of the operations.
+        At the border each of them pads with zeros, which a single one cannot imitate.
         """
         if self.is_initializing() or is_plain() or min(x.shape[1:3]) < _COMPOSED_FROM:
             return self.reconstruct_stepwise(x)
         sr, s = self.reconstruct_inside(x), self.scale
         for axis in (1, 2):
             part = partial(slice_in_dim, axis=axis)
-            # Three pixels decide what becomes of the outermost.
+            # The outermost pixels depend on three.
             ends = jnp.concatenate([part(x, 0, 3), part(x, -3, None)])
             first, last = jnp.split(self.reconstruct_stepwise(ends), 2)
             parts = [part(first, 0, s), part(sr, s, -s), part(last, -s, None)]
@@ -94,15 +94,15 @@ class Restorer(nn.Module):
         return sr
 
     def reconstruct_stepwise(self, x: Array) -> Array:
-        """`reconstruct`, one convolution after the other."""
-        # 8 bits, which is what bfloat16 has, are too few for pixels.
+        """Computes `reconstruct` one convolution after the other."""
+        # The 8 bits of bfloat16 are too few for pixels.
         x = at_least_float32(x)
         for factor, layer in zip(UPSCALER_STEPS[self.scale], self.upscale, strict=True):
             x = pixel_shuffle(layer(x), factor)
         return self._pixels(self.tail(x))
 
     def reconstruct_inside(self, x: Array) -> Array:
-        """`reconstruct`, but for what becomes of the image's outermost pixels."""
+        """Computes `reconstruct` correctly except for the outermost LR pixels."""
         factors = UPSCALER_STEPS[self.scale]
         rest = self.tail.kernel_and_bias
         for factor, layer in zip(factors[::-1], self.upscale[::-1], strict=True):
@@ -119,29 +119,29 @@ class Restorer(nn.Module):
 
 
 class BlindNetwork(nn.Module):
-    """A method's network; subclasses set up `estimator`, `projector`, `converter`.
+    """The network of a method.
 
-    And `restorer`, all under these names: parameters, optimiser states and what learns
-    in a stage go by them. The network computes in `dtype`, float32 or bfloat16;
-    parameters, inputs and outputs are float32. `axis_name` is the axis of the devices
-    over which training is mapped, if it is. With `remat`, gradients compute each
-    block's insides anew but for what is kept: a quarter of the memory, and on a CPU no
-    slower.
+    Subclasses set up `estimator`, `projector`, `converter` and `restorer` under these
+    names, because parameters, optimiser states and training stages refer to them. The
+    network computes in `dtype`, float32 or bfloat16; parameters, inputs and outputs are
+    float32. `axis_name` is the axis of the devices over which training is mapped, if
+    any. With `remat`, gradients recompute the inside of each block except for saved
+    values: this takes a quarter of the memory, and on a CPU it is not slower.
     """
 
-    IMAGE_RANGE: ClassVar[float] = 1.0  # images are 0..this inside the network
+    IMAGE_RANGE: ClassVar[float] = 1.0  # images are in 0..IMAGE_RANGE in the network
     REDUCTION: ClassVar[int] = 4  # of the IDR's resolution
 
     @property
     def reach(self) -> int:
-        """How far the estimator's convolutions see, in LR pixels.
+        """Reach of the estimator's convolutions, in LR pixels.
 
-        Rounded up to a multiple of `REDUCTION`.
+        It is rounded up to a multiple of `REDUCTION`.
         """
         return 12
 
     def __call__(self, lr: Array, privileged: Array | None = None) -> Restoration:
-        """Evaluation mode: BatchNorm with its running statistics."""
+        """Restores in evaluation mode, with BatchNorm's running statistics."""
         return self.restore(lr, self.encode(lr, privileged))
 
     def encode(
@@ -153,7 +153,7 @@ class BlindNetwork(nn.Module):
     ) -> Array:
         """The IDR [B, h', w', C]; with `visits`, in training mode over [D, B, ...].
 
-        A teacher's estimator sees `privileged` after the LR's channels.
+        A teacher's estimator gets `privileged` after the LR image's channels.
         """
         lr = self.IMAGE_RANGE * lr
         if privileged is not None:
@@ -163,19 +163,19 @@ class BlindNetwork(nn.Module):
         return at_least_float32(self.estimator(lr.astype(self.dtype), visits))
 
     def spread(self, privileged: Array) -> Array:
-        """The privileged input as channels of the LR image, [B, h or 1, w or 1, P]."""
-        raise NotImplementedError  # a method without a teacher has none
+        """Spreads the privileged input as channels [B, h or 1, w or 1, P]."""
+        raise NotImplementedError  # methods without a teacher have no such input
 
     def project(self, idr: Array) -> Array:
-        """The IDR's embedding [B, E], of which the training's losses are."""
+        """The embedding [B, E] of the IDR, for the losses of training."""
         return at_least_float32(self.projector(idr.astype(self.dtype)))
 
     def convert(self, idr: Array, size: tuple[int, int]) -> tuple[Array, ...]:
-        """The modulators that an IDR makes; `size` is the LR's (h, w)."""
+        """The modulators of an IDR; `size` is the LR image's (h, w)."""
         raise NotImplementedError
 
     def new_restorer(self) -> Restorer:
-        """The restorer that a network of this kind has."""
+        """Makes the restorer of this network."""
         raise NotImplementedError
 
     def restore(self, lr: Array, idr: Array) -> Restoration:
@@ -189,7 +189,7 @@ class BlindNetwork(nn.Module):
 
 
 def check_scale(scale: int) -> None:
-    """Raises ValueError for a scale that no network has."""
+    """Raises ValueError for an unsupported scale."""
     if scale not in UPSCALER_STEPS:
         raise ValueError(f"scale {scale} is not one of {list(UPSCALER_STEPS)}")
 
@@ -197,10 +197,10 @@ def check_scale(scale: int) -> None:
 def initialise(
     network: BlindNetwork, key: Array, privileged: Array | None, *, projects: bool
 ) -> dict[str, Any]:
-    """Fresh variables {"params", "batch_stats"}, as torch initialises them.
+    """Makes random variables {"params", "batch_stats"}, initialised as in torch.
 
-    `privileged` is an example of one image's, None where the estimator sees none;
-    `projects` says whether there is a projector.
+    `privileged` is an example for one image, or None if the estimator has no such
+    input; `projects` selects whether there is a projector.
     """
 
     def visit_all(

@@ -1,7 +1,7 @@
-"""ONNX graphs, written node by node: the layers and the parts that methods share.
+"""Writing ONNX graphs node by node: the layers and parts that methods share.
 
-Values are known by their names. Maps are [B, C, h, w], vectors [B, C, 1, 1]; a graph
-goes from "lr" to "sr". Nodes and weights have the names of their modules in ours.
+Values are identified by their names. Maps are [B, C, h, w], vectors [B, C, 1, 1]; a
+graph goes from "lr" to "sr". Nodes and weights have the names of our modules.
 """
 
 import contextlib
@@ -32,20 +32,20 @@ class Graph:
 
     @contextlib.contextmanager
     def scope(self, *names: str) -> Iterator[None]:
-        """What is made inside is named after a module."""
+        """Prefixes names of nodes made inside the context by module names."""
         self._scope += names
         yield
         del self._scope[-len(names) :]
 
     def op(self, kind: str, *inputs: str, out: str | None = None, **how: Any) -> str:
-        """A node with one output, whose name it returns."""
+        """Adds a node with one output; returns the output's name."""
         name = self._name(kind)
         made = self._onnx.helper.make_node(kind, inputs, [out or name], name, **how)
         self.nodes.append(made)
         return out or name
 
     def split(self, x: str, sizes: list[int], axis: int = 1) -> list[str]:
-        """Channels in parts."""
+        """Splits channels; returns the names of the parts."""
         name = self._name("Split")
         names = [f"{name}_{i}" for i in range(len(sizes))]
         inputs = [x, self.constant(np.array(sizes, np.int64))]
@@ -54,7 +54,7 @@ class Graph:
         return names
 
     def constant(self, value: Any, name: str = "constant") -> str:
-        """Weights, or a node's settings, which are the same for many nodes."""
+        """Adds weights, or integer settings, which nodes share; returns the name."""
         value = np.asarray(value)
         if value.dtype.kind == "i":
             known = str(value.dtype), value.shape, value.tobytes()
@@ -74,7 +74,7 @@ class Graph:
         return "/".join([*self._scope, f"{kind}_{self._count}"])
 
     def conv(self, x: str, layer: Tree, *, stride: int = 1, group: int = 1) -> str:
-        """A convolution; a dense layer is one of 1 x 1."""
+        """Adds a convolution; a dense layer becomes one of 1 x 1."""
         kernel = np.asarray(layer["kernel"])
         if kernel.ndim == 2:
             kernel = kernel[None, None]
@@ -93,22 +93,22 @@ class Graph:
         return self.leaky_relu(self.conv(x, layer, stride=stride))
 
     def leaky_relu(self, x: str) -> str:
-        """LeakyReLU with the slope 0.1 that all methods have."""
+        """Adds a LeakyReLU with the slope 0.1 of all methods."""
         return self.op("LeakyRelu", x, alpha=0.1)
 
     def dense(self, x: str, layer: Tree) -> str:
-        """Over the last axis."""
+        """Adds a dense layer over the last axis."""
         x = self.op("MatMul", x, self.constant(layer["kernel"], "kernel"))
         return self.op("Add", x, self.constant(layer["bias"], "bias"))
 
     def pixel_shuffle(self, x: str, factor: int) -> str:
-        """As torch has it."""
+        """Adds a pixel shuffle in torch's order."""
         return self.op("DepthToSpace", x, blocksize=factor, mode="CRD")
 
     def dynamic_depthwise(self, x: str, idr: str, layers: Tree) -> str:
-        """`methods.dynamic.DynamicDepthwise`, by the vector `idr`.
+        """Adds `methods.dynamic.DynamicDepthwise`, modulated by the vector `idr`.
 
-        As nine shifted multiply-adds: a Conv's kernels are the same for all images.
+        It is nine shifted multiply-adds, because a Conv uses one kernel for all images.
         """
         features = layers["kernel"]["kernel"].shape[1] // 9
         kernels = self.conv(self.leaky_conv(idr, layers["hidden"]), layers["kernel"])
@@ -129,23 +129,23 @@ class Graph:
 
 
 def as_numpy(variables: Tree) -> tuple[Tree, Tree]:
-    """The "params" and the "batch_stats"."""
+    """Converts "params" and "batch_stats" to numpy arrays."""
     params, statistics = (variables.get(x, {}) for x in ("params", "batch_stats"))
     return jax.tree.map(np.asarray, params), jax.tree.map(np.asarray, statistics)
 
 
 def layer(stacked: Tree, index: int) -> Tree:
-    """The parameters of one of the modules that are stacked on a leading axis."""
+    """Selects the parameters of one of the modules stacked on a leading axis."""
     return jax.tree.map(lambda leaf: leaf[index], stacked)
 
 
 def scaled(graph: Graph, x: str, factor: float) -> str:
-    """The image times a factor, if it is not 1."""
+    """Multiplies the image by a factor, unless it is 1."""
     return x if factor == 1 else graph.op("Mul", x, graph.constant(np.float32(factor)))
 
 
 def estimator(graph: Graph, x: str, params: Tree, statistics: Tree) -> str:
-    """`methods.estimator.Estimator`."""
+    """Adds `methods.estimator.Estimator`."""
     with graph.scope("estimator"):
         for index in range(6):
             norm, running = params[f"norm_{index}"], statistics[f"norm_{index}"]
@@ -161,9 +161,9 @@ def estimator(graph: Graph, x: str, params: Tree, statistics: Tree) -> str:
 def restorer(
     graph: Graph, network: BlindNetwork, params: Tree, body: Callable[[str], str]
 ) -> None:
-    """`methods.network.Restorer`, from "lr" to "sr".
+    """Adds `methods.network.Restorer`, from "lr" to "sr".
 
-    `body` makes of the features what the body's last convolution sees.
+    `body` maps the features to the input of the body's last convolution.
     """
     with graph.scope("restorer"):
         mean = np.reshape(RGB_MEAN, (1, 3, 1, 1))

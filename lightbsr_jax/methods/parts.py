@@ -1,13 +1,14 @@
-"""The forward pass of a network whose maps are too large to be computed whole.
+"""The interface for forward passes whose maps are too large to compute at once.
 
-A method writes it once, in terms of the verbs of `Parts`; inference says what a map is
-and how it is cut up, and may compute it tile by tile on several devices. Of the rest of
-the image a stage sees the pixels around a tile and, at most, means over whole maps that
-were made before: that is what makes the result exact at any size of tile.
+A method writes its forward pass once, in terms of the verbs of `Parts`. Inference
+defines what a map is and how it is cut, and may compute it tile by tile on several
+devices. A stage uses the pixels around a tile and, from the rest of the image, only
+means over whole maps that were computed before. The result is therefore exact for any
+size of tile.
 
-The functions that methods give to the verbs are compiled once each, so they are made
-once, not at every call; all numbers that differ between calls (which group, which
-block) are arguments.
+Each function that a method passes to a verb is compiled once, so functions must be
+module-level objects, not made at every call. Values that differ between calls (the
+number of a group or a block) are arguments.
 """
 
 from collections.abc import Callable
@@ -21,11 +22,11 @@ from lightbsr_jax.methods.network import BlindNetwork
 
 Tree = Any  # of parameters, or {"params", "batch_stats"}
 Map = Any  # [1, h, w, C] in parts, for instance in tiles
-Vector = Any  # an array that is small and whole
+Vector = Any  # a small array, not cut
 
 
 class Parts(Protocol):
-    """The verbs. One object is one network and one image on its way through it."""
+    """The verbs. An object stands for the pass of one image through one network."""
 
     def map(
         self,
@@ -36,47 +37,46 @@ class Parts(Protocol):
         into: Map | None = None,
         averaged: bool = False,
     ) -> Map:
-        """`function(network, variables, *maps, *given)`, computed part by part.
+        """Computes `function(network, variables, *maps, *given)` part by part.
 
-        Its convolutions see `reach` pixels of the LR image far, together, and zeros
-        beyond the image. A map may have another resolution than the LR image's, then
-        the reach is a multiple of it. The result is a new map, or is written `into` one
-        that is no longer needed (maybe one of `maps`). With `averaged` its mean is
-        computed on the way.
+        Its convolutions together reach `reach` pixels of the LR image, and see zeros
+        beyond the image. If a map has another resolution than the LR image, the reach
+        scales with it. The result is a new map, or is written `into` one that is no
+        longer needed (possibly one of `maps`). With `averaged` its mean is computed as
+        well.
         """
         ...
 
     def mean(self, of: Map) -> Vector:
-        """The mean [1, C] over a whole map, which was made with `averaged`."""
+        """The mean [1, C] over a whole map made with `averaged`."""
         ...
 
     def vector(self, function: Callable[..., Array], *given: Any) -> Vector:
-        """`function(network, variables, *given)`, computed once for the image."""
+        """Computes `function(network, variables, *given)` once for the image."""
         ...
 
 
 class InParts(NamedTuple):
-    """How a method's networks are computed in parts.
+    """The forward pass of a method's networks in parts.
 
-    The estimator, the restorer's ends and the convolution "conv", which with the
-    features is the end of a body, are common to all methods and not in here.
+    The estimator, both ends of the restorer and the last convolution "conv" of its body
+    are common to all methods and not part of this.
     """
 
     # (network, parts, idr, its mean [C]) to the modulators of `BlindNetwork.convert`.
     modulators: Callable[..., tuple[Map | Vector, ...]]
-    # (network, parts, features, *modulators) to the map that the body's last
-    # convolution sees. Features and modulators may be written over. The features come
-    # with their mean.
+    # (network, parts, features, *modulators) to the input of the body's last
+    # convolution. It may overwrite features and modulators. The features have a mean.
     body: Callable[..., Map]
 
 
 def at(stacked: Tree, *place: Array) -> Tree:
-    """The parameters of one module of those that are stacked on leading axes."""
+    """Selects the parameters of one of the modules stacked on leading axes."""
     return jax.tree.map(lambda leaf: leaf[place], stacked)
 
 
 def applied(module: nn.Module, params: Tree, *arguments: Any) -> Any:
-    """The output of a module by itself."""
+    """Applies a module on its own."""
     return module.apply({"params": params}, *arguments)
 
 
@@ -88,11 +88,11 @@ def body_params(variables: Tree) -> Tree:
 def vector_alone(
     network: BlindNetwork, parts: Parts, idr: Map, mean: Vector
 ) -> tuple[Vector, ...]:
-    """The modulators of a method whose converter sees the IDR's mean alone."""
+    """The modulators of a method whose converter uses only the mean of the IDR."""
     return (parts.vector(convert_mean, mean),)
 
 
 def convert_mean(network: BlindNetwork, variables: Tree, mean: Array) -> Array:
-    """The vector [1, F] that modulates, of the IDR's mean [C]."""
+    """The modulating vector [1, F] for the IDR's mean [C]."""
     idr = mean[None, None, None]
     return network.apply(variables, idr, (1, 1), method="convert")[0]

@@ -1,8 +1,8 @@
-"""The numbers with which a method is trained as published.
+"""The published training parameters of a method.
 
-configs/NAME.py train with them and `lightbsr compare` steps with them, so that what is
-compared is what is trained. They lie in the methods' folders and not in configs/,
-which an installed package is without.
+configs/NAME.py train with them and `lightbsr compare` steps with them, so that the
+comparison uses the parameters of training. They lie in the methods' folders because the
+package must not import configs/.
 """
 
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ class Contrast:
 @dataclass(frozen=True)
 class Distillation:
     temperature: float  # of the softmax inside KL
-    l1_weight: float  # of the L1 distance beside it
+    l1_weight: float  # of the additional L1 distance
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A method's; a student's and its teacher's are one."""
+    """The training parameters of a method, for its teacher and its student."""
 
     adam: Adam
-    learning_rates: tuple[float, float]  # where the stages begin, after any warm-up
+    learning_rates: tuple[float, float]  # of both stages, after any warm-up
     contrast: Contrast | None = None
     distillation: Distillation | None = None

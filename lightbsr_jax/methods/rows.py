@@ -1,7 +1,7 @@
-"""Bodies in parts whose blocks are (x, idr) -> (x, None), by a vector `idr` [1, F].
+"""Computing bodies of blocks (x, idr) -> (x, None) in parts, for a vector IDR [1, F].
 
-The blocks lie in a row, called "blocks", or in rows in "groups", each with a
-convolution "conv" of 3 x 3, plus the group's input.
+A body is a row "blocks", or "groups" of rows, each of which ends in a 3 x 3 convolution
+"conv", plus the input of the group.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ _MERGE_REACH = 1
 
 
 def blocks_in_parts(block: nn.Module, reach: int) -> InParts:
-    """A body of one row; `block` sees `reach` pixels far."""
+    """A body of one row of blocks whose reach is `reach` pixels."""
     row = _row(block, reach)
 
     def body(network: BlindNetwork, parts: Parts, features: Map, idr: Vector) -> Map:
@@ -37,7 +37,7 @@ def blocks_in_parts(block: nn.Module, reach: int) -> InParts:
 
 
 def groups_in_parts(block: nn.Module, reach: int) -> InParts:
-    """A body of groups of rows; `block` sees `reach` pixels far."""
+    """A body of groups of rows of blocks whose reach is `reach` pixels."""
     row = _row(block, reach)
 
     def body(network: BlindNetwork, parts: Parts, features: Map, idr: Vector) -> Map:
@@ -58,7 +58,7 @@ def _row(block: nn.Module, reach: int) -> Callable[..., Map]:
         place: tuple[Array, ...],
         idr: Array,
     ) -> Array:
-        """The block at a `place`, (group, index) or (index,)."""
+        """Applies the block at a `place`, (group, index) or (index,)."""
         body = body_params(variables)
         params = at(body.get("groups", body)["blocks"], *place)
         return applied(block, params, x, idr.astype(x.dtype))[0]
@@ -71,7 +71,7 @@ def _row(block: nn.Module, reach: int) -> Callable[..., Map]:
         group: tuple[int, ...],
         out: Map | None,
     ) -> Map:
-        """All blocks of a row, of which `out` becomes the output; `x` stays."""
+        """Applies all blocks of a row; the result overwrites `out`, but not `x`."""
         for index in range(network.blocks):
             x = out = parts.map(one, reach, x, given=((*group, index), idr), into=out)
         return x

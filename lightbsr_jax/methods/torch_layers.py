@@ -1,7 +1,7 @@
-"""Names that PyTorch's programs give to layers, as far as the methods share them.
+"""Names of layers in the PyTorch programs, for the layers that methods share.
 
-A method's `torch.py` names each layer of its network by its path in our variables, and
-recognises its network by the names and shapes of tensors.
+A method's `torch.py` maps the path of each layer in our variables to its torch name,
+and recognises its network by the names and shapes of tensors.
 """
 
 import re
@@ -10,22 +10,22 @@ from itertools import product
 
 import numpy as np
 
-Names = dict[str, np.ndarray]  # torch's names of our layers, by path; stacked ones too
+Names = dict[str, np.ndarray]  # torch names by our layers' paths; arrays if stacked
 Shapes = Mapping[str, tuple[int, ...]]  # of tensors by their names
 
-# Prefixes of the estimator's names: two branches that contrast, or a lone one.
+# Prefixes of the estimator's names: two contrastive branches, or a single one.
 PRINCIPAL, MOMENTUM = "E.encoder_q.", "E.encoder_k."
 LONE = "E."
 
 
 def numbered(template: str, *counts: int) -> np.ndarray:
-    """The names [*counts] that a template's places make: "a.{}" is a.0, a.1, ..."""
+    """Fills a template with numbers, to names [*counts]: "a.{}" is a.0, a.1, ..."""
     names = [template.format(*index) for index in product(*map(range, counts))]
     return np.array(names).reshape(counts)
 
 
 def restorer(convolution: str) -> Names:
-    """The layers that all restorers have; `convolution` is their bodies' last."""
+    """Names of the layers of all restorers; `convolution` is the last of the body."""
     names = {
         "restorer/head": "G.head.0",
         "restorer/body/conv": convolution,
@@ -37,7 +37,7 @@ def restorer(convolution: str) -> Names:
 
 
 def estimator(prefix: str) -> Names:
-    """Six convolutions with BatchNorm, and the projector above them."""
+    """Names of the estimator's convolutions with BatchNorm, and of the projector."""
     names = {f"estimator/conv_{i}": f"{prefix}E.{3 * i}" for i in range(6)}
     names |= {f"estimator/norm_{i}": f"{prefix}E.{3 * i + 1}" for i in range(6)}
     named = {ours: np.array(theirs) for ours, theirs in names.items()}
@@ -45,7 +45,7 @@ def estimator(prefix: str) -> Names:
 
 
 def projector(prefix: str) -> Names:
-    """The two dense layers above an estimator."""
+    """Names of the two dense layers of the projector."""
     return {
         "projector/hidden": np.array(f"{prefix}mlp.0"),
         "projector/output": np.array(f"{prefix}mlp.2"),
@@ -61,10 +61,10 @@ def scale(shapes: Shapes) -> int:
 
 
 def count(shapes: Shapes, pattern: str) -> int:
-    """One more than the largest number that the pattern's group finds; 0 for none.
+    """One more than the largest number that the pattern's group matches; 0 for none.
 
-    Larger numbers than there are tensors count for nothing: a name alone is not to make
-    a network of a million blocks.
+    Numbers larger than the number of tensors are ignored, so that a single name cannot
+    ask for a network of a million blocks.
     """
     found = [match[1] for name in shapes if (match := re.match(pattern, name))]
     numbers = [int(digits) for digits in found if len(digits) < 9]

@@ -1,1 +1,1 @@
-"""Trained networks: in memory, as checkpoints, as single files, in PyTorch form."""
+"""Trained networks: in memory, as checkpoints, as packed files, as state dicts."""

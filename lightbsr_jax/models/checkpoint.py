@@ -1,10 +1,10 @@
-"""Checkpoints: everything that a run needs to go on, and that its network needs.
+"""Checkpoints: the complete state of a run, with its network readable separately.
 
 WORKDIR/checkpoints/STEP/ holds three items:
-model     {"params", "batch_stats", "basis"}: all that using the network takes; the
-          parameters are the averaged ones where the run averages them
+model     {"params", "batch_stats", "basis"}: everything needed to use the network; the
+          parameters are the averaged ones if the run averages them
 training  the rest of the run (optimiser, momentum branch, queue, counts)
-about     JSON: the config, where the data stream was, and the items' checksums
+about     JSON: the config, the position of the data stream, and the items' checksums
 
 All processes of a run call `save` and `run`; the first one writes.
 """
@@ -30,15 +30,14 @@ if TYPE_CHECKING:
 Tree = dict[str, Any]
 Result = TypeVar("Result")
 
-_STORAGE_ERRORS = (OSError, ValueError, RuntimeError)  # what Orbax makes of a full disk
+_STORAGE_ERRORS = (OSError, ValueError, RuntimeError)  # Orbax's errors on a full disk
 
 
 class Checkpoints:
     """The checkpoints of one working directory.
 
-    Each is written whole or not at all, in the background. One that cannot be read, or
-    whose content is not what was written, is passed over with a warning for the one
-    before.
+    Each is written atomically, in the background. If one cannot be read or fails its
+    checksum, a warning is logged and the previous one is used.
     """
 
     def __init__(
@@ -68,12 +67,12 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, run: Any, basis: np.ndarray, about: Tree) -> None:
-        """Write a run in the background; an earlier checkpoint of its step stays.
+        """Writes a run in the background, unless its step has a checkpoint already.
 
-        `run` is a training.state.Run, `about` JSON-able. Raises UserError where this
-        one, or the one before, cannot be written; earlier ones stay as they are.
+        `run` is a training.state.Run, `about` JSON-able. Raises UserError if this
+        checkpoint or the previous one cannot be written; earlier ones stay unchanged.
         """
-        # Copies: the loop goes on while they are written.
+        # Copy: the loop continues while these are written.
         run = jax.tree.map(lambda x: np.array(x), run)
         about = json.loads(json.dumps(about))
         model, training = _divided(run, np.asarray(basis))
@@ -89,9 +88,9 @@ class Checkpoints:
             raise self._unwritable(error) from error
 
     def model(self, template: Callable[[Tree], Tree]) -> tuple[int, Tree, Tree]:
-        """The newest step, its `about`, its {"params", "batch_stats", "basis"}.
+        """Reads the newest step, its `about` and {"params", "batch_stats", "basis"}.
 
-        `template(about)` is a tree of the model's kind, of arrays or of their shapes.
+        `template(about)` returns a tree like the model, of arrays or of shapes.
         """
 
         def read(step: int) -> tuple[int, Tree, Tree]:
@@ -101,10 +100,10 @@ class Checkpoints:
         return self._newest(read)
 
     def run(self, template: Callable[[Tree], tuple[Any, Any]]) -> tuple:
-        """The newest run in host memory, its basis and its `about`.
+        """Reads the newest run into host memory, with its basis and its `about`.
 
-        `template(about)` is a run and a basis of the same kind, or their shapes. What
-        it raises as UserError is not taken for damage.
+        `template(about)` returns a run and a basis like them, or their shapes. If it
+        raises UserError, that propagates; it is not treated as damage.
         """
 
         def read(step: int) -> tuple[Any, np.ndarray, Tree]:
@@ -116,12 +115,12 @@ class Checkpoints:
         return self._newest(read)
 
     def set_aside_after(self, step: int) -> None:
-        """Move checkpoints later than `step`, which are damaged, out of the way."""
+        """Moves checkpoints later than `step`, which are damaged, to another folder."""
         self._set_aside([s for s in self._manager.all_steps() if s > step])
         self._manager.reload()
 
     def wait(self) -> None:
-        """Wait for the writing to end. Raises UserError where it failed."""
+        """Waits until all writing is finished. Raises UserError if it failed."""
         try:
             self._manager.wait_until_finished()
         except _STORAGE_ERRORS as error:
@@ -161,9 +160,12 @@ class Checkpoints:
             except Exception as error:  # damage shows as any kind of error
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
                 problems.append(f"{self._folder / str(step)} is damaged ({reason})")
-                logging.warning("%s: taking the one before", problems[-1])
+                logging.warning("%s: using the previous one", problems[-1])
         if problems:
-            raise UserError(f"no checkpoint can be read: {'; '.join(problems)}")
+            raise UserError(
+                f"no checkpoint can be read: {'; '.join(problems)}: restore one from a "
+                "copy, or start a new run in another --workdir"
+            )
         raise FileNotFoundError(
             f"{self.workdir} holds no finished checkpoint yet: a run writes one at "
             "every config.checkpoint.every_steps and at its end"
@@ -174,11 +176,11 @@ class Checkpoints:
         restored: Any = self._manager.restore(step, args=args)
         about = restored.about
         if about.pop("checksum") != _checksum_of_text(about):
-            raise ValueError("about is not what was written")
+            raise ValueError("about does not match its checksum")
         return about
 
     def _read(self, step: int, about: Tree, **templates: Any) -> list[Any]:
-        """Items in host memory, in the order of their checksums."""
+        """Reads items into host memory, in the order of their checksums."""
         shapes = jax.tree.map(
             lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), templates
         )
@@ -189,27 +191,27 @@ class Checkpoints:
             templates, items, about["checksums"], strict=False
         ):
             if checksum(item) != expected:
-                raise ValueError(f"the numbers of {name} are not what was written")
+                raise ValueError(f"the numbers of {name} do not match their checksum")
         return items
 
     def _unwritable(self, error: Exception) -> UserError:
         return UserError(
             f"a checkpoint could not be written to {self._folder}: {error}. Earlier "
-            f"ones stay (steps {sorted(self._manager.all_steps())}): make room, and "
-            "give the same command again"
+            f"ones are kept (steps {sorted(self._manager.all_steps())}): free space, "
+            "and repeat the same command"
         )
 
 
 @contextmanager
 def opened(workdir: str | Path) -> Iterator[Checkpoints]:
-    """The checkpoints of a run, for reading.
+    """Opens the checkpoints of a run to read them.
 
-    Raises FileNotFoundError for a folder that has none.
+    Raises FileNotFoundError if the folder has none.
     """
     if not (Path(workdir) / "checkpoints").is_dir():
         raise FileNotFoundError(
             f"{workdir} holds no checkpoints: expected the --workdir of a train.py "
-            "run, or what lightbsr convert made"
+            "run, or a working directory made by lightbsr convert"
         )
     checkpoints = Checkpoints(workdir)
     try:
@@ -227,7 +229,7 @@ def _is_listed(found: Any) -> bool:
 
 
 def checksum(tree: Any) -> int:
-    """A number that tells one tree of arrays from another."""
+    """A checksum of a tree of arrays."""
     value = 0
     for leaf in jax.tree.leaves(tree):
         value = zlib.crc32(np.ascontiguousarray(leaf).data, value)
@@ -239,7 +241,7 @@ def _checksum_of_text(about: Tree) -> int:
 
 
 def _divided(run: Any, basis: np.ndarray) -> tuple[Tree, Any]:
-    """A run as the items `model` and `training`: nothing is written twice."""
+    """Divides a run into the items `model` and `training`, without duplicates."""
     state, averaged = run.state, run.average is not None
     model = {
         "params": run.evaluated,
@@ -248,12 +250,12 @@ def _divided(run: Any, basis: np.ndarray) -> tuple[Tree, Any]:
     }
     params = state.params if averaged else {}
     state = state.replace(params=params, batch_stats={})
-    # On disk {} stands for what is not there.
+    # On disk {} stands for missing parts.
     return model, run.replace(state=state, average={})
 
 
 def _joined(model: Tree, training: Any) -> tuple[Any, np.ndarray]:
-    """What `_divided` divided."""
+    """Joins the items of `_divided` to a run and its basis."""
     averaged = bool(training.state.params)
     state = training.state.replace(
         params=training.state.params if averaged else model["params"],
@@ -264,5 +266,5 @@ def _joined(model: Tree, training: Any) -> tuple[Any, np.ndarray]:
 
 
 def plain(config: "ConfigDict") -> Tree:
-    """The config as it comes back from a checkpoint: JSON types only."""
+    """Converts a config to JSON types, as in a checkpoint."""
     return json.loads(json.dumps(config.to_dict()))

@@ -1,13 +1,13 @@
-"""Trained networks out of any source: one meaning of `--weights` everywhere.
+"""Loading trained networks from any source: `--weights` means the same everywhere.
 
 A source is
 the name of weights that come with the package ("setting2"),
 a file that `lightbsr pack` wrote (.safetensors),
 a state dict of a published PyTorch program (.pt, .pth, .safetensors), or
-the workdir of a run, of which the newest checkpoint that is not damaged counts.
+the workdir of a run, from which the newest undamaged checkpoint is read.
 
-A str and a Path mean the same. A name of the package's weights goes before a file or
-folder of that name, which is meant by ./NAME as a str or by its absolute path.
+A str and a Path mean the same. A name of the package's weights takes precedence over a
+file or folder with that name; write ./NAME as a str, or an absolute path, to name that.
 """
 
 from pathlib import Path
@@ -27,32 +27,33 @@ from lightbsr_jax.spec import ModelSpec, Sees
 Tree = dict[str, Any]
 Source = str | Path
 
-# A student's state dict does not tell what it was trained for, and upscaling does not
-# depend on it; pictures are explained by these degradations, which are the most.
+# The setting assumed for a student's state dict, which does not store its own.
+# Upscaling does not depend on it; `--explain` uses its set of known degradations, the
+# largest.
 UNTOLD_SETTING = 2
 
 
 class Weights(NamedTuple):
-    """What a source holds of a network, in host memory."""
+    """The weights of a network in host memory, with their description."""
 
     spec: ModelSpec
     variables: Tree  # {"params", "batch_stats"}
     basis: np.ndarray | None  # [441, 15] of the prior; None in a state dict
-    step: int  # updates that it was trained for
+    step: int  # number of training updates
 
 
 def load(source: Source, *, setting: settings.Name | None = None) -> Model:
-    """The network of a source, on the first device.
+    """Loads the network of a source to the first device.
 
-    `setting` is that of a state dict which does not tell its own. Raises UserError
-    where there is nothing of that name, for a file of another kind or one that is
-    damaged, and for the state dict of a teacher that is useless without its prior's
-    basis; FileNotFoundError for a folder without checkpoints.
+    `setting` applies to a state dict that does not store its own. Raises UserError if
+    nothing has that name, if a file is damaged or of another kind, and for the state
+    dict of a teacher, which lacks the basis of its prior; FileNotFoundError for a
+    folder without checkpoints.
     """
     weights = read(source, setting=setting)
     if weights.basis is None and weights.spec.sees is Sees.PRIOR:
         raise UserError(
-            f"{source} is a {weights.spec.kind}, which is useless without the basis of "
+            f"{source} is a {weights.spec.kind}, which works only with the basis of "
             "the prior that it was trained with: convert it with its PCA_matrix.mat "
             "(lightbsr convert --pca), and give the working directory"
         )
@@ -60,24 +61,24 @@ def load(source: Source, *, setting: settings.Name | None = None) -> Model:
 
 
 def load_for_pictures(source: Source) -> Model:
-    """As `load`, for networks that see the LR image alone.
+    """Loads as `load` does, but only networks that need nothing but the LR image.
 
-    Raises UserError, which names the source, for a teacher that sees more.
+    Raises UserError, which names the source, for a teacher.
     """
     weights = read(source)
     if weights.spec.sees is not Sees.NOTHING:
         raise UserError(
-            f"{source} is a {weights.spec.kind}, which sees what nobody knows of a "
-            "picture: give a student of it"
+            f"{source} is a {weights.spec.kind}, which needs the true degradation, "
+            "unknown for pictures: give its student"
         )
     return _model(weights)
 
 
 def read(source: Source, *, setting: settings.Name | None = None) -> Weights:
-    """The weights in a source, of any role; raises as `load` does."""
+    """Reads the weights of a source, of any role; raises as `load` does."""
     file = packed.shipped().get(str(source), Path(source))
     if not file.is_file():
-        if Path(source).name == str(source):  # no folder's path, but a name
+        if Path(source).name == str(source):  # a name, not the path of a folder
             packed.check_name(str(source))
         return _read_workdir(source)
     if packed.is_packed(file):
@@ -98,8 +99,7 @@ def _model(weights: Weights) -> Model:
 def newest(workdir: Source) -> tuple[int, Tree, Tree]:
     """The step, `about` and {"params", "batch_stats", "basis"} of a run's checkpoint.
 
-    Raises FileNotFoundError for a folder that has none, UserError where none can be
-    read.
+    Raises FileNotFoundError if the folder has none, UserError if none can be read.
     """
 
     def shapes(about: Tree) -> Tree:
@@ -122,13 +122,13 @@ def _read_packed(file: Path) -> Weights:
 
 
 def _divided(spec: ModelSpec, model: Tree, step: int) -> Weights:
-    """Variables and basis of a checkpoint's or file's model."""
+    """Separates the variables and the basis of a checkpoint's or file's model."""
     variables = {name: tree for name, tree in model.items() if name != "basis"}
     return Weights(spec, {"batch_stats": {}, **variables}, model["basis"], step)
 
 
 def _check_shapes(file: Path, model: Tree, wanted: Tree) -> None:
-    """Raises UserError where a file's tensors are not those of its network."""
+    """Raises UserError if the tensors of a file do not match its network."""
 
     def forms(tree: Tree) -> dict[str, tuple[int, ...]]:
         flat: Tree = flatten_dict(tree, sep="/")
@@ -138,6 +138,7 @@ def _check_shapes(file: Path, model: Tree, wanted: Tree) -> None:
     wrong = sorted(n for n in found | wanted if found.get(n) != wanted.get(n))
     if wrong:
         raise UserError(
-            f"{file}: {len(wrong)} tensors are not those of its network, such as "
-            f"{wrong[0]}: {found.get(wrong[0])} for {wanted.get(wrong[0])}"
+            f"{file}: {len(wrong)} tensors do not match its network, such as "
+            f"{wrong[0]}: {found.get(wrong[0])}, expected {wanted.get(wrong[0])}; pack "
+            "it again"
         )

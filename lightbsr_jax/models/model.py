@@ -31,15 +31,15 @@ _STATIC = {"static": True}
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Model:
-    """A network with its weights, and the prior's basis that they were trained with.
+    """A network with its weights, and the basis of the prior used in its training.
 
-    A pytree, whose leaves are its numbers: an argument of compiled functions.
+    It is a pytree whose leaves are its arrays, so compiled functions can take it.
     """
 
     spec: ModelSpec = field(metadata=_STATIC)
     variables: dict[str, Any]  # {"params", "batch_stats"}
-    basis: Array | np.ndarray  # [441, 15]; zeros where a student came without
-    step: int = 0  # updates that it was trained for
+    basis: Array | np.ndarray  # [441, 15]; zeros for a student without a basis
+    step: int = 0  # number of training updates
 
     @property
     def network(self) -> BlindNetwork:
@@ -51,12 +51,12 @@ class Model:
 
     @property
     def role(self) -> str:
-        """ "teacher", "student"; "network" of a method that has neither."""
+        """The role: "teacher", "student", or "network" for methods without these."""
         return self.spec.role
 
     @property
     def setting(self) -> settings.Name:
-        """The kind of degradation that it was trained for, such as 1 or 2."""
+        """The degradation setting that it was trained for, such as 1 or 2."""
         return self.spec.setting
 
     @property
@@ -65,23 +65,23 @@ class Model:
 
     @property
     def prior(self) -> bool:
-        """Whether a teacher that sees the prior is shown it."""
+        """True unless an ablation hides the prior from its teacher."""
         return self.spec.prior
 
     @property
     def title(self) -> str:
-        """Such as "LightBSR teacher"; of what restores LR images alone, "LightBSR"."""
+        """A title such as "LightBSR teacher", or "LightBSR" for a student."""
         return self.spec.title
 
     @classmethod
     def load(cls, source: str | Path) -> "Model":
-        """The network of weights that come with the package, of a file, or of a run.
+        """Loads weights that come with the package, a file, or a run.
 
-        `source` is the weights' name ("setting2"), a file that `lightbsr pack` wrote,
+        `source` is the name of weights ("setting2"), a file that `lightbsr pack` wrote,
         a state dict of a published program (.pt, .pth, .safetensors), or the workdir of
-        a run. See models.load for all of it, and for the errors.
+        a run. See models.load for details and errors.
         """
-        from lightbsr_jax.models.load import load  # which stands on this module
+        from lightbsr_jax.models.load import load  # it imports this module
 
         return load(source)
 
@@ -91,10 +91,10 @@ class Model:
         degradation: Known | None = None,
         hr: ArrayLike | None = None,
     ) -> Array:
-        """SR images of LR images, not rounded.
+        """Restores LR images to SR images, without rounding.
 
-        A teacher needs the truth (UserError without): LightBSR's the `degradation`,
-        KDSR's the HR images in 0..255. A student ignores them.
+        A teacher needs the true `degradation` (LightBSR) or the HR images in 0..255
+        (KDSR); raises UserError without. A student ignores them.
         """
         privileged = self.privileged(degradation, hr)
         return _restore(self.network, self.variables, lr, privileged)
@@ -105,7 +105,7 @@ class Model:
         degradation: Known | None = None,
         hr: ArrayLike | None = None,
     ) -> Array:
-        """The IDRs [B, h', w', C] of LR images; the rest is as for `restore`."""
+        """The IDRs [B, h', w', C] of LR images, with the arguments of `restore`."""
         privileged = self.privileged(degradation, hr)
         idr: Any = self.network.apply(self.variables, lr, privileged, method="encode")
         return idr
@@ -113,18 +113,18 @@ class Model:
     def privileged(
         self, degradation: Known | None, hr: ArrayLike | None
     ) -> Array | None:
-        """What the network sees beside LR images, in its own terms; None for none."""
+        """The network's input in addition to LR images; None if it has none."""
         if self.spec.sees is Sees.NOTHING:
             return None
         if self.spec.sees is Sees.HIGH_RESOLUTION:
             if hr is None:
                 raise UserError(
-                    f"a {self.spec.kind} sees the HR image: give it, or use a student"
+                    f"a {self.spec.kind} needs the HR image: give it, or use a student"
                 )
             return jnp.asarray(hr) / 255
         if degradation is None:
             raise UserError(
-                "a teacher sees the true degradation: give it, or use a student"
+                "a teacher needs the true degradation: give it, or use a student"
             )
         return self.spec.degradations.prior_vector(degradation, self.basis)
 

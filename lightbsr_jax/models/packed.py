@@ -1,4 +1,4 @@
-"""Trained networks as single files, and the ones that come with the package.
+"""Reading and writing trained networks as single files, and the shipped weights.
 
 A file is a .safetensors with the tensors params/..., batch_stats/... and basis. Its
 metadata are one JSON text: `config`, that of the training run, `step`, the updates it
@@ -37,7 +37,7 @@ def shipped() -> dict[str, Path]:
 
 
 def find(source: str | Path) -> Path | None:
-    """The packed file that is meant, if one is: of shipped weights, or at a path."""
+    """The packed file of shipped weights or at a path; None if there is none."""
     named = shipped().get(str(source))
     if named is not None:
         return named
@@ -49,7 +49,7 @@ def find(source: str | Path) -> Path | None:
 
 
 def is_packed(path: Path) -> bool:
-    """Whether `write` wrote the file. Raises UserError for one that is damaged."""
+    """Returns whether `write` wrote the file. Raises UserError if it is damaged."""
     try:
         return bool(_metadata(path))
     except (safetensors.SafetensorError, ValueError) as error:
@@ -57,30 +57,30 @@ def is_packed(path: Path) -> bool:
 
 
 def check_name(source: str) -> str:
-    """`source`; raises UserError where no weights, file or folder have that name."""
+    """Returns `source`; raises UserError if nothing has that name."""
     if source not in shipped() and not Path(source).exists():
         raise UserError(
-            f"no weights {source!r} come with this version ({', '.join(shipped())} do) "
-            "and no file has that name: name a student that you trained by --workdir "
-            "(make demo leaves a small one in runs/demo/student), or a file by "
-            "--weights"
+            f"no weights {source!r} come with this version (there are "
+            f"{', '.join(shipped())}), and no file has that name: name a student that "
+            "you trained by --workdir (make demo leaves a small one in "
+            "runs/demo/student), or a file by --weights"
         )
     return source
 
 
 def folder(path: str) -> str:
-    """The path of a folder in a form that never names shipped weights."""
+    """Rewrites the path of a folder so that it cannot name shipped weights."""
     return os.path.join(os.curdir, path) if path in shipped() else path
 
 
 def read(path: str | Path) -> tuple[Tree, Tree]:
-    """What is known about the weights, and their {"params", "batch_stats", "basis"}.
+    """Reads the facts about weights, and {"params", "batch_stats", "basis"}.
 
-    Raises UserError for a file that is damaged or holds something else.
+    Raises UserError if the file is damaged or of another kind.
     """
     path = Path(path)
     if not is_packed(path):
-        raise UserError(f"{path} holds no network that lightbsr pack wrote")
+        raise UserError(f"{path} is not a file of lightbsr pack: name one that is")
     about = _metadata(path)
     expected = about.pop(_CHECKSUM, None)
     try:
@@ -94,7 +94,7 @@ def read(path: str | Path) -> tuple[Tree, Tree]:
 
 
 def write(path: str | Path, about: Tree, model: Tree, *, half: bool) -> None:
-    """Write weights and what is known about them, as `read` returns both.
+    """Writes weights and the facts about them, as returned by `read`.
 
     With `half` the parameters are rounded to float16.
     """
@@ -117,12 +117,12 @@ def _checksum(about: Tree, tensors: dict[str, np.ndarray]) -> int:
 
 
 def _metadata(path: Path) -> Tree:
-    """Nothing for a file of another program's."""
+    """The facts in a packed file; {} for a file of another program."""
     if path.suffix != SUFFIX:
         return {}
     with safetensors.safe_open(path, "np") as file:
         metadata = file.metadata() or {}
     about = json.loads(metadata.get(_ABOUT, "{}"))
     if not isinstance(about, dict):
-        raise ValueError(f"{_ABOUT} is no object")
+        raise ValueError(f"{_ABOUT} is not an object")
     return about

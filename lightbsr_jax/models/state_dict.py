@@ -1,9 +1,9 @@
-"""State dicts of the published PyTorch programs, read and written as variables.
+"""Converting state dicts of the published PyTorch programs to variables, and back.
 
-A state dict tells its method, role and sizes by its tensors' names and shapes. What
-learns by contrast has a momentum branch and a queue in it, beside the network; DASR
-publishes files without these two. BatchNorm's counts of updates, which the published
-programs keep and never read, are passed through.
+The names and shapes of its tensors identify the method, role and sizes of a state dict.
+Networks trained by contrast also have a momentum branch and a queue; DASR publishes
+files without these two. BatchNorm's counts of updates, which the published programs
+store but never read, are kept.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,11 +28,11 @@ Tree = dict[str, Any]
 Tensors = Mapping[str, np.ndarray]
 
 PUBLISHED_QUEUE = 8192  # keys in the queues of the published programs
-_SHOWN = 3  # names that an error lists of each kind
+_SHOWN = 3  # number of names of each kind that an error lists
 
 
 class Momentum(NamedTuple):
-    """The momentum branch and the queue of what learns by contrast."""
+    """The momentum branch and the queue of contrastive training."""
 
     variables: Tree  # {"params", "batch_stats"}; parameters of CONTRASTED
     queue: Any  # [Q, E] unit vectors
@@ -40,9 +40,9 @@ class Momentum(NamedTuple):
 
 
 class StateDict(NamedTuple):
-    """What a state dict holds, in this program's layouts."""
+    """The content of a state dict, in this program's layouts."""
 
-    run: RunSpec  # with a contrast where there is a queue
+    run: RunSpec  # with a contrast if there is a queue
     variables: Tree  # {"params", "batch_stats"}
     momentum: Momentum | None
     counts: Mapping[str, int]  # of BatchNorm's updates, by their torch names
@@ -54,9 +54,9 @@ def read(
     *,
     otherwise: settings.Name | None = None,
 ) -> StateDict:
-    """The network in a file, and what learns with it; see `infer` for the setting.
+    """Reads the state dict of a file; see `infer` for the setting.
 
-    Raises UserError for files that are not a whole network of a known method.
+    Raises UserError if it is not a complete network of a known method.
     """
     tensors = torch_files.read(file)
     return from_tensors(file, tensors, infer(file, tensors, setting, otherwise))
@@ -68,18 +68,20 @@ def infer(
     setting: settings.Name | None = None,
     otherwise: settings.Name | None = None,
 ) -> RunSpec:
-    """What tensors' names and shapes tell: method, role, sizes, the queue's length.
+    """Infers method, role, sizes and queue length from names and shapes of tensors.
 
-    The setting is told by LightBSR's teachers only. Raises UserError where it is
-    neither told nor given (nor `otherwise`), or both and different.
+    Only LightBSR's teachers store the setting; for others it is `setting`, or else
+    `otherwise`. Raises UserError if the setting is unknown, or if the stored one
+    differs from `setting`.
     """
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     try:
         _, network, role = torch_names.infer(shapes)
     except ValueError as error:
         raise UserError(
-            f"{file} holds no {', '.join(m.title for m in METHODS.values())} of the "
-            f"references: {error}, but {_first(tensors)}"
+            f"{file} is not a network of the published programs "
+            f"({', '.join(m.title for m in METHODS.values())}): it has {error}, but "
+            f"{_first(tensors)}"
         ) from None
     spec = ModelSpec.of_network(network, role, next(iter(SETTINGS)))
     told = None
@@ -88,9 +90,9 @@ def infer(
     elif setting is None and otherwise is None:
         known = [f"--setting={s.name} ({s.description})" for s in SETTINGS.values()]
         raise UserError(
-            f"{file} is a {spec.kind}, whose weights do not tell what degradations it "
-            f"was trained for: give {' or '.join(known)}; folders of the published "
-            "programs end in _iso and _aniso"
+            f"{file} is a {spec.kind}, whose weights do not store the degradation "
+            f"setting they were trained for: give {' or '.join(known)}; folders of the "
+            "published programs end in _iso and _aniso"
         )
     if None not in (told, setting) and told != setting:
         raise UserError(
@@ -107,10 +109,10 @@ def infer(
 
 
 def from_tensors(file: str | Path, tensors: Tensors, run: RunSpec) -> StateDict:
-    """The tensors, known to be a run's, in this program's layouts.
+    """Converts the tensors of a run to this program's layouts.
 
-    Raises UserError, which names `file` and all tensors that are wrong, where they are
-    not those of the run's network; warns of numbers that are not finite.
+    Raises UserError, which names `file` and all wrong tensors, if they do not match the
+    run's network; warns of values that are not finite.
     """
     empty, network = _empty(run), run.model.make_network()
     _check(file, tensors, empty)
@@ -141,7 +143,7 @@ def to_tensors(state_dict: StateDict) -> dict[str, np.ndarray]:
 
 
 def blank(run: RunSpec) -> dict[str, np.ndarray]:
-    """All tensors of a run's state dict, holding zeros."""
+    """All tensors of a run's state dict, filled with zeros."""
     return to_tensors(_empty(run))
 
 
@@ -159,7 +161,7 @@ def counters(run: RunSpec) -> list[str]:
 
 
 def _setting_of(channels: int, given: settings.Name | None) -> settings.Name | None:
-    """The setting whose prior has so many channels: of several the given or first."""
+    """The setting whose prior has that many channels, preferably the given one."""
     fitting = [s.name for s in SETTINGS.values() if s.prior_channels == channels]
     return given if given in fitting else next(iter(fitting), None)
 
@@ -173,7 +175,7 @@ def _branches(state_dict: StateDict) -> list[tuple[Tree, str]]:
 
 
 def _empty(run: RunSpec) -> StateDict:
-    """Zeros in the place of all numbers."""
+    """A state dict of zeros."""
     shapes = run.model.shapes()
     variables: Tree = jax.tree.map(
         lambda x: np.zeros(x.shape, x.dtype),
@@ -196,18 +198,18 @@ def _complete(variables: Tree) -> Tree:
 
 
 def _check(file: str | Path, tensors: Tensors, empty: StateDict) -> None:
-    """Raises UserError where the tensors are not of the kind of `empty`."""
+    """Raises UserError if names, shapes or types differ from those of `empty`."""
     run, wanted = empty.run, to_tensors(empty)
     shared = sorted(wanted.keys() & tensors.keys())
     misfits = [
-        f"{name} {_form(tensors[name])} for {_form(wanted[name])}"
+        f"{name} {_form(tensors[name])}, expected {_form(wanted[name])}"
         for name in shared
         if _form(tensors[name]) != _form(wanted[name])
     ]
     problems = [
         f"{len(names)} {what} ({_first(names)})"
         for what, names in {
-            # (BatchNorm's counts matter to nothing, and many programs leave them out.)
+            # (BatchNorm's counts have no effect, and many programs leave them out.)
             "missing": sorted(wanted.keys() - tensors.keys() - set(counters(run))),
             "unexpected": sorted(tensors.keys() - wanted.keys()),
             "misshapen": misfits,
@@ -218,12 +220,13 @@ def _check(file: str | Path, tensors: Tensors, empty: StateDict) -> None:
         problems = _wrong_values(tensors, run)
     if problems:
         raise UserError(
-            f"{file} reads like a {run.model}, but is none: {'; '.join(problems)}"
+            f"{file} looks like a {run.model}, but does not match one: "
+            f"{'; '.join(problems)}"
         )
     spoilt = [n for n in shared if not np.isfinite(tensors[n]).all()]
     if spoilt:
         logging.warning(
-            "%s: numbers that are not finite in %d of the tensors (%s)",
+            "%s: values that are not finite in %d of the tensors (%s)",
             file,
             len(spoilt),
             _first(spoilt),
@@ -231,12 +234,12 @@ def _check(file: str | Path, tensors: Tensors, empty: StateDict) -> None:
 
 
 def _wrong_values(tensors: Tensors, run: RunSpec) -> list[str]:
-    """What is wrong with the tensors whose values are not free."""
+    """Descriptions of wrong values in the tensors whose values are fixed."""
     image_range = run.model.entry.network.IMAGE_RANGE
     wrong = [
         f"{name} is not the fixed {value.ravel().tolist()}"
         for name, value in torch_names.mean_shift(image_range).items()
-        # Weights that went through float16 are good enough.
+        # The tolerance allows weights that were stored as float16.
         if not np.allclose(tensors[name], value, rtol=0, atol=1e-3 * image_range)
     ]
     if QUEUE in tensors:

@@ -1,8 +1,8 @@
-"""Weight files of the PyTorch reference: state dicts, and the basis beside them.
+"""Reading and writing weight files of the PyTorch reference.
 
-A state dict is a .pt or .pth file, which takes PyTorch to read and write, or a
-.safetensors file, which does not. The basis is the variable p, 441 x 15, of a
-PCA_matrix.mat; the reference applies it to the row-major kernel as it stands, as we do.
+A state dict is a .pt or .pth file, which requires PyTorch, or a .safetensors file,
+which does not. The basis of the prior is the variable p, 441 x 15, of a PCA_matrix.mat;
+both programs apply it to the row-major kernel without a change.
 """
 
 import pickle
@@ -26,24 +26,24 @@ from lightbsr_jax.imaging.prior import BASIS_SHAPE
 
 _TORCH = (".pt", ".pth")
 _SAFETENSORS = ".safetensors"
-# What programs keep a state dict under; of two sets of weights the averaged one.
+# Keys under which programs store a state dict; averaged weights come first.
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "params_ema", "params", "net")
-# Of DataParallel, of wrappers, and of torch.compile.
+# Prefixes of DataParallel, of wrappers, and of torch.compile.
 _PREFIX = re.compile(r"((module|model|params_ema|params|_orig_mod)\.)*")
 
 
 def check_suffix(path: str | Path) -> None:
-    """Raises UserError for a name that is not a weight file's."""
+    """Raises UserError if a name does not end like a weight file."""
     known = (*_TORCH, _SAFETENSORS)
     if Path(path).suffix not in known:
         raise UserError(f"{path}: the name must end in one of {', '.join(known)}")
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict by name, out of what wraps them.
+    """Reads the tensors of a state dict by name, and removes wrappers around them.
 
-    Real numbers of any width become float32. Nothing in the file is executed. Raises
-    UserError for a file that holds none.
+    Real numbers of any width become float32. Code in the file is not executed. Raises
+    UserError if the file holds no state dict.
     """
     path = Path(path)
     content = path.read_bytes()
@@ -74,7 +74,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write a state dict, whole or not at all."""
+    """Writes a state dict atomically."""
     path = Path(path)
     check_suffix(path)
     plain = {name: tensor.copy() for name, tensor in tensors.items()}  # contiguous
@@ -89,7 +89,7 @@ def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def read_basis(path: str | Path) -> np.ndarray:
-    """The basis float32 [441, 15] of the prior. Raises UserError for any other file."""
+    """Reads the basis float32 [441, 15] of the prior. Raises UserError."""
     content = Path(path).read_bytes()
     variables = _parsed(path, lambda data: scipy.io.loadmat(BytesIO(data)), content)
     basis = variables.get("p")
@@ -98,16 +98,16 @@ def read_basis(path: str | Path) -> np.ndarray:
         raise UserError(f"{path} holds no variable p (it holds: {names or 'nothing'})")
     if basis.shape != BASIS_SHAPE or basis.dtype.kind != "f":
         raise UserError(
-            f"{path}: p is {basis.dtype} {basis.shape}, where the basis of the "
-            f"prior is a real matrix {BASIS_SHAPE}"
+            f"{path}: p is {basis.dtype} {basis.shape}, but the basis of the prior is "
+            f"a real matrix {BASIS_SHAPE}: give the PCA_matrix.mat of the teacher"
         )
     if not np.isfinite(basis).all():
-        raise UserError(f"{path}: p holds numbers that are not finite")
+        raise UserError(f"{path}: p holds values that are not finite: copy it again")
     return basis.astype(np.float32)
 
 
 def write_basis(path: str | Path, basis: np.ndarray) -> None:
-    """Write the basis, whole or not at all."""
+    """Writes the basis atomically."""
     atomic.replace(
         path, lambda new: scipy.io.savemat(new, {"p": basis}, appendmat=False)
     )
@@ -118,20 +118,20 @@ def _torch(path: Path) -> ModuleType:
         import torch
     except ImportError as error:
         raise UserError(
-            f"{path}: {path.suffix} files take PyTorch, which is not installed: "
-            "pip install torch, or exchange a .safetensors file"
+            f"{path}: {path.suffix} files require PyTorch, which is not installed: pip "
+            "install torch, or use a .safetensors file"
         ) from error
     return torch
 
 
 def _single(tensor: np.ndarray) -> np.ndarray:
-    """Real numbers as float32: files of half size have 16 bits, NumPy's often 64."""
+    """Converts real numbers of any width to float32."""
     real = tensor.dtype.kind == "f" or tensor.dtype == ml_dtypes.bfloat16
     return tensor.astype(np.float32) if real else tensor
 
 
 def _parse_safetensors(content: bytes) -> dict[str, np.ndarray]:
-    kinds = {"BF16": ml_dtypes.bfloat16}  # which NumPy does not have
+    kinds = {"BF16": ml_dtypes.bfloat16}  # NumPy has no bfloat16
     found = {}
     for name, about in safetensors.deserialize(content):
         kind = kinds.get(about["dtype"]) or safetensors.numpy._TYPES[about["dtype"]]
@@ -159,15 +159,15 @@ def _array(torch: ModuleType, tensor: Any) -> np.ndarray:
 
 
 def _parsed(path: str | Path, parse: Callable[[bytes], Any], content: bytes) -> Any:
-    """The content of a file that may be damaged or another program's."""
+    """Parses a file; turns any error of the parser into a UserError."""
     try:
         return parse(content)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is damaged, or holds more than tensors, and the safe loader runs "
-            "no code: save model.state_dict() and nothing else"
+            f"{path} is damaged, or holds more than tensors, which the safe loader "
+            "refuses: save only model.state_dict()"
         ) from error
-    except Exception as error:  # parsers stumble over such files in any way
+    except Exception as error:  # parsers raise many kinds of errors
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"{path} cannot be read: {type(error).__name__}: {reason}"

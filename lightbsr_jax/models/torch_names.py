@@ -1,4 +1,4 @@
-"""The reference's parameter names and layouts, and the way between them and ours.
+"""Converting between the parameter names and layouts of the reference and ours.
 
 Torch convolutions are [out, in, kh, kw] where ours are [kh, kw, in, out], torch
 matrices [out, in] where ours are [in, out]. Torch numbers groups and blocks in its
@@ -16,7 +16,7 @@ from lightbsr_jax.methods.network import RGB_MEAN, BlindNetwork
 from lightbsr_jax.methods.registry import METHODS
 from lightbsr_jax.methods.torch_layers import PRINCIPAL
 
-# A contrast's keys [128, Q], and [1] the place of the oldest one.
+# The keys of a contrast, [128, Q], and the index [1] of the oldest one.
 QUEUE = "E.queue"
 QUEUE_POINTER = "E.queue_ptr"
 
@@ -31,7 +31,7 @@ _TENSORS = {
 
 
 def layers(network: BlindNetwork, estimator: str) -> dict[str, np.ndarray]:
-    """The reference's names of our layers, by path, [groups, blocks] where stacked.
+    """The reference's names of our layers, by path; [groups, blocks] if stacked.
 
     `estimator` is the prefix of the estimator's names, such as PRINCIPAL or MOMENTUM.
     """
@@ -41,7 +41,7 @@ def layers(network: BlindNetwork, estimator: str) -> dict[str, np.ndarray]:
 def _leaves(
     variables: Mapping[str, Any], network: BlindNetwork, estimator: str
 ) -> Iterator[tuple[tuple[str, ...], Any, np.ndarray]]:
-    """Path, leaf and the torch names [...] of the tensors stacked in the leaf."""
+    """Yields each path, its leaf and the torch names of the tensors stacked in it."""
     names = layers(network, estimator)
     for path, leaf in flatten_dict(dict(variables)).items():
         layer = names["/".join(path[1:-1])]
@@ -51,7 +51,7 @@ def _leaves(
 def to_torch(
     variables: Mapping[str, Any], network: BlindNetwork, estimator: str
 ) -> dict[str, np.ndarray]:
-    """Tensors by the reference's names.
+    """Converts variables to tensors by the reference's names.
 
     `variables` is {"params": ..., "batch_stats": ...} or a part of it; `estimator` is
     as for `layers`.
@@ -61,7 +61,7 @@ def to_torch(
         stack = np.asarray(leaf)
         stack = stack.reshape(names.size, *stack.shape[names.ndim :])
         for name, tensor in zip(names.flat, stack, strict=True):
-            # HWIO to OIHW, [in, out] to [out, in]; vectors stay.
+            # HWIO to OIHW, [in, out] to [out, in]; vectors do not change.
             order = (3, 2, 0, 1) if tensor.ndim == 4 else range(tensor.ndim)[::-1]
             tensors[str(name)] = np.ascontiguousarray(tensor.transpose(order))
     return tensors
@@ -73,10 +73,10 @@ def from_torch(
     network: BlindNetwork,
     estimator: str,
 ) -> dict[str, Any]:
-    """Our variables out of the reference's tensors; the inverse of `to_torch`.
+    """Converts the reference's tensors to our variables: the inverse of `to_torch`.
 
     `shapes` is the tree of variables to fill, of arrays or of their shapes. Raises
-    KeyError for a tensor that is missing, ValueError for one that is misshapen.
+    KeyError if a tensor is missing, ValueError if a shape is wrong.
     """
     filled = {}
     for path, leaf, names in _leaves(shapes, network, estimator):
@@ -91,7 +91,7 @@ def from_torch(
 
 
 def mean_shift(pixel_range: float = 1) -> dict[str, np.ndarray]:
-    """The reference's fixed layers around the network: 24 numbers that never learn."""
+    """The reference's fixed layers around the network: 24 constant numbers."""
     identity = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
     mean = np.array(RGB_MEAN, np.float32) * np.float32(pixel_range)
     return {
@@ -103,7 +103,7 @@ def mean_shift(pixel_range: float = 1) -> dict[str, np.ndarray]:
 
 
 def counters(network: BlindNetwork, estimator: str) -> list[str]:
-    """Names of the counts of updates that torch's BatchNorm keeps and never reads."""
+    """Names of BatchNorm's counts of updates, which torch stores but never reads."""
     return [
         f"{theirs}.num_batches_tracked"
         for ours, theirs in layers(network, estimator).items()
@@ -112,10 +112,10 @@ def counters(network: BlindNetwork, estimator: str) -> list[str]:
 
 
 def infer(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, BlindNetwork, str]:
-    """The method that tensors of these names and shapes are of, network and role.
+    """Recognises the method, network and role of tensors by names and shapes.
 
-    Where tensors are missing or misshapen it is the likeliest one; ValueError where no
-    method has such names.
+    If tensors are missing or misshapen, it is the most likely method; raises ValueError
+    if no method has such names.
     """
     for name, method in METHODS.items():
         found = method.recognise(shapes)
@@ -125,5 +125,5 @@ def infer(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, BlindNetwork, str
 
 
 def prior_channels(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Of a teacher that sees the prior: its first convolution's inputs after the LR."""
+    """Number of prior channels: inputs of a teacher's first convolution without LR."""
     return (*shapes.get(f"{PRINCIPAL}E.0.weight", ()), 0, 0)[1] - 3

@@ -1,1 +1,1 @@
-"""The network of the paper. Feature maps are NHWC float32; see `lightbsr` first."""
+"""Layers and operators of the networks. Feature maps are NHWC."""

@@ -1,4 +1,4 @@
-"""How large and how costly a network is, without running it."""
+"""Size and operations of a network, counted without running it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,15 +9,15 @@ from lightbsr_jax.networks.operators import plain_ops
 
 
 def parameters(tree: Any) -> int:
-    """How many numbers a tree of parameters, or of their shapes, holds."""
+    """Number of values in a tree of parameters, or of their shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def multiply_accumulates(function: Callable[..., Any], *arguments: Any) -> int:
     """Multiply-accumulates of the convolutions and products in function(*arguments).
 
-    `arguments` may be shapes. Elementwise arithmetic, norms and pools do not count, as
-    is the custom in the papers of this field (which call the figure FLOPs).
+    `arguments` may be shapes. Elementwise arithmetic, norms and pools are not counted,
+    as is usual in papers of this field (which call the figure FLOPs).
     """
     with plain_ops():
         traced = jax.make_jaxpr(function)(*arguments)

@@ -1,8 +1,8 @@
-"""Operators formulated for a CPU, with gradients of their own.
+"""Operators formulated for a CPU, with custom gradients.
 
 XLA on a CPU is slow at grouped convolutions, at sums over pixels or channels, and at
-the gradients of convolutions and products in the body of a scan. These compute what the
-functions of `plain` do, to float rounding, and `operators` chooses between the two.
+the gradients of convolutions and products in the body of a scan. These functions agree
+with those of `plain` to float rounding; `operators` chooses between the two.
 """
 
 from functools import partial
@@ -14,11 +14,11 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 from lightbsr_jax.networks.plain import NHWC, at_least_float32, pad, padding, total
 
-_THIN = 16  # channels, which do not fill the inner loop of a product
+_THIN = 16  # channels; fewer do not fill the inner loop of a product
 
 
 def _thin_conv(x: Array, kernel: Array) -> Array:
-    """`plain.conv` that computes several columns at once, where channels are few.
+    """Computes `plain.conv` for several columns at once if there are few channels.
 
     (Few outputs do not fill the registers of a product's inner loop.)
     """
@@ -42,7 +42,7 @@ def _thin_conv(x: Array, kernel: Array) -> Array:
 
 @jax.custom_vjp
 def conv(x: Array, kernel: Array) -> Array:
-    """`plain.conv` of stride 1 and odd kernels."""
+    """Computes `plain.conv` with stride 1 and odd kernels."""
     return _thin_conv(x, kernel)
 
 
@@ -51,10 +51,10 @@ def _conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 
 def _thin_kernel_gradient(x: Array, gradient: Array, kernel: Array) -> Array:
-    """Of a convolution with few channels: one product, in which these are more.
+    """The kernel's gradient of a convolution with few channels, as one product.
 
-    Of what all columns of the kernel see of x, and what all its rows see of the
-    gradient.
+    Its factors are x shifted for all columns of the kernel, and the gradient shifted
+    for all its rows, so that the product has more channels.
     """
     height, width, inputs, outputs = kernel.shape
     x = pad(x, kernel)
@@ -76,7 +76,7 @@ def _conv_backward(
     dx = _thin_conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
     if max(kernel.shape[2:]) <= _THIN:
         return dx, _thin_kernel_gradient(x, gradient, kernel)
-    # As autodiff has it, but for the order of axes, which in a scan decides its speed.
+    # Like autodiff, except for the order of axes, which decides the speed in a scan.
     inputs, gradients = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
     of_kernel = lax.conv_general_dilated(
         inputs, gradients, (1, 1), padding(kernel), dimension_numbers=NHWC
@@ -100,8 +100,8 @@ def _shifted_sum(padded: Array, kernel: Array, bias: Array) -> Array:
 
 @jax.custom_vjp
 def depthwise_conv(x: Array, kernel: Array, bias: Array) -> Array:
-    """`plain.depthwise_conv` as a sum of shifted products."""
-    # Not inlined: its consumers would each compute it again.
+    """Computes `plain.depthwise_conv` as a sum of shifted products."""
+    # Not inlined: otherwise each consumer would compute it again.
     padded = pad(x, kernel)
     with set_xla_metadata(inlineable="false"):
         return _shifted_sum(padded, kernel, bias)
@@ -127,9 +127,9 @@ def _depthwise_backward(
 def tap_sums(padded: Array, gradient: Array, size: int) -> Array:
     """Sums over pixels of each tap's view times the gradient: [size, size, B, C].
 
-    Sixteen rows at once are multiplied and added up in one pass over batch, columns and
-    channels, which vectorises; XLA would write out each product and then sum it. Two
-    rows of taps, which see mostly the same pixels, share a pass as complex numbers.
+    One pass over batch, columns and channels multiplies and adds sixteen rows at once,
+    which vectorises; XLA would store each product and then sum it. Two rows of taps,
+    which use mostly the same pixels, share a pass as complex numbers.
     """
     batch, h, w, channels = gradient.shape
     at_once = min(16, h)
@@ -169,7 +169,7 @@ depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
 
 @jax.custom_vjp
 def dense(x: Array, kernel: Array, bias: Array) -> Array:
-    """`plain.dense`, with the gradient of the bias as a product."""
+    """Computes `plain.dense`, with the gradient of the bias as a product."""
     return x @ kernel + bias
 
 
@@ -199,5 +199,5 @@ def global_mean(x: Array) -> Array:
 
 
 def channel_mean(x: Array) -> Array:
-    """Mean over channels, which stay as an axis of 1, as a product."""
+    """Mean over channels, kept as an axis of 1, as a product."""
     return x @ jnp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)

@@ -1,9 +1,9 @@
 """Layers with torch's parameters, initialisation and semantics.
 
 Feature maps are NHWC. Kernels are HWIO, matrices [in, out]. Weights start as torch's
-do: U(-b, b) with b = 1 / sqrt(fan_in), biases with the same b. Parameters are float32;
-a layer computes in the type of what it is given, float32 or bfloat16, but for means and
-variances, which are float32. (Of float64, for comparisons, all is float64.)
+do: U(-b, b) with b = 1 / sqrt(fan_in), biases with the same b. Parameters are float32.
+A layer computes in the type of its input, float32 or bfloat16, except for means and
+variances, which are float32. (With float64 input, for comparisons, all is float64.)
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,9 @@ from lightbsr_jax.networks.operators import (
 def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
     """U(-b, b) with b = 1 / sqrt(fan_in), torch's default for weights and biases.
 
-    Drawn by numpy from the key's bits: the same numbers with every version of JAX, and
-    none of the half minute that XLA takes to compile a hundred random draws.
+    NumPy draws the numbers from the key's bits, so that they do not depend on the
+    version of JAX, and XLA need not compile a hundred random draws, which takes half a
+    minute.
     """
 
     def draw(bits: Array, shape: tuple[int, ...]) -> np.ndarray:
@@ -55,7 +56,7 @@ class _Linear(nn.Module):
     use_bias: bool = True
 
     def parameters(self, kernel_shape: tuple[int, ...]) -> tuple[Array, Array]:
-        """The kernel, inputs on its last axis but one, and the bias (or zero)."""
+        """The kernel, with inputs on its second last axis, and the bias (or zero)."""
         start = torch_uniform(prod(kernel_shape[:-1]))
         kernel = self.param("kernel", start, kernel_shape)
         if not self.use_bias:
@@ -66,9 +67,9 @@ class _Linear(nn.Module):
 class Dense(_Linear):
     """Linear layer over the last axis.
 
-    Its kernel can take in what stands around it: `before`, a scale and a shift [I] of
-    its inputs, and `after`, a scale [O] of its outputs. That spares passes over the
-    pixels, most of all in gradients.
+    Its kernel can absorb neighbouring operations: `before`, a scale and a shift [I] of
+    its inputs, and `after`, a scale [O] of its outputs. That saves passes over the
+    pixels, especially in gradients.
     """
 
     @nn.compact
@@ -97,7 +98,7 @@ class Conv(_Linear):
 
     @property
     def kernel_and_bias(self) -> tuple[Array, Array]:
-        """Of a layer that is initialised and has both."""
+        """Kernel and bias of an initialised layer that has both."""
         params = self.variables["params"]
         return params["kernel"], params["bias"]
 
@@ -142,7 +143,7 @@ _normalised.defvjp(_normalised_forward, _normalised_backward)
 class LayerNorm(nn.Module):
     """Normalisation over channels in float32, with eps 1e-6.
 
-    Returns what is normalised, and the scale and bias [C] that are still to be applied:
+    Returns the normalised map, and the scale and bias [C] that must still be applied:
     the `before` of a `Dense`.
     """
 
@@ -157,19 +158,19 @@ class LayerNorm(nn.Module):
 class BatchNorm(nn.Module):
     """torch's BatchNorm2d, with global statistics over the devices of `axis_name`.
 
-    eps 1e-5. Running statistics are 0.9 running + 0.1 batch and take the unbiased
-    variance, while the batch itself is normalised with the biased one.
+    eps is 1e-5. Running statistics are 0.9 running + 0.1 batch, with the unbiased
+    variance; the batch itself is normalised with the biased variance.
     """
 
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: Array, visits: Sequence[int] | None = None) -> Array:
-        """Normalise x.
+        """Normalises x.
 
-        Evaluation (`visits` None): x is [B, h, w, C], running statistics are used.
-        Training: x is [D, B, h, w, C]; each crop index has statistics of its own, over
-        B, h, w and all devices, which enter the running ones in the order of `visits`.
+        Evaluation (`visits` None): x is [B, h, w, C], and running statistics are used.
+        Training: x is [D, B, h, w, C]; each crop index has separate statistics over B,
+        h, w and all devices, which update the running ones in the order of `visits`.
         """
         channels, dtype = x.shape[-1:], x.dtype
         x = at_least_float32(x)

@@ -1,7 +1,7 @@
 """Operators of the networks, each formulated for the backend that runs it.
 
-`plain` defines what they compute and `cpu` has what is faster on a CPU. The choice is
-made here and nowhere else; `plain_ops` turns it off.
+`plain` defines them, and `cpu` has formulations that are faster on a CPU. Only this
+module chooses between them; `plain_ops` selects `plain` everywhere.
 """
 
 from contextlib import AbstractContextManager
@@ -15,20 +15,20 @@ from jax import Array, lax
 from lightbsr_jax.networks import cpu, plain
 from lightbsr_jax.networks.plain import at_least_float32
 
-# Part of the key of JAX's caches: what was traced outside is traced again inside.
+# Part of the key of JAX's caches, so that functions are traced again in the context.
 _is_plain = jax.make_user_context(False)
 
 
 def plain_ops() -> AbstractContextManager[None]:
-    """Context in which every operator is traced as `plain` has it, on any backend.
+    """Context in which every operator is traced as in `plain`, on any backend.
 
-    That is the published network: for counting operations, comparison and export.
+    This gives the published network, for counting operations, comparison and export.
     """
     return _is_plain(True)
 
 
 def is_plain() -> bool:
-    """True while tracing inside `plain_ops`."""
+    """Returns whether `plain_ops` is active."""
     return _is_plain.value
 
 
@@ -42,7 +42,7 @@ def gelu(x: Array) -> Array:
 
 
 def leaky_relu(x: Array) -> Array:
-    """LeakyReLU with the slope 0.1 that the method uses throughout."""
+    """LeakyReLU with the slope 0.1 of all methods."""
     return nn.leaky_relu(x, 0.1)
 
 
@@ -55,7 +55,7 @@ def global_mean(x: Array) -> Array:
 
 
 def channel_mean(x: Array) -> Array:
-    """Mean over channels, which stay as an axis of 1."""
+    """Mean over channels, kept as an axis of 1."""
     if not _uses_cpu_formulations():
         return x.mean(-1, keepdims=True)
     return cpu.channel_mean(x)
@@ -79,7 +79,7 @@ def pixel_unshuffle(x: Array, factor: int) -> Array:
 
 
 def conv(x: Array, kernel: Array, stride: int = 1) -> Array:
-    """`plain.conv`, formulated for the backend (see the module's head)."""
+    """Computes `plain.conv`, formulated for the backend."""
     odd = all(k % 2 for k in kernel.shape[:2])
     if odd and stride == 1 and _uses_cpu_formulations():
         return cpu.conv(x, kernel)
@@ -87,21 +87,21 @@ def conv(x: Array, kernel: Array, stride: int = 1) -> Array:
 
 
 def depthwise_conv(x: Array, kernel: Array, bias: Array) -> Array:
-    """`plain.depthwise_conv`, formulated for the backend (see the module's head)."""
+    """Computes `plain.depthwise_conv`, formulated for the backend."""
     if _uses_cpu_formulations():
         return cpu.depthwise_conv(x, kernel, bias)
     return plain.depthwise_conv(x, kernel, bias)
 
 
 def dense(x: Array, kernel: Array, bias: Array) -> Array:
-    """`plain.dense`, formulated for the backend (see the module's head)."""
+    """Computes `plain.dense`, formulated for the backend."""
     if _uses_cpu_formulations():
         return cpu.dense(x, kernel, bias)
     return plain.dense(x, kernel, bias)
 
 
 def _image_taps(x: Array, kernel: Array) -> list[tuple[Array, Array]]:
-    """Weights [B, 1, 1, C] of the taps and the shifted copies that they see."""
+    """Weights [B, 1, 1, C] of the taps, and the shifted copies they apply to."""
     weights = kernel.reshape(len(kernel), -1, 1, 1, x.shape[-1]).swapaxes(0, 1)
     return list(zip(weights, plain.taps(x, kernel[0]), strict=True))
 
@@ -133,9 +133,9 @@ _shifted_image_conv.defvjp(_shifted_image_forward, _shifted_image_backward)
 
 
 def image_depthwise_conv(x: Array, kernel: Array) -> Array:
-    """`plain.image_depthwise_conv` as shifted multiply-adds, on every backend.
+    """Computes `plain.image_depthwise_conv` as shifted multiply-adds.
 
-    (As a convolution it would have B C groups, which no backend runs well.)
+    (As a convolution it would have B C groups, which is slow on every backend.)
     """
     if is_plain():
         return plain.image_depthwise_conv(x, kernel)
@@ -145,15 +145,15 @@ def image_depthwise_conv(x: Array, kernel: Array) -> Array:
 def fuse_convs(
     first: tuple[Array, Array], factor: int, then: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    """A convolution, `pixel_shuffle` and another convolution, as one convolution.
+    """Fuses a convolution, `pixel_shuffle` and a second convolution into one.
 
-    Each is a kernel and a bias: first [3, 3, I, M f^2], then [k, k, M, O] with a k of 3
-    or 5. The result's kernel is [5, 5, I, O f^2], and its output is yet to be shuffled.
-    At the border it differs: the second convolution would see zeros around the first's
-    output, and this one sees what the first would make of the zeros around its input.
+    Each is a kernel and a bias: `first` [3, 3, I, M f^2], `then` [k, k, M, O] with k 3
+    or 5. The result's kernel is [5, 5, I, O f^2]; its output must still be shuffled.
+    Results differ at the border: the second convolution pads the output of the first
+    with zeros, but the fused one pads only its input.
     """
     kernel, bias = first
-    # What the first makes of one pixel of 1 in each of the inputs, and in none.
+    # The first's responses to a single pixel of 1 in each input, and to zeros.
     images = jnp.concatenate(
         [
             kernel[::-1, ::-1].transpose(2, 0, 1, 3),

@@ -1,4 +1,4 @@
-"""Operators of the networks as XLA has them: the definition of each.
+"""Definitions of the networks' operators by plain XLA operations.
 
 Feature maps are NHWC, kernels HWIO. `operators` has the same functions, formulated for
 the backend; both agree to float rounding.
@@ -14,27 +14,27 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def at_least_float32(x: Array) -> Array:
-    """x in float32, if it is not in float64."""
+    """Converts x to float32, unless it is float64."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def total(terms: Iterable[Array]) -> Array:
-    """Sum of some arrays, at least one."""
+    """Sum of one or more arrays."""
     return cast(Array, sum(terms))
 
 
 def padding(kernel: Array) -> list[tuple[int, int]]:
-    """k // 2 on each side, for rows and for columns."""
+    """Padding of k // 2 on each side, for rows and for columns."""
     return [(k // 2, k // 2) for k in kernel.shape[:2]]
 
 
 def pad(x: Array, kernel: Array) -> Array:
-    """x [B, h, w, C] with the zeros around it that a convolution with `kernel` adds."""
+    """Pads x [B, h, w, C] with zeros for a convolution with `kernel`."""
     return jnp.pad(x, ((0, 0), *padding(kernel), (0, 0)))
 
 
 def taps(x: Array, kernel: Array) -> list[Array]:
-    """The shifted copies of `x` that the kernel's taps see, row by row."""
+    """The shifted copies of `x` for the kernel's taps, row by row."""
     h, w = x.shape[1:3]
     padded = pad(x, kernel)
     return [
@@ -55,7 +55,7 @@ def conv(x: Array, kernel: Array, stride: int = 1) -> Array:
 
 
 def depthwise_conv(x: Array, kernel: Array, bias: Array) -> Array:
-    """One kernel a channel: x [B, h, w, C], kernel [k, k, 1, C], padding k // 2."""
+    """One kernel per channel: x [B, h, w, C], kernel [k, k, 1, C], padding k // 2."""
     y = lax.conv_general_dilated(
         x,
         kernel,
@@ -73,9 +73,9 @@ def dense(x: Array, kernel: Array, bias: Array) -> Array:
 
 
 def image_depthwise_conv(x: Array, kernel: Array) -> Array:
-    """One kernel an image and channel: x [B, h, w, C], kernel [B, k, k, C].
+    """One kernel per image and channel: x [B, h, w, C], kernel [B, k, k, C].
 
-    Padding k // 2. One product over the taps.
+    The padding is k // 2. It is one product over the taps.
     """
     seen = jnp.stack(taps(x, kernel[0]), 3)  # [B, h, w, k k, C]
     weights = kernel.reshape(kernel.shape[0], -1, x.shape[-1])

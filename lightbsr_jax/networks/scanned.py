@@ -1,4 +1,4 @@
-"""Blocks one after another, compiled once as a scan, and what gradients save."""
+"""Scanning a sequence of blocks, compiled once, and saving values for gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,18 +12,18 @@ _KEPT = "kept"
 
 
 def save_for_remat(x: Array) -> Array:
-    """Mark x, slow to compute and small, as worth saving: see `scan_blocks`."""
+    """Marks x to be saved for gradients, if it is small and slow: see `scan_blocks`."""
     return checkpoint_name(x, _KEPT)
 
 
 def scan_blocks(
     block: type[nn.Module], length: int, *, remat: bool = False
 ) -> Callable[..., nn.Module]:
-    """A class of modules of `length` such blocks, parameters stacked on a leading axis.
+    """Makes a module class of `length` blocks, with parameters on a leading axis.
 
-    A block is (x, *others) -> (x, None), and all see the same others. Being scanned it
-    is compiled once. With `remat` gradients compute a block's insides anew, but for
-    what is saved by `save_for_remat`.
+    A block is (x, *others) -> (x, None), and all blocks get the same others. The scan
+    compiles a single block. With `remat`, gradients recompute the inside of a block,
+    except for values saved by `save_for_remat`.
     """
     if remat:
         policy = jax.checkpoint_policies.save_only_these_names(_KEPT)

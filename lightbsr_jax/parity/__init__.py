@@ -1,1 +1,1 @@
-"""The published PyTorch programs beside this one, quantity by quantity."""
+"""Comparing the published PyTorch programs with this one, quantity by quantity."""

@@ -1,8 +1,8 @@
-"""What both programs are given in a comparison, and what a recording keeps.
+"""The common inputs of a comparison, and its recordings.
 
-A case is a flat dictionary of arrays: `weights/<role>/<name>` in torch's layouts by the
-reference's names, and inputs by quantity, whose images are [..., H, W, C]. Numbers
-follow from seeds; weights that do are made anew where they are needed and not recorded.
+A case is a flat dictionary of arrays: `weights/<role>/<name>` in torch's layouts with
+the reference's names, and inputs by quantity, whose images are [..., H, W, C]. All
+random numbers depend on seeds; seeded weights are not recorded but made again.
 """
 
 import dataclasses
@@ -43,12 +43,12 @@ _FIXED_DEGRADATION: dict[settings.Name, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class Compared:
-    """What is compared of a method's program, beside what all of them have."""
+    """Comparisons that only some methods have, in addition to the common ones."""
 
     random_degradations: bool = False
-    distillation: bool = False  # its losses alone
-    # Gradients in float32. Not where LeakyReLUs are everywhere: a value near zero that
-    # rounding moves to the other side changes a gradient by more than rounding.
+    distillation: bool = False  # distillation losses, computed separately
+    # Gradients in float32. With many LeakyReLUs they cannot be compared: if rounding
+    # changes the sign of a value near zero, a gradient changes by more than rounding.
     float32_gradients: bool = False
 
 
@@ -57,7 +57,7 @@ COMPARED = {"lightbsr": Compared(True, True, True)}
 
 @dataclass(frozen=True)
 class Case:
-    """Weights and inputs of a comparison, and of what kind they are."""
+    """Weights and inputs of a comparison, and their description."""
 
     meta: dict[str, Any]
     arrays: Arrays
@@ -72,7 +72,7 @@ class Case:
 
     @property
     def fixed_degradation(self) -> Degradation:
-        """What the photographs of the comparison suffer."""
+        """The degradation of the photographs of the comparison."""
         given = self.meta["fixed_degradation"]
         if self.setting == 1:
             kernel = kernels.isotropic(np.array([given["sig"]]))
@@ -91,7 +91,7 @@ class Case:
 
     @property
     def recipe(self) -> Recipe:
-        """The numbers that both programs train with."""
+        """The training parameters of both programs."""
         given = self.meta["recipe"]
         contrast, distillation = given["contrast"], given["distillation"]
         return Recipe(
@@ -103,7 +103,7 @@ class Case:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The last of them restores images without knowing how they were degraded."""
+        """The roles of the method; the last one needs nothing but the LR image."""
         return _roles(self.meta)
 
     @property
@@ -111,17 +111,17 @@ class Case:
         return self.run(self.roles[-1]).model.make_network()
 
     def run(self, role: str) -> RunSpec:
-        """What a role's weights are."""
+        """The spec of a role's weights."""
         return _run(self.meta, role)
 
     def state(self, role: str) -> State:
-        """The weights as a training state before its first step."""
+        """The weights of a role as a training state at step 0."""
         tensors = self.below(f"weights/{role}")
         found = state_dict.from_tensors("the case", tensors, self.run(role))
         return convert.to_state(found)
 
     def below(self, prefix: str) -> Arrays:
-        """The arrays called prefix/NAME, by NAME."""
+        """The arrays named prefix/NAME, by NAME."""
         return _below(self.arrays, prefix)
 
 
@@ -137,10 +137,10 @@ def make(
     crops: int = 3,
     stages: Sequence[int] = STAGES,
 ) -> Case:
-    """A case with seeded weights, whose LR images for training have this `size`.
+    """Makes a case with seeded weights and LR images of this `size` for training.
 
-    `network` is {"groups", "blocks"}, by default the published ones; `stages` are those
-    of the steps of training.
+    `network` is {"groups", "blocks"} (default: the published sizes); `stages` are the
+    stages of the training steps.
     """
     published = registry.sizes(METHODS[method].network())
     meta = {
@@ -164,10 +164,10 @@ def make(
 
 
 def of_file(file: str | Path, *, scale: int | None, setting: int | None) -> Case:
-    """A case with a file's weights for a student, or for a teacher and its student.
+    """Makes a case with a file's weights for a student, or a teacher and its student.
 
-    Scale and setting are None where the file tells; most do not tell the setting, which
-    then is 1. Raises UserError where they are not the file's.
+    Scale and setting may be None if the file stores them; most files do not store the
+    setting, which is then 1. Raises UserError if they differ from the file's.
     """
     tensors = torch_files.read(file)
     run = state_dict.infer(file, tensors, setting, otherwise=1)
@@ -188,7 +188,7 @@ def of_file(file: str | Path, *, scale: int | None, setting: int | None) -> Case
     arrays |= {f"weights/{role}/{name}": tensor for name, tensor in tensors.items()}
     sources[role] = Path(file).name
     if "student" in sources and role == "teacher":
-        # As training starts a student: only its first convolution is fresh.
+        # As at the start of a student's training: only its first convolution is random.
         for name, tensor in tensors.items():
             own = f"weights/student/{name.replace('encoder_q.', '')}"
             if own in arrays and "/E.E.0." not in own:
@@ -198,17 +198,19 @@ def of_file(file: str | Path, *, scale: int | None, setting: int | None) -> Case
 
 
 def with_images(case: Case, folder: str | Path) -> Case:
-    """The case with the photographs of a folder, cropped to a multiple of the scale.
+    """Adds the photographs of a folder to a case, cropped to a multiple of the scale.
 
-    Both programs restore the LR images that it gives, since one level of one LR pixel,
-    where a tie is rounded the other way, changes an SR image all around it.
+    Both programs restore the same LR images, because a single LR pixel that is rounded
+    differently changes the SR image all around it.
     """
     names, arrays = [], dict(case.arrays)
     for index, (name, path) in enumerate(files.find_images(folder)):
         hr = files.read_rgb(path)
         height, width = (side - side % case.scale for side in hr.shape[:2])
         if min(height, width) < 12 + 2 * case.scale:
-            raise UserError(f"{path}: {height}x{width} pixels are too few to compare")
+            raise UserError(
+                f"{path}: {height}x{width} pixels are too few to compare: leave it out"
+            )
         names.append(name)
         hr = hr[:height, :width].copy()
         arrays[f"images/{index}/hr"] = hr
@@ -226,7 +228,7 @@ def with_images(case: Case, folder: str | Path) -> Case:
 
 
 def save(path: str | Path, case: Case, results: Arrays) -> None:
-    """A recording: the case, but for seeded weights, and one program's results."""
+    """Writes a recording: the case without seeded weights, and a program's results."""
     seeded = {
         role for role, source in case.meta["weights"].items() if source == "seeded"
     }
@@ -247,7 +249,7 @@ def save(path: str | Path, case: Case, results: Arrays) -> None:
 
 
 def load(path: str | Path) -> tuple[Case, Arrays]:
-    """A recording's case and results. Raises UserError for another file."""
+    """Reads the case and the results of a recording. Raises UserError."""
     try:
         with np.load(path) as file:
             arrays = dict(file)
@@ -255,13 +257,13 @@ def load(path: str | Path) -> tuple[Case, Arrays]:
         found = meta["format"]
     except OSError:
         raise
-    except Exception as error:  # numpy stumbles over other files in any way
+    except Exception as error:  # numpy raises many kinds of errors for other files
         raise UserError(
             f"{path} is not a recording of lightbsr compare --record: {error}"
         ) from error
     if found != _FORMAT:
         raise UserError(
-            f"{path} is a recording of format {found}, not {_FORMAT}: record it anew "
+            f"{path} is a recording of format {found}, not {_FORMAT}: record it again "
             "with this version"
         )
     meta.setdefault("recipe", _recipe_before(meta))
@@ -273,21 +275,21 @@ def load(path: str | Path) -> tuple[Case, Arrays]:
     case = Case(meta, arrays)
     if _checksum(case) != meta.pop("checksum"):
         raise UserError(
-            f"{path}: the seeded weights are not those of the recording: record it "
-            "anew with this version"
+            f"{path}: the seeded weights differ from those of the recording: record it "
+            "again with this version"
         )
     return case, results
 
 
 def _recipe_before(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What both programs trained with when recordings did not say so."""
+    """The training parameters of old recordings, which do not store them."""
     adam, rate = Adam(b1=0.9, b2=0.99, eps=1e-8), meta["learning_rate"]
     recipe = method_of(meta).recipe
     return _json(dataclasses.replace(recipe, adam=adam, learning_rates=(rate, rate)))
 
 
 def _json(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as the other program and a recording get it."""
+    """Converts a recipe to JSON types."""
     return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
@@ -329,18 +331,18 @@ def _seeded_weights(meta: Mapping[str, Any], role: str) -> Arrays:
         for name, zero in state_dict.blank(run).items()
     }
     for name in drawn:
-        if name.endswith(".E.0.weight"):  # the estimator's first: it sees pixels
+        if name.endswith(".E.0.weight"):  # the estimator's first layer: input is pixels
             drawn[name] = drawn[name] / pixel_range
-        if name.endswith(".kernel.2.weight"):  # makes kernels of nine taps
+        if name.endswith(".kernel.2.weight"):  # its outputs are kernels of nine taps
             drawn[name] = drawn[name] / 3
     return drawn
 
 
 def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A tensor such that signals keep their size and every block matters."""
+    """Draws a tensor with which signals keep their size and every block matters."""
     rng = np.random.default_rng([_SEED, zlib.crc32(name.encode())])
     if "encoder_k" in name:
-        # Not far from the encoder, as in training: a key is nearer than the negatives.
+        # Near the encoder, as in training: keys are nearer than negatives.
         numbers = _draw(name.replace("encoder_k", "encoder_q"), shape)
         if len(shape) > 1:
             own = rng.standard_normal(shape) / math.sqrt(math.prod(shape[1:]))
@@ -378,8 +380,8 @@ def _inputs(
         noise = np.repeat(uniform(0, 25, *shape, 1), 3, axis=-1)
         return np.concatenate([components, noise], axis=-1)
 
-    # Sizes that differ between rows and columns, and for evaluation are no multiple
-    # of 4, tell mistakes with them.
+    # Sizes differ between rows and columns, and those for evaluation are not multiples
+    # of 4, so that mistakes with sizes show.
     lr, odd = (11, 13), (height + 1, width + 2)
     hr = tuple(scale * side for side in lr)
     inputs = {

@@ -1,24 +1,23 @@
-"""Our numbers beside the PyTorch reference's, and where they differ by how much.
+"""Comparing our numbers with those of the PyTorch reference.
 
-A row of the table is a quantity: one array, or all of a kind, of which the worst counts
-(the JSON has every one). Differences are relative, the norm of the difference over the
-norm of the reference's, unless the row says otherwise:
+A row of the table is a quantity: one array, or the worst of all arrays of a kind (the
+JSON lists each). Differences are relative, the norm of the difference divided by the
+norm of the reference's array, with these exceptions:
 
 - PSNR and SSIM are judged by the absolute difference.
 - Rounded images: a value that falls between two levels may round either way.
-- The estimator's convolution biases have BatchNorm behind them, which cancels them:
-  their gradient is zero but for rounding, and is held against their kernel's.
+- BatchNorm cancels the biases of the estimator's convolutions: their gradient is zero
+  up to rounding, and is compared with the gradient of their kernel.
 
-All is float32 but for the tensors after training, which are float64: Adam makes a
-gradient of mere rounding into a step of the full rate, so that in float32 no two
-programs would end at the same parameters. For gradients and the losses of training the
-reference runs in float64 as well, and where its own float32 is far from that, three
-times the distance is allowed (an asterisk says so). KDSR and DASR are full of
-LeakyReLUs, where rounding may move a value to the other side of zero, and its gradient
-with it: their gradients and losses of training are float64 as well. (With some weights
-one or two of DASR's 3.3 million signs turned over in float32, and that was all: its
-gradients and our float32 ones were 2e-3 apart, and 3e-6 with the same signs turned over
-in the reference's float64.)
+Everything is float32 except the tensors after training, which are float64: Adam turns
+a gradient of mere rounding into a step of the full rate, so that in float32 no two
+programs would reach the same parameters. For gradients and training losses the
+reference also runs in float64. If its own float32 is far from that, three times the
+distance is allowed (marked by an asterisk). In KDSR and DASR, which have many
+LeakyReLUs, rounding may change the sign of a value and thereby its gradient: their
+gradients and training losses are float64, too. (With some weights one or two of DASR's
+3.3 million signs differed in float32: its gradients and our float32 ones were 2e-3
+apart, but 3e-6 with the same signs changed in the reference's float64.)
 """
 
 import importlib.util
@@ -50,23 +49,23 @@ GRADIENT = 1e-4
 TRACE_LOSS = 1e-4
 WIDE = 1e-8  # in float64
 PSNR = 1e-3  # dB
-ROUNDED = 1e-3  # of the values in rounded images may be a level apart
+ROUNDED = 1e-3  # share of values in rounded images that may differ by a level
 
-_ROUNDING_ALLOWED = 3  # times what float32 costs the reference
+_ROUNDING_ALLOWED = 3  # times the reference's own error in float32
 
 Measure = Literal["relative", "absolute", "level", "cancelled"]
 
 
 class Kind(NamedTuple):
-    """What a quantity is called in the table and how it is judged."""
+    """A quantity's name in the table, its tolerance and its measure."""
 
     quantity: str
     tolerance: float
     measure: Measure = "relative"
 
 
-# The kinds by patterns of arrays' names, of which the first that fits counts. To a
-# quantity that ends in a colon the part of the network is added.
+# The kinds by patterns of arrays' names; the first match counts. If a quantity ends in
+# a colon, the part of the network is appended.
 _CANCELLED = r"E\.(encoder_q\.)?E\.(0|3|6|9|12|15)\.bias"
 _KINDS = {
     "degradation/isotropic": Kind("kernels, isotropic", FORWARD),
@@ -110,7 +109,7 @@ _KINDS = {
     ),
     r"(\w+)/trace/tensor/": Kind(r"\1, trace in float64: parameters", WIDE),
 }
-# Parts of the network by the reference's names; the first that fits.
+# Parts of the network by patterns of the reference's names; the first match counts.
 _PARTS = {
     "estimator": r"E$|E(\.encoder_q|_st)?(\.E\b|/0)",
     "projector": r"E(\.encoder_q|_st)?(\.mlp|/1)",
@@ -128,12 +127,12 @@ _PARTS = {
 
 
 class Difference(NamedTuple):
-    """Between one array of ours and the reference's."""
+    """The difference between an array of ours and the reference's."""
 
     absolute: float  # the largest
     relative: float  # by norms
     judged: float  # by the kind's measure
-    allowed: float  # the kind's tolerance, raised where the reference's own rounding is
+    allowed: float  # the kind's tolerance, or more if the reference's rounding is large
 
 
 @dataclass
@@ -142,11 +141,11 @@ class Row:
 
     kind: Kind
     parts: dict[str, Difference] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)  # on one side or the other
+    missing: list[str] = field(default_factory=list)  # arrays that one side lacks
 
     @property
     def worst(self) -> str:
-        """The array that counts; not a number is worst of all."""
+        """The array with the largest excess; NaN is the worst."""
 
         def excess(name: str) -> float:
             part = self.parts[name]
@@ -163,25 +162,28 @@ class Row:
 
 
 def run_reference(checkout: str | Path, case: Case) -> Arrays:
-    """The reference's results, from a process of its own.
+    """Runs the reference in a separate process; returns its results.
 
-    Raises UserError where that is no checkout of it, or it fails.
+    Raises UserError if the folder is not a checkout of it, or if it fails.
     """
     program, checkout = find_program(checkout)
     method = case.method
     if registry.METHODS[program] is not method:
         raise UserError(
-            f"{checkout} is a checkout of {registry.METHODS[program].title}, and the "
-            f"weights are of {method.title}"
+            f"{checkout} is a checkout of {registry.METHODS[program].title}, but the "
+            f"weights are for {method.title}: give a checkout of {method.reference}"
         )
     sizes = {**case.meta["network"], "queue_size": case.meta["queue_size"]}
     published = {**method.published, "queue_size": PUBLISHED_QUEUE}
     if method.published and sizes != published:
-        raise UserError(f"the reference has {published}, not {sizes}")
+        raise UserError(
+            f"the weights have the sizes {sizes}, but the reference's code fixes "
+            f"{published}: compare weights of that size"
+        )
     if importlib.util.find_spec("torch") is None:
         raise UserError(
-            "the reference takes PyTorch, which is not installed: pip install torch, "
-            "or --replay a recording made where it is"
+            "the reference requires PyTorch, which is not installed: pip install "
+            "torch, or --replay a recording made with it"
         )
     package = Path(lightbsr_jax.__file__).parents[1]
     paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -192,7 +194,7 @@ def run_reference(checkout: str | Path, case: Case) -> Arrays:
         module = "lightbsr_jax.parity.peers"
         done = subprocess.run(
             [sys.executable, "-m", module, checkout, given, made],
-            cwd=scratch,  # what it might write goes there
+            cwd=scratch,  # for files that it may write
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             capture_output=True,
             text=True,
@@ -205,9 +207,9 @@ def run_reference(checkout: str | Path, case: Case) -> Arrays:
 
 
 def find_program(checkout: str | Path) -> tuple[str, Path]:
-    """The name of the method that a checkout is of, and the folder of its code.
+    """The name of a checkout's method, and the folder of its code.
 
-    Raises UserError where it is of none.
+    Raises UserError if it is not a checkout of any method.
     """
     for folder in (Path(checkout).resolve(), Path(checkout, "KDSR-classic").resolve()):
         for name, method in registry.METHODS.items():
@@ -217,15 +219,15 @@ def find_program(checkout: str | Path) -> tuple[str, Path]:
     files = registry.METHODS["lightbsr"].checkout
     missing = [name for name in files if not Path(checkout, name).is_file()]
     raise UserError(
-        f"{Path(checkout).resolve()} is no checkout of a reference: of LightBSR's it "
-        f"has no {', '.join(missing)}. Clone one of {known} and give its folder"
+        f"{Path(checkout).resolve()} is not a checkout of a reference: missing "
+        f"{', '.join(missing)} of LightBSR. Clone one of {known} and give its folder"
     )
 
 
 def table(ours: Arrays, theirs: Arrays, *, cancels: bool = True) -> list[Row]:
-    """The rows of a comparison.
+    """Makes the rows of a comparison.
 
-    `cancels` says whether a BatchNorm cancels the biases of the estimator.
+    `cancels`: whether BatchNorm cancels the biases of the estimator.
     """
     rows: dict[str, Row] = {}
     names = [name for name in theirs if not name.startswith("rounding/")]
@@ -240,7 +242,7 @@ def table(ours: Arrays, theirs: Arrays, *, cancels: bool = True) -> list[Row]:
 
 
 def _sorted(rows: Sequence[Row]) -> list[Row]:
-    """By section as they come, within it by part of the network."""
+    """Sorts rows by section, in their order, and within a section by network part."""
     sections = [row.kind.quantity.partition(": ")[0] for row in rows]
     parts = list(_PARTS)
 
@@ -252,7 +254,7 @@ def _sorted(rows: Sequence[Row]) -> list[Row]:
 
 
 def classify(name: str, *, cancels: bool = True) -> Kind:
-    """What an array belongs to."""
+    """The kind of an array."""
     for pattern, kind in _KINDS.items():
         if kind.measure == "cancelled" and not cancels:
             continue
@@ -286,14 +288,14 @@ def _difference(kind: Kind, name: str, ours: Arrays, theirs: Arrays) -> Differen
         level = 1.0 if ours[name].dtype == np.uint8 else 1 / 255
         share = float((apart > level / 2).mean())
         judged = share if absolute < 1.5 * level else np.inf
-    else:  # either one against the kernel's gradient, not against each other
+    else:  # compare each with the kernel's gradient, not with one another
         kernel = theirs[re.sub("bias$", "weight", name)]
         judged = float(max(np.linalg.norm(a), norm) / np.linalg.norm(kernel))
     return Difference(absolute, relative, judged, kind.tolerance)
 
 
 class Arithmetic(NamedTuple):
-    """What an arithmetic costs a student's SR images."""
+    """Error of a student's SR images in one precision."""
 
     name: str
     relative_error: float  # against the reference's
@@ -301,7 +303,7 @@ class Arithmetic(NamedTuple):
 
 
 def precision(case: Case, theirs: Arrays) -> list[Arithmetic]:
-    """The costs of float32, JAX's default and bfloat16, against the reference's SR."""
+    """Errors of float32, JAX's default and bfloat16 against the reference's SR."""
     lr = jnp.asarray(case.arrays["evaluation/lr"])
     sr = np.moveaxis(theirs[_sr_name(theirs)][0], -3, -1)
     expected = 255 / case.network.IMAGE_RANGE * sr
@@ -323,13 +325,13 @@ def precision(case: Case, theirs: Arrays) -> list[Arithmetic]:
 
 
 def _sr_name(theirs: Arrays) -> str:
-    """The array of the SR image in evaluation mode, by whom the LR image is enough."""
+    """Name of the SR image in evaluation mode, of the role that needs only LR."""
     names = ("student/evaluation/G/0", "student/evaluation/G", "network/evaluation/G")
     return next(name for name in names if name in theirs)
 
 
 class Comparison(NamedTuple):
-    """Both sides of a case."""
+    """The table of a comparison, and our side's arrays."""
 
     rows: list[Row]
     ours: Arrays
@@ -340,14 +342,14 @@ class Comparison(NamedTuple):
 
 
 def has_ssim(theirs: Arrays) -> bool:
-    """False where OpenCV was not installed where the reference ran."""
+    """Returns whether the reference computed SSIM, which needs OpenCV."""
     return "metrics/ssim" in theirs
 
 
 def with_ours(case: Case, theirs: Arrays) -> Comparison:
     """Runs our side and compares it with the reference's.
 
-    Raises UserError where JAX may not use the CPU.
+    Raises UserError if JAX may not use the CPU.
     """
     try:
         jax.local_devices(backend="cpu")

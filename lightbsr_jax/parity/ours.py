@@ -1,10 +1,10 @@
 """Our side of a comparison: the quantities of `reference`, by the same names.
 
-Each function makes the results of one part of a case, in torch's layouts: images
-[..., C, H, W], tensors by the reference's names. A module's output has a leading axis
-for the calls of the module, which in training sees one crop index after the other.
-Numbers are float32, but for what a trace of training leaves behind, and for gradients
-and traces of networks with LeakyReLUs.
+Each function computes one part of a case, in torch's layouts: images [..., C, H, W],
+tensors by the reference's names. A module's output has a leading axis for the calls of
+the module, which gets one crop index after the other in training. Numbers are float32,
+except the tensors after a trace of training, and gradients and traces of networks with
+many LeakyReLUs, which are float64.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ Updates = Mapping[int, updates.Update]  # by stage
 
 
 def everything(case: Case) -> Arrays:
-    """All parts; products in float32 where a GPU would take TF32, a TPU bfloat16."""
+    """Computes all parts, with products in float32 (not TF32 or bfloat16)."""
     results: Arrays = {}
     with jax.default_matmul_precision("highest"):
         for part in (degradations, scores, distillation, images):
@@ -100,7 +100,7 @@ def scores(case: Case) -> Arrays:
 
 
 def distillation(case: Case) -> Arrays:
-    """The losses alone, where the program has them; all are seen in steps."""
+    """The distillation losses alone, for programs that have them."""
     recipe = case.recipe.distillation
     if not case.compared.distillation or recipe is None:
         return {}
@@ -119,7 +119,7 @@ def distillation(case: Case) -> Arrays:
 def evaluation(case: Case, role: str) -> Arrays:
     """Every module's output in evaluation mode."""
     given: dict[str, Any] = case.below("evaluation")
-    hr: Any = given.get("hr")  # where an estimator sees it
+    hr: Any = given.get("hr")  # for teachers of KDSR
     batch = updates.Batch(given["lr"], given["prior"], hr)
     seen = _seen(case, role, batch)
     variables = _variables(case.state(role))
@@ -156,9 +156,9 @@ def training(case: Case, role: str) -> Arrays:
 def make_updates(
     case: Case, role: str, *, dtype: type = np.float32, backend: str | None = None
 ) -> Updates:
-    """Both stages' updates, on the backend's first device; their first call compiles.
+    """Makes both stages' updates on the first device; their first call compiles.
 
-    The backend is the default one if it is None.
+    `backend` is the kind of device, or None for the default.
     """
     device = jax.local_devices(backend=backend)[0]
     made = {}
@@ -177,7 +177,7 @@ def make_updates(
 def _make_update(
     recipe: Recipe, role: str, learner: updates.Learner, stage: int
 ) -> updates.Update:
-    """A stage's update; what neither contrasts nor is distilled has no stages."""
+    """Makes a stage's update; without contrast or distillation there is one stage."""
     if role == "student" and recipe.distillation is not None:
         given = dataclasses.asdict(recipe.distillation)
         return updates.distillation_update(learner, stage=stage, **given)
@@ -205,8 +205,8 @@ def step(case: Case, role: str, by_stage: Updates) -> Arrays:
 def wide_gradients(case: Case, role: str, by_stage: Updates) -> Arrays:
     """Gradients of a step of the second stage, in float64.
 
-    Of networks full of LeakyReLUs: a value near zero that rounding moves to the other
-    side changes them by more than rounding.
+    This is for networks with many LeakyReLUs: if rounding changes the sign of a value
+    near zero, gradients change by more than rounding.
     """
     state, batches, teacher = _start(case, role, np.float64)
     with jax.enable_x64(True):
@@ -215,27 +215,27 @@ def wide_gradients(case: Case, role: str, by_stage: Updates) -> Arrays:
 
 
 def _gradients(case: Case, role: str, state: State) -> Arrays:
-    """Those of the last step, by the reference's names."""
+    """Gradients of the last step, by the reference's names."""
     gradients = {name: gradient for name, (_, gradient) in state.opt_state.items()}
     estimator = case.method.roles[role]
     return torch_names.to_torch({"params": gradients}, case.network, estimator)
 
 
 def trace_losses(case: Case, role: str, by_stage: Updates) -> Arrays:
-    """The losses of training across the boundary of the stages."""
+    """Losses of training across the boundary of the stages."""
     _, trace = _trace(case, by_stage, *_start(case, role, np.float32))
     return _named(f"{role}/trace/loss", trace)
 
 
 def trace_tensors(case: Case, role: str, by_stage: Updates) -> Arrays:
-    """All tensors after that training in float64, which a TPU lacks: on the CPU."""
+    """All tensors after that training in float64, on the CPU (TPUs lack float64)."""
     start = _start(case, role, np.float64)
     with jax.enable_x64(True):
         state, trace = _trace(case, by_stage, *start)
     tensors = {
         name: tensor
         for name, tensor in _tensors(state, case, role).items()
-        if "_mean." not in name  # what never learns
+        if "_mean." not in name  # without constants
     }
     results = _named(f"{role}/trace/tensor", tensors)
     if not case.compared.float32_gradients:
@@ -244,7 +244,7 @@ def trace_tensors(case: Case, role: str, by_stage: Updates) -> Arrays:
 
 
 def images(case: Case) -> Arrays:
-    """Photographs degraded, restored by the student, or DASR, and scored."""
+    """Degrades photographs, restores them by the student or DASR, and scores them."""
     restore = restorer(case, jnp.float32)
     results: Arrays = {}
     for index in range(len(case.meta["images"])):
@@ -253,7 +253,7 @@ def images(case: Case) -> Arrays:
         results |= _named(
             f"images/{index}",
             {
-                # What the case gives to both programs is what this one makes of HR.
+                # The case gives both programs the LR images that this one makes.
                 "lr": channels_first(case.arrays[f"images/{index}/lr"]),
                 "psnr": metrics.psnr_y(sr, hr, border=border)[0],
                 "ssim": metrics.ssim_y(sr, hr, border=border)[0],
@@ -264,7 +264,7 @@ def images(case: Case) -> Arrays:
 
 
 def restorer(case: Case, dtype: type) -> Callable[[Any], Array]:
-    """The function from LR to SR images in 0..255 of what needs no more, in `dtype`."""
+    """Makes the function from LR to SR images in 0..255, computed in `dtype`."""
     network = case.network.clone(dtype=dtype)
     restore = jax.jit(lambda variables, lr: 255 * apply(network, variables, lr).sr)
     return partial(restore, _variables(case.state(case.roles[-1])))
@@ -273,14 +273,14 @@ def restorer(case: Case, dtype: type) -> Callable[[Any], Array]:
 def restore_image(
     case: Case, index: int, restore: Callable[[Any], Array]
 ) -> tuple[Array, np.ndarray]:
-    """An image's SR, rounded, and its HR, both [1, H, W, 3] in 0..255."""
+    """The rounded SR image and the HR image, both [1, H, W, 3] in 0..255."""
     given = case.below(f"images/{index}")
     lr = given["lr"][None].astype(np.float32) / 255
     return metrics.quantise(restore(lr)), given["hr"][None]
 
 
 def _random_degradation(case: Case, uniform: np.ndarray) -> Degradation:
-    """The reference's random degradations, given its uniform random numbers."""
+    """The reference's random degradations for given uniform random numbers."""
     low, high = np.float32(0.2), np.float32(4.0)
     if case.setting == 1:
         sigma = uniform[0] * (high - low) + low
@@ -293,7 +293,7 @@ def _random_degradation(case: Case, uniform: np.ndarray) -> Degradation:
 
 
 def _recording_adam(numbers: Adam) -> optax.GradientTransformation:
-    """Adam, whose state also holds the latest gradient."""
+    """Adam with the latest gradient in its state."""
     adam = optax.scale_by_adam(**dataclasses.asdict(numbers))
 
     def update(gradient: Any, state: Any, params: Any = None) -> Any:
@@ -303,7 +303,7 @@ def _recording_adam(numbers: Adam) -> optax.GradientTransformation:
     def init(params: Any) -> Any:
         return adam.init(params), jax.tree.map(jnp.zeros_like, params)
 
-    functions: Any = (init, update)  # whose parameters optax's types name otherwise
+    functions: Any = (init, update)  # optax's types name the parameters differently
     return optax.GradientTransformation(*functions)
 
 
@@ -312,7 +312,7 @@ def _start(
 ) -> tuple[State, list[updates.Batch], Tree | None]:
     """The state before training, the steps' batches and a student's teacher.
 
-    On the host, floats of type `dtype`.
+    They are on the host, with floats of type `dtype`.
     """
     state = case.state(role)
     adam = _recording_adam(case.recipe.adam)
@@ -335,7 +335,7 @@ def _trace(
     batches: list[updates.Batch],
     teacher: Tree | None,
 ) -> tuple[State, dict[str, list[Array]]]:
-    """The state after all steps, and the losses of each."""
+    """The state after all steps, and the losses of each step."""
     trace: dict[str, list[Array]] = {}
     for stage, batch in zip(case.meta["stages"], batches, strict=True):
         state, measured = by_stage[stage](state, batch, teacher)
@@ -345,7 +345,7 @@ def _trace(
 
 
 def _batches(case: Case) -> list[updates.Batch]:
-    """Those of the steps of training."""
+    """The batches of the training steps."""
     given = case.below("training")
     return [
         updates.Batch(*(given[name][index] for name in updates.Batch._fields))
@@ -354,7 +354,7 @@ def _batches(case: Case) -> list[updates.Batch]:
 
 
 def _seen(case: Case, role: str, batch: updates.Batch) -> Any:
-    """What the role's estimator sees beside LR images."""
+    """The input of the role's estimator in addition to LR images."""
     if role != "teacher":
         return None
     seen = updates.privileged(case.method, batch)
@@ -366,7 +366,7 @@ def _losses(measured: updates.Metrics) -> updates.Metrics:
 
 
 def _tensors(state: Any, case: Case, role: str) -> Arrays:
-    """A training state by the reference's names."""
+    """Converts a training state to tensors by the reference's names."""
     run = case.run(role)
     return state_dict.to_tensors(convert.from_state(state, run, {}))
 
@@ -376,7 +376,7 @@ def _variables(state: State) -> Tree:
 
 
 def _flat(images: Array) -> Array:
-    """[B, D, ...] as [B D, ...]."""
+    """Reshapes [B, D, ...] to [B D, ...]."""
     return images.reshape(-1, *images.shape[2:])
 
 

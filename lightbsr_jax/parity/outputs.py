@@ -1,7 +1,7 @@
-"""Every module's output by the names that the published program has for the module.
+"""Outputs of all modules, by the names of the published program's modules.
 
-Our modules leave to one another what the program has in one place, and one of ours may
-stand for many of its own: here they are put back and taken apart.
+Some of our modules pass work to others that the program does in one place, and one of
+our modules may stand for several of the program's. This file converts between them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +32,7 @@ def outputs(
     seen: Any,
     estimator: str | None = None,
 ) -> Arrays:
-    """Every module's output by the reference's names; of MOMENTUM, its branch alone.
+    """Every module's output by the reference's names; for MOMENTUM only its branch.
 
     In evaluation mode lr is [B, h, w, 3], in training mode [D, B, h, w, 3].
     """
@@ -58,7 +58,7 @@ def channels_first(images: Any) -> np.ndarray:
 def _capture(
     case: Case, role: str, variables: Tree, lr: Any, seen: Any, *, alone: bool
 ) -> dict[str, Any]:
-    """The outputs of our modules by path; with `alone`, not of the restoration."""
+    """The outputs of our modules by path; with `alone`, without the restoration."""
     visits = tuple(range(len(lr))) if lr.ndim == 5 else None
 
     def visit(module: BlindNetwork, lr: Any, seen: Any) -> None:
@@ -89,10 +89,10 @@ def _capture(
 
 
 def _unfold(values: dict[str, Any], params: Tree) -> None:
-    """What our modules leave to one another, put back where the reference has it.
+    """Converts outputs in place to those of the reference's modules.
 
-    LayerNorm leaves its affine to the next layer, and the layer scale is a part of the
-    layer before.
+    Our LayerNorm passes its affine to the next layer, and our layer scale is part of
+    the previous layer.
     """
 
     def along_pixels(x: np.ndarray) -> np.ndarray:
@@ -110,8 +110,8 @@ def _unfold(values: dict[str, Any], params: Tree) -> None:
 
 
 def _by_name(values: Mapping[str, Any], network: BlindNetwork, estimator: str) -> Named:
-    """The outputs of our modules, by path, as those of the reference's, by name."""
-    # The layer scale is no module of the reference's.
+    """Converts outputs of our modules, by path, to the reference's, by name."""
+    # The layer scale is not a module of the reference.
     scales = (f"{_GROUPS}/blocks/mixing", f"{_GROUPS}/convnext")
     for path, names in torch_names.layers(network, estimator).items():
         if path in values and path not in scales:
@@ -124,13 +124,13 @@ def _by_name(values: Mapping[str, Any], network: BlindNetwork, estimator: str) -
 def _restoration(
     values: Mapping[str, Any], network: BlindNetwork, estimator: str
 ) -> Named:
-    """The output of the whole, where layers alone are compared."""
+    """The output of the whole network, for methods whose layers are compared."""
     if estimator != MOMENTUM:
         yield "G", values["restorer"] * network.IMAGE_RANGE
 
 
 def _of_lightbsr(values: Mapping[str, Any], network: Any, estimator: str) -> Named:
-    """The outputs of its modules that consist of others."""
+    """The outputs of LightBSR's modules that consist of others."""
     if estimator == LONE:
         yield "E", values["estimator"]
     else:
@@ -158,5 +158,5 @@ def _of_lightbsr(values: Mapping[str, Any], network: Any, estimator: str) -> Nam
             yield f"{group}.body.{b}.spatial_mixing.loc", channel[g, b]
 
 
-# What a method's modules consist of, by name; of others layers and the whole.
+# Composite modules by method; for other methods only layers and the whole network.
 _WHOLES: dict[str, Callable[..., Named]] = {"lightbsr": _of_lightbsr}

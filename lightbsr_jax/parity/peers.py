@@ -1,10 +1,9 @@
-"""KDSR's and DASR's own programs in the place of LightBSR's (see `reference`).
+"""Running the published programs of KDSR and DASR in a comparison (see `program`).
 
     python -m lightbsr_jax.parity.peers CHECKOUT CASE.npz RESULT.npz
 
-runs the program that the case's weights are of. LightBSR's program descends from DASR's
-by way of KDSR's: degradations, metrics and optimisers are the same functions in all
-three.
+runs the program of the case's method. LightBSR's program descends from DASR's through
+KDSR's: degradations, metrics and optimisers are the same functions in all three.
 """
 
 import importlib
@@ -25,12 +24,12 @@ from lightbsr_jax.parity.program import DEVICE, Batch, Reference, Results
 
 
 class _Peer(Reference):
-    """What the two have in common."""
+    """Common parts of KDSR's and DASR's programs."""
 
     encodes_twice = False
     modules: dict[str, Any]  # of the checkout, by role
-    # A value near zero that rounding moves to the other side of a LeakyReLU changes a
-    # gradient by more than rounding: gradients and traces are compared in float64.
+    # If rounding changes the sign of a LeakyReLU's input near zero, a gradient changes
+    # by more than rounding: gradients and traces are compared in float64.
     smooth = False
 
     def model(self, role: str) -> nn.Module:
@@ -67,7 +66,7 @@ class _Peer(Reference):
 
 
 class KDSR(_Peer):
-    """The folder KDSR-classic."""
+    """KDSR's program, in the folder KDSR-classic."""
 
     roles = ("student", "teacher")
 
@@ -84,14 +83,14 @@ class KDSR(_Peer):
         return model(lr, self._beside(lr, hr))
 
     def _beside(self, lr: Tensor, hr: Tensor) -> Tensor:
-        """What the teacher's estimator sees."""
+        """The input of the teacher's estimator."""
         return torch.cat([lr, F.pixel_unshuffle(hr, self.scale)], dim=1)
 
     def stage_losses(
         self, role: str, model: Any, batch: Batch, *, stage: int
     ) -> dict[str, Tensor]:
         lr, hr = batch.lr[:, 0].contiguous(), batch.hr / 255
-        if role == "teacher":  # which has one stage
+        if role == "teacher":  # it has one stage
             sr, _ = model(lr, self._beside(lr, hr))
             return {"reconstruction": F.l1_loss(sr, hr)}
         teacher = self.teacher.to(lr.dtype)
@@ -111,7 +110,7 @@ class KDSR(_Peer):
 
 
 class DASR(_Peer):
-    """Its images are in 0..255."""
+    """DASR's program, whose images are in 0..255."""
 
     roles = ("network",)
 
@@ -136,7 +135,7 @@ class DASR(_Peer):
 
 
 def load(checkout: str | Path, case_file: str | Path) -> Reference:
-    """The program in a checkout of the method that a case is of, with that case."""
+    """Loads the program of a case's method from a checkout, with that case."""
     sys.dont_write_bytecode = True  # in the checkout
     case = dict(np.load(case_file))
     meta = json.loads(str(case.pop("meta")))

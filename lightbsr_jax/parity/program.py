@@ -1,13 +1,13 @@
-"""The PyTorch reference's side of a comparison, in a process of its own.
+"""The PyTorch reference's side of a comparison, in a separate process.
 
 An unmodified checkout of the reference is imported and called but not written to. A
-case holds weights and inputs, images as [..., H, W, C]; the results are what the
-reference makes of them, in torch's layouts, by the names that `ours` uses as well. How
-far its float32 is from its own float64 stands there as `rounding/...`. It is run, as
-the programs of the other methods are, by `peers`.
+case holds weights and inputs, with images [..., H, W, C]. The results are the outputs
+of the reference, in torch's layouts and with the names of `ours`; `rounding/...` holds
+the difference between its float32 and its float64. `peers` runs it, like the programs
+of the other methods.
 
-What the reference needs and does without here: CUDA (it moves tensors there without
-asking), and packages that it imports but does not use for any number, such as timm.
+The reference runs here without CUDA (to which it moves tensors unconditionally) and
+without packages that it imports but does not compute with, such as timm.
 """
 
 import importlib
@@ -27,11 +27,11 @@ Inputs = Mapping[str, np.ndarray]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STUBS = {
-    "timm.models.layers": "DropPath",  # for a rate of 0, where it is not constructed
+    "timm.models.layers": "DropPath",  # not constructed for a rate of 0
     "matplotlib.pyplot": None,
     "imageio": None,
     "scipy.misc": None,
-    "cv2": None,  # SSIM alone needs it, and is left out without
+    "cv2": None,  # needed only for SSIM, which is left out without it
 }
 
 
@@ -44,8 +44,8 @@ class Batch(NamedTuple):
 
 
 def run(reference: "Reference", result_file: str) -> None:
-    """Write what a program makes of its case."""
-    # On operands as small as the case's, threads that wait for each other cost up to
+    """Runs a program on its case and writes the results."""
+    # Operands of the case are small: threads that wait for each other would cost up to
     # thirty times more than they save.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -70,16 +70,15 @@ def _total(losses: dict[str, Tensor]) -> Tensor:
 
 
 class Reference:
-    """The reference's modules, with a case's weights and inputs.
+    """The modules of LightBSR's program, with a case's weights and inputs.
 
-    Of LightBSR; the others' programs, which descend from one another, are made of the
-    same parts.
+    The programs of the other methods consist of the same parts.
     """
 
     roles: tuple[str, ...] = ("student", "teacher")
-    teacher: Any  # the module, of a student
-    encodes_twice = True  # the first crop, in a training pass
-    smooth = True  # but for the estimator
+    teacher: Any  # the module of a student's teacher
+    encodes_twice = True  # a training pass encodes the first crop twice
+    smooth = True  # no LeakyReLUs except in the estimator
 
     def __init__(self, checkout: str, meta: dict[str, Any], case: Inputs) -> None:
         _stub_missing()
@@ -113,11 +112,11 @@ class Reference:
             self.teacher = self.model("teacher").eval()  # a student's
 
     def model(self, role: str) -> nn.Module:
-        """A fresh model with the case's weights, in training mode."""
+        """Makes a model with the case's weights, in training mode."""
         module = {"student": self.student_module, "teacher": self.teacher_module}[role]
         model = module.BlindSR(SimpleNamespace(scale=[float(self.scale)], n_GPUs=1))
         if role == "teacher":
-            # As published it is for setting 1; setting 2 is in a comment beside it.
+            # The published code is for setting 1; setting 2 is in a comment.
             channels = 3 + self.meta["prior_channels"]
             for encoder in (model.E.encoder_q, model.E.encoder_k):
                 if encoder.E[0].in_channels != channels:
@@ -136,7 +135,7 @@ class Reference:
         return _outputs(model)
 
     def restore(self, role: str, model: nn.Module, lr: Tensor) -> Tensor:
-        """The SR image in [0, 1] of LR images; a teacher's for the evaluation's."""
+        """Restores LR images to [0, 1]; a teacher only those of the evaluation."""
         if role == "student":
             return model(lr)
         return model((lr, _spread(self.inputs["evaluation/prior"], lr)))
@@ -167,7 +166,7 @@ class Reference:
         return {f"degradation/{name}": value for name, value in results.items()}
 
     def random_degradations(self, given: dict[str, Tensor], hr: Tensor) -> Results:
-        """Its random degradations of HR images, with the random numbers given."""
+        """The reference's random degradations of HR images, for given numbers."""
         normal = _channels_first(given["noise"]).flatten(0, 1)
         with _fed("rand", list(given["uniform"])), _fed("randn_like", [normal]):
             lr, kernels, level = self.preprocessing()(hr, random=True)
@@ -176,7 +175,7 @@ class Reference:
         return {**results, "prior": self.prior(kernels, level)}
 
     def preprocessing(self, **fixed: float) -> Any:
-        """Its degradations: of the setting, or fixed ones."""
+        """The reference's degradations: random ones of the setting, or fixed ones."""
         if self.meta["setting"] == 1:
             return self.util.SRMDPreprocessing(
                 self.scale, blur_type="iso_gaussian", noise=0.0, **fixed
@@ -187,7 +186,7 @@ class Reference:
         )
 
     def prior(self, kernels: Tensor, noise_level: Tensor) -> Tensor:
-        """What the trainer makes of them, in the middle of its loop."""
+        """The prior's vectors, computed as in the reference's trainer."""
         vector = torch.mm(kernels.view(len(kernels), -1), self.inputs["basis"])
         if self.meta["setting"] == 2:
             noise = noise_level[:, None].repeat(1, 3)
@@ -243,7 +242,7 @@ class Reference:
             _total(losses).backward()
             for name, calls in outputs.items():
                 if "encoder_q" in name and self.encodes_twice:
-                    calls.pop()  # the first crop once more
+                    calls.pop()  # the second encoding of the first crop
             results |= _named(f"{role}/training", outputs)
             results |= _named(f"{role}/loss", losses)
             gradients = _gradients(model)
@@ -261,10 +260,10 @@ class Reference:
         return results
 
     def traces(self) -> Results:
-        """Training across the boundary of stages: its losses, what it makes in float64.
+        """Trains across the boundary of stages: losses, and tensors in float64.
 
         In float32 Adam would turn a gradient of mere rounding into a step of the full
-        rate, and no two programs would end at the same parameters.
+        rate, and no two programs would reach the same parameters.
         """
         results: Results = {}
         for role in self.roles[::-1]:
@@ -296,7 +295,7 @@ class Reference:
         return stacked, _state(model)
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Its Adam, with the case's numbers."""
+        """The reference's Adam, with the case's parameters."""
         adam = self.meta["recipe"]["adam"]
         args = SimpleNamespace(
             optimizer="ADAM",
@@ -350,11 +349,11 @@ class Reference:
         return losses
 
     def degraded(self, hr: Tensor) -> Tensor:
-        """LR images [B, D, C, h, w] in [0, 1], by the case's fixed degradation."""
+        """Degrades to [B, D, C, h, w] in [0, 1], by the case's fixed degradation."""
         return self.preprocessing(**self.meta["fixed_degradation"])(hr, random=False)[0]
 
     def images(self) -> Results:
-        """Photographs degraded, restored by the student and scored."""
+        """Degrades photographs, restores them by the student and scores them."""
         role = self.roles[0]
         model = self.model(role).eval()
         results: Results = {}
@@ -378,7 +377,7 @@ class Reference:
 
 
 def _stub_missing() -> None:
-    """Empty modules in the place of those that are missing, and not used."""
+    """Replaces missing modules, which are imported but not used, by empty ones."""
     for path, name in STUBS.items():
         try:
             module = importlib.import_module(path)
@@ -401,10 +400,7 @@ def _has_opencv() -> bool:
 
 @contextmanager
 def _fed(name: str, numbers: list[Tensor]) -> Iterator[None]:
-    """torch's random function `name` returns these, one after the other.
-
-    When they are used up, zeros.
-    """
+    """Makes torch's random function `name` return these numbers, then zeros."""
     original: Callable[..., Tensor] = getattr(torch, name)
     left = [number.clone() for number in numbers]
 
@@ -427,9 +423,9 @@ def _outputs(
 ) -> Iterator[dict[str, list[Tensor]]]:
     """Collects the outputs of modules with parameters, call by call.
 
-    Of `layers` and the generator alone, if so. A module's several outputs are numbered.
-    Without containers, whose output is their last module's, and the fixed layers around
-    the network.
+    With `layers`, only of layers and of the generator. Several outputs of a module are
+    numbered. Containers, whose output is that of their last module, and the fixed
+    layers around the network are left out.
     """
     outputs: dict[str, list[Tensor]] = {}
 
@@ -438,7 +434,7 @@ def _outputs(
             for index, one in enumerate(output):
                 collect(f"{name}/{index}", one)
         else:
-            # A copy: activations work in place.
+            # Copy: activations work in place.
             outputs.setdefault(name, []).append(output.detach().clone())
 
     handles = [
@@ -469,7 +465,7 @@ def _gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    """What a model learns and remembers."""
+    """The parameters and buffers of a model, without counts and constants."""
     return {
         name: tensor
         for name, tensor in model.state_dict().items()
@@ -480,7 +476,7 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 def _rounding(
     quantity: str, tensors: Mapping[str, Tensor], wide: Mapping[str, Tensor]
 ) -> Results:
-    """How far float32 `tensors` are from the same in float64, relative to it."""
+    """Relative differences of float32 `tensors` from the same in float64."""
     return {
         f"rounding/{quantity}/{name}": (tensors[name] - value).norm() / value.norm()
         for name, value in wide.items()
@@ -496,12 +492,12 @@ def _channels_first(images: Tensor) -> Tensor:
 
 
 def _spread(vectors: Tensor, images: Tensor) -> Tensor:
-    """Vectors [..., P] at every pixel of the images: [..., P, H, W]."""
+    """Repeats vectors [..., P] at every pixel of the images: [..., P, H, W]."""
     return vectors[..., None, None].expand(*vectors.shape, *images.shape[-2:])
 
 
 def _numpy(value: Any) -> np.ndarray:
-    """As an array; the calls of a module lie on a leading axis."""
+    """Converts to an array; the calls of a module become a leading axis."""
     if isinstance(value, list):
         return np.array([_numpy(call) for call in value])
     if isinstance(value, Tensor):

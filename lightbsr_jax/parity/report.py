@@ -1,4 +1,4 @@
-"""A comparison with a published program as text for a terminal, and as JSON."""
+"""Printing a comparison with a published program, and writing it as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def table(rows: Sequence[Row]) -> str:
     text.append("")
     if raised:
         text.append(
-            "* raised to three times what float32 costs the reference itself, for some"
+            "* raised to three times the reference's own float32 error for some arrays"
         )
     verdict = f"{failed} of {len(rows)} differ" if failed else f"all {len(rows)} agree"
     text.append(f"{verdict}.")
@@ -72,7 +72,7 @@ def images(case: Case, ours: Arrays, theirs: Arrays) -> str:
 
 
 def as_json(case: Case, rows: Sequence[Row], ours: Arrays, theirs: Arrays) -> str:
-    """All of the table, and every array in it."""
+    """The whole table and every array in it, as JSON."""
     images = {
         name: {
             what: {"ours": float(ours[key]), "reference": float(theirs[key])}
@@ -102,7 +102,7 @@ def as_json(case: Case, rows: Sequence[Row], ours: Arrays, theirs: Arrays) -> st
 
 
 def precision(costs: Sequence[Arithmetic]) -> str:
-    """What arithmetic costs, by `compare.precision`."""
+    """The table of errors that `compare.precision` measured."""
     with_images = any(cost.psnr is not None for cost in costs)
     lines = [f"{'arithmetic':20} {'relative error':>14}"]
     if with_images:
@@ -115,5 +115,5 @@ def precision(costs: Sequence[Arithmetic]) -> str:
     if not with_images:
         lines.append("--images=FOLDER adds the cost in dB.")
     if jax.default_backend() == "cpu":
-        lines.append("On a CPU JAX's default is float32 throughout, as highest.")
+        lines.append("On a CPU, JAX's default is float32, the same as highest.")
     return "\n".join(lines)

@@ -1,1 +1,1 @@
-"""Training of teacher and student, in two stages each."""
+"""Training of teachers and students, in two stages each."""

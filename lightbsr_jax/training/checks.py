@@ -1,4 +1,4 @@
-"""Checks before a run: its config, its workdir, the run that it would go on from."""
+"""Checks before a run: its config, its workdir, and the run that it resumes."""
 
 import shutil
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from lightbsr_jax.training.config import SteppedSchedule, TrainingConfig
 from lightbsr_jax.training.initial import STARTS
 from lightbsr_jax.training.optimizers import OPTIMIZERS
 
-# Fields and groups with which a run may go on changed. Of the data and the teacher it
-# is the content that counts, not the path.
+# Fields and groups that may change when a run is resumed. The content of data and
+# teacher must not change, but their paths may.
 RESUMABLE = (
     "data.hr",
     "data.resident",
@@ -25,19 +25,19 @@ RESUMABLE = (
     "compute.rematerialise",
     "compute.parts",
     "skipped_in_a_row",
-    "init",  # a run that goes on has what it took
-    "minutes",  # what counts is schedule.steps_per_epoch, made of it
+    "init",  # a resumed run already contains these weights
+    "minutes",  # it only determines schedule.steps_per_epoch
     "validation.",
     "log.",
     "checkpoint.",
 )
 
-# Fields that came later, and what runs from before them had.
+# Fields added later, and their values in earlier runs.
 SINCE = {"start": "random", "optimizer": "adam"}
 
 SMALLEST_CROP = 8  # in LR pixels
 DTYPES = ("float32", "bfloat16")
-# The least values of fields, beside those of the network, which are 1.
+# The smallest values of fields; for those of the network it is 1.
 LEAST = {
     "seed": 0,
     "minutes": 0,
@@ -78,7 +78,7 @@ def _too_small(config: TrainingConfig) -> Iterator[str]:
     ]
     for name, least in {**dict.fromkeys(sizes, 1), **LEAST}.items():
         if name in values and values[name] < least:
-            yield f"{name} {values[name]}: at least {least}"
+            yield f"{name} {values[name]} is too small: at least {least}"
 
 
 def _numbers(config: TrainingConfig) -> Iterator[str]:
@@ -93,7 +93,8 @@ def _numbers(config: TrainingConfig) -> Iterator[str]:
         yield f"ema_decay {config.ema_decay} is not in [0, 1)"
     if width <= degradation.WIDTH_MIN:
         yield (
-            f"degradation.width_max {width}: above {degradation.WIDTH_MIN}, the least"
+            f"degradation.width_max {width} must be above {degradation.WIDTH_MIN}, the "
+            "smallest width"
         )
 
 
@@ -115,8 +116,8 @@ def _data(config: TrainingConfig) -> Iterator[str]:
         )
     if crop < SMALLEST_CROP:
         yield (
-            f"data.lr_crop {crop}: at least {SMALLEST_CROP}, so that blur kernels fit "
-            "into the HR crop"
+            f"data.lr_crop {crop} is too small: at least {SMALLEST_CROP}, so that blur "
+            "kernels fit into the HR crop"
         )
 
 
@@ -128,12 +129,12 @@ def _contrast(config: TrainingConfig) -> Iterator[str]:
     if batch > 0 and (queue < 1 or queue % batch):
         yield (
             f"contrast.queue_size {queue} is not a multiple of the global batch size "
-            f"{batch}: take {max(queue // batch, 1) * batch}"
+            f"{batch}: use {max(queue // batch, 1) * batch}"
         )
     if config.contrast.enabled and crops < 2:
-        yield f"contrast.crops {crops}: a contrast takes at least 2"
+        yield f"contrast.crops {crops}: a contrast needs at least 2"
     if config.model.entry.contrasts == "pair" and crops != 2:
-        yield f"contrast.crops {crops}: the method contrasts pairs, 2"
+        yield f"contrast.crops {crops}: the method contrasts pairs: use 2"
 
 
 def _stages(config: TrainingConfig) -> Iterator[str]:
@@ -142,7 +143,7 @@ def _stages(config: TrainingConfig) -> Iterator[str]:
     if schedule.stage1_epochs and not has_first:
         yield (
             f"schedule.stage1_epochs {schedule.stage1_epochs}: without contrastive "
-            "learning or distillation there is no stage 1: take 0"
+            "learning or distillation there is no stage 1: use 0"
         )
     if config.distillation is not None and not config.distillation.teacher:
         yield (
@@ -160,18 +161,19 @@ def _stages(config: TrainingConfig) -> Iterator[str]:
         most = schedule.stage2_epochs - schedule.warmup_epochs
         if not 1 <= schedule.cooldown_epochs <= most:
             yield (
-                f"schedule.cooldown_epochs {schedule.cooldown_epochs}: from 1 to the "
-                f"{most} epochs of stage 2 after its warm-up"
+                f"schedule.cooldown_epochs {schedule.cooldown_epochs} must be from 1 "
+                f"to {most}, the epochs of stage 2 after its warm-up"
             )
 
 
 def check_workdir(workdir: Path) -> None:
-    """Makes `workdir`; raises UserError where it cannot be written to."""
+    """Makes `workdir`; raises UserError if it cannot be written to."""
     try:
         atomic.make_writable(workdir)
     except OSError as error:
         raise UserError(
-            f"--workdir={workdir} cannot be written to: {error.strerror}"
+            f"--workdir={workdir} cannot be written to ({error.strerror}): name "
+            "another folder"
         ) from error
 
 
@@ -180,16 +182,16 @@ def check_room(workdir: Path, size: int) -> None:
     free = shutil.disk_usage(workdir).free
     if free < size:
         raise UserError(
-            f"--workdir={workdir} has room for {free / 1e6:.0f} MB, and a checkpoint "
-            f"takes up to {size / 1e6:.0f} MB: make room, or name another folder"
+            f"--workdir={workdir} has {free / 1e6:.0f} MB free, and a checkpoint needs "
+            f"up to {size / 1e6:.0f} MB: free space, or name another folder"
         )
 
 
 def _image_changes(saved: dict[str, Any], now: dict[str, Any]) -> str:
-    """How many images there were and are, and which came or went."""
+    """Describes the numbers of images, and the added and removed ones."""
     before, after = saved.get("names"), now.get("names", [])
-    if before is None:  # of an earlier version
-        return f"are {len(after)}, others than before"
+    if before is None:  # a checkpoint of an earlier version
+        return f"are {len(after)}, different from before"
     text = f"were {len(before)}, are {len(after)}"
     for word, names in {
         "without": sorted(set(before) - set(after)),
@@ -198,11 +200,11 @@ def _image_changes(saved: dict[str, Any], now: dict[str, Any]) -> str:
         if names:
             text += f", {word} {', '.join(names[:3])}{', ...' * (len(names) > 3)}"
     same = sorted(before) == sorted(after)
-    return text + ", of the same names but other sizes or order" * same
+    return text + ", with the same names but other sizes or another order" * same
 
 
 def fixed_fields(identity: dict[str, Any]) -> dict[str, Any]:
-    """What of a run's identity must stay the same, by names that users know."""
+    """The parts of a run's identity that must not change, by names known to users."""
     fields = {**SINCE, **flatten_dict(identity["config"], sep=".")}
     return {
         **{f"config.{k}": v for k, v in fields.items() if not k.startswith(RESUMABLE)},
@@ -212,10 +214,10 @@ def fixed_fields(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_resumable(saved: dict[str, Any], now: dict[str, Any], workdir: Path) -> None:
-    """Raises UserError where a run cannot go on from another one's checkpoint."""
+    """Raises UserError if a run cannot resume from a checkpoint."""
     if "images" not in saved:
         raise UserError(
-            f"{workdir} holds converted weights, which a run would replace: give it "
+            f"{workdir} holds converted weights, which a run would replace: give "
             "another --workdir"
         )
     fixed, asked = fixed_fields(saved), fixed_fields(now)
@@ -228,6 +230,6 @@ def check_resumable(saved: dict[str, Any], now: dict[str, Any], workdir: Path) -
     ]
     if problems:
         raise UserError(
-            f"{workdir} holds a run of another kind: {'; '.join(problems)}. Start with "
-            "its values to go on, or with another --workdir to begin anew"
+            f"{workdir} holds a run with other values: {'; '.join(problems)}. Use "
+            "these to resume it, or another --workdir to start a new run"
         )

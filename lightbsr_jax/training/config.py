@@ -1,7 +1,7 @@
-"""A run's config, typed: read once at the top of training.
+"""The typed config of a run, read once at the start of training.
 
-configs/*.py explain the fields, and the command line overrides them; here they have
-their types, and here alone the values of those that a config may leave out.
+configs/*.py explain the fields, and the command line overrides them. This file defines
+their types, and the defaults of optional fields.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What the kinds of schedules share."""
+    """Common fields of all schedules."""
 
     steps_per_epoch: int
     stage1_epochs: int
@@ -51,7 +51,7 @@ class Schedule:
 
     @property
     def total(self) -> int:
-        """The last step of all."""
+        """The last step of the run."""
         return self.boundary + self.stage2_epochs * self.steps_per_epoch
 
     def epochs(self, stage: int) -> int:
@@ -62,7 +62,7 @@ class Schedule:
 class CosineSchedule(Schedule):
     warmup_epochs: int
     final_learning_rate: float
-    cooldown_epochs: int | None = None  # after a plateau, in place of the cosine
+    cooldown_epochs: int | None = None  # after a plateau, instead of the cosine
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Distillation(recipe.Distillation):
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """A run: its network (`model`), and all that configs say of its training."""
+    """The config of a run: its network (`model`) and its training."""
 
     model: ModelSpec
     seed: int
@@ -128,7 +128,7 @@ class TrainingConfig:
     validation: Validation
     log: Log
     checkpoint: Checkpoint
-    as_given: Mapping[str, Any]  # all of it as config.json has it, JSON types only
+    as_given: Mapping[str, Any]  # all fields as in config.json, JSON types only
     contrast: Contrast | None = None
     distillation: Distillation | None = None
     init: str = ""  # weights to start from
@@ -137,9 +137,9 @@ class TrainingConfig:
 
     @classmethod
     def from_flags(cls, config: ConfigDict) -> "TrainingConfig":
-        """Of the config of a preset and its flags.
+        """Converts the config of a preset and its flags.
 
-        Raises UserError where a field is missing or unknown, or there is no such model.
+        Raises UserError if a field is missing or unknown, or if there is no such model.
         """
         values = plain(config)
         own = {f.name for f in dataclasses.fields(cls)}
@@ -151,7 +151,7 @@ class TrainingConfig:
 
     @property
     def crops(self) -> int:
-        """Crops of each image of a batch."""
+        """Number of crops of each image of a batch."""
         return 1 if self.contrast is None else self.contrast.crops
 
     @property
@@ -161,7 +161,7 @@ class TrainingConfig:
 
     @property
     def contrasts(self) -> bool:
-        """Whether it learns by contrast, for which an ablation has the parts alone."""
+        """True for contrastive training, unless an ablation switches it off."""
         return self.contrast is not None and self.contrast.enabled
 
     def with_steps_per_epoch(self, steps: int) -> "TrainingConfig":
@@ -172,7 +172,7 @@ class TrainingConfig:
 
 
 def init_of(values: Mapping[str, Any]) -> str:
-    """The weights that a run began with, out of its config.json; empty for none."""
+    """The initial weights of a run, from its config.json; empty for none."""
     return values.get("init", "")
 
 
@@ -182,9 +182,9 @@ def _schedule(values: Mapping[str, Any]) -> CosineSchedule | SteppedSchedule:
 
 
 def _read(kind: type[_T], values: Mapping[str, Any], path: str) -> _T:
-    """A dataclass of a mapping's values, and so its fields that are dataclasses.
+    """Makes a dataclass of a mapping, and of its fields that are dataclasses.
 
-    Raises UserError for fields that are missing or unknown.
+    Raises UserError for missing or unknown fields.
     """
     hints = get_type_hints(kind)
     fields: Any = kind
@@ -193,7 +193,7 @@ def _read(kind: type[_T], values: Mapping[str, Any], path: str) -> _T:
     }
     for problem, names in {
         "is missing": required - values.keys(),
-        "is no field that training knows": values.keys() - hints.keys(),
+        "is unknown to training": values.keys() - hints.keys(),
     }.items():
         if names:
             raise UserError(f"{path}.{min(names)} {problem}")
@@ -208,6 +208,6 @@ def _read(kind: type[_T], values: Mapping[str, Any], path: str) -> _T:
 
 
 def _group(hint: Any) -> Any:
-    """The dataclass that a type, or one of a union, is; None for others."""
+    """The dataclass in a type or a union; None if there is none."""
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)

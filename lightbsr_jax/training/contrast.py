@@ -1,8 +1,8 @@
 """Contrastive learning of the representation with a queue of negatives (eqs. 1, 2).
 
-Queries and keys are unit vectors [D, B, C], one for each of the D crops of B images;
-crops of one image share its degradation, and are each other's positives as `pairing`
-says. The queue [Q, C] holds keys of earlier images, the negatives.
+Queries and keys are unit vectors [D, B, C], one for each of the D crops of B images.
+Crops of one image share its degradation; `pairing` defines which are positives of each
+other. The queue [Q, C] holds keys of earlier images, the negatives.
 """
 
 from typing import Literal, NamedTuple
@@ -14,21 +14,21 @@ from jax import Array, lax
 
 
 class Pairing(NamedTuple):
-    """Which of an image's crops are queries, which are keys, and of which others."""
+    """The queries, the keys and the positive pairs among an image's crops."""
 
     queries: slice
     keys: slice
     positives: np.ndarray  # bool [queries, keys]
-    # In training mode BatchNorm takes the principal branch's statistics in this order.
+    # The order in which BatchNorm uses the principal branch's statistics in training.
     visits: tuple[int, ...]
 
 
 def pairing(contrasts: Literal["all", "pair"], crops: int) -> Pairing:
-    """LightBSR's "all": every crop is a query, and a key of the others.
+    """Makes the pairing "all" of LightBSR or "pair" of DASR.
 
-    Its reference encodes crop 1 once more for the features: no other result, but one
-    more visit to the running statistics. DASR's "pair": the second crop is the key of
-    the first.
+    "all": every crop is a query, and a key of the others. The reference encodes crop 1
+    twice, which changes nothing but the running statistics: `visits` repeats it.
+    "pair": the second crop is the key of the first.
     """
     if contrasts == "pair":
         return Pairing(slice(0, 1), slice(1, 2), np.ones((1, 1), bool), (0,))
@@ -37,13 +37,13 @@ def pairing(contrasts: Literal["all", "pair"], crops: int) -> Pairing:
 
 
 def normalise(embeddings: Array) -> Array:
-    """Unit length along the last axis."""
+    """Scales vectors along the last axis to unit length."""
     norm = jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
     return embeddings / jnp.maximum(norm, 1e-12)
 
 
 def fresh_queue(key: Array, length: int, channels: int = 128) -> Array:
-    """Random unit vectors [length, channels]."""
+    """Draws random unit vectors [length, channels]."""
     return normalise(jax.random.normal(key, (length, channels)))
 
 
@@ -55,11 +55,11 @@ def contrastive_loss(
     temperature: float,
     positives: np.ndarray | None = None,
 ) -> Array:
-    """Mean over positive pairs of crops and over B of the InfoNCE loss.
+    """The InfoNCE loss, averaged over positive pairs of crops and over B.
 
-    By default a crop is the positive of all but itself: D (D - 1) ordered pairs. The
-    negatives of a query do not depend on the key beside it: one product and one
-    log-sum-exp serve all its pairs. No gradient goes into keys and queue.
+    By default all other crops are positives of a crop: D (D - 1) ordered pairs. The
+    negatives of a query are the same for all its keys, so one product and one
+    log-sum-exp serve all its pairs. Keys and queue get no gradient.
     """
     keys, queue = lax.stop_gradient((keys, queue))
     positive = jnp.einsum("ibc,jbc->ijb", queries, keys) / temperature
@@ -72,6 +72,6 @@ def contrastive_loss(
 
 
 def enqueue(queue: Array, pointer: Array, keys: Array) -> tuple[Array, Array]:
-    """Put keys [B, C] over the oldest of the queue; B must divide its length."""
+    """Replaces the oldest keys of the queue by [B, C]; B must divide its length."""
     queue = lax.dynamic_update_slice_in_dim(queue, keys, pointer, axis=0)
     return queue, (pointer + len(keys)) % len(queue)

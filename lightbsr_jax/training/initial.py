@@ -1,4 +1,4 @@
-"""The variables that a run starts from: given ones where they fit, or bicubic.
+"""The initial variables of a run: given, random, or bicubic.
 
 Variables are trees {"params", "batch_stats"} of arrays.
 """
@@ -25,15 +25,15 @@ Path = tuple[str, ...]
 
 
 class Fitted(NamedTuple):
-    """Variables to start from, and where in them the tensors are that were given."""
+    """Initial variables, and the paths of the tensors taken from given weights."""
 
     variables: Tree
     taken: frozenset[Path]
-    tensors: int  # all that there are
+    tensors: int  # number of all tensors
 
 
 def fresh_variables(config: TrainingConfig, key: Array) -> Tree:
-    """Fresh variables of a run's network, which start as `config.start` says."""
+    """Makes initial variables of a run's network, as `config.start` selects."""
     variables = config.model.fresh_variables(key)
     if config.start == "bicubic":
         return bicubic(variables, config.model.scale)
@@ -41,9 +41,9 @@ def fresh_variables(config: TrainingConfig, key: Array) -> Tree:
 
 
 def fit(variables: Tree, given: Tree | None) -> Fitted:
-    """`variables` with the tensors of `given` whose place and shape are the same.
+    """Replaces tensors of `variables` by those of `given` with equal path and shape.
 
-    Raises UserError where there are none.
+    Raises UserError if there are none.
     """
     wanted, found = _tensors(variables), _tensors(given or {})
     taken = {
@@ -53,8 +53,8 @@ def fit(variables: Tree, given: Tree | None) -> Fitted:
     }
     if given is not None and not taken:
         raise UserError(
-            f"config.init: none of its {len(found)} tensors has the place and shape of "
-            "one of this run's network: name weights of the same method"
+            f"config.init: none of its {len(found)} tensors has the path and shape of "
+            "one in this run's network: name weights of the same method"
         )
     empty = {"params": {}, "batch_stats": {}}
     merged = empty | unflatten_dict({**wanted, **taken})
@@ -62,9 +62,9 @@ def fit(variables: Tree, given: Tree | None) -> Fitted:
 
 
 def load(source: str) -> Tree:
-    """Variables of a source (see models/load.py), and the prior's basis if it has one.
+    """Reads variables of a source (see models/load.py), with the prior's basis if any.
 
-    Raises UserError where there is no network of that name.
+    Raises UserError if no network has that name.
     """
     try:
         weights = read(source)
@@ -74,10 +74,10 @@ def load(source: str) -> Tree:
     return {**weights.variables, **basis}
 
 
-def told(start: Fitted, source: str) -> str:
-    """A line that says what was taken, such as for a run's log."""
+def describe(start: Fitted, source: str) -> str:
+    """A line for a run's log on the tensors taken from given weights."""
     taken, left = len(start.taken), start.tensors - len(start.taken)
-    return f"{taken} tensors are those of {source}, {left} start fresh"
+    return f"{taken} tensors are taken from {source}, {left} are initialised"
 
 
 def _tensors(variables: Tree) -> dict[Path, Any]:
@@ -86,11 +86,11 @@ def _tensors(variables: Tree) -> dict[Path, Any]:
 
 
 def bicubic(variables: Tree, scale: int) -> Tree:
-    """`variables` with which a network interpolates bicubically, whatever else it does.
+    """Changes `variables` so that the network interpolates bicubically.
 
-    Colours go as the first three channels through head, body and upscaler, whose other
-    channels stay as they are, and have no part in the image yet. Exact but for an
-    image's outermost pixels, beyond which convolutions see zeros.
+    Colours pass through head, body and upscaler as the first three channels. The other
+    channels do not change and have no effect on the image at first. The result is exact
+    except for the outermost pixels, where convolutions pad with zeros.
     """
     restorer = jax.tree.map(np.array, variables["params"]["restorer"])
     colours = range(_COLOURS)
@@ -116,13 +116,13 @@ def bicubic(variables: Tree, scale: int) -> Tree:
 
 
 def _split(scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bicubic interpolation along an axis as two convolutions of three taps.
+    """Splits bicubic interpolation along an axis into two convolutions of three taps.
 
-    [3, 1, S, f] makes S signals at each of a pixel's f places, [3, S, 1, g] the output
-    of them. A pixel's output takes five pixels, of which the first convolution sees the
-    three in the middle. It makes g signals that hold what these contribute, and one
-    that brings the far tap to the neighbour that needs it: the next pixel at the first
-    place, the one before at the last.
+    The first, [3, 1, S, f], makes S signals at each of a pixel's f positions; the
+    second, [3, S, 1, g], makes the output from them. An output depends on five pixels,
+    of which the first convolution reaches the middle three. It makes g signals with
+    their contributions, and one more that passes a far tap to the neighbour that needs
+    it: the next pixel at the first position, the previous one at the last.
     """
     factor, *then = UPSCALER_STEPS[scale]
     outputs = then[0] if then else 1
@@ -131,7 +131,7 @@ def _split(scale: int) -> tuple[np.ndarray, np.ndarray]:
     taps = rows[:, size // 2 - 2 : size // 2 + 3].astype(np.float64)  # [scale, 5]
     taps = taps.reshape(factor, outputs, 5)
 
-    brought = np.zeros((factor, 3))  # by the last signal
+    brought = np.zeros((factor, 3))  # taps of the last signal
     brought[0, 2], brought[-1, 0] = 1, 1
     far_left, far_right = taps[0, :, 0], taps[-1, :, 4]  # [outputs]
     first = np.zeros((3, 1, outputs + 1, factor))
@@ -140,7 +140,7 @@ def _split(scale: int) -> tuple[np.ndarray, np.ndarray]:
     second[0, outputs, 0], second[2, outputs, 0] = far_left, far_right
     for place in range(factor):
         own = taps[place, :, 1:4].copy()  # [outputs, 3]
-        if place > 0:  # the neighbour before belongs to the same pixel
+        if place > 0:  # the previous neighbour belongs to the same pixel
             own -= far_left[:, None] * brought[place - 1]
         if place < factor - 1:
             own -= far_right[:, None] * brought[place + 1]
@@ -150,9 +150,9 @@ def _split(scale: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _outer(along: np.ndarray) -> np.ndarray:
-    """The convolution of rows, columns and each colour by itself, of one of an axis.
+    """Extends the convolution of one axis to rows, columns and separate colours.
 
-    [3, I, O, f] to [3, 3, I I C, O O C f f], as pixel_shuffle wants the outputs.
+    [3, I, O, f] becomes [3, 3, I I C, O O C f f], in the order of pixel_shuffle.
     """
     _, inputs, outputs, factor = along.shape
     kernel = np.einsum(

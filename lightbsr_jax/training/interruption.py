@@ -1,8 +1,8 @@
-"""Stopping in good order.
+"""Stopping a run after a step, with a checkpoint.
 
-A run that is told to stop (SIGTERM or SIGUSR1, as schedulers send them, SIGHUP of a
-terminal that is closed, or Ctrl-C) ends after the step under way, with a checkpoint.
-Where several processes train, all of them stop after the same step, whichever was told.
+On SIGTERM or SIGUSR1 (of schedulers), SIGHUP (of a closed terminal) or Ctrl-C, a run
+stops after the current step and writes a checkpoint. If several processes train, all of
+them stop after the same step, even if only one got the signal.
 """
 
 import os
@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 
 class Interruption:
-    """Within its context, signals to stop are noted; a second Ctrl-C stops at once."""
+    """Context that notes signals to stop; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self._noted = False
@@ -25,9 +25,9 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
             signals = {signal.SIGINT: self._note, signal.SIGUSR1: self._note}
-            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
                 signals[signal.SIGHUP] = self._note
-            # With several processes JAX notes SIGTERM itself, and tells the others.
+            # With several processes, JAX notes SIGTERM itself and informs the others.
             if jax.process_count() == 1:
                 signals[signal.SIGTERM] = self._note
             for number, handler in signals.items():
@@ -44,7 +44,7 @@ class Interruption:
             signal.signal(number, handler)
 
     def noted(self, step: int) -> bool:
-        """Whether to stop after `step`; call it at every step."""
+        """Returns whether to stop after `step`; call it at every step."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._noted

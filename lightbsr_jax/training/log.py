@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar or lines, metrics.jsonl, TensorBoard, pictures."""
+"""The log of a run: a progress bar or lines, metrics.jsonl, TensorBoard, pictures."""
 
 import json
 import math
@@ -27,8 +27,8 @@ RECORDS = "metrics.jsonl"
 class Log:
     """Metrics of one run, from step `start` to `total`.
 
-    Records of later steps than `start`, which an interrupted run left behind, are
-    dropped: the steps are about to be done again. A `quiet` log tells nothing.
+    Records of steps after `start`, from an interrupted run, are dropped, because these
+    steps will be repeated. A `quiet` log does not print or record anything.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class Log:
         self._total = total
         self._last = (start, time.monotonic())
         self._console = Console(soft_wrap=True, quiet=quiet)
-        # Rich takes FORCE_COLOR, which a batch system may set, for a terminal.
+        # Rich assumes a terminal if FORCE_COLOR is set, as some batch systems do.
         self._on_terminal = self._console.file.isatty()
         self._bar = Progress(
             BarColumn(bar_width=10),
             MofNCompleteColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
-            # Last and flexible: on a narrow terminal the losses give way first.
+            # Last and flexible: a narrow terminal truncates the losses first.
             TextColumn(
                 "{task.description}", table_column=Column(ratio=1, no_wrap=True)
             ),
@@ -61,7 +61,7 @@ class Log:
         if self._records.exists() and not quiet:
             self._keep_until(start)
         if not quiet:
-            # Takes seconds, and nobody else needs it.
+            # The import takes seconds, and only this process needs it.
             from tensorboardX import SummaryWriter
 
             self._tensorboard = SummaryWriter(
@@ -69,13 +69,13 @@ class Log:
             )
 
     def _keep_until(self, start: int) -> None:
-        """Drops later records; lines that are none go into a file of their own."""
+        """Drops later records, and moves damaged lines to a separate file."""
         found, others = _parsed(self._records)
         if others:
             with open(f"{self._records}.damaged", "ab") as file:
                 file.writelines(line + b"\n" for line in others)
             logging.warning(
-                "%s: %d lines that are no records are in %s.damaged now",
+                "%s: moved %d damaged lines to %s.damaged",
                 *(self._records, len(others), RECORDS),
             )
         kept = [record for record in found if record["step"] <= start]
@@ -83,18 +83,18 @@ class Log:
         atomic.write_text(self._records, "".join(lines))
 
     def validated(self, step: int) -> bool:
-        """Whether a validation at `step` has been told."""
+        """Returns whether a validation at `step` is recorded."""
         if not self._records.exists():
             return False
-        told = (r["step"] for r in records(self._workdir) if "validation_psnr" in r)
-        return step in told
+        found = (r["step"] for r in records(self._workdir) if "validation_psnr" in r)
+        return step in found
 
     def advance(self, step: int) -> None:
-        """Move the bar."""
+        """Moves the progress bar to `step`."""
         self._bar.update(self._task, completed=step)
 
     def metrics(self, step: int, values: dict[str, float], *, stage: int) -> None:
-        """Training metrics, averaged over the steps since the last call."""
+        """Records training metrics, averaged over the steps since the last call."""
         then, since = self._last
         now = time.monotonic()
         self._last = (step, now)
@@ -103,23 +103,23 @@ class Log:
         hidden = {"learning_rate", "gradient_norm"}
         if not values["skipped"]:
             hidden.add("skipped")
-        told = "  ".join(
+        shown = "  ".join(
             f"{name} {value:.4g}"
             for name, value in values.items()
             if name not in hidden
         )
-        self._bar.update(self._task, description=f"stage {stage}  {told}")
+        self._bar.update(self._task, description=f"stage {stage}  {shown}")
         if not self._on_terminal:
             left = (self._total - step) / rate
             eta = time.strftime("%H:%M:%S", time.gmtime(left % 86400))
             days = f"{int(left // 86400)}d " if left >= 86400 else ""
             self.say(
-                f"step {step}/{self._total}  stage {stage}  {told}  "
+                f"step {step}/{self._total}  stage {stage}  {shown}  "
                 f"{rate:.2f} steps/s  ETA {days}{eta}"
             )
 
     def validation(self, step: int, values: dict[str, float]) -> None:
-        """Validation metrics; the time that they took is not the training's."""
+        """Records and prints validation metrics."""
         self._record(step, values)
         self.say(
             f"step {step}  "
@@ -127,19 +127,19 @@ class Log:
         )
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
-        """A uint8 [H, W, 3] picture, as a file in validation/ and for TensorBoard."""
+        """Saves a uint8 [H, W, 3] picture to validation/ and to TensorBoard."""
         folder = self._workdir / "validation"
         folder.mkdir(exist_ok=True)
         files.write_png(folder / f"{name}_{step:07d}.png", image)
         self._tensorboard.add_image(name, image, step, dataformats="HWC")
 
     def pause(self, seconds: float) -> None:
-        """Leave so much time out of the steps per second."""
+        """Excludes `seconds` from the reported step rate."""
         step, since = self._last
         self._last = (step, since + seconds)
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
+        """Prints a line above the progress bar."""
         self._console.print(text, highlight=False, markup=False)
 
     def close(self) -> None:
@@ -158,9 +158,9 @@ class Log:
 
 
 def records(workdir: str | Path) -> list[dict[str, Any]]:
-    """What a run has recorded, in order: a step and its figures each.
+    """Reads the records of a run, in order: each holds a step and its figures.
 
-    Lines that are no records (one that was cut off, a damaged one) are passed over.
+    Damaged or incomplete lines are skipped.
     """
     return _parsed(Path(workdir, RECORDS))[0]
 
@@ -171,7 +171,7 @@ def _parsed(file: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
     for line in file.read_bytes().splitlines():
         try:
             record = json.loads(line)
-        except ValueError:  # of JSON, or of UTF-8
+        except ValueError:  # invalid JSON or invalid UTF-8
             record = None
         step = record.get("step") if isinstance(record, dict) else None
         if isinstance(step, int):

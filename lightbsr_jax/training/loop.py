@@ -49,32 +49,32 @@ TIMED_STEPS = 8  # of each stage, for config.minutes
 Source = ImageFolders | PreparedImages
 Batches = CropBatches | ResidentBatches
 Steps = dict[int, Step]  # by stage
-Unlogged = list[Any]  # a step's metrics each, as arrays or numbers
+Unlogged = list[Any]  # metrics of each step, as arrays or numbers
 
 
 class Start(NamedTuple):
-    """Where a run begins, or goes on."""
+    """The state from which a run starts or resumes."""
 
     run: Run
     unlogged: Unlogged
     basis: np.ndarray  # of the prior
-    init: str  # the weights that it began with
+    init: str  # name of the initial weights
 
     @property
     def step(self) -> int:
-        """The updates that are done."""
+        """The number of finished updates."""
         return int(self.run.state.step)
 
 
 class Job(NamedTuple):
-    """All that a run needs and does not change."""
+    """Everything that a run needs and does not change."""
 
     config: TrainingConfig
     workdir: Path
     source: Source
     batches: Batches
     setup: Setup
-    identity: dict[str, Any]  # that a run which goes on must share
+    identity: dict[str, Any]  # must be the same when a run is resumed
     steps: Steps
     constants: Constants
     checkpoints: Checkpoints
@@ -83,11 +83,11 @@ class Job(NamedTuple):
 
 
 def train(flags: ConfigDict, workdir: str | Path) -> None:
-    """Train what a config asks for, or go on where `workdir` left off.
+    """Trains the network of a config, or resumes the run in `workdir`.
 
-    Raises UserError or OSError for a config that cannot be trained or is not the
-    workdir's, for a workdir that cannot be written to, and where a run cannot go on;
-    Interrupted where it was told to stop. Checkpoints stay in every case.
+    Raises UserError or OSError if the config is invalid or differs from the workdir's,
+    if the workdir cannot be written to, and if the run cannot continue; Interrupted if
+    it got a signal to stop. Checkpoints are kept in every case.
     """
     config, workdir = TrainingConfig.from_flags(flags), Path(workdir)
     check(config)
@@ -104,7 +104,7 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
         stack.enter_context(locks.held(workdir / ".lock", workdir))
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     begun = checkpoints.latest_step() is not None
-    # A run that goes on has had them.
+    # A resumed run already contains them.
     given = initial.load(config.init) if config.init and not begun else None
     if config.minutes:
         timed = workdir if begun else None
@@ -116,7 +116,7 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
     identity = {
         "config": config.as_given,
         "images": source.fingerprint,
-        "names": list(source.names),  # to say which have changed
+        "names": list(source.names),  # to name those that changed
         "teacher": None if setup.teacher is None else setup.teacher.checksum,
     }
     of_init = {"the weights of config.init": checksum(given)}
@@ -140,7 +140,7 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
     )
     announce(job, start.step)
     if given is not None and setup.start is not None:
-        job.log.say(initial.told(setup.start, config.init))
+        job.log.say(initial.describe(setup.start, config.init))
     try:
         run_steps(job, start)
     finally:
@@ -148,7 +148,7 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
 
 
 def open_batches(config: TrainingConfig, source: Source) -> Batches:
-    """This process's share of all batches, cut on the host or on its devices."""
+    """Opens this process's share of all batches, cut on the host or on its devices."""
     sampler = Sampler(
         source.sizes,
         batch_size=config.data.batch_size,
@@ -167,7 +167,7 @@ def open_batches(config: TrainingConfig, source: Source) -> Batches:
 
 
 def make_network(config: TrainingConfig) -> BlindNetwork:
-    """The network as it is trained, over all devices."""
+    """Makes the network for training over all devices."""
     return config.model.make_network(
         axis_name=AXIS,
         remat=config.compute.rematerialise,
@@ -182,10 +182,10 @@ def find_start(
     checkpoints: Checkpoints,
     batches: Batches,
 ) -> Start:
-    """A fresh run, whose config is written down; or the workdir's newest one.
+    """Starts a new run and writes its config, or resumes the workdir's newest state.
 
-    Sets the batches to where it goes on. Raises UserError for a checkpoint of another
-    kind, and where there is no room for one.
+    Moves the batches to the position of that state. Raises UserError if a checkpoint
+    does not fit the config, or if there is no space for one.
     """
     workdir = checkpoints.workdir
     run = fresh_run(setup.state, averaged=config.ema_decay > 0)
@@ -204,7 +204,7 @@ def find_start(
 
 
 def announce(job: Job, start: int) -> None:
-    """Say what is trained, on what and from where."""
+    """Prints the network, the devices, the data and the first step."""
     config, schedule, teacher = job.config, job.config.schedule, job.setup.teacher
     job.log.say(
         f"{config.model.kind}, setting {config.model.setting}, x{config.model.scale}: "
@@ -218,25 +218,25 @@ def announce(job: Job, start: int) -> None:
 
 
 def run_steps(job: Job, start: Start) -> None:
-    """All steps from `start` to the schedule's end.
+    """Runs all steps from `start` to the end of the schedule.
 
-    Raises UserError where too many updates in a row were not finite, Interrupted where
-    it was told to stop.
+    Raises UserError if too many updates in a row are not finite, Interrupted if it got
+    a signal to stop.
     """
     config, total = job.config, job.config.schedule.total
     unlogged: Unlogged = list(start.unlogged)
     under_way: deque[Any] = deque()
     run = parallel.replicate(start.run)
     if start.step and not job.log.validated(start.step):
-        validate_where_due(job, run, start.step)  # the run ended before it came to that
+        validate_where_due(job, run, start.step)  # the run stopped before validating
     with Interruption() as interruption:
         for step in range(start.step + 1, total + 1):
             stage = 1 if step <= config.schedule.boundary else 2
             run, metrics = job.steps[stage](run, next(job.batches), job.constants)
             unlogged.append(metrics)
             job.log.advance(step)
-            # Steps are only queued up here: wait for the one before the last, so that
-            # they, with their batches, do not pile up in memory.
+            # This only queues a step. Wait for the second last one, so that steps and
+            # their batches do not accumulate in memory.
             under_way.append(metrics["skipped_in_a_row"])
             if len(under_way) > 2:
                 stop_if_lost(int(under_way.popleft()), step - 2, config, job.workdir)
@@ -254,9 +254,9 @@ def run_steps(job: Job, start: Start) -> None:
                 job.checkpoints.wait()
                 raise Interrupted(
                     f"stopped after step {step} of {total}, with a checkpoint in "
-                    f"{job.workdir}: the same command goes on from there"
+                    f"{job.workdir}: the same command resumes from there"
                 )
-            # Last: where it fails, or takes long, nothing is lost.
+            # Validate last: if it fails or takes long, nothing is lost.
             validate_where_due(job, run, step)
     job.checkpoints.wait()
     job.log.say(f"finished at step {total}: {job.workdir}")
@@ -268,20 +268,20 @@ def milestones(config: TrainingConfig) -> tuple[int, int]:
 
 
 def log_metrics(job: Job, unlogged: Unlogged, step: int, stage: int) -> None:
-    """Log the means over the steps that are not logged yet."""
+    """Logs the means over the steps since the last log."""
     values = averages(unlogged)
     rate: Any = schedules.of(job.config.schedule)(step - 1)
     job.log.metrics(step, {**values, "learning_rate": float(rate)}, stage=stage)
 
 
 def save(job: Job, run: Run, unlogged: Unlogged) -> None:
-    """Write a checkpoint, in the background."""
+    """Writes a checkpoint in the background."""
     state = {"batches": job.batches.get_state(), "unlogged": unlogged}
     job.checkpoints.save(run, job.setup.basis, {**job.identity, **state})
 
 
 def validate_where_due(job: Job, run: Run, step: int) -> None:
-    """Validate at the intervals that the config asks for, and at the end."""
+    """Validates at the intervals of the config, and at the end."""
     ends = step == job.config.schedule.total
     if step % job.config.validation.every_steps == 0 or ends:
         began = time.monotonic()
@@ -290,19 +290,19 @@ def validate_where_due(job: Job, run: Run, step: int) -> None:
 
 
 def close(job: Job) -> None:
-    """End what runs in the background, and name the images that were not used."""
+    """Stops background work, and prints the images that were not used."""
     job.batches.close()
     job.checkpoints.close()
     job.log.close()
     skipped = job.source.skipped
     if skipped:
-        job.log.say(f"{len(skipped)} not used of the images in {job.config.data.hr}")
+        job.log.say(f"{len(skipped)} images in {job.config.data.hr} were not used")
     for reason in skipped.values():
         job.log.say(f"not used: {reason}")
 
 
 def make_steps(config: TrainingConfig, setup: Setup) -> Steps:
-    """The run's steps on all devices, by stage."""
+    """Makes the run's steps on all devices, by stage."""
     steps = {}
     for stage, update in setup.updates.items():
         step = degrading_step(
@@ -321,7 +321,7 @@ def make_steps(config: TrainingConfig, setup: Setup) -> Steps:
 def constants_on_devices(
     config: TrainingConfig, setup: Setup, batches: Batches
 ) -> Constants:
-    """What the steps take beside run and batch."""
+    """The constant arguments of the steps, on all devices."""
     constants = parallel.replicate(setup.constants(config.seed))
     if isinstance(batches, ResidentBatches):
         constants = constants._replace(pixels=batches.pixels)
@@ -331,11 +331,10 @@ def constants_on_devices(
 def fitting_steps_per_epoch(
     config: TrainingConfig, begun: Path | None, network: BlindNetwork, batches: Batches
 ) -> int:
-    """The length of an epoch with which a run takes config.minutes.
+    """The number of steps per epoch with which a run takes config.minutes.
 
-    Timed at a run's start and kept in its config.json: a run that goes on, in the
-    workdir `begun`, has the schedule that it began with. Of the steps that are timed
-    nothing stays.
+    It is measured when a run starts and stored in config.json. A run that is resumed in
+    the workdir `begun` keeps its schedule. The timed steps are discarded.
     """
     if begun is not None and (begun / "config.json").exists():
         return _kept_steps_per_epoch(begun / "config.json", config)
@@ -343,7 +342,7 @@ def fitting_steps_per_epoch(
     steps = make_steps(config, setup)
     constants = constants_on_devices(config, setup, batches)
     start = batches.get_state()
-    seconds = 0.0  # that all epochs take with one step each
+    seconds = 0.0  # of all epochs with one step each
     for stage, step in steps.items():
         run = fresh_run(setup.state, averaged=config.ema_decay > 0)
         taken = seconds_per_step(step, parallel.replicate(run), batches, constants)
@@ -353,22 +352,22 @@ def fitting_steps_per_epoch(
 
 
 def _kept_steps_per_epoch(file: Path, config: TrainingConfig) -> int:
-    """What a run's config.json says. Raises UserError where that is damaged."""
+    """Reads the value in a run's config.json. Raises UserError if it is damaged."""
     try:
-        # Converted weights have no schedule; that they cannot go on is told later.
+        # Converted weights have no schedule; a later check refuses to resume them.
         kept = json.loads(file.read_bytes())
         return kept.get("schedule", config.as_given["schedule"])["steps_per_epoch"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{file} is damaged ({error}): restore it from a copy; without it a run of "
-            "config.minutes does not know its schedule"
+            f"{file} is damaged ({error}): restore it from a copy, because it stores "
+            "the schedule of a run with config.minutes"
         ) from error
 
 
 def seconds_per_step(
     step: Step, run: Run, batches: Batches, constants: Constants
 ) -> float:
-    """The median of some steps from `run` on, compiled before."""
+    """The median time of some steps from `run` on, without compilation."""
     times = []
     for _ in range(1 + TIMED_STEPS):
         began = time.monotonic()
@@ -379,12 +378,12 @@ def seconds_per_step(
 
 
 def numbers(metrics: Unlogged) -> Unlogged:
-    """The metrics of steps as plain numbers; waits until they are computed."""
+    """Converts the metrics of steps to numbers; waits until they are computed."""
     return [{name: float(value) for name, value in row.items()} for row in metrics]
 
 
 def averages(metrics: Unlogged) -> dict[str, float]:
-    """Means over steps, without what was not finite; of counts, the last."""
+    """Means over steps of all finite values; for counts, the last value."""
     rows = numbers(metrics)
     values = {}
     for name in rows[-1]:
@@ -397,24 +396,24 @@ def averages(metrics: Unlogged) -> dict[str, float]:
 def stop_if_lost(
     skipped_in_a_row: int, step: int, config: TrainingConfig, workdir: Path
 ) -> None:
-    """Raises UserError where too many updates in a row were not finite."""
+    """Raises UserError if too many updates in a row were not finite."""
     if skipped_in_a_row >= config.skipped_in_a_row:
         narrow = config.compute.dtype != "float32"
         wider = ", or in float32 (config.compute.dtype)" if narrow else ""
         raise UserError(
-            f"loss or gradient were not finite in the last {skipped_in_a_row} updates, "
-            f"up to step {step}; none of them was made. Checkpoints from before, if "
-            f"any, are in {workdir}: look at the images, or start again with a lower "
-            f"config.schedule.learning_rate{wider}"
+            f"the loss or gradients of the last {skipped_in_a_row} updates, up to step "
+            f"{step}, were not finite; these updates were skipped. Earlier "
+            f"checkpoints, if any, are in {workdir}: check the images, or start again "
+            f"with a lower config.schedule.learning_rate{wider}"
         )
 
 
 def resume(
     checkpoints: Checkpoints, run: Run, basis: np.ndarray, identity: dict[str, Any]
 ) -> tuple[Run, np.ndarray, dict[str, Any]]:
-    """The newest whole checkpoint, its basis and `about`; `run` is one of its kind.
+    """Reads the newest undamaged checkpoint, its basis and `about`, as a `run`.
 
-    Damaged ones after it are moved out of the way.
+    Damaged checkpoints after it are moved to another folder.
     """
 
     def template(about: dict[str, Any]) -> tuple[Run, np.ndarray]:

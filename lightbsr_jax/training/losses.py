@@ -1,4 +1,4 @@
-"""What training minimises beside the contrastive loss: means over the batch."""
+"""The losses of training except the contrastive one: means over the batch."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jax import Array
 def reconstruction(sr: Array, hr: Array, *, pixel_range: float = 255) -> Array:
     """L_SR: mean absolute error; sr is in [0, 1], hr in 0..255.
 
-    On the 0..`pixel_range` scale: 255 in the paper and for DASR, 1 for KDSR.
+    The error is on the 0..`pixel_range` scale: 255 for LightBSR and DASR, 1 for KDSR.
     """
     return jnp.abs(255 * sr - hr).mean() * (pixel_range / 255)
 
@@ -24,7 +24,7 @@ def channel_distillation(
     """KL(teacher || student) of softmaxed R_c [B, 48], plus their weighted L1 distance.
 
     The paper has no temperature; the reference divides by 0.15 before the softmax. KDSR
-    has the same of its features [B, 256], and gives the L1 distance no weight.
+    uses the same loss for its features [B, 256], with weight 0 for the L1 distance.
     """
     log_p = jax.nn.log_softmax(teacher / temperature)
     log_q = jax.nn.log_softmax(student / temperature)

@@ -1,6 +1,6 @@
-"""The optimiser that a config names: Adam, or Muon of matrices and Adam of the rest.
+"""The optimisers that configs name: Adam, or Muon for matrices and Adam for the rest.
 
-Both give updates of about the same size, to be multiplied by minus the learning rate.
+Both return updates of about the same size, which minus the learning rate multiplies.
 """
 
 from typing import Any
@@ -11,22 +11,22 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 OPTIMIZERS = ("adam", "muon")
 
-# Keller Jordan's momentum, and the size of updates at which Adam's rates serve for both
+# Keller Jordan's momentum, and the size of updates for which Adam's rates suit both
 # (Liu et al., "Muon is Scalable for LLM Training", arXiv 2502.16982).
 _MUON_BETA = 0.95
 _MUON_RMS = 0.2
-_STACKS = ("groups", "blocks")  # modules whose parameters lie in a row (`scan_blocks`)
-_ENDS = ("head", "tail")  # of the restorer: what touches pixels stays with Adam
+_STACKS = ("groups", "blocks")  # modules with stacked parameters (`scan_blocks`)
+_ENDS = ("head", "tail")  # the restorer's first and last layer, trained by Adam
 
 
 def make(
     name: str, *, b1: float = 0.9, b2: float = 0.99, eps: float = 1e-8
 ) -> optax.GradientTransformation:
-    """The optimiser of that name, without its rate; the numbers are Adam's."""
+    """Makes the optimiser of that name, without its rate; b1, b2, eps are Adam's."""
     if name == "adam":
         return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
     return muon(
-        -1.0,  # optax's own sign is a descent's
+        -1.0,  # optax's updates already have the sign of a descent
         beta=_MUON_BETA,
         consistent_rms=_MUON_RMS,
         adam_b1=b1,
@@ -36,10 +36,10 @@ def make(
 
 
 def matrices(params: Any) -> Any:
-    """The axes along which a parameter is a matrix, of a tree; None where it is none.
+    """The axes along which each parameter of a tree is a matrix, or None.
 
-    A convolution's inputs are those of all its taps. Depthwise kernels, vectors, and
-    the layers that pixels enter and leave by are no matrices here.
+    The inputs of a convolution are those of all its taps. Depthwise kernels, vectors,
+    and the layers at the pixels do not count as matrices.
     """
 
     def axes(path: tuple[Any, ...], leaf: Any) -> MuonDimensionNumbers | None:

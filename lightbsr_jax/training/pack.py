@@ -1,4 +1,4 @@
-"""A finished run as one file, with the facts for its model card."""
+"""Packing a run as one file, with the facts for its model card."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ from lightbsr_jax.models.load import newest
 from lightbsr_jax.spec import ModelSpec
 from lightbsr_jax.training import log
 
-# Fields of a config that are nobody else's business.
+# Private fields of a config, which are not packed.
 PATHS = (("data", "hr"), ("validation", "hr"), ("distillation", "teacher"))
 
 
 class Facts(NamedTuple):
-    """What is known about a packed network."""
+    """Facts about a packed network."""
 
     config: dict[str, Any]  # without PATHS
     step: int
@@ -34,7 +34,7 @@ def pack(
 ) -> Facts:
     """Writes the newest checkpoint's network as one file; returns its facts.
 
-    Raises UserError for a file that exists, unless `overwrite`.
+    Raises UserError if the file exists, unless `overwrite` is set.
     """
     if Path(file).suffix != packed.SUFFIX:
         raise UserError(f"{file}: the name must end in {packed.SUFFIX}")
@@ -43,7 +43,7 @@ def pack(
     step, about, model = newest(workdir)
     config = flatten_dict(about["config"])
     config = unflatten_dict({k: "" if k in PATHS else v for k, v in config.items()})
-    if config.get("init"):  # a path's last part, as names have no other
+    if config.get("init"):  # only the last part of a path
         config["init"] = Path(config["init"]).name
     known = {"config": config, "step": step, "seconds": seconds(workdir, step)}
     atomic.replace(file, lambda new: packed.write(new, known, model, half=half))
@@ -53,17 +53,17 @@ def pack(
 
 
 def seconds(workdir: str | Path, step: int) -> int | None:
-    """What a run took up to `step`, by its log; None for one without."""
+    """Seconds of training up to `step`, from the run's log; None without a log."""
     if not Path(workdir, log.RECORDS).exists():
         return None
     records = log.records(workdir)
-    told = [r for r in records if "steps_per_second" in r and r["step"] <= step]
-    steps = zip([0, *(r["step"] for r in told)], told, strict=False)
+    timed = [r for r in records if "steps_per_second" in r and r["step"] <= step]
+    steps = zip([0, *(r["step"] for r in timed)], timed, strict=False)
     return round(sum((r["step"] - then) / r["steps_per_second"] for then, r in steps))
 
 
 def markdown(facts: Facts) -> str:
-    """The facts as a table for a model card."""
+    """Makes a table of the facts for a model card."""
     config, spec = facts.config, ModelSpec.from_config(facts.config)
     schedule = config.get("schedule", {})
     data = config.get("data", {})

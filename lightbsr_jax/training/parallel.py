@@ -1,8 +1,8 @@
-"""Steps over all devices of all processes, and the batch cut up for them.
+"""Running steps over all devices of all processes, and splitting the batch.
 
-The only file that maps. The state has no device axis: it goes in and comes out once,
-the same on every device. Rows of the global batch lie on devices in the order of their
-processes, so that process i of n reads the i-th n-th of them.
+Only this file maps over devices. The state has no device axis: it is the same on every
+device. Devices get rows of the global batch in the order of their processes, so that
+process i of n reads the i-th of n equal parts.
 """
 
 import zlib
@@ -23,7 +23,7 @@ from lightbsr_jax.typed import Device
 
 
 def over_devices(step: Step) -> Step:
-    """`step` on every device with its share of the crops; the state is donated."""
+    """Maps `step` over devices, each with its share of crops; donates the state."""
     return training_pmap(
         step,
         AXIS,
@@ -35,7 +35,7 @@ def over_devices(step: Step) -> Step:
 
 
 def on_one_device(update: Update, device: Device) -> Update:
-    """`update` on `device` with the whole batch, to compare its numbers."""
+    """Runs `update` on one device with the whole batch, for comparisons."""
     mapped = training_pmap(
         update, AXIS, in_axes=(None, 0, None), out_axes=None, devices=[device]
     )
@@ -45,9 +45,9 @@ def on_one_device(update: Update, device: Device) -> Update:
 
 
 def split(rows: Any) -> Any:
-    """A process's rows, arrays [B, ...], by its devices: [N, B / N, ...].
+    """Splits a process's rows, arrays [B, ...], over its devices: [N, B / N, ...].
 
-    Each device's part is on its way there, and need not have arrived.
+    The transfer to each device is asynchronous.
     """
     devices = [d for d in _devices() if d.process_index == jax.process_index()]
     sharding = NamedSharding(Mesh(np.array(devices), AXIS), PartitionSpec(AXIS))
@@ -58,10 +58,10 @@ def split(rows: Any) -> Any:
 
 
 def replicate(tree: Any) -> Any:
-    """`tree` on every device, as a mapped step returns its state.
+    """Copies `tree` to every device, laid out like the state of a mapped step.
 
-    A copy: the step may be given it to overwrite. (`device_put` may share memory with
-    its argument, even when told not to.)
+    A step may overwrite the copy. (`device_put` may share memory with its argument,
+    even if it is asked not to.)
     """
     sharding = NamedSharding(Mesh(np.array(_devices()), AXIS), PartitionSpec())
     copy = jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=sharding)
@@ -69,9 +69,9 @@ def replicate(tree: Any) -> Any:
 
 
 def share(array: np.ndarray) -> jax.Array:
-    """`array` on every device, to read: no step may be given it to overwrite.
+    """Puts `array` on every device, read-only: steps must not overwrite it.
 
-    Takes no more memory than the array, as `replicate` would.
+    Unlike `replicate`, it needs no further memory.
     """
     sharding = NamedSharding(Mesh(np.array(_devices()), AXIS), PartitionSpec())
     return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
@@ -83,17 +83,17 @@ def on_first_device(tree: Any) -> Any:
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that logs, measures and writes."""
+    """Returns whether this process is the one that logs, measures and writes."""
     return jax.process_index() == 0
 
 
 def broadcast_from_main(number: int) -> int:
-    """The first process's `number`, in all of them."""
+    """Sends the first process's `number` to all processes."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 def check_same(facts: dict[str, Any]) -> None:
-    """Raises UserError, in every process, where facts are not the same in all."""
+    """Raises UserError, in every process, if facts differ between processes."""
     if jax.process_count() == 1:
         return
     own = [zlib.crc32(repr(fact).encode()) for fact in facts.values()]
@@ -104,7 +104,10 @@ def check_same(facts: dict[str, Any]) -> None:
         if np.unique(values).size > 1
     ]
     if different:
-        raise UserError(f"not the same in all processes: {', '.join(different)}")
+        raise UserError(
+            f"not the same in all processes: {', '.join(different)}; start all of them "
+            "with the same command and data"
+        )
 
 
 def _devices() -> list[Device]:

@@ -9,7 +9,7 @@ from lightbsr_jax.training.config import CosineSchedule, SteppedSchedule
 
 
 def of(schedule: CosineSchedule | SteppedSchedule) -> optax.Schedule:
-    """The schedule that a config describes."""
+    """Makes the schedule of a config."""
     make = stepped if isinstance(schedule, SteppedSchedule) else learning_rate
     return make(**dataclasses.asdict(schedule))
 
@@ -28,8 +28,9 @@ def learning_rate(
     """Stage 1 constant; stage 2 linear warm-up, then cosine to the final rate.
 
     Stage 2's epochs count from 1: at epoch e of the warm-up the rate is e / warmup of
-    the full one, at the last epoch it is the final one. With `cooldown_epochs` the rate
-    stays constant after the warm-up, and falls linearly in the last so many epochs.
+    the full rate, and at the last epoch it is the final rate. With `cooldown_epochs`
+    the rate stays constant after the warm-up and falls linearly over that many epochs
+    at the end.
     """
     if cooldown_epochs is None:
         stage2 = optax.warmup_cosine_decay_schedule(
@@ -62,9 +63,10 @@ def stepped(
     decay_epochs: int,
     decay: float,
 ) -> optax.Schedule:
-    """KDSR's and DASR's: times `decay` every so many epochs, in each stage.
+    """The schedule of KDSR and DASR: multiplied by a decay at regular epochs.
 
-    Epochs count from 1, so that the first of these steps comes one epoch early.
+    Each stage has its own rate, decay and number of epochs between decays. Epochs count
+    from 1, so that the first decay comes one epoch early.
     """
 
     def stage(rate: float, every: int, factor: float) -> optax.Schedule:
@@ -84,7 +86,7 @@ def stepped(
 
 
 def _within_epochs(by_epoch: optax.Schedule, steps_per_epoch: int) -> optax.Schedule:
-    """A schedule of steps, constant within an epoch."""
+    """Turns a schedule of epochs into one of steps, constant within an epoch."""
 
     def at(step: Any) -> Any:
         return by_epoch(step // steps_per_epoch)

@@ -1,6 +1,7 @@
-"""A run before its first step: its state, and the updates that train it.
+"""Setting up a run: its initial state, and the updates that train it.
 
-Which ones depends on the groups of its config: `distillation`, `contrast`, or neither.
+The updates depend on the config groups that exist: `distillation`, `contrast`, or
+neither.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ from lightbsr_jax.training.updates import (
     supervised_update,
 )
 
-STAGES = (1, 2)  # of what has a first one
+STAGES = (1, 2)  # of runs with contrast or distillation
 
 
 class Teacher(NamedTuple):
@@ -44,20 +45,20 @@ class Teacher(NamedTuple):
     name: str
     variables: Tree  # {"params", "batch_stats"}
     checksum: int  # of these
-    step: int  # updates that it was trained for
+    step: int  # number of training updates
 
 
 class Setup(NamedTuple):
-    """A run before its first step."""
+    """The initial state and the updates of a run."""
 
     state: State
     updates: dict[int, Update]  # by stage
     basis: np.ndarray  # of the prior
     teacher: Teacher | None = None  # a student's
-    start: Fitted | None = None  # the variables that `state` began with
+    start: Fitted | None = None  # the initial variables of `state`
 
     def constants(self, seed: int) -> Constants:
-        """The setup's part of a step's; `seed` is of the degradations."""
+        """The constants of steps; `seed` is the seed of the degradations."""
         teacher = None if self.teacher is None else self.teacher.variables
         return Constants(seed, self.basis, teacher)
 
@@ -65,10 +66,10 @@ class Setup(NamedTuple):
 def prepare(
     config: TrainingConfig, network: BlindNetwork, given: Tree | None = None
 ) -> Setup:
-    """What the config asks for: distillation, contrast, or neither.
+    """Sets up the run of a config: distillation, contrast, or neither.
 
-    It starts from what fits of `given`, {"params", "batch_stats", "basis"}. Raises
-    UserError for a student whose teacher is of another kind, and where nothing fits.
+    It starts from the tensors of `given`, {"params", "batch_stats", "basis"}, that fit.
+    Raises UserError if a student does not fit its teacher, or if no tensor fits.
     """
     learner = Learner(
         config.model.entry,
@@ -98,7 +99,7 @@ def _distilled(
     learner: Learner,
     given: Tree | None,
 ) -> Setup:
-    """A student that starts with its teacher's modules."""
+    """Sets up a student, which starts with modules of its teacher."""
     model = load(distillation.teacher, setting=config.model.setting)
     check_teacher(config.model, model, distillation.teacher)
     fresh = initial.fresh_variables(config, jax.random.key(config.seed))
@@ -128,7 +129,7 @@ def _distilled(
 def _contrasted(
     config: TrainingConfig, contrast: Contrast, learner: Learner, given: Tree | None
 ) -> Setup:
-    """What has a momentum branch and a queue, even where an ablation uses neither."""
+    """Sets up contrastive training; ablations keep its state but do not use it."""
     network_key, queue_key = jax.random.split(jax.random.key(config.seed))
     start = initial.fit(initial.fresh_variables(config, network_key), given)
     state = fresh_contrastive_state(
@@ -152,9 +153,10 @@ def _contrasted(
 def _first_basis(
     config: TrainingConfig, start: Fitted, given: Tree | None
 ) -> np.ndarray:
-    """The prior's basis of a run that has no teacher.
+    """The prior's basis of a run without a teacher.
 
-    It is that of the `given` weights if their estimator was taken: it knows no other.
+    If the estimator of the `given` weights was taken, it is theirs, which that
+    estimator requires.
     """
     basis = np.asarray((given or {}).get("basis", 0))
     if basis.any() and initial.ESTIMATOR_INPUT in start.taken:
@@ -163,7 +165,7 @@ def _first_basis(
 
 
 def check_teacher(student: ModelSpec, teacher: Model, name: str) -> None:
-    """Raises UserError where a student does not fit its teacher, called `name`."""
+    """Raises UserError if a student does not fit its teacher, called `name`."""
     wanted = {**_facts(student), "role": "teacher"}
     found = _facts(teacher.spec)
     wrong = [
@@ -174,12 +176,13 @@ def check_teacher(student: ModelSpec, teacher: Model, name: str) -> None:
     if wrong:
         raise UserError(
             f"distillation.teacher {name}: {'; '.join(wrong)}. "
-            "Name a teacher of the same kind, or give the student the teacher's values"
+            "Name a teacher of the same kind, or set the student's config to these "
+            "values"
         )
 
 
 def _facts(spec: ModelSpec) -> dict[str, Any]:
-    """What a student has in common with its teacher, by the names of config fields."""
+    """The properties that student and teacher share, by names of config fields."""
     return {
         "method": spec.entry.title,
         "role": spec.role,

@@ -1,8 +1,8 @@
-"""All that training changes, as explicit data.
+"""The state of training as explicit data.
 
-Parameters are held by the network's top modules: estimator, converter, restorer, and
-maybe a projector. Each module has an optimiser state of its own, so that Adam's
-moments and its bias correction start with the first stage in which the module learns.
+Parameters are grouped by the network's top modules: estimator, converter, restorer and
+possibly a projector. Each module has a separate optimiser state, so that Adam's moments
+and bias correction start with the first stage in which the module is trained.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Tree = dict[str, Any]
 
 @flax.struct.dataclass
 class TrainState:
-    """Training without contrast; a student's frozen teacher is not a part of it."""
+    """The state of training without contrast; it excludes a student's teacher."""
 
     step: Array  # int32, updates done
     params: Tree
@@ -31,13 +31,13 @@ class TrainState:
 
 @flax.struct.dataclass
 class ContrastiveState:
-    """Training by contrast: the network, the momentum branch and the queue."""
+    """The state of contrastive training: network, momentum branch and queue."""
 
     step: Array  # int32, updates done
     params: Tree
     batch_stats: Tree
     momentum_params: Tree  # of CONTRASTED
-    momentum_batch_stats: Tree  # the momentum branch's own
+    momentum_batch_stats: Tree  # of the momentum branch
     queue: Array  # [Q, E] unit vectors
     queue_pointer: Array  # int32, row of the oldest key
     opt_state: Tree
@@ -48,12 +48,12 @@ State = TrainState | ContrastiveState
 
 @flax.struct.dataclass
 class Run:
-    """A training state, and what keeps a long run out of trouble."""
+    """A training state, with averaged parameters and counts of skipped updates."""
 
     state: State
     average: Tree | None  # EMA of the parameters, for evaluation; None without
-    skipped: Array  # int32, updates that were not finite and so not made
-    skipped_in_a_row: Array  # int32, of them the last ones
+    skipped: Array  # int32, updates skipped because they were not finite
+    skipped_in_a_row: Array  # int32, the number of latest updates that were skipped
 
     @property
     def evaluated(self) -> Tree:
@@ -62,13 +62,13 @@ class Run:
 
 
 def fresh_run(state: State, *, averaged: bool) -> Run:
-    """A run before its first step; the average starts as a copy."""
+    """Makes a run at step 0; the average starts as a copy."""
     average = state.params if averaged else None
     return Run(state, average, jnp.int32(0), jnp.int32(0))
 
 
 def fresh_optimizer(optimizer: optax.GradientTransformation, params: Tree) -> Tree:
-    """An optimiser state for each of the network's top modules."""
+    """Makes an optimiser state for each of the network's top modules."""
     return {name: optimizer.init(module) for name, module in params.items()}
 
 
@@ -79,9 +79,9 @@ def fresh_contrastive_state(
     *,
     queue_size: int,
 ) -> ContrastiveState:
-    """Training by contrast before its first step, with {"params", "batch_stats"}.
+    """Makes a state of contrastive training at step 0, of {"params", "batch_stats"}.
 
-    The momentum branch starts as a copy; `key` is the queue's.
+    The momentum branch starts as a copy; `key` is the random key of the queue.
     """
     params, batch_stats = variables["params"], variables["batch_stats"]
     embedding = params["projector"]["output"]["kernel"].shape[-1]
@@ -100,7 +100,7 @@ def fresh_contrastive_state(
 def fresh_train_state(
     variables: Tree, optimizer: optax.GradientTransformation
 ) -> TrainState:
-    """Training before its first step, with {"params", "batch_stats"}."""
+    """Makes a state of training at step 0, of {"params", "batch_stats"}."""
     return TrainState(
         step=jnp.int32(0),
         params=variables["params"],
@@ -110,9 +110,9 @@ def fresh_train_state(
 
 
 def inherit(fresh: Tree, teacher: Tree, inherited: Sequence[str]) -> Tree:
-    """A student's {"params", "batch_stats"}, with these modules of its teacher's.
+    """Replaces modules of a student's {"params", "batch_stats"} by its teacher's.
 
-    Of an estimator all but the first convolution, which sees other channels.
+    The estimator keeps its own first convolution, which has other input channels.
     """
     params = {
         name: teacher["params"][name] if name in inherited else module

@@ -1,8 +1,8 @@
-"""The training steps: what one device does with its share of the batch.
+"""The training steps of one device on its share of the batch.
 
 A step takes uint8 HR crops [B, D, H, W, 3], degrades them and calls an update (see
-`updates`), under the named axis AXIS. Steps are composed: an update is degraded for,
-then guarded, then maybe given crops that are cut on the device.
+`updates`), under the named axis AXIS. Steps are composed of an update, its degradation,
+a guard against values that are not finite, and possibly cropping on the device.
 """
 
 import dataclasses
@@ -22,25 +22,25 @@ from lightbsr_jax.training.updates import AXIS, Batch, Metrics, Update
 
 
 class Constants(NamedTuple):
-    """What a step needs beside state and data, the same at every step."""
+    """Constant arguments of all steps."""
 
     seed: Array | int  # of the degradations
     basis: Array | np.ndarray  # [441, 15] of the prior
-    teacher: Tree | None  # a student's, {"params", "batch_stats"}; None for others
-    pixels: resident.Pixels | None = None  # of all images, where the device holds them
+    teacher: Tree | None  # {"params", "batch_stats"} of a student's teacher
+    pixels: resident.Pixels | None = None  # of all images, if the device holds them
 
 
-# Of a state or run, a device's crops (or their places) and constants.
+# A function of a state or run, a device's crops (or their places) and constants.
 Step = Callable[[Any, Any, Constants], tuple[Any, Metrics]]
 
 
 def degrading_step(
     update: Update, *, setting: settings.Name, scale: int, width_max: float
 ) -> Step:
-    """A step that degrades its crops, uint8 [B, D, H, W, 3], and makes the update.
+    """Makes a step that degrades its crops, uint8 [B, D, H, W, 3], and updates.
 
-    An image's randomness follows from the run's seed, the step and the image's place in
-    the global batch.
+    The random key of an image depends on the run's seed, the step and the image's
+    position in the global batch.
     """
     kind = settings.of(setting)
 
@@ -60,10 +60,10 @@ def degrading_step(
 
 
 def skip_nonfinite(step: Step, *, ema_decay: float) -> Step:
-    """`step` on a Run: an update that is not finite is counted and not made.
+    """Extends `step` to a Run: updates that are not finite are skipped and counted.
 
-    Of such a step nothing stays but its number. The average of the parameters follows
-    with min(ema_decay, (1 + n) / (10 + n)) at step n, soon at first.
+    A skipped update changes only the step number. The decay of the parameters' average
+    is min(ema_decay, (1 + n) / (10 + n)) at step n, so it adapts fast at first.
     """
 
     def skipping_step(
@@ -97,13 +97,13 @@ def skip_nonfinite(step: Step, *, ema_decay: float) -> Step:
 
 
 def cropping_step(step: Step, *, size: int) -> Step:
-    """`step` on places of crops, which are cut out of `constants.pixels`."""
+    """Extends `step` to places of crops, which are cut from `constants.pixels`."""
 
     def cropping(
         state: Any, places: resident.Places, constants: Constants
     ) -> tuple[Any, Metrics]:
         if constants.pixels is None:
-            raise ValueError("crops are cut out of pixels that the device holds")
+            raise ValueError("crops are cut from pixels on the device: there are none")
         crops = resident.crops(constants.pixels, places, size=size)
         return step(state, crops, constants)
 

@@ -1,13 +1,13 @@
-"""The updates: what one device learns from its share of a degraded batch.
+"""The updates: gradient steps of one device on its share of a degraded batch.
 
-An update takes LR images and makes the gradient step. It runs under the named axis
-AXIS, over which gradients, losses and statistics are averaged and keys gathered, so
-that N devices give the numbers of one with the same global batch. A stage is an update
-of its own: what does not learn is neither differentiated nor touched.
+An update runs under the named axis AXIS, over which gradients, losses and statistics
+are averaged and keys gathered, so that N devices compute the numbers of one device with
+the same global batch. Each stage has its own update: modules that are not trained are
+neither differentiated nor changed.
 
-A device may restore its share of the batch in microbatches, for want of memory. The
-estimator, which alone has statistics over the batch, and the queue always see all of
-it: the numbers are those of one microbatch.
+To save memory, a device may restore its share of the batch in microbatches. The
+estimator, which alone has batch statistics, and the queue always use the whole share,
+so the numbers do not depend on microbatches.
 """
 
 import operator
@@ -30,31 +30,31 @@ Metrics = dict[str, Array]
 
 
 class Batch(NamedTuple):
-    """A device's share of what an update learns from."""
+    """A device's share of the degraded batch."""
 
     lr: Array  # [B, D, h, w, 3], D crops of each image
-    prior: Array  # [B, P], of the degradation that the crops of an image share
+    prior: Array  # [B, P], of the degradation shared by the crops of an image
     hr: Array  # [B, H, W, 3] in 0..255, of crop 1
 
 
-# Of a state, a batch and a student's teacher {"params", "batch_stats"}, None without:
-# the new state and what was measured.
+# A function of a state, a batch and a student's teacher {"params", "batch_stats"} (or
+# None) that returns the new state and metrics.
 Update = Callable[[Any, Batch, Tree | None], tuple[Any, Metrics]]
 
 
 class Learner(NamedTuple):
-    """What learns, and how it takes its steps."""
+    """A network in training, with its optimiser."""
 
     method: Method
     network: BlindNetwork  # with AXIS, over which BatchNorm's statistics are taken
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
-    microbatches: int = 1  # of a device's share of the batch, for want of memory
-    sees_prior: bool = True  # the estimator of a teacher, where the method's may
+    microbatches: int = 1  # parts of a device's share of the batch, to save memory
+    sees_prior: bool = True  # False hides the prior from a teacher (an ablation)
 
     @property
     def apply(self) -> Callable[..., Any]:
-        """The network's, whose results are arrays or trees of them."""
+        """The network's apply, typed to return arrays or trees of arrays."""
         return self.network.apply
 
     def privileged(self, batch: Batch) -> Array | None:
@@ -65,14 +65,14 @@ class Learner(NamedTuple):
 def contrastive_update(
     learner: Learner, *, stage: int, momentum: float, temperature: float
 ) -> Update:
-    """The update of training by contrast, of a ContrastiveState.
+    """Makes the update of contrastive training, of a ContrastiveState.
 
     Stage 1 minimises L_CL with the estimator and projector, stage 2 L_SR + L_CL with
     everything.
     """
     contrasts = learner.method.contrasts
     if contrasts is None:
-        raise ValueError(f"{learner.method.title} contrasts nothing")
+        raise ValueError(f"{learner.method.title} has no contrast")
     objective = _contrastive_objective(learner, stage=stage, temperature=temperature)
 
     def update(
@@ -114,10 +114,10 @@ def contrastive_update(
 
 
 class _Contrasted(NamedTuple):
-    """What the contrastive objective holds against the queries."""
+    """Data of the contrastive objective."""
 
     lr: Array  # [D, B, h, w, 3]
-    seen: Array | None  # beside them, by the estimator
+    seen: Array | None  # the estimator's privileged input
     pairing: contrast.Pairing
     keys: Array  # [keys, B, C]
     hr: Array  # [B, H, W, 3]
@@ -128,7 +128,7 @@ def _contrastive_objective(
 ) -> Callable[
     [Tree, ContrastiveState, _Contrasted], tuple[Array, tuple[Metrics, Tree]]
 ]:
-    """L_CL, from stage 2 on with L_SR, of what learns; with metrics and statistics."""
+    """Makes L_CL (in stage 2 plus L_SR) as a function of the trained parameters."""
     reconstruct = reconstruction(learner)
 
     def objective(
@@ -173,7 +173,7 @@ def _embed(
     seen: Array | None,
     visits: Sequence[int],
 ) -> tuple[Array, Array, Tree]:
-    """IDRs and unit embeddings [D, B, ...] of crops, and the new statistics."""
+    """Computes IDRs and unit embeddings [D, B, ...] of crops, and new statistics."""
     idr, new = _encode(learner, params, batch_stats, lr, seen, visits)
     flat = idr.reshape(-1, *idr.shape[2:])
     embeddings = learner.apply({"params": params}, flat, method="project")
@@ -189,7 +189,7 @@ def _encode(
     seen: Array | None,
     visits: Sequence[int],
 ) -> tuple[Array, Tree]:
-    """IDRs of crops [D, B, h, w, 3] in training mode, and the new statistics."""
+    """Computes IDRs of crops [D, B, h, w, 3] in training mode, and new statistics."""
     idr, new = learner.apply(
         {"params": params, "batch_stats": batch_stats},
         lr,
@@ -206,9 +206,9 @@ def _total(metrics: Metrics) -> Array:
 
 
 def supervised_update(learner: Learner) -> Update:
-    """The update that minimises L_SR alone, with everything.
+    """Makes the update that minimises only L_SR, with all modules.
 
-    Of either state: a momentum branch and queue stay as they are.
+    It takes either kind of state; a momentum branch and a queue do not change.
     """
     reconstruct = reconstruction(learner)
 
@@ -244,10 +244,10 @@ def supervised_update(learner: Learner) -> Update:
 def distillation_update(
     learner: Learner, *, stage: int, temperature: float, l1_weight: float
 ) -> Update:
-    """The update of a student, of a TrainState, on one crop an image.
+    """Makes the update of a student, of a TrainState, with one crop per image.
 
-    Stage 1 minimises L_DL with what makes the representation, stage 2 L_SR + L_DL with
-    everything. `learner.sees_prior` is of the teacher, as it was trained.
+    Stage 1 minimises L_DL with the modules of the representation, stage 2 L_SR + L_DL
+    with all modules. `learner.sees_prior` describes the teacher.
     """
     distilled = learner.method.distilled
     objective = _distillation_objective(
@@ -258,7 +258,7 @@ def distillation_update(
         state: TrainState, batch: Batch, teacher: Tree | None
     ) -> tuple[TrainState, Metrics]:
         if teacher is None:
-            raise ValueError("a student's update is given its teacher")
+            raise ValueError("a student's update needs its teacher")
         lr, seen = batch.lr[:, 0], learner.privileged(batch)
         idr = learner.apply(teacher, lr, seen, method="encode")
         _, target = _represent(learner, teacher["params"], idr, lr.shape[1:3])
@@ -315,7 +315,7 @@ def _distillation_objective(
 def _represent(
     learner: Learner, params: Tree, idr: Array, size: tuple[int, ...]
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """The modulators, and of them or before them what is distilled."""
+    """The modulators, and the representation that is distilled."""
     modulators = learner.apply({"params": params}, idr, size, method="convert")
     if "converter" in learner.method.distilled:  # R_c and R_s
         return modulators, modulators
@@ -328,7 +328,7 @@ def privileged(
 ) -> Array | None:
     """The input of a teacher's estimator besides the LR images; None for none.
 
-    Without `sees_prior` a prior of no numbers, which adds no channel to them.
+    Without `sees_prior` the prior is empty and adds no channels.
     """
     kind = method.privileged
     if kind == "hr":
@@ -339,7 +339,7 @@ def privileged(
 
 
 def reconstruction(learner: Learner) -> Callable[..., Array]:
-    """L_SR of (params, modulators, (lr, hr)), over one microbatch after another."""
+    """Makes L_SR of (params, modulators, (lr, hr)), computed in microbatches."""
     pixel_range = learner.method.loss_range
 
     def loss(
@@ -355,9 +355,9 @@ def reconstruction(learner: Learner) -> Callable[..., Array]:
 def apply_gradients(
     learner: Learner, state: TrainState | ContrastiveState, gradients: Tree
 ) -> tuple[Tree, Tree, Array]:
-    """New parameters and optimiser states, and the norm of all gradients.
+    """Computes new parameters and optimiser states, and the norm of all gradients.
 
-    Modules without a gradient stay as they are.
+    Modules without a gradient do not change.
     """
     gradients = lax.pmean(gradients, AXIS)
     rate: Any = learner.learning_rate(state.step)
@@ -372,11 +372,11 @@ def apply_gradients(
 
 
 def microbatched(loss: Callable[..., Array], count: int) -> Callable[..., Array]:
-    """`loss(params, inputs, data)`, a mean over images, in `count` microbatches.
+    """Computes `loss(params, inputs, data)`, a mean over images, in microbatches.
 
-    `inputs` and `data` are trees of arrays with the images' axis first. A microbatch's
-    gradients, of `params` and `inputs`, are computed with its loss: of its activations
-    nothing is kept, and nothing is computed twice.
+    `inputs` and `data` are trees of arrays with the images' axis first. The gradients
+    of a microbatch, with respect to `params` and `inputs`, are computed together with
+    its loss, so that its activations are neither stored nor computed twice.
     """
     if count == 1:
         return loss

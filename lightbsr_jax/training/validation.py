@@ -1,4 +1,4 @@
-"""What a run's network is worth so far."""
+"""Validation of a run's network during training."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from lightbsr_jax.training.state import Run
 
 
 def picture_names(images: Sequence[str]) -> list[str]:
-    """Names for pictures of images: their stems, numbered where two are the same."""
+    """Names for pictures of images: their stems, numbered if they are not unique."""
     stems = [slug(Path(image).stem) for image in images]
     counts = Counter(stems)
     return [s if counts[s] == 1 else f"{i}-{s}" for i, s in enumerate(stems)]
@@ -29,9 +29,9 @@ def picture_names(images: Sequence[str]) -> list[str]:
 def validation(
     config: TrainingConfig, basis: np.ndarray
 ) -> Callable[[int, Run, Log], None]:
-    """validate(step, run, log): PSNR and SSIM of a run's network, and pictures.
+    """Makes validate(step, run, log): PSNR and SSIM of a run's network, and pictures.
 
-    The first process measures.
+    Only the first process measures.
     """
     if not config.validation.hr or not parallel.is_main_process():
         return lambda step, run, log: None
@@ -50,11 +50,11 @@ def validation(
             images,
             tested,
             scale=spec.scale,
-            batch_size=1,  # beside a training's memory
+            batch_size=1,  # to save memory for training
             on_restored=on_restored,
         )
 
-    # Before training: images that cannot be scored are an error now, not later.
+    # Measure before training, so that images that cannot be scored fail now.
     measure({})
 
     def validate(step: int, run: Run, log: Log) -> None:
@@ -70,7 +70,7 @@ def validation(
 
 
 def _model(spec: ModelSpec, run: Run, basis: np.ndarray, step: int) -> Model:
-    """The run's network, on the first device."""
+    """The network of a run, on the first device."""
     variables = {"params": run.evaluated, "batch_stats": run.state.batch_stats}
     return Model(spec, parallel.on_first_device(variables), basis, step)
 

@@ -1,1 +1,1 @@
-"""Helpers of several test modules, which do not import one another."""
+"""Helpers that several test modules share; test modules do not import one another."""

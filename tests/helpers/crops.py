@@ -1,4 +1,4 @@
-"""Folders of numbered images, and batches of crops that tell where they are from."""
+"""Folders of numbered images, and batches of crops whose origin can be identified."""
 
 import threading
 from collections.abc import Callable
@@ -15,13 +15,13 @@ COUNT, HEIGHT, WIDTH, SIZE, CROPS = 7, 12, 17, 8, 3
 
 
 def numbered(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """An image whose pixels tell (number, row, column)."""
+    """An image whose pixels hold (number, row, column)."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([np.full_like(rows, number), rows, columns], -1).astype(np.uint8)
 
 
 def truncate(path: Path) -> None:
-    """Leaves the header readable and the pixels not."""
+    """Truncates a file so that its header is readable but its pixels are not."""
     path.write_bytes(path.read_bytes()[:-30])
 
 
@@ -70,5 +70,5 @@ def take(batches: CropBatches, count: int) -> np.ndarray:
 
 
 def numbers(crops: np.ndarray) -> list[int]:
-    """Which image each row shows, of crops [..., D, H, W, C]."""
+    """The number of the image that each row of crops [..., D, H, W, C] shows."""
     return crops[..., 0, 0, 0, 0].ravel().tolist()

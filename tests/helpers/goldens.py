@@ -1,7 +1,7 @@
 """Variables with known numbers, and comparison with the reference's figures.
 
-The weights behind the figures follow from a tensor's name, its shape and a seed; the
-formula lies beside the figures, so that what uses it also needs the fixture `goldens`.
+A formula computes the weights of the figures from a tensor's name, its shape and a
+seed. It is stored with the figures, so tests that use it need the fixture `goldens`.
 """
 
 import runpy
@@ -41,7 +41,7 @@ def tensor(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
 def seeded(
     shapes: Mapping[str, Any], network: LightBSR, estimator: str, seed: int
 ) -> dict[str, Any]:
-    """The reference's numbers in our layout; `shapes` is the tree of variables to fill.
+    """Fills the tree of variables `shapes` with the reference's numbers.
 
     `estimator` is a prefix of `torch_names`.
     """
@@ -56,7 +56,7 @@ def seeded(
 def initialise(
     network: LightBSR, key: jax.Array, *, prior_channels: int | None = None
 ) -> dict[str, Any]:
-    """Fresh variables of a student, or of a teacher with its prior and projector."""
+    """Random variables of a student, or of a teacher with its prior and projector."""
     teacher = prior_channels is not None
     prior = jnp.zeros((1, prior_channels)) if teacher else None
     return blind.initialise(network, key, prior, projects=teacher)
@@ -147,7 +147,7 @@ def nhwc(images: np.ndarray) -> jax.Array:
 
 
 def relative_error(actual: Any, expected: Any) -> float:
-    """Norm of the difference over the norm of what is expected."""
+    """Norm of the difference divided by the norm of the expected array."""
     actual, expected = np.asarray(actual, float), np.asarray(expected, float)
     assert actual.shape == expected.shape
     return np.linalg.norm(actual - expected) / np.linalg.norm(expected)

@@ -1,4 +1,4 @@
-"""Literal, slow versions of what the package computes: float64 and plain loops."""
+"""Literal, slow versions of the package's computations: float64 and plain loops."""
 
 import math
 

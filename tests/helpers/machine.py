@@ -7,7 +7,7 @@ SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 
 def unused_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """An unused port of this machine."""
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return listener.getsockname()[1]

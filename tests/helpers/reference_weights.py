@@ -1,4 +1,4 @@
-"""State dicts of networks far smaller than the PyTorch reference's own.
+"""State dicts of networks much smaller than those of the PyTorch reference.
 
 They are made from a literal list of the reference's names and shapes.
 """
@@ -17,7 +17,7 @@ QUEUE_SIZE = 24
 def reference_shapes(
     groups: int, blocks: int, scale: int, channels: int | None
 ) -> dict[str, tuple[int, ...]]:
-    """The reference's state dict; `channels` are the prior's, None for a student."""
+    """Shapes of the reference's state dict; `channels` of the prior, None: student."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def layer(name: str, *weight: int, bias: bool = True) -> None:
@@ -81,7 +81,7 @@ def reference_shapes(
 def reference_tensors(
     groups: int = 1, blocks: int = 1, scale: int = 4, channels: int | None = None
 ) -> Tensors:
-    """Random tensors; every counter has a value of its own."""
+    """Random tensors; every counter has a different value."""
     rng = np.random.default_rng(1)
     tensors: Tensors = {}
     for name, shape in reference_shapes(groups, blocks, scale, channels).items():

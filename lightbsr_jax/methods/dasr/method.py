@@ -1,4 +1,4 @@
-"""DASR among the methods: what training, weights and inference ask about it."""
+"""The description of DASR for training, weights and inference."""
 
 from lightbsr_jax.methods.dasr import onnx
 from lightbsr_jax.methods.dasr.network import DASR, Block

@@ -1,7 +1,7 @@
 """DASR: unsupervised degradation representation learning (CVPR 2021).
 
-There is no teacher: the representation is learnt by contrast of two crops. Inside the
-network images are in 0..255. Shapes and units are those of `blind`.
+There is no teacher: the contrast of two crops trains the representation. Inside the
+network images are in 0..255. Shapes and units are those of `methods.network`.
 """
 
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ FEATURES = 64
 
 
 class Converter(nn.Module):
-    """The estimator's map, pooled, as the vector [B, 64] that the blocks see."""
+    """Pools the estimator's map to the vector [B, 64] for the blocks."""
 
     @nn.compact
     def __call__(self, idr: Array) -> Array:
@@ -30,7 +30,7 @@ class Converter(nn.Module):
 
 
 class DegradationAwareConv(nn.Module):
-    """DA conv: a convolution made of the IDR, and the input in a gate made of it."""
+    """DA conv: a convolution and a gate of the input, both predicted from the IDR."""
 
     @nn.compact
     def __call__(self, x: Array, idr: Array) -> Array:
@@ -100,11 +100,11 @@ class DASR(BlindNetwork):
         self.restorer = self.new_restorer()
 
     def convert(self, idr: Array, size: tuple[int, int]) -> tuple[Array]:
-        """The vector [B, 64] of an IDR map; `size` makes no difference."""
+        """The vector [B, 64] of an IDR map; `size` is not used."""
         return (at_least_float32(self.converter(idr.astype(self.dtype))),)
 
     @nn.nowrap
     def new_restorer(self) -> Restorer:
-        """The restorer that a network of this kind has."""
+        """Makes the restorer of this network."""
         body = Body(self.groups, self.blocks, self.remat, parent=None)
         return Restorer(self.scale, body, FEATURES, self.IMAGE_RANGE, parent=None)

@@ -1,4 +1,4 @@
-"""DASR as an ONNX graph; see `methods.onnx_graph`."""
+"""Writing DASR as an ONNX graph; see `methods.onnx_graph`."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from lightbsr_jax.methods.onnx_graph import Graph, Tree
 
 
 def write(graph: Graph, network: DASR, variables: dict[str, Any]) -> None:
-    """All of the network, from "lr" to "sr"."""
+    """Writes the whole network, from "lr" to "sr"."""
     params, statistics = onnx_graph.as_numpy(variables)
     lr = onnx_graph.scaled(graph, "lr", network.IMAGE_RANGE)
     idr = onnx_graph.estimator(graph, lr, params["estimator"], statistics["estimator"])

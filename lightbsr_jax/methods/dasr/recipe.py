@@ -1,4 +1,4 @@
-"""DASR's training in numbers: option.py and moco/builder.py of its program."""
+"""DASR's training parameters, from option.py and moco/builder.py of its program."""
 
 from lightbsr_jax.methods.recipe import Adam, Contrast, Recipe
 

@@ -1,4 +1,4 @@
-"""DASR's layers by the names of its PyTorch program."""
+"""Names of DASR's layers in its PyTorch program."""
 
 import numpy as np
 

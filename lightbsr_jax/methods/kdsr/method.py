@@ -1,4 +1,4 @@
-"""KDSR among the methods: what training, weights and inference ask about it."""
+"""The description of KDSR for training, weights and inference."""
 
 from lightbsr_jax.methods.kdsr import onnx
 from lightbsr_jax.methods.kdsr.network import KDSR, Block
@@ -14,7 +14,7 @@ METHOD = Method(
     roles={"teacher": LONE, "student": "E_st."},
     privileged="hr",
     projecting=("teacher", "student"),
-    # The published program drops the teacher's estimator, whose tensors have
+    # The published program drops the teacher's estimator, because its tensors have
     # other names in a student.
     inherited=("restorer",),
     distilled=("estimator", "projector"),
@@ -22,7 +22,7 @@ METHOD = Method(
     loss_range=1,
     reference="github.com/Zj-BinXia/KDSR (its folder KDSR-classic)",
     checkout=("model_TA/blindsr.py", "model_ST/blindsr.py", *UTILITIES),
-    published={},  # they are options there
+    published={},  # sizes are options of the published program
     recipe=RECIPE,
     layers=layers,
     recognise=recognise,

@@ -1,8 +1,8 @@
 """KDSR: knowledge distillation of the degradation representation (ICLR 2023).
 
-One network serves as teacher and student. The teacher's estimator sees the HR image
-beside the LR image, [B, h s, w s, 3] in [0, 1]; the projector's output is what the
-student learns from it. Shapes and units are those of `blind`.
+One network serves as teacher and student. The teacher's estimator takes the HR image,
+[B, h s, w s, 3] in [0, 1], in addition to the LR image; the student learns the output
+of its projector. Shapes and units are those of `methods.network`.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class ResidualBlock(nn.Module):
 class Estimator(nn.Module):
     """KD-IDE up to its pooling: [B, h, w, 3 + P] to [B, h, w, 4 F].
 
-    Over crops [D, B, ...] it does the same: there are no statistics of a batch.
+    It treats crops [D, B, ...] alike, because it has no batch statistics.
     """
 
     features: int
@@ -56,7 +56,7 @@ class Estimator(nn.Module):
 
 
 class Converter(nn.Module):
-    """The distilled feature [B, 4 F] as the IDR [B, F] that the blocks see."""
+    """Converts the distilled feature [B, 4 F] to the IDR [B, F] for the blocks."""
 
     features: int
 
@@ -66,7 +66,7 @@ class Converter(nn.Module):
 
 
 class Block(nn.Module):
-    """IDR-DCRB: a convolution made of the IDR, a plain one, plus the input."""
+    """IDR-DCRB: a convolution predicted from the IDR, a plain one, plus the input."""
 
     @nn.compact
     def __call__(self, x: Array, idr: Array) -> tuple[Array, None]:
@@ -96,7 +96,7 @@ class KDSR(BlindNetwork):
     features: int = 64
     blocks: int = 53
     residual_blocks: int = 9  # of the estimator
-    axis_name: str | None = None  # nothing here is summed over devices
+    axis_name: str | None = None  # not used: nothing is summed over devices
     remat: bool = True
     dtype: Any = jnp.float32
 
@@ -108,7 +108,7 @@ class KDSR(BlindNetwork):
         self.restorer = self.new_restorer()
 
     def spread(self, privileged: Array) -> Array:
-        """The HR image's pixels as channels of the LR's."""
+        """Rearranges the HR image's pixels as channels of the LR image."""
         return pixel_unshuffle(privileged, self.scale)
 
     def project(self, idr: Array) -> Array:
@@ -116,7 +116,7 @@ class KDSR(BlindNetwork):
         return leaky_relu(super().project(idr))
 
     def convert(self, idr: Array, size: tuple[int, int]) -> tuple[Array]:
-        """The vector [B, F] of an IDR map; `size` makes no difference."""
+        """The vector [B, F] of an IDR map; `size` is not used."""
         feature = self.project(idr).astype(self.dtype)
         return (at_least_float32(self.converter(feature)),)
 
@@ -126,6 +126,6 @@ class KDSR(BlindNetwork):
 
     @nn.nowrap
     def new_restorer(self) -> Restorer:
-        """The restorer that a network of this kind has."""
+        """Makes the restorer of this network."""
         body = Body(self.blocks, self.remat, parent=None)
         return Restorer(self.scale, body, self.features, parent=None)

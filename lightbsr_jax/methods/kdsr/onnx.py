@@ -1,4 +1,4 @@
-"""KDSR as an ONNX graph; see `methods.onnx_graph`."""
+"""Writing KDSR as an ONNX graph; see `methods.onnx_graph`."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from lightbsr_jax.methods.onnx_graph import Graph, Tree
 
 
 def write(graph: Graph, network: KDSR, variables: dict[str, Any]) -> None:
-    """All of a student, from "lr" to "sr"."""
+    """Writes a whole student, from "lr" to "sr"."""
     params, _ = onnx_graph.as_numpy(variables)
     idr = _estimator(graph, network, params["estimator"])
     with graph.scope("projector"):

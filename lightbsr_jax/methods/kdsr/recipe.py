@@ -1,6 +1,7 @@
-"""KDSR's training in numbers: option.py of KDSR-classic, and its scripts.
+"""KDSR's training parameters, from option.py and the scripts of KDSR-classic.
 
-No script sets Adam's betas: they are the options' defaults. Stage 1 is setting 2's.
+No script sets Adam's betas: they are the options' defaults. Stage 1 is that of setting
+2.
 """
 
 from lightbsr_jax.methods.recipe import Adam, Distillation, Recipe

@@ -1,4 +1,4 @@
-"""KDSR's layers by the names of its PyTorch program."""
+"""Names of KDSR's layers in its PyTorch program."""
 
 import numpy as np
 

@@ -1,8 +1,8 @@
-"""The IDR-guided adaptation module: groups of blocks that the IDR modulates (Figure 3).
+"""The IDR-guided adaptation module: groups of modulated blocks (Figure 3).
 
 `features` is [B, h, w, 64], `channel` (R_c) [B, 48], `spatial` (R_s) [B, h, w, 8].
-Blocks are scanned: parameters carry a leading axis for the blocks of a group, under one
-for the groups, and one block is compiled however many there are.
+Blocks are scanned: parameters have leading axes for the groups and for the blocks of a
+group, and XLA compiles a single block for any number of them.
 
 Table 2 of the paper takes parts away: see `Switches`. Without a modulation its IDR-CBs
 have no use and are not there either.
@@ -43,7 +43,7 @@ class SpatialConverter(nn.Module):
 
 
 class SpatialModulation(nn.Module):
-    """The first 16 features times a mask made of R_s, then a 5 x 5 convolution."""
+    """Multiplies the first 16 features by a mask from R_s, then convolves (5 x 5)."""
 
     @nn.compact
     def __call__(self, features: Array, spatial: Array) -> Array:
@@ -54,9 +54,9 @@ class SpatialModulation(nn.Module):
 
 
 class ChannelModulation(nn.Module):
-    """The other 48 features, times weights made of R_c and the features' means.
+    """Multiplies the other 48 features by weights from R_c and the features' means.
 
-    `means` [B, 48] are given where `features` are only a part of the image's.
+    `means` [B, 48] are given if `features` cover only a part of the image.
     """
 
     @nn.compact
@@ -74,7 +74,7 @@ class ChannelModulation(nn.Module):
 class Mixing(nn.Module):
     """ConvNeXt's mixing: depthwise 7 x 7, LayerNorm, two pointwise layers, layer scale.
 
-    As in ConvNeXt but for the hidden width, which is twice the features here.
+    Unlike in ConvNeXt, the hidden width is twice the number of features.
     """
 
     @nn.compact
@@ -123,9 +123,9 @@ class AdaptationBlock(nn.Module):
         first, others = jnp.split(features, [SPATIAL_FEATURES], -1)
         if self.switches.spatial_modulation:
             first = SpatialModulation(name="spatial")(first, spatial)
-        else:  # only the mask goes
+        else:  # the ablation removes only the mask
             first = Conv(16, size=5, use_bias=False, name="spatial")(first)
-        # A fifth of a block's time, a quarter of its features.
+        # Saved: it takes a fifth of a block's time and a quarter of its features.
         first = save_for_remat(first)
         if self.switches.channel_modulation:
             others = ChannelModulation(name="channel")(others, channel, means)

@@ -1,6 +1,6 @@
-"""LightBSR's converter and body in parts; see `methods.parts`.
+"""Computing LightBSR's converter and body in parts; see `methods.parts`.
 
-R_c is a vector, R_s a map; of the features a block also sees the whole image's means.
+R_c is a vector, R_s a map. A block also uses the features' means over the whole image.
 """
 
 from typing import cast
@@ -29,7 +29,7 @@ from lightbsr_jax.methods.parts import (
 )
 from lightbsr_jax.networks.layers import Conv
 
-# How far the convolutions of a stage see, in LR pixels.
+# Reach of the convolutions of each stage, in LR pixels.
 _CONVERT, _CONVERT_SPATIAL, _BLOCK, _MERGE = 4, 2, 6, 4
 
 

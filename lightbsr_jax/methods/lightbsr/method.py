@@ -1,4 +1,4 @@
-"""LightBSR among the methods: what training, weights and inference ask about it."""
+"""The description of LightBSR for training, weights and inference."""
 
 from lightbsr_jax.methods.lightbsr import onnx
 from lightbsr_jax.methods.lightbsr.in_parts import IN_PARTS

@@ -1,8 +1,8 @@
 """LightBSR: blind super-resolution with an implicit degradation representation.
 
-One network serves as teacher and student. The teacher's estimator also sees the
-degradation prior, a vector [B, P], and a projector stands above it; the student has
-neither. Shapes and units are those of `blind`.
+One network serves as teacher and student. The teacher's estimator also takes the
+degradation prior, a vector [B, P], and the teacher has a projector; the student has
+neither. Shapes and units are those of `methods.network`.
 """
 
 from typing import Any
@@ -20,8 +20,8 @@ from lightbsr_jax.networks.operators import at_least_float32
 class LightBSR(BlindNetwork):
     """The network of Figure 2, at scale 2, 3 or 4.
 
-    `spatial_modulation`, `channel_modulation` and `converter_blocks` are there for the
-    ablations of Table 2, which go without.
+    The ablations of Table 2 switch `spatial_modulation`, `channel_modulation` and
+    `converter_blocks` off.
     """
 
     scale: int = 4
@@ -49,7 +49,7 @@ class LightBSR(BlindNetwork):
         self.restorer = self.new_restorer()
 
     def spread(self, privileged: Array) -> Array:
-        """The prior at every pixel."""
+        """Repeats the prior at every pixel."""
         return privileged[:, None, None]
 
     def convert(self, idr: Array, size: tuple[int, int]) -> tuple[Array, Array]:
@@ -59,12 +59,12 @@ class LightBSR(BlindNetwork):
 
     @nn.nowrap
     def new_restorer(self) -> Restorer:
-        """The restorer that a network of this kind has."""
+        """Makes the restorer of this network."""
         body = AdaptationModule(
             self.groups,
             self.blocks,
             self.remat,
             self.switches,
-            parent=None,  # the restorer's, and that the network's
+            parent=None,  # the restorer adopts it, and the network the restorer
         )
         return Restorer(self.scale, body, parent=None)

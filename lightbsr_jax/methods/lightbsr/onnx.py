@@ -1,4 +1,4 @@
-"""LightBSR as an ONNX graph; see `methods.onnx_graph`."""
+"""Writing LightBSR as an ONNX graph; see `methods.onnx_graph`."""
 
 from typing import Any
 
@@ -16,9 +16,9 @@ from lightbsr_jax.methods.onnx_graph import Graph, Tree
 
 
 def write(graph: Graph, network: LightBSR, variables: dict[str, Any]) -> None:
-    """All of a student, from "lr" to "sr". Raises UserError for ablations."""
+    """Writes a whole student, from "lr" to "sr". Raises UserError for ablations."""
     if network.switches != Switches():
-        raise UserError("ablations have no ONNX form here: export to .stablehlo")
+        raise UserError("ablations cannot be exported as ONNX: export to .stablehlo")
     params, statistics = onnx_graph.as_numpy(variables)
     idr = onnx_graph.estimator(
         graph, "lr", params["estimator"], statistics["estimator"]

@@ -1,7 +1,7 @@
-"""LightBSR's training in numbers: section 4.1 of the paper, and its program's options.
+"""LightBSR's training parameters, from section 4.1 of the paper and its program.
 
-teacher_option.py and student_option.py have Adam's betas and the rates,
-moco/builder.py the contrast, loss/distillation_loss.py the distillation.
+Adam's betas and the learning rates come from teacher_option.py and student_option.py,
+the contrast from moco/builder.py, the distillation from loss/distillation_loss.py.
 """
 
 from lightbsr_jax.methods.recipe import Adam, Contrast, Distillation, Recipe

@@ -1,4 +1,4 @@
-"""LightBSR's layers by the names of its PyTorch program."""
+"""Names of LightBSR's layers in its PyTorch program."""
 
 import numpy as np
 
