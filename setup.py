@@ -1,4 +1,4 @@
-"""Where pyproject.toml cannot say it: configs/ is installed inside the package."""
+"""Installs configs/ inside the package, which pyproject.toml cannot express."""
 
 from setuptools import find_packages, setup
 

@@ -147,11 +147,11 @@ def test_hosts_share_the_work() -> None:
         )
         for index in range(2)
     ]
-    told = [host.communicate(timeout=120)[0].splitlines()[-1] for host in hosts]
+    printed = [host.communicate(timeout=120)[0].splitlines()[-1] for host in hosts]
     images = [(str(seed), picture(seed)) for seed in range(3)]
     scores = benchmark.evaluate(METHODS, images, NOISY, scale=SCALE)
     everything = [(score.image, score.psnr.hex()) for score in scores]
-    assert told == [f"['0', '2'] {everything}", f"['1'] {everything}"]
+    assert printed == [f"['0', '2'] {everything}", f"['1'] {everything}"]
 
 
 def test_noise_has_its_level_and_depends_on_the_seed() -> None:

@@ -153,7 +153,7 @@ def test_damaged_checkpoint_is_passed_over(
         (change_the_place if item == "about" else flip_a_bit)(path)
     assert newest(checkpoints) == 2
     assert f"{folder.parent} is damaged" in caplog.text
-    assert "taking the one before" in caplog.text
+    assert "using the previous one" in caplog.text
 
     checkpoints.set_aside_after(2)
     assert checkpoints.latest_step() == 2

@@ -56,7 +56,7 @@ def test_prepare(tmp_path, capsys, monkeypatch) -> None:
         files.write_png(folder / f"{name}.png", np.zeros((30, 50, 3), np.uint8))
     truncate(folder / "d.png")
     line = f"prepare --input {folder} --output {out} --hold-out 1 --tile 20 --stride 15"
-    told = (
+    printed = (
         f"{out}/df2k/1.0.0: train: 2 images in 12 tiles, 0 MB; 1 left out\n"
         f"{out}/df2k/1.0.0: validation: 1 images in 6 tiles, 0 MB; 0 left out\n"
     )
@@ -67,9 +67,11 @@ def test_prepare(tmp_path, capsys, monkeypatch) -> None:
     assert capsys.readouterr().err == "interrupted: the same command resumes\n"
     main(line.split())
     again = capsys.readouterr().out
-    assert again.startswith(f"{told}left out: {folder / 'd.png'}: corrupt or truncated")
+    assert again.startswith(
+        f"{printed}left out: {folder / 'd.png'}: corrupt or truncated"
+    )
     main(line.split())
-    assert capsys.readouterr().out == told
+    assert capsys.readouterr().out == printed
 
 
 @pytest.mark.parametrize(
@@ -114,9 +116,9 @@ def test_mistakes_read_as_one_line(
     with pytest.raises(SystemExit) as caught:
         main(line.split())
     assert caught.value.code == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and told.count("\n") == 1
-    assert message in told
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ") and printed.count("\n") == 1
+    assert message in printed
     assert not list(tmp_path.iterdir())
 
 
@@ -131,7 +133,7 @@ def test_compiled_programs_are_kept(line: str, monkeypatch) -> None:
 
 
 def test_what_pictures_take_is_the_core() -> None:
-    """What is pinned are the core and two extras, which the core does without."""
+    """Pinned are the core and two extras, which the core does without."""
     root = Path(__file__).resolve().parents[1]
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
@@ -179,8 +181,10 @@ def test_an_extra_that_is_missing_is_named(module, error, monkeypatch, capsys) -
     with pytest.raises(error):
         main(["psnr", "a.png", "b.png"])
     if error is SystemExit:
-        told = "error: requires sklearn, which is not installed: pip install '.[eval]"
-        assert capsys.readouterr().err.startswith(told)
+        printed = (
+            "error: requires sklearn, which is not installed: pip install '.[eval]"
+        )
+        assert capsys.readouterr().err.startswith(printed)
 
 
 def test_ctrl_c_is_no_bug(student, monkeypatch, capsys) -> None:

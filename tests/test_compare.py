@@ -290,8 +290,8 @@ def test_command(recording, tmp_path, monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["compare", "--replay", str(RECORDING)])
     assert caught.value.code == 1
-    told = capsys.readouterr().out
-    assert f"DIFFERS {LOSS}" in told and "1 of 51 differ." in told
+    printed = capsys.readouterr().out
+    assert f"DIFFERS {LOSS}" in printed and "1 of 51 differ." in printed
 
 
 def test_cpu_is_needed(monkeypatch, capsys) -> None:
@@ -325,7 +325,7 @@ def test_recording_keeps_all(recording, tmp_path, monkeypatch) -> None:
 
 def test_recording_of_other_weights_is_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(cases, "_SEED", 1)
-    with pytest.raises(UserError, match="seeded weights are not those"):
+    with pytest.raises(UserError, match="seeded weights differ from those"):
         cases.load(RECORDING)
 
 
@@ -408,9 +408,9 @@ def test_mistakes_read_as_one_line(arguments, message, tmp_path, capsys) -> None
     with pytest.raises(SystemExit) as caught:
         main(["compare", *line.split()])
     assert caught.value.code == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and told.count("\n") == 1
-    assert message in told
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ") and printed.count("\n") == 1
+    assert message in printed
     assert left_behind(tmp_path) == ["other"]
 
 

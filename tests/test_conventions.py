@@ -84,7 +84,7 @@ def save(path: Path, image: np.ndarray) -> Path:
 
 
 def tables_of(a: Path, b: Path, scale: int = 4) -> str:
-    """What the command prints."""
+    """The text that the command prints."""
     return psnr.describe(str(a), str(b), scale, conventions.compare(a, b, scale=scale))
 
 
@@ -137,7 +137,7 @@ def test_which_bicubic_made_an_image(name: str, tmp_path) -> None:
     a, b = save(tmp_path / "lr.png", lr), save(tmp_path / "hr.png", hr)
     text = tables_of(a, b)
     assert "A is 1/4 of B in size" in text
-    shrunk, enlarged = map(rows, text.split("A was made"))
+    shrunk, enlarged = map(rows, text.split("made A;"))
     assert [row for row, cells in shrunk.items() if cells == ["inf", "0"]] == [name]
     sr = conventions.BICUBIC[name](lr, (80, 96))
     expected = metrics.psnr_y(sr[None], hr[None, :80], border=4)[0]

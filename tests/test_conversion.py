@@ -1,4 +1,4 @@
-"""What a network is shown of a photograph, and what comes back."""
+"""Conversion of photographs for the network, and back."""
 
 import struct
 from pathlib import Path

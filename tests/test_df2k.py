@@ -216,10 +216,10 @@ def test_killed_and_started_again(folder, tmp_path, when, done) -> None:
     assert not (broken / VERSION).exists()
     with pytest.raises(UserError, match="broken is not finished: lightbsr prepare"):
         open_source(str(broken), minimum=1)
-    told = []
-    prepare(folder, broken, on_progress=lambda *state: told.append(state))
-    assert told[0] == (done, COUNT)
-    assert told[-1] == (COUNT, COUNT)
+    printed = []
+    prepare(folder, broken, on_progress=lambda *state: printed.append(state))
+    assert printed[0] == (done, COUNT)
+    assert printed[-1] == (COUNT, COUNT)
     assert contents(broken) == contents(whole)
     assert os.listdir(broken / "df2k") == ["1.0.0"]
 

@@ -96,10 +96,10 @@ def test_files(tmp_path: Path) -> None:
     given = idr()
     path = tmp_path / "new" / "x.png-idr"
     explain.write(path, given, [(Known(2, 2, 0, 0), 0.5)])
-    told = json.loads((tmp_path / "new" / "x.png-idr.json").read_text())
-    assert told["nearest"] == [
+    printed = json.loads((tmp_path / "new" / "x.png-idr.json").read_text())
+    assert printed["nearest"] == [
         {"l1": 2, "l2": 2, "theta": 0, "noise": 0, "distance": 0.5}
     ]
-    np.testing.assert_allclose(told["idr_channel"], given.channel, rtol=1e-6)
+    np.testing.assert_allclose(printed["idr_channel"], given.channel, rtol=1e-6)
     written = np.asarray(Image.open(tmp_path / "new" / "x.png-idr.png"))
     np.testing.assert_array_equal(written, explain.picture(given))

@@ -121,7 +121,7 @@ def test_what_cannot_be_exported_is_refused(model: Model, tmp_path: Path) -> Non
     without = Model(
         ModelSpec.of_network(ablation, "student", 1), model.variables, model.basis
     )
-    with pytest.raises(UserError, match="ablations have no ONNX form"):
+    with pytest.raises(UserError, match="ablations cannot be exported as ONNX"):
         export.write(without, tmp_path / "x.onnx", None, overwrite=False)
 
 

@@ -93,8 +93,8 @@ def test_unreadable_folders_are_named(
     jobs = plan(tmp_path / "in", out=tmp_path / "out")
     failed, made = folder.attempts(jobs, copy, "refuse")
     assert isinstance(failed, Failed)
-    told = upscale.describe_failure(failed.job, failed.error)
-    assert told == f"{tmp_path / 'in' / 'closed'}: Permission denied"
+    printed = upscale.describe_failure(failed.job, failed.error)
+    assert printed == f"{tmp_path / 'in' / 'closed'}: Permission denied"
     assert made.job.name == "a.png"
     with pytest.raises(PermissionError, match="closed"):  # nothing else leaves it out
         files.find_images(tmp_path / "in")
@@ -115,12 +115,12 @@ def test_pipes_and_devices_are_passed_over(tmp_path: Path) -> None:
     assert not run.is_alive()
     skipped = [o for o in outcomes if isinstance(o, Skipped)]
     assert [o.job.name for o in skipped] == ["cam.png", "zero.jpg"]
-    assert skipped[0].reason.endswith("cam.png is no regular file")
+    assert skipped[0].reason.endswith("cam.png is not a regular file")
     for name in ("cam.png", "zero.jpg"):
         for function in (files.read_rgb, files.image_size):
-            with pytest.raises(ImageError, match="is no regular file"):
+            with pytest.raises(ImageError, match="is not a regular file"):
                 function(tmp_path / "in" / name)
-        with pytest.raises(UserError, match="no regular file"):
+        with pytest.raises(UserError, match="not a regular file"):
             plan(tmp_path / "in" / name, out=tmp_path / "out")
 
 
@@ -169,11 +169,11 @@ def test_mistaken_outputs_are_named_at_once(tmp_path: Path) -> None:
 def test_failures_name_the_picture(tmp_path: Path) -> None:
     job = Job("a.png", Path("in/a.png"), Path("out/a.png"), None)
     full = OSError(28, "No space left on device")
-    told = upscale.describe_failure(job, full)
-    assert told == "in/a.png: out/a.png: No space left on device"
+    printed = upscale.describe_failure(job, full)
+    assert printed == "in/a.png: out/a.png: No space left on device"
     name = "out/.new-01234567-12-89abcdef.png"
-    told = upscale.describe_failure(job, OSError(30, "Read-only file system", name))
-    assert told == "in/a.png: out/a.png: Read-only file system"
+    printed = upscale.describe_failure(job, OSError(30, "Read-only file system", name))
+    assert printed == "in/a.png: out/a.png: Read-only file system"
     missing = FileNotFoundError(2, "No such file or directory", "in/a.png")
     assert upscale.describe_failure(job, missing) == (
         "in/a.png: No such file or directory"
@@ -181,7 +181,7 @@ def test_failures_name_the_picture(tmp_path: Path) -> None:
 
 
 def test_empty_results_are_made_again(tmp_path: Path) -> None:
-    """What a power cut left of a result is none."""
+    """An empty file, left by a power cut, does not count as a result."""
     save(tmp_path / "in" / "a.png")
     save(tmp_path / "in" / "b.png")
     save(tmp_path / "out" / "b.png")

@@ -240,8 +240,10 @@ def test_it_goes_to_torch_and_back(tmp_path: Path) -> None:
         for name, zero in state_dict.blank(RunSpec.from_config(config)).items()
     }
     torch_files.write(tmp_path / "a.safetensors", tensors)
-    told = convert.to_workdir(tmp_path / "a.safetensors", tmp_path / "run", setting=1)
-    assert str(told).startswith("network of Scaled of setting 1, x4")
+    printed = convert.to_workdir(
+        tmp_path / "a.safetensors", tmp_path / "run", setting=1
+    )
+    assert str(printed).startswith("network of Scaled of setting 1, x4")
     convert.to_file(tmp_path / "run", tmp_path / "b.safetensors")
     again = torch_files.read(tmp_path / "b.safetensors")
     assert again.keys() == tensors.keys()

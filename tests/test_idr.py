@@ -1,4 +1,4 @@
-"""How well IDRs tell degradations apart."""
+"""Separation of degradations in IDRs."""
 
 import dataclasses
 

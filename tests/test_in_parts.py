@@ -129,7 +129,7 @@ def test_all_blocks_share_a_program(
 
 def test_a_mean_that_was_not_computed_is_no_zero() -> None:
     tiles = upscaler.Tiles.__new__(upscaler.Tiles)
-    with pytest.raises(ValueError, match="not made with `averaged`"):
+    with pytest.raises(ValueError, match="has no mean"):
         tiles.mean(Map(upscaler.Grid((8, 8), 32, jax.devices()[:1])))
 
 

@@ -267,7 +267,7 @@ def test_mistakes_are_named(model: Model) -> None:
         upscale(np.zeros((3, 3, 3)))
     with pytest.raises(UserError, match="has no pixels"):
         upscale(np.zeros((0, 3, 3), np.uint8))
-    with pytest.raises(UserError, match="upscale with a student"):
+    with pytest.raises(UserError, match="upscale with its student"):
         Upscaler(
             Model(
                 ModelSpec.of_network(model.network, "teacher", 1),
@@ -309,7 +309,7 @@ def test_results_that_collide_are_refused(tmp_path: Path) -> None:
     plan = {"suffix": "", "format": None}
     with pytest.raises(UserError, match="would both become"):
         folder.jobs([tmp_path / "a", tmp_path / "b"], tmp_path / "out", **plan)
-    with pytest.raises(UserError, match="one of the pictures to be upscaled"):
+    with pytest.raises(UserError, match="one of the pictures to upscale"):
         folder.jobs([tmp_path / "a"], tmp_path / "a", **plan)
     (job,) = folder.jobs([tmp_path / "a"], tmp_path / "a", suffix="-x2", format="webp")
     assert job.target == tmp_path / "a" / "x-x2.webp"
@@ -320,7 +320,7 @@ def test_results_that_collide_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "given, out, format, message",
     [
-        ("a", "x.png", None, "one file for several"),
+        ("a", "x.png", None, "a file cannot hold several"),
         ("a/x.png", "x.gif", None, r"ending in \.png \.jpg"),
         ("a/x.png", "x.webp", "png", r"ending in \.png$"),
     ],
@@ -364,7 +364,7 @@ def test_a_folder_with_a_bad_file(
     image = np.random.default_rng(2).integers(256, size=(9, 12, 3), dtype=np.uint8)
     save(tmp_path / "in" / "ä b" / "c.png", image)
     (tmp_path / "in" / "text.png").write_text("no picture")
-    (tmp_path / "in" / "raw.CR2").write_text("passed over")
+    (tmp_path / "in" / "raw.CR2").write_text("skipped")
     (tmp_path / "in" / "link.png").symlink_to("nowhere")
     out = tmp_path / "out"
     command = ["upscale", str(tmp_path / "in"), "-o", str(out), f"--workdir={workdir}"]
@@ -392,7 +392,7 @@ def test_a_folder_with_a_bad_file(
 
 
 @pytest.mark.parametrize(
-    "error, told",
+    "error, printed",
     [
         (MemoryError(), "a.png: not enough memory"),
         (PermissionError(13, "Permission denied", "a.png"), "a.png: Permission denied"),
@@ -402,7 +402,7 @@ def test_a_folder_with_a_bad_file(
     ],
 )
 def test_a_picture_that_fails_does_not_keep_others(
-    error: Exception, told: str, capsys: pytest.CaptureFixture
+    error: Exception, printed: str, capsys: pytest.CaptureFixture
 ) -> None:
     def act(job: folder.Job) -> str:
         if job.name == "a.png":
@@ -414,8 +414,8 @@ def test_a_picture_that_fails_does_not_keep_others(
     failed, made = folder.attempts(jobs, act, existing="refuse")
     assert failed == folder.Failed(jobs[0], error)
     assert isinstance(made, folder.Done) and made[:2] == (jobs[1], "made")
-    assert upscale.describe_failure(jobs[0], error).startswith(told)
-    assert ("Traceback" in capsys.readouterr().err) == ("bug" in told)
+    assert upscale.describe_failure(jobs[0], error).startswith(printed)
+    assert ("Traceback" in capsys.readouterr().err) == ("bug" in printed)
 
 
 def test_ctrl_c_tells_what_is_done(capsys: pytest.CaptureFixture) -> None:
@@ -446,15 +446,15 @@ def test_a_result_as_a_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "kinds, told",
+    "kinds, printed",
     [
         ({".heic": 3}, "3 unsupported files (.heic)"),
         ({"": 1}, "1 unsupported file (no suffix)"),
         ({".cr2": 1, ".heic": 2}, "3 unsupported files (2 .heic, 1 .cr2)"),
     ],
 )
-def test_unsupported_files_as_a_line(kinds: dict[str, int], told: str) -> None:
-    assert upscale.describe_unsupported(Counter(kinds)) == f"skipped {told}"
+def test_unsupported_files_as_a_line(kinds: dict[str, int], printed: str) -> None:
+    assert upscale.describe_unsupported(Counter(kinds)) == f"skipped {printed}"
 
 
 def test_a_full_disk_is_told_before_maps_are_written(

@@ -1,4 +1,4 @@
-"""What a run starts from: given weights where they fit, or bicubic interpolation."""
+"""Initial weights of a run: given ones that fit, or bicubic interpolation."""
 
 from pathlib import Path
 

@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def source(
     request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> str:
-    """What a user names."""
+    """A source as a user names it."""
     monkeypatch.setattr(packed, "FOLDER", folder / "weights")
     if request.param in ("pt", "pth"):
         pytest.importorskip("torch")
@@ -148,10 +148,10 @@ def test_a_teacher_is_refused_for_pictures_by_name(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     file = folder / "teacher.safetensors"
-    message = "teacher.safetensors is a teacher, which sees .* give a student of it"
+    message = "teacher.safetensors is a teacher, which sees .* give its student"
     with pytest.raises(UserError, match=message):
         Upscaler.load(file)
-    with pytest.raises(UserError, match="useless without the basis .*--pca"):
+    with pytest.raises(UserError, match="works only with the basis .*--pca"):
         Model.load(file)
     weights = load.read(file)  # to start from, it is good enough
     assert (weights.spec.role, weights.spec.setting, weights.basis) == (

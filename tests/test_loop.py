@@ -107,13 +107,16 @@ def cut_back(workdir: Path, step: int) -> None:
 
 
 def test_run_leaves_metrics_pictures_and_a_model(teacher_workdir) -> None:
-    told = records(teacher_workdir)
-    stages = [record["stage"] for record in told if "stage" in record]
+    printed = records(teacher_workdir)
+    stages = [record["stage"] for record in printed if "stage" in record]
     assert stages == [1, 1, 2, 2]
-    assert [record["step"] for record in told if "validation_psnr" in record] == [3, 4]
-    rates = [record["learning_rate"] for record in told if "stage" in record]
+    assert [record["step"] for record in printed if "validation_psnr" in record] == [
+        3,
+        4,
+    ]
+    rates = [record["learning_rate"] for record in printed if "stage" in record]
     assert rates == pytest.approx([2e-4, 2e-4, 2e-4, 1e-6], rel=1e-4)
-    assert all(np.isfinite(list(record.values())).all() for record in told)
+    assert all(np.isfinite(list(record.values())).all() for record in printed)
 
     pictures = sorted(path.name for path in (teacher_workdir / "validation").iterdir())
     assert pictures == ["0_0000003.png", "0_0000004.png"]
@@ -126,15 +129,15 @@ def test_run_leaves_metrics_pictures_and_a_model(teacher_workdir) -> None:
     lr = jnp.full((1, 5, 6, 3), 0.5)
     known = degradation.Degradation(kernels.isotropic(jnp.ones(1)), jnp.zeros(1))
     assert model.restore(lr, known).shape == (1, 20, 24, 3)
-    with pytest.raises(UserError, match="a teacher sees the true degradation"):
+    with pytest.raises(UserError, match="a teacher needs the true degradation"):
         model.restore(lr)
 
 
 def test_run_is_packed_without_its_paths(images, teacher_workdir, tmp_path) -> None:
     facts = pack.pack(teacher_workdir, tmp_path / "x.safetensors", half=True)
-    told = pack.markdown(facts)
-    assert "| network | teacher, setting 2, x4 |\n| updates | 4 of 4 |" in told
-    assert "| batch | 4 images, LR crops of 8 pixels |" in told
+    printed = pack.markdown(facts)
+    assert "| network | teacher, setting 2, x4 |\n| updates | 4 of 4 |" in printed
+    assert "| batch | 4 images, LR crops of 8 pixels |" in printed
     content = (tmp_path / "x.safetensors").read_bytes()
     assert b"lr_crop" in content
     assert str(images).encode() not in content
@@ -208,14 +211,14 @@ def telling_step(update, **_):
 
     def step(state, crops, fixed):
         weights = jnp.arange(crops.size).reshape(crops.shape) % 251
-        told = lax.psum(jnp.sum(weights * crops), AXIS)
-        return state.replace(step=state.step + 1), {"told": told}
+        printed = lax.psum(jnp.sum(weights * crops), AXIS)
+        return state.replace(step=state.step + 1), {"told": printed}
 
     return step
 
 
 @pytest.fixture
-def told(images, tmp_path_factory, monkeypatch) -> Path:
+def printed(images, tmp_path_factory, monkeypatch) -> Path:
     """The workdir of a run of `telling_step`; the runs that follow are such too."""
     monkeypatch.setattr(loop, "degrading_step", telling_step)
     workdir = tmp_path_factory.getbasetemp() / "told"
@@ -228,20 +231,20 @@ def crops_told(workdir: Path) -> list[float]:
     return [record["told"] for record in losses(workdir)]
 
 
-def test_images_may_be_prepared_and_on_the_device(images, told, tmp_path) -> None:
+def test_images_may_be_prepared_and_on_the_device(images, printed, tmp_path) -> None:
     """Even in mid-run: the steps see the same crops as from the folders."""
-    assert len(set(crops_told(told))) == 4
+    assert len(set(crops_told(printed))) == 4
     prepared = tmp_path / "prepared"
     df2k.Df2k(data_dir=prepared, inputs=[images], hold_out=0).download_and_prepare()
-    broken = shutil.copytree(told, tmp_path / "broken")
+    broken = shutil.copytree(printed, tmp_path / "broken")
     cut_back(broken, 1)
     config = teacher_config(images)
     config.data.update(hr=str(prepared), resident=True)
     train(config, broken)
-    assert losses(broken) == losses(told)
+    assert losses(broken) == losses(printed)
 
 
-def test_schedule_of_so_many_minutes(images, told, tmp_path, monkeypatch) -> None:
+def test_schedule_of_so_many_minutes(images, printed, tmp_path, monkeypatch) -> None:
     """Timed once, before the start; of the steps that were timed nothing stays."""
     seconds = iter([1.0, 3.0])  # a step of stage 1, of stage 2
     timed = loop.seconds_per_step
@@ -253,7 +256,7 @@ def test_schedule_of_so_many_minutes(images, told, tmp_path, monkeypatch) -> Non
     train(config, tmp_path / "run")
     whole = losses(tmp_path / "run")
     assert [record["step"] for record in whole] == list(range(1, 13))
-    assert crops_told(tmp_path / "run")[:4] == crops_told(told)
+    assert crops_told(tmp_path / "run")[:4] == crops_told(printed)
     cut_back(tmp_path / "run", 10)
     train(config, tmp_path / "run")
     assert losses(tmp_path / "run") == whole
@@ -281,10 +284,10 @@ def test_unreadable_images_are_skipped_and_named(
     (folder / "2.png").write_text("not an image")
     write_png(folder / "small.png", np.zeros((31, 40, 3), np.uint8))
     train(student_config(folder, teacher_workdir), tmp_path / "student")
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name in ("1.png", "2.png", "small.png"):
-        assert f"not used: {folder / name}" in told
-    assert "3 not used" in told
+        assert f"not used: {folder / name}" in printed
+    assert "3 not used" in printed
 
 
 @pytest.mark.parametrize(
@@ -355,20 +358,20 @@ def test_run_that_is_lost_stops(images, tmp_path, monkeypatch) -> None:
     config.skipped_in_a_row = 2
     with pytest.raises(UserError, match="not finite in the last 2 updates, up to step"):
         train(config, tmp_path / "lost")
-    told = records(tmp_path / "lost")
-    assert [record["skipped"] for record in told[:3]] == [0, 0, 0]
-    assert told[-1]["skipped"] > 0
+    printed = records(tmp_path / "lost")
+    assert [record["skipped"] for record in printed[:3]] == [0, 0, 0]
+    assert printed[-1]["skipped"] > 0
     assert Model.load(tmp_path / "lost").step == 3  # the last one that was made
 
 
-def test_validation_that_fails_loses_nothing(images, told, monkeypatch) -> None:
+def test_validation_that_fails_loses_nothing(images, printed, monkeypatch) -> None:
     """The last step's checkpoint is there before."""
 
     def fail(*_) -> None:
         raise MemoryError
 
     monkeypatch.setattr(loop, "validation", lambda *_: fail)
-    workdir = told.with_name("unvalidated")
+    workdir = printed.with_name("unvalidated")
     with pytest.raises(MemoryError):
         train(teacher_config(images), workdir)
     assert Model.load(workdir).step == 4
@@ -439,7 +442,7 @@ def test_a_run_starts_from_given_weights(
     shutil.copytree(teacher_workdir, given)
     config.init = str(given)
     train(config, tmp_path / "run")
-    assert f"tensors are those of {given}, 1 start fresh" in capsys.readouterr().out
+    assert f"tensors are taken from {given}, 1 start fresh" in capsys.readouterr().out
     ours = Model.load(tmp_path / "run").variables["params"]
     theirs = Model.load(given).variables["params"]
     for module in ("restorer", "converter"):

@@ -30,7 +30,7 @@ def test_version_2(tmp_path: Path) -> None:
 
 
 def test_version_1_in_a_container(tmp_path: Path) -> None:
-    """Where the group's own path is the host's, and the root is the group."""
+    """In a container the path is that of the host, and the root is the group."""
     proc = tmp_path / "cgroup"
     proc.write_text("3:cpu,cpuacct:/docker/abc\n7:memory:/docker/abc\n0::/\n")
     group(tmp_path / "memory", memory._V1, "900000", 100000)

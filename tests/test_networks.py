@@ -375,7 +375,7 @@ def test_training_gradients_of_every_parameter(
 
 
 def loss_and_gradients(network: LightBSR) -> tuple[Restoration, Any, Any]:
-    """What two seeded images in training mode make, the gradients, the statistics."""
+    """Results, gradients and statistics of two seeded images in training mode."""
     variables = random_like(variable_shapes(network), seed=5, size=0.8)
     lr = np.random.default_rng(6).random((2, 8, 8, 3), np.float32)
 

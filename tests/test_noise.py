@@ -10,7 +10,7 @@ WHOLE = np.array([128, 128])
 
 
 def field(image: np.ndarray, **options: object) -> np.ndarray:
-    """What is added to the image."""
+    """The noise that is added to the image."""
     given = {"poisson": False, "grey": False, "level": 1.0, "size": WHOLE} | options
     random = noise.uniform(jax.random.key(0), image.shape)
     return np.asarray(jax.jit(noise.add)(image, random, **given)) - image

@@ -90,7 +90,7 @@ def enlarged(photograph: Photograph) -> Photograph:
 
 
 def through(folder: Path, data: bytes, kind: str) -> Photograph:
-    """What is read of a result of the format `kind`."""
+    """The metadata read from a result of the format `kind`."""
     larger = enlarged(read(folder, data))
     return read(folder, photographs.encode(larger, kind=kind))
 

@@ -173,7 +173,7 @@ def test_kernels_are_in_torchs_order() -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_weights_go_to_torch_and_back(name: str, tmp_path: Path) -> None:
-    """Method and role are told by the file, and every bit comes back."""
+    """The file identifies method and role, and every bit is restored."""
     config = CONFIGS[name]
     rng = np.random.default_rng(0)
     tensors = {
@@ -183,7 +183,7 @@ def test_weights_go_to_torch_and_back(name: str, tmp_path: Path) -> None:
         for key, zero in state_dict.blank(RunSpec.from_config(config)).items()
     }
     torch_files.write(tmp_path / "a.safetensors", tensors)
-    with pytest.raises(UserError, match="whose weights do not tell"):
+    with pytest.raises(UserError, match="whose weights do not store"):
         convert.to_workdir(tmp_path / "a.safetensors", tmp_path / "run")
     what = convert.to_workdir(tmp_path / "a.safetensors", tmp_path / "run", setting=2)
     assert f"of {config['method'].upper()} of setting 2, x2" in str(what)
@@ -614,7 +614,7 @@ def test_kdsr_teacher_needs_the_truth() -> None:
     model = Model(
         ModelSpec.of_network(KDSR(), "teacher", 1), {}, np.zeros(prior.BASIS_SHAPE)
     )
-    with pytest.raises(UserError, match="sees the HR image"):
+    with pytest.raises(UserError, match="needs the HR image"):
         model.restore(np.zeros((1, 8, 8, 3)))
 
 

@@ -92,8 +92,11 @@ def test_facts_for_the_card(workdir: Path, tmp_path: Path) -> None:
     assert facts.bytes == (tmp_path / "x.safetensors").stat().st_size
     again = pack.pack(workdir, tmp_path / "y.safetensors", half=False)
     assert again == facts  # its checksum, too
-    told = pack.markdown(facts)
-    assert "| network | student, setting 2, x2 |" in told and "| updates | 0 |" in told
+    printed = pack.markdown(facts)
+    assert (
+        "| network | student, setting 2, x2 |" in printed
+        and "| updates | 0 |" in printed
+    )
     # Of what later steps took nothing is in the weights.
     assert facts.seconds == 0 and pack.seconds(workdir, 20) == 10
 
@@ -129,12 +132,12 @@ def test_mistakes_are_one_line(line, message, workdir, named, capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(line.format(run=workdir, file=named).split())
     assert caught.value.code == 2
-    told = capsys.readouterr().err
-    assert message in told and told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert message in printed and printed.count("\n") == 1
 
 
 def test_a_flipped_bit_is_found(workdir: Path, tmp_path: Path) -> None:
-    """In tensors, and in what is told of them; files without a checksum are read."""
+    """In tensors and in facts about them; files without a checksum are read."""
     file = tmp_path / "x.safetensors"
     cli.main(["pack", str(workdir), str(file)])
     whole = file.read_bytes()
@@ -155,7 +158,7 @@ def test_a_flipped_bit_is_found(workdir: Path, tmp_path: Path) -> None:
 
 def test_other_files_are_refused(named: Path, tmp_path: Path) -> None:
     theirs = save(tmp_path / "theirs.safetensors", reference_tensors())
-    with pytest.raises(UserError, match="holds no network that lightbsr pack wrote"):
+    with pytest.raises(UserError, match="is not a file of lightbsr pack"):
         packed.read(theirs)
     assert packed.find(theirs) is None
     other = save(tmp_path / "other.safetensors", {"conv.weight": np.zeros(3)})

@@ -82,10 +82,10 @@ def start(
 
 
 def finish(*processes: subprocess.Popen, status: int = 0) -> list[str]:
-    told = [process.communicate(timeout=300)[0] for process in processes]
+    printed = [process.communicate(timeout=300)[0] for process in processes]
     codes = [process.returncode for process in processes]
-    assert codes == [status] * len(codes), "\n".join(told)
-    return told
+    assert codes == [status] * len(codes), "\n".join(printed)
+    return printed
 
 
 def await_condition(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
@@ -142,13 +142,13 @@ def together(images: Path, workdir: Path, **options) -> list[subprocess.Popen]:
 
 
 def test_processes_and_devices_give_the_numbers_of_one(images, one, tmp_path) -> None:
-    """Two processes are told to stop, through one of them, and go on."""
+    """Two processes stop when one of them gets a signal, and are resumed."""
     several = together(images, tmp_path / "two")
     await_condition(several[1], lambda: steps_done(tmp_path / "two") > 7)
     several[1].send_signal(signal.SIGTERM)
     first, second = finish(*several, status=75)
     assert "4 cpu device(s) of 2 process(es)" in first
-    assert "the same command goes on from there" in second
+    assert "the same command resumes from there" in second
     first, second = finish(*together(images, tmp_path / "two"))
     assert f"finished at step {STEPS}" in first and "step" not in second
 

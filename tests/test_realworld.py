@@ -247,7 +247,7 @@ def literal_degraded(hr: np.ndarray, one: Parameters, fields: list) -> np.ndarra
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_pipeline_is_the_literal_one(preset: str) -> None:
-    """What float32 rounds otherwise may move a coefficient of JPEG by a step."""
+    """Rounding in float32 may move a coefficient of JPEG by a step."""
     hr, parameters = photographs(len(KEYS)), drawn(preset)
     ours = realworld.apply(KEYS, hr, parameters, scale=SCALE, preset=preset) * 255
     assert ours.shape == (len(KEYS), 12, 16, 3) and ours.dtype == np.float32

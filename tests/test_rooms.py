@@ -147,7 +147,7 @@ def imported_names(source: str) -> set[str]:
 
 @pytest.mark.parametrize("name", TESTS)
 def test_no_test_imports_another(name: str) -> None:
-    """What several of them need is in `helpers`; `conftest` is pytest's alone."""
+    """Shared code is in `helpers`; only pytest imports `conftest`."""
     imported = imported_names(TESTS[name].read_text())
     others = {n for n in imported if n.startswith("test_") or n == "conftest"}
     assert not others

@@ -35,7 +35,7 @@ def student() -> Model:
 
 
 class Page(HTMLParser):
-    """What a page holds; fails on a tag that is not closed."""
+    """The content of a page; fails on a tag that is not closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Page(HTMLParser):
 
 
 def measure(*arguments: object, **options: object) -> str:
-    """What `run.run` says."""
+    """The text that `run.run` prints."""
     said: list[str] = []
     run.run(*arguments, **options, say=said.append)
     return "\n".join(said)

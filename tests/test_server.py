@@ -67,15 +67,15 @@ def test_a_picture_goes_there_and_back(server: Server) -> None:
     status, text = ask(server, "/")
     assert status == 200 and b"0.01 megapixels" in text
     status, text = ask(server, "/upscale?name=" + quote("ä b.png"), png(9, 12))
-    *progress, told = map(json.loads, text.splitlines())
-    assert status == 200, told
+    *progress, printed = map(json.loads, text.splitlines())
+    assert status == 200, printed
     assert [x["percent"] for x in progress][-1] == 100
-    assert told["name"] == "ä b-x2.png" and told["size"] == [24, 18]
-    assert told["nearest"][0].startswith("sigma 2.0")
+    assert printed["name"] == "ä b-x2.png" and printed["size"] == [24, 18]
+    assert printed["nearest"][0].startswith("sigma 2.0")
     for key, size in {"before": (12, 9), "after": (24, 18)}.items():
-        _, content = ask(server, told[key])
+        _, content = ask(server, printed[key])
         assert Image.open(io.BytesIO(content)).size == size
-    assert ask(server, told["idr"])[0] == 200
+    assert ask(server, printed["idr"])[0] == 200
     assert len(server._results) == 3
 
 
@@ -131,8 +131,8 @@ def test_without_known_degradations(
 ) -> None:
     monkeypatch.setattr(server, "bank", None)
     _, text = ask(server, "/upscale?name=x.png", png(9, 12))
-    told = json.loads(text.splitlines()[-1])
-    assert told["nearest"] == [] and told["idr"]
+    printed = json.loads(text.splitlines()[-1])
+    assert printed["nearest"] == [] and printed["idr"]
 
 
 def test_results_are_kept_for_a_time_that_is_said(
@@ -190,7 +190,7 @@ def test_the_port_that_browsers_leave_out(
 def test_one_picture_at_a_time_and_none_for_those_who_left(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What waits has not been read; who leaves is not waited for."""
+    """Waiting uploads are not read, and visitors who left are skipped."""
     begun, go_on, seen = threading.Event(), threading.Event(), []
 
     def upscale(name: str, *arguments: object) -> dict[str, str]:

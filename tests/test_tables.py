@@ -103,7 +103,7 @@ def test_the_paper_names_every_method_that_can_be_measured() -> None:
 
 
 def test_a_name_of_ones_own_stands_below_the_method() -> None:
-    """What it is counts, not what it is called."""
+    """The place depends on the method, not on the name."""
     own = Contender("mine", "kdsr", "student")
     found = scores("mine", "Set5", a=30)
     (table,) = tables.make(found, SETTING_1, scale=4, contenders=[own])

@@ -1,4 +1,4 @@
-"""What pip installs: every file, and the commands that read the configs."""
+"""Installation by pip: every file, and the commands that read the configs."""
 
 import os
 import shutil

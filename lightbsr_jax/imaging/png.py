@@ -82,8 +82,8 @@ def stated_profile(found: list[Chunk]) -> bytes | None:
 
     Raises ImageError for high dynamic range.
     """
-    told = {kind: body for kind, body in found if kind in COLOUR_CHUNKS}
-    if len(cicp := told.get(b"cICP", b"")) == 4:
+    known = {kind: body for kind, body in found if kind in COLOUR_CHUNKS}
+    if len(cicp := known.get(b"cICP", b"")) == 4:
         primaries, transfer = cicp[0], cicp[1]
         if (name := _HIGH_DYNAMIC_RANGE.get(transfer)) is not None:
             raise ImageError(
@@ -94,12 +94,12 @@ def stated_profile(found: list[Chunk]) -> bytes | None:
             if (primaries, _GAMMAS[transfer]) == (1, None):
                 return None
             return icc.stated(*_PRIMARIES[primaries], _GAMMAS[transfer])
-    if b"sRGB" in told:
+    if b"sRGB" in known:
         return None
-    white, primaries = _chromaticities(told.get(b"cHRM", b""))
+    white, primaries = _chromaticities(known.get(b"cHRM", b""))
     gamma = None
-    if len(told.get(b"gAMA", b"")) == 4:
-        (encoding,) = struct.unpack(">I", told[b"gAMA"])
+    if len(known.get(b"gAMA", b"")) == 4:
+        (encoding,) = struct.unpack(">I", known[b"gAMA"])
         encoding /= 100_000
         # Files state sRGB's curve as 1 / 2.2; values outside 0.05..20 are invalid.
         if 0.05 < encoding < 20 and not 0.44 < encoding < 0.47:

@@ -9,30 +9,29 @@ one of two orders. High-resolution images are [B, ..., H, W, 3] on the 0..255 sc
 where the dots may be the D crops of an image, which share its parameters but not its
 noise. Low-resolution images are [B, ..., h, w, 3] in [0, 1], in steps of 1/255.
 
-Every image has parameters of its own, all of which are arguments of one compiled
-program: images lie at the top left of canvases for the largest factor. Randomness comes
-from one key an image. This differs from the published programs:
+Each image has separate parameters, which are arguments of one compiled program; images
+lie at the top left of canvases for the largest factor. Each image has its own random
+key. This pipeline differs from the published programs:
 
-- They draw factors, rules, kinds of noise and orders once a batch, and mix batches in a
-  pool for that reason. Here all is drawn per image, so there is no pool.
+- They draw factors, rules, kinds of noise and orders once per batch, and therefore mix
+  batches in a pool. Here everything is drawn per image, so there is no pool.
 - Their JPEG is an approximation (DiffJPEG: real qualities, its luma table transposed,
-  zeros beyond the image); here it is libjpeg-turbo's, with integer qualities.
+  zeros beyond the image); here it is that of libjpeg-turbo, with integer qualities.
 - Their grey Gaussian noise is one field for a whole batch; here each image has its own.
 
 Presets:
 
-real   The published numbers of Real-ESRGAN and KDSR.
-photo  For pictures of phones and from the web; milder. It imitates a lens and
-       demosaicing (kernels up to 2.4 HR pixels, 0.6 of an LR pixel, mostly round;
-       strong low passes and plateaus are rare); often one earlier
-       resize by a moderate factor, by averaging rather than by decimation (half of the
-       rules are "area"); little noise, since cameras remove most of it, and in a third
-       of the pictures none; one or two compressions, at qualities 60 to 95 when they
-       were saved and 40 to 95 when they were put on a page (libraries default to 75
-       and publishing programs to about 80), and one in ten not compressed in the end.
-       neosr's and traiNNer-redux's default options are milder than the published ones
-       in the same way: noise below 2 to 10 grey levels, factors from 0.3 to 1.5,
-       qualities from 35 or 75 to 95.
+real   The published parameters of Real-ESRGAN and KDSR.
+photo  Milder, for pictures of phones and from the web. It imitates a lens and
+       demosaicing (kernels up to 2.4 HR pixels, 0.6 of an LR pixel, mostly round; few
+       strong low passes and plateaus); often one earlier resize by a moderate factor,
+       more often averaged than decimated (half of the rules are "area"); little noise,
+       since cameras remove most of it, and none in a third of the pictures; one or two
+       compressions, at qualities 60 to 95 when a picture was saved and 40 to 95 when it
+       was published (libraries default to 75, publishing programs to about 80); and one
+       picture in ten without a last compression. The default options of neosr and
+       traiNNer-redux are milder than the published ones in the same way: noise below 2
+       to 10 grey levels, factors from 0.3 to 1.5, qualities from 35 or 75 to 95.
 """
 
 import functools

@@ -25,7 +25,7 @@ class Compressed(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """Real-world parameters of a preset, drawn anew for every image."""
+    """Real-world parameters of a preset, drawn separately for every image."""
 
     preset: str
 

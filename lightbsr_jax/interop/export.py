@@ -1,12 +1,11 @@
-"""The network as a file that runs without this package: StableHLO or ONNX.
+"""Exporting a network to a file that runs without this package: StableHLO or ONNX.
 
-StableHLO is what JAX compiles (`jax.export.deserialize` reads it); it takes and gives
-[B, h, w, 3]. ONNX is for all other runtimes and takes and gives [B, 3, h, w], as they
-expect. Both take RGB in [0, 1], of any size, and hold the weights.
+JAX loads and compiles StableHLO (`jax.export.deserialize`), with images [B, h, w, 3].
+ONNX is for all other runtimes, with images [B, 3, h, w], as they expect. Both take RGB
+in [0, 1], of any size, and contain the weights.
 
-The ONNX graph is written node by node, by each method: converters of JAX programs
-unroll what is written for XLA, and the one that is kept up does not go with current
-Orbax.
+Each method writes its ONNX graph node by node: converters of JAX programs unroll code
+that is written for XLA, and the maintained one does not work with current Orbax.
 """
 
 from pathlib import Path
@@ -45,8 +44,8 @@ def write(
         raise UserError(f"{path}: the name must end in one of {', '.join(SUFFIXES)}")
     if model.spec.sees is not Sees.NOTHING:
         raise UserError(
-            f"a {model.spec.kind} sees what nobody knows of a picture: export a "
-            "student of it"
+            f"a {model.spec.kind} needs the true degradation, unknown for pictures: "
+            "export its student"
         )
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists: give another name, or --overwrite")
@@ -58,7 +57,7 @@ def write(
 def difference(model: Model, path: str | Path, size: tuple[int, int] | None) -> float:
     """The largest difference between a file and the network, on a real image.
 
-    Raises UserError where what takes to run the file is not installed.
+    Raises UserError if the package that runs the file is not installed.
     """
     (_, photograph), *_ = files.find_images("scikit-image:test")
     height, width = size or (61, 90)
@@ -132,5 +131,5 @@ def _imported(name: str) -> ModuleType:
         return __import__(name)
     except ImportError as error:
         raise UserError(
-            f"this takes {name}, which is not installed: pip install {name}"
+            f"requires {name}, which is not installed: pip install {name}"
         ) from error

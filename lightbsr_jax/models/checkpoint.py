@@ -221,7 +221,7 @@ def opened(workdir: str | Path) -> Iterator[Checkpoints]:
 
 
 def _is_listed(found: Any) -> bool:
-    """Whether what Orbax notes of a step can be read; damage shows as any error."""
+    """Returns whether Orbax's metadata of a step is readable (any error: damage)."""
     try:
         return found.commit_timestamp is not None
     except Exception:

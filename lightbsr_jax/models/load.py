@@ -30,7 +30,7 @@ Source = str | Path
 # The setting assumed for a student's state dict, which does not store its own.
 # Upscaling does not depend on it; `--explain` uses its set of known degradations, the
 # largest.
-UNTOLD_SETTING = 2
+ASSUMED_SETTING = 2
 
 
 class Weights(NamedTuple):
@@ -83,7 +83,7 @@ def read(source: Source, *, setting: settings.Name | None = None) -> Weights:
         return _read_workdir(source)
     if packed.is_packed(file):
         return _read_packed(file)
-    found = state_dict.read(file, otherwise=setting or UNTOLD_SETTING)
+    found = state_dict.read(file, otherwise=setting or ASSUMED_SETTING)
     return Weights(found.run.model, found.variables, None, 0)
 
 

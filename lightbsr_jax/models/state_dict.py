@@ -84,9 +84,9 @@ def infer(
             f"{_first(tensors)}"
         ) from None
     spec = ModelSpec.of_network(network, role, next(iter(SETTINGS)))
-    told = None
+    stored = None
     if spec.sees is Sees.PRIOR:
-        told = _setting_of(torch_names.prior_channels(shapes), setting)
+        stored = _setting_of(torch_names.prior_channels(shapes), setting)
     elif setting is None and otherwise is None:
         known = [f"--setting={s.name} ({s.description})" for s in SETTINGS.values()]
         raise UserError(
@@ -94,11 +94,12 @@ def infer(
             f"setting they were trained for: give {' or '.join(known)}; folders of the "
             "published programs end in _iso and _aniso"
         )
-    if None not in (told, setting) and told != setting:
+    if None not in (stored, setting) and stored != setting:
         raise UserError(
-            f"{file} is a teacher of setting {told}, not {setting}: leave --setting out"
+            f"{file} is a teacher of setting {stored}, not {setting}: leave --setting "
+            "out"
         )
-    chosen = next((x for x in (told, setting, otherwise) if x is not None), None)
+    chosen = next((x for x in (stored, setting, otherwise) if x is not None), None)
     if chosen is not None:
         spec = replace(spec, setting=chosen)
     contrast = None

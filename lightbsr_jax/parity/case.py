@@ -172,11 +172,11 @@ def of_file(file: str | Path, *, scale: int | None, setting: int | None) -> Case
     tensors = torch_files.read(file)
     run = state_dict.infer(file, tensors, setting, otherwise=1)
     state_dict.from_tensors(file, tensors, run)  # checks names and shapes
-    role, told = run.model.role, run.model.scale
-    if scale not in (None, told):
-        raise UserError(f"{file} is a {role} of scale {told}, not {scale}")
+    role, stored = run.model.role, run.model.scale
+    if scale not in (None, stored):
+        raise UserError(f"{file} is a {role} of scale {stored}, not {scale}")
     case = make(
-        scale=told,
+        scale=stored,
         setting=run.model.setting,
         method=run.model.method,
         network=registry.sizes(run.model.make_network()),

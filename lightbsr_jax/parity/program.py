@@ -36,7 +36,7 @@ STUBS = {
 
 
 class Batch(NamedTuple):
-    """What the trainers give a step, on DEVICE."""
+    """The arguments of a step in the trainers, on DEVICE."""
 
     lr: Tensor  # [B, D, C, h, w] in [0, 1], D crops of each image
     prior: Tensor  # [B, P]

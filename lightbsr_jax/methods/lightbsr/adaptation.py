@@ -88,7 +88,7 @@ class Mixing(nn.Module):
 
 
 class Switches(NamedTuple):
-    """What the blocks modulate with, and whether groups convert the IDR first."""
+    """Switches of the modulations of blocks and of the conversion of the IDR."""
 
     spatial_modulation: bool = True
     channel_modulation: bool = True
@@ -96,12 +96,12 @@ class Switches(NamedTuple):
 
     @property
     def converts_channel(self) -> bool:
-        """Whether a group converts R_c."""
+        """True if groups convert R_c."""
         return self.converter_blocks and self.channel_modulation
 
     @property
     def converts_spatial(self) -> bool:
-        """Whether a group converts R_s."""
+        """True if groups convert R_s."""
         return self.converter_blocks and self.spatial_modulation
 
 
