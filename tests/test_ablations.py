@@ -43,7 +43,7 @@ def test_presets() -> None:
         networks = [module.get_config(preset).network for module in (teacher, student)]
         assert networks[0].to_dict() == networks[1].to_dict()
     for module in (teacher, student):
-        with pytest.raises(ValueError, match="no preset 'm6': take one of setting1"):
+        with pytest.raises(ValueError, match="no preset 'm6': use one of setting1"):
             module.get_config("m6")
 
 

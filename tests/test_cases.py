@@ -37,7 +37,7 @@ def test_presets_are_the_papers() -> None:
     assert get_config("table4").benchmarks == ("B100",)
     assert get_config("spoilt").spoilt
     assert labels(get_config("given")) == ["given"]
-    with pytest.raises(ValueError, match="no preset 'table5': take one of setting1"):
+    with pytest.raises(ValueError, match="no preset 'table5': use one of setting1"):
         get_config("table5")
 
 

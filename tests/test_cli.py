@@ -99,7 +99,7 @@ def test_prepare(tmp_path, capsys, monkeypatch) -> None:
             "convert {file} {new} --setting=3",
             "argument --setting: setting 3: there are 1 (isotropic",
         ),
-        ("convert {file} {new}", "is a student, whose weights do not tell"),
+        ("convert {file} {new}", "is a student, whose weights do not store"),
         ("convert {file} {new} --overwrite", "--overwrite replaces state dicts, not"),
         ("convert {new} {new}", "No such file or directory"),
         ("convert {workdir} {new}", "the name must end in one of .pt"),

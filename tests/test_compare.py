@@ -397,7 +397,7 @@ def test_weights_of_a_file(tmp_path) -> None:
         ("--reference {tmp} --record {tmp}/r.npz --json j", "--json and --precision"),
         (
             "--reference {tmp}",
-            "is no checkout of a reference: of LightBSR's it has no model/",
+            "is not a checkout of a reference: missing model/",
         ),
     ],
 )

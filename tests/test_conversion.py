@@ -254,5 +254,5 @@ def test_float_goes_into_other_formats_where_they_hold_it(tmp_path: Path) -> Non
     grey = np.asarray(Image.open(tmp_path / "x.jpg").convert("L"))
     np.testing.assert_allclose(grey, 255 * inside[..., 0], atol=6)
     beyond = made._replace(colour=3 * inside)
-    with pytest.raises(ValueError, match="from 0 to 3 are beyond .* write TIFF"):
+    with pytest.raises(ValueError, match="from 0 to 3 exceed .* write TIFF"):
         photographs.check_range(beyond, "PNG", "x.png")

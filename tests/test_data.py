@@ -259,7 +259,7 @@ def test_file_that_vanishes_is_an_error(folder, threads, everything):
         shutil.rmtree(folder)
     else:
         (folder / "3.png").unlink()
-    with pytest.raises(UserError, match=r"\d.png was there when .*No such file"):
+    with pytest.raises(UserError, match=r"\d.png existed when .*No such file"):
         within_seconds(60, lambda: take(batches, 20))
     batches.close()
 

@@ -90,9 +90,9 @@ def test_blur_and_shrink_are_both_in_turn(scale: int, size: tuple[int, int]) -> 
 
 def test_images_must_be_a_multiple_of_the_scale() -> None:
     chosen = Degradation(kernels.isotropic(np.ones(1)), np.zeros(1))
-    with pytest.raises(ValueError, match="12x14 pixels are no multiple of scale 4"):
+    with pytest.raises(ValueError, match="12x14 pixels are not a multiple of scale 4"):
         degradation.synthesise(np.zeros((1, 12, 14, 3)), chosen, None, scale=4)
-    with pytest.raises(ValueError, match="12x14 pixels are no multiple of scale 4"):
+    with pytest.raises(ValueError, match="12x14 pixels are not a multiple of scale 4"):
         degradation.apply(KEYS[:1], np.zeros((1, 12, 14, 3)), chosen, scale=4)
 
 

@@ -214,7 +214,7 @@ def test_killed_and_started_again(folder, tmp_path, when, done) -> None:
     prepare(folder, whole)
     prepare_and_die(folder, broken, when)
     assert not (broken / VERSION).exists()
-    with pytest.raises(UserError, match="broken is not finished: lightbsr prepare"):
+    with pytest.raises(UserError, match="broken is not finished: repeat"):
         open_source(str(broken), minimum=1)
     printed = []
     prepare(folder, broken, on_progress=lambda *state: printed.append(state))

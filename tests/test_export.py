@@ -115,7 +115,7 @@ def test_what_cannot_be_exported_is_refused(model: Model, tmp_path: Path) -> Non
     teacher = Model(
         ModelSpec.of_network(model.network, "teacher", 1), model.variables, model.basis
     )
-    with pytest.raises(UserError, match="export a student"):
+    with pytest.raises(UserError, match="export its student"):
         export.write(teacher, tmp_path / "x.onnx", None, overwrite=False)
     ablation = model.network.clone(converter_blocks=False)
     without = Model(

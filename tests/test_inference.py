@@ -385,7 +385,7 @@ def test_a_folder_with_a_bad_file(
     written = out / "ä b" / "c.png"
     np.testing.assert_array_equal(np.asarray(Image.open(written)), expected)
     assert [p.name for p in out.rglob("*") if p.is_file()] == ["c.png"]
-    assert "c.png exists: --overwrite it" in run()
+    assert "c.png exists: --overwrite replaces it" in run()
     assert "1 skipped" in run("--skip-existing")
     assert "1 done, 2 failed" in run("--overwrite", "--scale=3")
     assert Image.open(written).size == (36, 27)
@@ -466,7 +466,7 @@ def test_a_full_disk_is_told_before_maps_are_written(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(UserError, match=r"no room for 0\.0 GB of maps in .* TMPDIR"):
+    with pytest.raises(UserError, match=r"no space for 0\.0 GB of maps in .* TMPDIR"):
         Upscaler(model, memory=1)(picture())
 
 

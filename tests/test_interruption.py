@@ -111,5 +111,5 @@ def test_changed_images_are_told_by_count_and_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="were 2, are 2, of the same names but other"):
         checks.check_resumable(saved, {**saved, "images": "z"}, tmp_path)
     del saved["names"]
-    with pytest.raises(UserError, match="are 3, others than before"):
+    with pytest.raises(UserError, match="are 3, different from before"):
         checks.check_resumable(saved, now, tmp_path)

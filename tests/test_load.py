@@ -148,7 +148,7 @@ def test_a_teacher_is_refused_for_pictures_by_name(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     file = folder / "teacher.safetensors"
-    message = "teacher.safetensors is a teacher, which sees .* give its student"
+    message = "teacher.safetensors is a teacher, which needs .* give its student"
     with pytest.raises(UserError, match=message):
         Upscaler.load(file)
     with pytest.raises(UserError, match="works only with the basis .*--pca"):
@@ -162,7 +162,7 @@ def test_a_teacher_is_refused_for_pictures_by_name(
     model = Model.load(tmp_path / "run")
     assert model.role == "teacher"
     np.testing.assert_array_equal(model.basis, BASIS)
-    with pytest.raises(UserError, match="run is a teacher, which sees"):
+    with pytest.raises(UserError, match="run is a teacher, which needs"):
         Upscaler.load(tmp_path / "run")
     run = str(tmp_path / "run")
     for arguments in (
@@ -172,7 +172,7 @@ def test_a_teacher_is_refused_for_pictures_by_name(
         with pytest.raises(SystemExit) as caught:
             cli.main(arguments)
         assert caught.value.code == 2
-        assert "run is a teacher, which sees" in capsys.readouterr().err
+        assert "run is a teacher, which needs" in capsys.readouterr().err
 
 
 def test_a_name_goes_before_a_folder(

@@ -200,5 +200,5 @@ def test_mistake_of_one_process_ends_all(images, tmp_path) -> None:
     (folders[1] / "3.png").unlink()
     first, second = (process.communicate(timeout=300)[0] for process in several)
     assert several[1].returncode == 2
-    assert "3.png was there when the run began" in second
+    assert "3.png existed when the run began" in second
     assert several[0].returncode != 0

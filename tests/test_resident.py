@@ -130,8 +130,8 @@ def test_images_that_do_not_fit(images, monkeypatch) -> None:
     monkeypatch.setattr(resident, "_free_memory", lambda: 3 * 77 * 16 - 1)
     with pytest.raises(
         UserError,
-        match="config.data.resident: 7 images as 77 lines of 16 pixels take 0.0 GB, "
-        "and a device has 0.0 GB free: leave it out",
+        match="config.data.resident: 7 images as 77 lines of 16 pixels need 0.0 GB, "
+        "and a device has 0.0 GB free: do not set",
     ):
         ResidentBatches(images, sampler_of(images), threads=0)
     monkeypatch.setattr(resident, "_free_memory", lambda: 3 * 77 * 16)
@@ -140,5 +140,5 @@ def test_images_that_do_not_fit(images, monkeypatch) -> None:
 
 def test_file_that_vanishes_while_they_are_loaded(images, folder: Path) -> None:
     (folder / "3.png").unlink()
-    with pytest.raises(UserError, match="3.png was there when the run began"):
+    with pytest.raises(UserError, match="3.png existed when the run began"):
         ResidentBatches(images, sampler_of(images), threads=2)

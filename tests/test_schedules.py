@@ -42,7 +42,7 @@ def test_kernel_width_follows_the_scale() -> None:
 
 
 def test_unknown_preset_is_named() -> None:
-    with pytest.raises(ValueError, match="no preset 'setting3': take one of setting1"):
+    with pytest.raises(ValueError, match="no preset 'setting3': use one of setting1"):
         teacher.get_config("setting3")
 
 

@@ -72,7 +72,7 @@ def test_steps_of_a_schedule() -> None:
 def test_fields_that_are_missing_or_unknown() -> None:
     config = teacher.get_config().unlock()
     config.contrast.heat = 3
-    with pytest.raises(UserError, match="config.contrast.heat is no field that"):
+    with pytest.raises(UserError, match="config.contrast.heat is unknown to"):
         TrainingConfig.from_flags(config)
     del config.contrast.heat, config.contrast.momentum
     with pytest.raises(UserError, match="config.contrast.momentum is missing"):

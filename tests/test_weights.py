@@ -242,16 +242,16 @@ def test_damaged_file_is_refused_with_its_names(tmp_path) -> None:
         convert.to_workdir(file, tmp_path / "workdir", setting=1)
     message = str(caught.value)
     assert message.startswith(
-        f"{file} reads like a student of setting 1, x4, 2 groups of 1 blocks, but is "
-        "none: "
+        f"{file} looks like a student of setting 1, x4, 2 groups of 1 blocks, but "
+        "does not match one: "
     )
     # The convolution of group 0, and of block 0 in group 1: depthwise, norm, both
     # pointwise layers and the layer scale.
     assert (
         "10 missing (G.body.0.body.2.bias, G.body.1.body.0.dwconv.bias, "
         "G.body.1.body.0.dwconv.weight, ...); 1 unexpected (E.more); 2 misshapen "
-        "(E.E.0.weight float32 (32, 4, 3, 3) for float32 (32, 3, 3, 3), "
-        "G.tail.1.bias int32 (3,) for float32 (3,))" in message
+        "(E.E.0.weight float32 (32, 4, 3, 3), expected float32 (32, 3, 3, 3), "
+        "G.tail.1.bias int32 (3,), expected float32 (3,))" in message
     )
     assert left_behind(tmp_path) == ["damaged.safetensors"]
 
