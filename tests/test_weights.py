@@ -282,7 +282,7 @@ def test_what_the_kind_is_read_from_may_be_missing(gone, listed) -> None:
         ("E.queue_ptr", [24], "E.queue_ptr is 24, not in 0..23"),
         ("E.queue_ptr", [-1], "E.queue_ptr is -1, not in 0..23"),
         ("G.add_mean.bias", [0, 0, 0], "G.add_mean.bias is not the fixed [0.4"),
-        ("E.queue", [[0.0]], "E.queue float32 (1, 1) for float32 (128, 1)"),
+        ("E.queue", [[0.0]], "E.queue float32 (1, 1), expected float32 (128, 1)"),
     ],
 )
 def test_values_that_no_such_network_has(name, value, message) -> None:
