@@ -79,7 +79,7 @@ def test_fields_that_are_missing_or_unknown() -> None:
         TrainingConfig.from_flags(config)
     config = teacher.get_config().unlock()
     config.unheard_of = 1
-    with pytest.raises(UserError, match="config.unheard_of is no field"):
+    with pytest.raises(UserError, match="config.unheard_of is unknown"):
         TrainingConfig.from_flags(config)
 
 
