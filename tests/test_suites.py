@@ -174,3 +174,30 @@ def test_long_and_narrow(
     made = photographs.Photograph(pixels, None, None, kind, nothing)
     (tmp_path / "x").write_bytes(photographs.encode(made, kind=kind))
     np.testing.assert_array_equal(photographs.read(tmp_path / "x").colour, pixels)
+
+
+@pytest.mark.parametrize(
+    ("marker", "kind"),
+    [
+        (0xC3, "a lossless JPEG, as medical"),
+        (0xC7, "a hierarchical JPEG"),
+        (0xCB, "a lossless JPEG with arithmetic coding"),
+    ],
+)
+def test_kinds_of_jpeg_that_no_photograph_is(marker: int, kind: str) -> None:
+    """Valid files by T.81, after notes of any length; image-rs has such."""
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, "JPEG", exif=b"Exif\0\0" + bytes(60_000))
+    data = buffer.getvalue()
+    place = data.index(b"\xff\xc0")
+    changed = data[: place + 1] + bytes([marker]) + data[place + 2 :]
+    with pytest.raises(files.ImageError, match=f"x.jpg: is {kind}.*convert it to PNG"):
+        photographs.of_bytes(changed, "x.jpg")
+    assert photographs.of_bytes(data, "x.jpg").colour.shape == (8, 8, 1)
+
+
+def test_png_with_a_damaged_header_is_called_that() -> None:
+    data = bytearray(png(np.zeros((2, 2, 1), int), GREY, 8, interlaced=False))
+    data[20] ^= 1  # the width: its checksum is not that
+    with pytest.raises(files.ImageError, match="x.png: is a PNG whose header is dam"):
+        photographs.of_bytes(bytes(data), "x.png")

@@ -47,13 +47,35 @@ _OTHERS = (
 )
 
 
+_JPEG_FRAMES = {
+    b"\xc3": "a lossless JPEG, as medical devices and raw photographs have them",
+    **dict.fromkeys((b"\xc5", b"\xc6", b"\xc7"), "a hierarchical JPEG"),
+    b"\xcb": "a lossless JPEG with arithmetic coding",
+    **dict.fromkeys((b"\xcd", b"\xce", b"\xcf"), "a hierarchical JPEG"),
+}
+_PNG = b"\x89PNG\r\n\x1a\n"
+_START = 2**18  # bytes: notes may come before what tells a JPEG's kind
+
+
 class ImageError(UserError):
     """An image file that cannot be used; the message names it and the remedy."""
 
 
 def kind_of(data: bytes) -> str | None:
     """Kind of a file outside FORMATS, such as "a GIF", from its first bytes."""
-    return next((k for at, b, k in _OTHERS if data[at : at + len(b)] == b), None)
+    kinds = (k for at, b, k in _OTHERS if data[at : at + len(b)] == b)
+    return next(kinds, None) or _kind_of_jpeg(data)
+
+
+def _kind_of_jpeg(data: bytes) -> str | None:
+    """The kind of a JPEG that no photograph is, by its frame's marker (ITU T.81 B)."""
+    place = 2
+    while data[:2] == b"\xff\xd8" and data[place : place + 1] == b"\xff":
+        marker = data[place + 1 : place + 2]
+        if marker in _JPEG_FRAMES:
+            return _JPEG_FRAMES[marker]
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return None
 
 
 @contextlib.contextmanager
@@ -77,19 +99,34 @@ def errors_named(path: str | Path, data: bytes | None = None) -> Iterator[None]:
     except MemoryError:  # not an error of the file
         raise
     except Exception as error:  # parsers raise many kinds, even struct.error
+        kind = _kind_of_jpeg(_start(path, data))
+        if kind is not None:
+            raise ImageError(f"{path}: {_other(kind)}") from error
         raise ImageError(
             f"{path}: corrupt or truncated ({error}); replace it by an intact copy"
         ) from error
 
 
+def _start(path: str | Path, data: bytes | None) -> bytes:
+    """How a file begins; nothing where it cannot be read."""
+    if data is not None:
+        return data[:_START]
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read(_START)
+    return b""
+
+
+def _other(kind: str) -> str:
+    return f"is {kind}, not one of {', '.join(FORMATS)}; convert it to PNG"
+
+
 def _unidentified(path: str | Path, data: bytes | None) -> str:
-    start = b"" if data is None else data[:64]
-    if data is None:
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            start = file.read(64)
+    start = _start(path, data)
     kind = kind_of(start)
     if kind is not None:
-        return f"is {kind}, not one of {', '.join(FORMATS)}; convert it to PNG"
+        return _other(kind)
+    if start.startswith(_PNG):
+        return "is a PNG whose header is damaged; replace it by an intact copy"
     return (
         f"not a readable {', '.join(FORMATS)} file; replace it by an intact copy, or "
         "convert it to PNG"
