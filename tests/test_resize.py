@@ -44,6 +44,16 @@ def test_agrees_with_pillow_off_the_border(scale: int) -> None:
     np.testing.assert_allclose(ours[inside], np.asarray(up)[inside], atol=1e-3)
 
 
+@pytest.mark.parametrize("size", [(9, 12), (36, 48), (144, 192), (50, 31)])
+def test_lanczos_is_pillows_to_the_edge(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).uniform(0, 255, (36, 48)).astype(np.float32)
+    theirs = Image.fromarray(image).resize(size[::-1], Image.Resampling.LANCZOS)
+    rows, columns = (
+        resize.lanczos_matrix(*n) for n in zip((36, 48), size, strict=True)
+    )
+    np.testing.assert_allclose(rows @ image @ columns.T, np.asarray(theirs), atol=1e-3)
+
+
 def test_leading_axes_and_bytes() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 12, 3), np.uint8)
     ours = resize.bicubic(images, (4, 6))

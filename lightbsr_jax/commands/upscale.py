@@ -137,6 +137,13 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         "slightly better",
     )
     parser.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        help="0 to 1: the network's part of the result, the rest is bicubic: less "
+        "of it enhances JPEG blocks and grain less (default: 1)",
+    )
+    parser.add_argument(
         "--idr-from",
         metavar="PICTURE",
         help="use the degradation estimated from another picture",
@@ -198,6 +205,7 @@ def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
                 quality=arguments.quality,
                 idr=idr,
                 self_ensemble=arguments.self_ensemble,
+                strength=arguments.strength,
                 bank=bank,
                 on_progress=bar.of(job),
                 keep_result=existing == "skip",
@@ -214,6 +222,8 @@ def _plan(arguments: argparse.Namespace) -> tuple[Target, list[Job]]:
 
     if not 1 <= arguments.quality <= 100:
         raise UserError(f"--quality={arguments.quality}: expected 1 to 100")
+    if not 0 <= arguments.strength <= 1:  # nan, too
+        raise UserError(f"--strength={arguments.strength}: expected 0 to 1")
     target = folder.parse_target(arguments.scale, arguments.size)
     jobs = folder.jobs(
         arguments.input,

@@ -1,8 +1,8 @@
-"""Bicubic interpolation as two constant matrices.
+"""Bicubic and Lanczos interpolation as two constant matrices.
 
-The rule is MATLAB's imresize (Keys' cubic with a = -0.5, antialiased when shrinking,
-half-pixel centres), except at the border: indices beyond it are clamped to it, where
-MATLAB mirrors them. Images are [..., H, W, C].
+The bicubic rule is MATLAB's imresize (Keys' cubic with a = -0.5, antialiased when
+shrinking, half-pixel centres), except at the border: indices beyond it are clamped to
+it, where MATLAB mirrors them. Images are [..., H, W, C].
 """
 
 import functools
@@ -32,14 +32,10 @@ def bicubic_matrix(
     The options are for the rules of other programs: MATLAB mirrors; OpenCV and PyTorch
     use a = -0.75 and no antialiasing.
     """
-    ratio = size_out / size_in
     # Stretch the cubic by 1 / shrink to avoid aliasing.
-    shrink = min(ratio, 1.0) if antialias else 1.0
-    support = 4 / shrink
-    centre = (np.arange(size_out)[:, None] + 0.5) / ratio - 0.5
-    first = np.floor(centre - support / 2).astype(int) + 1
-    index = first + np.arange(math.ceil(support))
-    weight = _cubic(shrink * (centre - index), a)
+    shrink = min(size_out / size_in, 1.0) if antialias else 1.0
+    index, distance = _taps(size_in, size_out, 4 / shrink)
+    weight = cubic(shrink * distance, a)
     weight /= weight.sum(1, keepdims=True)
 
     matrix = np.zeros((size_out, size_in))
@@ -53,12 +49,50 @@ def bicubic_matrix(
     return matrix
 
 
+@functools.lru_cache(maxsize=64)
+def lanczos_matrix(size_in: int, size_out: int) -> np.ndarray:
+    """The float32 matrix [size_out, size_in] of Lanczos interpolation, 3 lobes a side.
+
+    As Pillow's: antialiased when shrinking; what lies beyond the border has no part.
+    """
+    shrink = min(size_out / size_in, 1.0)
+    index, distance = _taps(size_in, size_out, 6 / shrink)
+    x = shrink * distance
+    weight = np.where(abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
+    inside = (index >= 0) & (index < size_in)
+    weight = np.where(inside, weight, 0.0)
+    weight /= weight.sum(1, keepdims=True)
+    matrix = np.zeros((size_out, size_in))
+    row = np.broadcast_to(np.arange(size_out)[:, None], index.shape)
+    matrix[row[inside], index[inside]] = weight[inside]
+    matrix = matrix.astype(np.float32)
+    matrix.flags.writeable = False  # it is shared by all callers
+    return matrix
+
+
+def _taps(size_in: int, size_out: int, support: float) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels [size_out, n] that each output sees, and how far they are from it."""
+    centre = (np.arange(size_out)[:, None] + 0.5) / (size_out / size_in) - 0.5
+    first = np.floor(centre - support / 2).astype(int) + 1
+    index = first + np.arange(math.ceil(support))
+    return index, centre - index
+
+
 @functools.partial(jax.jit, static_argnames="size")
 def bicubic(images: Array, size: tuple[int, int]) -> Array:
     """Interpolates `images` [..., H, W, C] to `size` (h, w): float32 [..., h, w, C]."""
     images = jnp.asarray(images, jnp.float32)
     rows = bicubic_matrix(images.shape[-3], size[0])
     columns = bicubic_matrix(images.shape[-2], size[1])
+    return by_matrices(images, rows, columns)
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def lanczos(images: Array, size: tuple[int, int]) -> Array:
+    """`images` [..., H, W, C] interpolated to `size` (h, w): float32 [..., h, w, C]."""
+    images = jnp.asarray(images, jnp.float32)
+    rows = lanczos_matrix(images.shape[-3], size[0])
+    columns = lanczos_matrix(images.shape[-2], size[1])
     return by_matrices(images, rows, columns)
 
 
@@ -69,7 +103,8 @@ def by_matrices(images: Array, rows: ArrayLike, columns: ArrayLike) -> Array:
     return jnp.einsum("wW,...hWC->...hwC", columns, images, precision=Precision.HIGHEST)
 
 
-def _cubic(x: np.ndarray, a: float) -> np.ndarray:
+def cubic(x: np.ndarray, a: float = -0.5) -> np.ndarray:
+    """Keys' cubic at distances `x` in pixels."""
     x = np.abs(x)
     near = (a + 2) * x**3 - (a + 3) * x**2 + 1
     far = a * (x**3 - 5 * x**2 + 8 * x - 4)

@@ -190,6 +190,7 @@ def upscale(
     quality: int = 95,
     idr: np.ndarray | None = None,
     self_ensemble: bool = False,
+    strength: float = 1.0,
     bank: Bank | None = None,
     on_progress: Progress | None = None,
     keep_result: bool = False,
@@ -210,8 +211,13 @@ def upscale(
     pixels = conversion.to_network(photograph)
     dropped = photographs.left_out(photograph, kind)
     if not (keep_result and is_done(job)):
-        options = {"idr": idr, "self_ensemble": self_ensemble}
-        sr = upscaler(pixels, on_progress=on_progress, **options)
+        sr = upscaler(
+            pixels,
+            idr=idr,
+            self_ensemble=self_ensemble,
+            strength=strength,
+            on_progress=on_progress,
+        )
         result = conversion.from_network(photograph, sr, wanted)
         del sr
         mode = job.source.stat().st_mode & 0o666

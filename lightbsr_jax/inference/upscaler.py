@@ -21,7 +21,8 @@ import numpy as np
 from absl import logging
 
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.inference import memory, stages
+from lightbsr_jax.inference import blending, memory, stages
+from lightbsr_jax.inference.blending import Blend
 from lightbsr_jax.inference.in_tiles import Counter, Progress, Tiles
 from lightbsr_jax.inference.tiles import SMALLEST, Grid, Map, Storage
 from lightbsr_jax.methods.network import BlindNetwork
@@ -109,18 +110,37 @@ class Upscaler:
         *,
         idr: np.ndarray | None = None,
         self_ensemble: bool = False,
+        strength: float = 1.0,
         on_progress: Progress | None = None,
     ) -> np.ndarray:
         """Upscales an image to [h s, w s, 3], in the image's type.
 
+<<<<<<< HEAD
         The network uses the degradation that it estimates from the image, or the `idr`
         of another picture, its mean [C], for the whole image. `self_ensemble` averages
         the results of all 8 flips and transpositions. Raises UserError if even the
         smallest tiles do not fit into memory.
+=======
+        It is restored by its own estimated degradation, or by another picture's: `idr`
+        is the mean [C] of that, taken for the whole image. `self_ensemble` averages
+        the results of all 8 flips and transpositions. `strength` from 0 to 1 is the
+        network's part of the result; the rest is bicubic interpolation. Raises
+        UserError for another strength, and where not even the smallest tiles fit into
+        memory.
+>>>>>>> 707a374 (Upscaling has a strength: less than 1 blends with bicubic interpolation)
         """
+        blend = None
+        if blending.check(strength) < 1:
+            blend = Blend(
+                _as_float(_checked(image)),
+                scale=self.scale,
+                strength=strength,
+                border=self._border,
+            )
         image = mirrored(_checked(image), self._border)
         beyond = self._border * self.scale
-        sr = self._upscaled(image, idr, self_ensemble, on_progress or _nothing)
+        progress = on_progress or _nothing
+        sr = self._upscaled(image, idr, self_ensemble, blend, progress)
         return sr[beyond : len(sr) - beyond, beyond : sr.shape[1] - beyond]
 
     def _upscaled(
@@ -128,13 +148,21 @@ class Upscaler:
         image: np.ndarray,
         idr: np.ndarray | None,
         self_ensemble: bool,
+        blend: Blend | None,
         progress: Progress,
     ) -> np.ndarray:
-        def upscaled(image: np.ndarray, dtype: np.dtype, progress: Progress):
-            return self._fitted(image, progress, lambda run: run.upscale(dtype, idr))
+        def upscaled(
+            image: np.ndarray,
+            dtype: np.dtype,
+            progress: Progress,
+            blend: Blend | None = None,
+        ) -> np.ndarray:
+            return self._fitted(
+                image, progress, lambda run: run.upscale(dtype, idr, blend)
+            )
 
         if not self_ensemble:
-            return upscaled(image, image.dtype, progress)
+            return upscaled(image, image.dtype, progress, blend)
         total: Any = np.float32(0)
         for index in range(8):
 
@@ -143,6 +171,8 @@ class Upscaler:
 
             turned = upscaled(_turned(image, index), np.dtype(np.float32), in_all)
             total = total + _turned_back(turned, index) / 8
+        if blend is not None:
+            return blend(total, 0, image.dtype)
         if image.dtype == np.float32:
             return total
         levels = np.iinfo(image.dtype).max
@@ -222,8 +252,15 @@ class _Run:
         total = _stages(network, in_parts)
         self._parts = Tiles(network, variables, grid, progress, total)
 
+<<<<<<< HEAD
     def upscale(self, dtype: np.dtype, other: np.ndarray | None) -> np.ndarray:
         """The SR image, with the image's own IDR or the mean IDR of another."""
+=======
+    def upscale(
+        self, dtype: np.dtype, other: np.ndarray | None, blend: Blend | None
+    ) -> np.ndarray:
+        """The SR image, by the image's own IDR or the mean of another one; blended."""
+>>>>>>> 707a374 (Upscaling has a strength: less than 1 blends with bicubic interpolation)
         idr, mean = self.encode()
         if other is not None:
             mean = np.asarray(other, np.float32)
@@ -234,7 +271,7 @@ class _Run:
         features = self._parts.map(stages.extracted, 1, self._lr, averaged=True)
         x = self._in_parts.body(self._network, self._parts, features, *modulators)
         del features, modulators
-        return self._reconstructed(x, dtype)
+        return self._reconstructed(x, dtype, blend)
 
     def estimate(self) -> IDR:
         """The image's degradation."""
@@ -257,14 +294,19 @@ class _Run:
         )
         return idr, self._parts.mean(idr)[0]
 
-    def _reconstructed(self, x: Map, dtype: np.dtype) -> np.ndarray:
+    def _reconstructed(
+        self, x: Map, dtype: np.dtype, blend: Blend | None
+    ) -> np.ndarray:
         scale = self._network.scale
         (height, width), (t, _) = self._grid.size, self._grid.tile
         sr = np.empty((height * scale, width * scale, 3), dtype)
-        for row, tiles in self._parts.reconstructed(x, self._lr, dtype):
+        computed = dtype if blend is None else np.dtype(np.float32)
+        for row, tiles in self._parts.reconstructed(x, self._lr, computed):
             strip = np.concatenate([np.asarray(x[0]) for x in tiles], 1)
-            place = sr[row * t * scale : (row + 1) * t * scale]
-            place[:] = strip[: len(place), : width * scale]
+            first = row * t * scale
+            place = sr[first : first + t * scale]
+            strip = strip[: len(place), : width * scale]
+            place[:] = strip if blend is None else blend(strip, first, dtype)
         return sr
 
 
