@@ -16,9 +16,11 @@ import pytest
 from helpers.goldens import initialise
 from helpers.pictures import picture, save
 from ml_collections import ConfigDict
+from PIL import Image
 
 from configs.benchmark import get_config
-from lightbsr_jax.evaluation import run
+from lightbsr_jax.evaluation import images, run
+from lightbsr_jax.evaluation.niqe import niqe
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.spec import ModelSpec
@@ -159,6 +161,46 @@ def test_dumped_images_are_read_again(tmp_path) -> None:
         measure(config, folders=folders, dump_lr=lr)
     with pytest.raises(ValueError, match="give one of them"):
         measure(config, folders=folders, dump_lr=lr, lr_folder=lr)
+
+
+def test_figures_beside_psnr_and_restored_images(tmp_path) -> None:
+    """NIQE, rows of two interpolations, and their images on disk."""
+    save(tmp_path / "mine" / "a.png", picture(1, 100, 196))
+    save(tmp_path / "mine" / "b.png", picture(2, 40, 40))  # too small for NIQE
+    config = get_config("jpeg")
+    config.scale = 2
+    config.sigmas, config.qualities = (0.6,), (30, 75)
+    assert config.niqe and config.lanczos
+    assert not get_config("table3").niqe and not get_config("table3").lanczos
+    text = measure(
+        config,
+        folders=[str(tmp_path / "mine")],
+        report_folder=str(tmp_path / "report"),
+        dump_sr=str(tmp_path / "sr"),
+    )
+    assert "PSNR (dB) / SSIM / NIQE" in text and "NIQE: on luma" in text
+    assert "**bicubic**" in text and "**Lanczos**" in text
+    with (tmp_path / "report" / "images.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 2
+    assert all((row["niqe"] != "") == (row["image"] == "a.png") for row in rows)
+    assert all(row["lpips"] == "" for row in rows)
+    found = {p.relative_to(tmp_path / "sr") for p in (tmp_path / "sr").rglob("*.png")}
+    cases = dict.fromkeys(row["case"] for row in rows)
+    assert found == {
+        Path("mine", images.slug(case), method, f"{name}.png")
+        for case in cases
+        for method in ("bicubic", "Lanczos")
+        for name in "ab"
+    }
+    row = next(r for r in rows if r["method"] == "Lanczos" and r["image"] == "a.png")
+    written = tmp_path / "sr" / "mine" / images.slug(row["case"]) / "Lanczos" / "a.png"
+    assert niqe(np.asarray(Image.open(written)), border=2) == pytest.approx(
+        float(row["niqe"]), abs=1e-5
+    )
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert len(results["tables"][0]["rows"][0]["niqe"]) == 3  # two, and the mean
+    assert "NIQE" in Page((tmp_path / "report" / "report.html").read_text()).text
 
 
 def test_config_and_model_fit(monkeypatch) -> None:

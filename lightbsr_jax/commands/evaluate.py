@@ -27,7 +27,9 @@ class _Flags(NamedTuple):
     benchmarks: FlagHolder
     report: FlagHolder
     dump_lr: FlagHolder
+    dump_sr: FlagHolder
     lr_dir: FlagHolder
+    lpips: FlagHolder
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -60,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             folders=_split(given.benchmarks.value),
             report_folder=given.report.value,
             dump_lr=given.dump_lr.value,
+            dump_sr=given.dump_sr.value,
             lr_folder=given.lr_dir.value,
+            lpips=given.lpips.value,
         )
 
     flags.run(evaluate, about=__doc__)
@@ -100,8 +104,19 @@ def _define() -> _Flags:
             None,
             "Folder to write the LR images to, as DIR/BENCHMARK/CASE/IMAGE.png.",
         ),
+        dump_sr=flags.DEFINE_string(
+            "dump-sr",
+            None,
+            "Folder to write the SR images to, as DIR/BENCHMARK/CASE/METHOD/IMAGE.png.",
+        ),
         lr_dir=flags.DEFINE_string(
             "lr-dir", None, "Folder to read the LR images from, instead of making them."
+        ),
+        lpips=flags.DEFINE_string(
+            "lpips",
+            None,
+            "File of torchvision's AlexNet or VGG16 (.safetensors, .pt, .pth): LPIPS "
+            "is measured, too.",
         ),
     )
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,8 @@ from lightbsr_jax.compilation import inference_jit
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation.cases import Case
 from lightbsr_jax.evaluation.images import TestImage, find, read_hr, read_lr
+from lightbsr_jax.evaluation.lpips import LPIPS
+from lightbsr_jax.evaluation.niqe import niqe
 from lightbsr_jax.evaluation.restorers import Restorer
 from lightbsr_jax.imaging import metrics, synthesis
 from lightbsr_jax.imaging.synthesis import Known
@@ -39,15 +42,26 @@ _T = TypeVar("_T")
 _Pixels = tuple[Array, dict[str, Array]]  # LR, and SR by method: uint8 [B, ...]
 
 
-def convention(scale: int) -> str:
-    """A description of how PSNR and SSIM are computed."""
-    return (
+_MEANINGS = {
+    "niqe": "NIQE: on luma rounded to whole numbers, the same border cut, blocks of 96 "
+    "pixels; lower is better.",
+    "lpips": "LPIPS (version 0.1, {}): RGB, whole images; lower is better.",
+}
+
+
+def convention(scale: int, beside: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A description of how PSNR and SSIM are computed, and "niqe" and "lpips" if given.
+
+    The values of `beside` say more, such as which network LPIPS is of.
+    """
+    text = (
         "PSNR: luma difference with weights (65.738, 129.057, 25.064)/256, peak 255. "
         "SSIM: luma with weights (65.738, 129.057, 25.064)/255 + 16, 11x11 Gaussian "
         "window of 1.5, valid region. Both in float64 on images rounded to 0..255, "
         f"border of {scale} pixels cut. HR cropped on the right and bottom to a "
         f"multiple of {scale}."
     )
+    return " ".join([text, *(_MEANINGS[name].format(beside[name]) for name in beside)])
 
 
 class Score(NamedTuple):
@@ -59,6 +73,25 @@ class Score(NamedTuple):
     case: str
     psnr: float  # dB
     ssim: float
+    niqe: float | None = None  # where it was asked for, and the image is large enough
+    lpips: float | None = None  # where it was asked for
+
+
+class Beside(NamedTuple):
+    """What is measured beside PSNR and SSIM."""
+
+    niqe: bool = False
+    lpips: LPIPS | None = None
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What `convention` is to tell of."""
+        names = {"niqe": ""} if self.niqe else {}
+        return names | ({"lpips": self.lpips.name} if self.lpips else {})
+
+
+_NOTHING_BESIDE = Beside()
+_FIGURES = ("psnr", "ssim", "niqe", "lpips")  # of a Score
 
 
 class Restored(NamedTuple):
@@ -108,6 +141,7 @@ def evaluate(
     seed: int = 0,
     lr_folder: str | Path | None = None,
     share: bool = False,
+    beside: Beside = _NOTHING_BESIDE,
     on_progress: Callable[[int, int], None] | None = None,
     on_restored: Callable[[Restored], None] | None = None,
 ) -> list[Score]:
@@ -119,6 +153,8 @@ def evaluate(
     one program that degrades them and restores them by every method: one compilation
     per size. The noise depends only on the seed, the image's pixels and the case's
     label. With `lr_folder` the low-resolution images are read from `lr_path` instead.
+
+    `beside` adds figures beside PSNR and SSIM.
 
     With `share` all processes of a distributed run must call this: each measures its
     share of the images, and all get all scores. on_progress receives the numbers of
@@ -142,17 +178,18 @@ def evaluate(
     if share:
         own = own[jax.process_index() :: jax.process_count()]
     jobs = _jobs(own, cases, scale=scale, lr_folder=lr_folder)
-    table = np.zeros((len(images), len(cases), len(restorers), 2))
+    table = np.zeros((len(images), len(cases), len(restorers), len(_FIGURES)))
     done = 0
     with ThreadPoolExecutor() as pool:
         # The devices work on a batch while the host scores the previous one.
         launched = _ahead(
             _launch(restorers, jobs, scale=scale, batch_size=batch_size, seed=seed)
         )
-        scoring = _score_batches(launched, pool, names=list(restorers), scale=scale)
+        score = partial(_score, scale=scale, beside=beside)
+        scoring = _score_batches(launched, pool, list(restorers), score)
         for futures in _ahead(scoring):
             for place, restored in (future.result() for future in futures):
-                table[place] = [restored.scores[name][-2:] for name in restorers]
+                table[place] = [_numbers(restored.scores[name]) for name in restorers]
                 if on_restored is not None:
                     on_restored(restored)
             done += len(futures)
@@ -161,7 +198,7 @@ def evaluate(
     if share and jax.process_count() > 1:
         table = _of_all_processes(table)
     return [
-        Score(method, image.benchmark, image.name, case.label, *map(float, figures))
+        Score(method, image.benchmark, image.name, case.label, *map(_known, figures))
         for column, method in enumerate(restorers)
         for image, row in zip(images, table[:, :, column], strict=True)
         for case, figures in zip(cases, row, strict=True)
@@ -300,23 +337,20 @@ def _ahead(items: Iterator[_T]) -> Iterator[_T]:
 def _score_batches(
     launched: Iterator[tuple[list[_Job], _Pixels]],
     pool: ThreadPoolExecutor,
-    *,
     names: Sequence[str],
-    scale: int,
+    score: Callable[..., tuple[tuple[int, int], Restored]],
 ) -> Iterator[list[Future]]:
     """Starts the scoring of each batch in `pool`; yields a future for each image."""
     for chunk, results in launched:
         lr, sr = jax.device_get(results)  # waits for the devices
         yield [
-            pool.submit(
-                _score, job, lr[row], {name: sr[name][row] for name in names}, scale
-            )
+            pool.submit(score, job, lr[row], {name: sr[name][row] for name in names})
             for row, job in enumerate(chunk)
         ]
 
 
 def _score(
-    job: _Job, lr: np.ndarray, sr: dict[str, np.ndarray], scale: int
+    job: _Job, lr: np.ndarray, sr: dict[str, np.ndarray], *, scale: int, beside: Beside
 ) -> tuple[tuple[int, int], Restored]:
     benchmark, name, position, _ = job.image
     label = job.case.label
@@ -328,11 +362,24 @@ def _score(
             label,
             float(metrics.psnr_y(image[None], job.hr[None], border=scale)[0]),
             float(metrics.ssim_y(image[None], job.hr[None], border=scale)[0]),
+            _known(niqe(image, border=scale)) if beside.niqe else None,
+            beside.lpips(image, job.hr) if beside.lpips else None,
         )
         for method, image in sr.items()
     }
     restored = Restored(benchmark, name, label, position, lr, job.hr, sr, scores)
     return job.place, restored
+
+
+def _numbers(score: Score) -> list[float]:
+    """Its figures in one row of an array; NaN for what is not known."""
+    values = (getattr(score, name) for name in _FIGURES)
+    return [math.nan if value is None else value for value in values]
+
+
+def _known(figure: float) -> Any:
+    """The figure, or None for NaN. (PSNR and SSIM are never NaN.)"""
+    return None if math.isnan(figure) else float(figure)
 
 
 def _of_all_processes(table: np.ndarray) -> np.ndarray:

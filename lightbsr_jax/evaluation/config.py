@@ -25,6 +25,8 @@ class Measurement:
     separated: Parameters  # of every setting, for the separation of IDRs
     seed: int
     spoilt: bool
+    niqe: bool
+    lanczos: bool
     batch_size: int
     pictures: int
     crop: int
@@ -47,6 +49,8 @@ class Measurement:
             },
             seed=values["seed"],
             spoilt=values["spoilt"],
+            niqe=values["niqe"],
+            lanczos=values["lanczos"],
             batch_size=values["batch_size"],
             pictures=values["pictures"],
             crop=values["crop"],

@@ -168,7 +168,7 @@ def notes(found: Findings) -> Lines:
     about = found.about
     programs = about["compilation"]
     return [
-        ["Convention", convention(about["scale"])],
+        ["Convention", convention(about["scale"], about.get("beside", {}))],
         [
             "Low-resolution images",
             about["lr"],

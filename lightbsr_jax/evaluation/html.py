@@ -10,7 +10,7 @@ from string import Template
 import numpy as np
 from PIL import Image
 
-from lightbsr_jax.evaluation import findings
+from lightbsr_jax.evaluation import findings, tables
 from lightbsr_jax.evaluation.findings import Findings, Lines
 from lightbsr_jax.evaluation.pictures import Example
 from lightbsr_jax.evaluation.plots import TSNE, Plots
@@ -63,9 +63,13 @@ def _headlines(found: Findings) -> str:
 
 
 def _tables(found: Findings) -> str:
-    text = "PSNR (dB), and below it SSIM, as measured here; other rows are the paper's."
-    tables = "".join(_table(table, found.method) for table in found.tables)
-    return f'<p class="soft">{text}</p>{tables}'
+    first, *below = found.tables[0].figures
+    text = (
+        f"{first}, and below it {', '.join(below)}, as measured here; other rows are "
+        "the paper's."
+    )
+    parts = "".join(_table(table, found.method) for table in found.tables)
+    return f'<p class="soft">{text}</p>{parts}'
 
 
 def _table(table: Table, ours: str) -> str:
@@ -77,8 +81,8 @@ def _table(table: Table, ours: str) -> str:
         cells = []
         for column, psnr in enumerate(row.psnr):
             cell = "" if psnr is None else f"{psnr:.2f}"
-            if row.ssim is not None:
-                cell += f'<span class="ssim">{row.ssim[column]:.4f}</span>'
+            for figure in tables.others(row, column):
+                cell += f'<span class="ssim">{figure}</span>'
             cells.append(cell)
         if sizes:
             cells.append(f"{row.parameters:.2f}" if row.parameters else "")
@@ -134,6 +138,8 @@ def _example(example: Example) -> str:
         if version in example.scores:
             score = example.scores[version]
             caption += f" {score.psnr:.2f} dB / {score.ssim:.4f}"
+            if score.niqe is not None:
+                caption += f" / NIQE {score.niqe:.2f}"
         views.append(
             f'<figure class="crop">{_image(pixels, f"{version} of {name}")}'
             f"<figcaption>{caption}</figcaption></figure>"

@@ -147,6 +147,19 @@ def lr_path(folder: str | Path, benchmark: str, image: str, case: Case) -> Path:
     return Path(folder, *parts, image).with_suffix(".png")
 
 
+def sr_path(
+    folder: str | Path, benchmark: str, image: str, case: Case, method: str
+) -> Path:
+    """Where the SR image of `image` in `case` by a method lies below `folder`.
+
+    FOLDER/BENCHMARK/sigma-1.2/LightBSR/IMAGE.png, without the third part for GIVEN.
+    """
+    lr = lr_path(folder, benchmark, image, case)
+    parts = [benchmark] if case is GIVEN else [benchmark, slug(case.label)]
+    parent = Path(folder, *parts)
+    return Path(parent, slug(method), lr.relative_to(parent))
+
+
 def slug(text: str) -> str:
     """Makes a file name of a text: letters, digits, dots and dashes only."""
     kept = "".join(c if c.isalnum() or c == "." else " " for c in text)

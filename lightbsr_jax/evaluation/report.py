@@ -87,7 +87,7 @@ def _panel(example: Example) -> str:
 def _results(found: Findings) -> dict[str, Any]:
     return {
         **found.about,
-        "convention": convention(found.about["scale"]),
+        "convention": convention(found.about["scale"], found.about.get("beside", {})),
         "tables": [
             {
                 "benchmark": table.benchmark,
@@ -99,6 +99,7 @@ def _results(found: Findings) -> dict[str, Any]:
                         "method": row.label,
                         "psnr": list(map(_finite, row.psnr)),
                         "ssim": row.ssim and list(row.ssim),
+                        **{name.lower(): list(of) for name, of in row.beside.items()},
                     }
                     for row in table.rows
                 ],
@@ -128,7 +129,7 @@ def _csv(scores: list[Score]) -> str:
     writer = csv.writer(rows, lineterminator="\n")
     writer.writerow(Score._fields)
     for score in scores:
-        writer.writerow(
-            score._replace(psnr=f"{score.psnr:.4f}", ssim=f"{score.ssim:.6f}")
-        )
+        psnr, *rest = (score.psnr, score.ssim, score.niqe, score.lpips)
+        figures = ["" if value is None else f"{value:.6f}" for value in rest]
+        writer.writerow([*score[:4], f"{psnr:.4f}", *figures])
     return rows.getvalue()

@@ -1,4 +1,4 @@
-"""Restorers to measure: bicubic, a `Model`, and a model with a spoilt IDR."""
+"""Restorers to measure: interpolation, a `Model`, and a model with a spoilt IDR."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -13,13 +13,15 @@ from lightbsr_jax.models.model import Model
 from lightbsr_jax.typed import ArrayLike, apply
 
 BICUBIC = "bicubic"
+LANCZOS = "Lanczos"
+INTERPOLATIONS = (BICUBIC, LANCZOS)
 
 
 class Contender(NamedTuple):
     """A measured restorer, named as in scores, tables and captions."""
 
     name: str  # unique among the measured ones
-    method: str  # BICUBIC, or a key of METHODS
+    method: str  # one of INTERPOLATIONS, or a key of METHODS
     role: str | None = None  # a network's
     parameters: int | None = None  # a network's
 
@@ -55,6 +57,23 @@ class Bicubic:
     ) -> Array:
         height, width = lr.shape[1:3]
         return 255 * resize.bicubic(lr, (height * self.scale, width * self.scale))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Lanczos:
+    """Lanczos upsampling, 3 lobes a side."""
+
+    scale: int = field(metadata={"static": True})
+
+    def restore(
+        self,
+        lr: ArrayLike,
+        degradation: Known | None = None,
+        hr: ArrayLike | None = None,
+    ) -> Array:
+        height, width = lr.shape[1:3]
+        return 255 * resize.lanczos(lr, (height * self.scale, width * self.scale))
 
 
 @jax.tree_util.register_dataclass

@@ -32,15 +32,19 @@ from lightbsr_jax.evaluation import (
     report,
     tables,
 )
-from lightbsr_jax.evaluation.benchmark import Restored, Score
+from lightbsr_jax.evaluation.benchmark import Beside, Restored, Score
 from lightbsr_jax.evaluation.config import Measurement
 from lightbsr_jax.evaluation.findings import Findings, Network
 from lightbsr_jax.evaluation.idr import Separation
+from lightbsr_jax.evaluation.lpips import LPIPS
 from lightbsr_jax.evaluation.pictures import Example
 from lightbsr_jax.evaluation.restorers import (
     BICUBIC,
+    INTERPOLATIONS,
+    LANCZOS,
     Bicubic,
     Contender,
+    Lanczos,
     Restorer,
     Spoilt,
 )
@@ -64,7 +68,8 @@ class Measured(NamedTuple):
     """The networks, images and cases of a measurement."""
 
     networks: dict[str, Model]  # by name, the first one first
-    contenders: list[Contender]  # bicubic, then the networks
+    contenders: list[Contender]  # interpolations, then the networks
+    beside: Beside  # what is measured beside PSNR and SSIM
     scale: int
     folders: list[str]  # of HR images
     cases: list[Case]
@@ -72,7 +77,7 @@ class Measured(NamedTuple):
     @property
     def first(self) -> Contender:
         """The contender that the report describes."""
-        return self.contenders[1 if self.networks else 0]
+        return self.contenders[-len(self.networks) if self.networks else 0]
 
     @property
     def pictured(self) -> str:
@@ -96,7 +101,9 @@ def run(
     folders: Sequence[str] = (),
     report_folder: str | None = None,
     dump_lr: str | None = None,
+    dump_sr: str | None = None,
     lr_folder: str | None = None,
+    lpips: str | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
     """Measures bicubic and networks, and passes the tables in Markdown to `say`.
@@ -106,19 +113,21 @@ def run(
     source and compares it with the others. Without `folders` the config's benchmarks
     are measured. The report is written to `report_folder`; by default that lies in the
     first workdir, and without a workdir there is no report. Low-resolution images are
-    written below `dump_lr`, or read from `lr_folder`, at the paths of `images.lr_path`.
-    If several processes share the work, the first one reports.
+    written below `dump_lr`, or read from `lr_folder`, at the paths of `images.lr_path`;
+    restored ones are written below `dump_sr`, at those of `images.sr_path`. `lpips` is
+    the file of a network that LPIPS is measured by. If several processes share the
+    work, the first one reports.
     """
     wanted = Measurement.from_flags(config)
-    measured = _prepare(wanted, sources, folders)
-    _check_lr_folders(measured, dump_lr, lr_folder)
+    measured = _prepare(wanted, sources, folders, lpips)
+    _check_lr_folders(measured, dump_lr, lr_folder, dump_sr)
     if report_folder is None:
         report_folder = _default_report(wanted, measured, sources)
     if report_folder is not None:
         _make_folder(Path(report_folder))  # fails before the measurement, not after
 
     keep = None if report_folder is None else measured.pictured
-    outcome = _measure(wanted, measured, dump_lr, lr_folder, pictured=keep)
+    outcome = _measure(wanted, measured, dump_lr, dump_sr, lr_folder, pictured=keep)
     if jax.process_index() > 0:
         return
     tabled = tables.make(
@@ -129,7 +138,7 @@ def run(
     )
     for table in tabled:
         say(tables.markdown(table))
-    say(benchmark.convention(measured.scale))
+    say(benchmark.convention(measured.scale, measured.beside.names))
     if report_folder is not None:
         about = _about(wanted, measured, outcome, sources, lr_folder)
         report.write(report_folder, _findings(wanted, measured, outcome, tabled, about))
@@ -137,7 +146,10 @@ def run(
 
 
 def _prepare(
-    wanted: Measurement, sources: Sequence[str | Path], folders: Sequence[str]
+    wanted: Measurement,
+    sources: Sequence[str | Path],
+    folders: Sequence[str],
+    lpips: str | None,
 ) -> Measured:
     """Loads the networks. Raises UserError if they cannot be measured together."""
     networks = _load(wanted, sources)
@@ -153,11 +165,13 @@ def _prepare(
         )
     if wanted.spoilt and not networks:
         raise UserError("config.spoilt is for a network: bicubic has no IDR")
-    contenders = [Contender(BICUBIC, BICUBIC)]
+    interpolations = INTERPOLATIONS if wanted.lanczos else (BICUBIC,)
+    contenders = [Contender(name, name) for name in interpolations]
     contenders += [_contender(name, model) for name, model in networks.items()]
     return Measured(
         networks=networks,
         contenders=contenders,
+        beside=Beside(wanted.niqe, LPIPS(lpips) if lpips else None),
         scale=first.scale if first else wanted.scale or 4,
         folders=folders,
         cases=wanted.cases(),
@@ -171,12 +185,15 @@ def _contender(name: str, model: Model) -> Contender:
 
 
 def _check_lr_folders(
-    measured: Measured, dump_lr: str | None, lr_folder: str | None
+    measured: Measured,
+    dump_lr: str | None,
+    lr_folder: str | None,
+    dump_sr: str | None,
 ) -> None:
-    """Raises UserError if LR images cannot be written or read as requested."""
+    """Raises UserError if images cannot be written or read as requested."""
     if dump_lr is not None and lr_folder is not None:
         raise UserError("--dump-lr writes what --lr-dir reads: give one of them")
-    if dump_lr or lr_folder:
+    if dump_lr or lr_folder or dump_sr:
         _check_names(measured.folders, measured.scale)
 
 
@@ -197,12 +214,15 @@ def _measure(
     wanted: Measurement,
     measured: Measured,
     dump_lr: str | None,
+    dump_sr: str | None,
     lr_folder: str | None,
     *,
     pictured: str | None,
 ) -> Outcome:
     """Measures everything; keeps examples of the case `pictured`, if any."""
     restorers: dict[str, Restorer] = {BICUBIC: Bicubic(measured.scale)}
+    if wanted.lanczos:
+        restorers[LANCZOS] = Lanczos(measured.scale)
     for name, model in measured.networks.items():
         restorers[name] = Spoilt(model) if wanted.spoilt else model
     by_label = {case.label: case for case in measured.cases}
@@ -213,6 +233,8 @@ def _measure(
             case = by_label[restored.case]
             path = images.lr_path(dump_lr, restored.benchmark, restored.image, case)
             files.write_png(path, restored.lr)
+        if dump_sr is not None:
+            _write_sr(dump_sr, restored, by_label[restored.case])
         if restored.case == pictured:
             examples.append(pictures.example(restored, crop=wanted.crop))
 
@@ -227,10 +249,19 @@ def _measure(
             seed=wanted.seed,
             lr_folder=lr_folder,
             share=True,
+            beside=measured.beside,
             on_progress=on_progress,
             on_restored=on_restored,
         )
     return Outcome(scores, examples, time.monotonic() - began, compiled)
+
+
+def _write_sr(folder: str, restored: Restored, case: Case) -> None:
+    """Writes an image as every method restored it."""
+    for method, pixels in restored.sr.items():
+        benchmark, image = restored.benchmark, restored.image
+        path = images.sr_path(folder, benchmark, image, case, method)
+        files.write_png(path, pixels)
 
 
 def _findings(
@@ -276,6 +307,7 @@ def _about(
         }
     return {
         "scale": measured.scale,
+        "beside": measured.beside.names,
         "config": wanted.as_given,
         "model": origin,
         "lr": _READ.format(lr_folder) if lr_folder else _MADE.format(wanted.seed),

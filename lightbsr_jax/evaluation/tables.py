@@ -5,8 +5,8 @@ PSNR is in dB.
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class Row(NamedTuple):
     parameters: float | None  # in millions
     psnr: tuple[float | None, ...]  # by column
     ssim: tuple[float, ...] | None  # by column; None for rows of the paper
+    # By column, and by name, of what was measured beside them: "NIQE", "LPIPS".
+    beside: Mapping[str, tuple[float | None, ...]] = {}
 
     @property
     def measured(self) -> bool:
@@ -56,6 +58,11 @@ class Table(NamedTuple):
         return f"{self.title} ({images})" if self.images else self.title
 
     @property
+    def figures(self) -> tuple[str, ...]:
+        """What the measured rows have in a cell, such as "PSNR (dB)" and "SSIM"."""
+        return ("PSNR (dB)", "SSIM", *self.rows[-1].beside)
+
+    @property
     def title(self) -> str:
         return f"{self.benchmark}, {self.noise}" if self.noise else self.benchmark
 
@@ -83,27 +90,57 @@ def make(
             rows, averaged = _paper_part(benchmark, noise, kernels, scale, contenders)
             for contender in contenders:
                 figures = [means[contender.name, benchmark, c.label] for c in shown]
-                psnr = _with_mean([psnr for psnr, _ in figures], averaged)
-                ssim = _with_mean([ssim for _, ssim in figures], averaged)
+                psnr = _with_mean([mean.psnr for mean in figures], averaged)
+                ssim = _with_mean([mean.ssim for mean in figures], averaged)
                 size = contender.parameters and contender.parameters / 1e6
-                row = Row(contender.name, size, psnr, ssim)
+                row = Row(contender.name, size, psnr, ssim, _beside(figures, averaged))
                 rows.insert(_place(rows, contender), row)
             columns = (*kernels, "mean") if len(kernels) > 1 else tuple(kernels)
             tables.append(Table(benchmark, noise, columns, rows, images))
     return tables
 
 
-def _means(scores: Sequence[Score]) -> dict[tuple[str, str, str], tuple[float, float]]:
-    """PSNR and SSIM averaged over images, by contender, benchmark and case."""
-    groups = defaultdict(list)
+class _Mean(NamedTuple):
+    """Over images."""
+
+    psnr: float
+    ssim: float
+    niqe: float | None
+    lpips: float | None
+
+
+_BESIDE = {"NIQE": "niqe", "LPIPS": "lpips"}  # fields of _Mean and of a score
+
+
+def _means(scores: Sequence[Score]) -> dict[tuple[str, str, str], _Mean]:
+    """Means over images, by contender, benchmark and case."""
+    groups: dict[tuple[str, str, str], list[Score]] = defaultdict(list)
     for score in scores:
-        key = (score.method, score.benchmark, score.case)
-        groups[key].append((score.psnr, score.ssim))
-    means = {}
-    for key, group in groups.items():
-        psnr, ssim = np.mean(group, axis=0).tolist()
-        means[key] = (psnr, ssim)
-    return means
+        groups[score.method, score.benchmark, score.case].append(score)
+    return {
+        key: _Mean(
+            *(_mean([getattr(s, name) for s in group]) for name in _Mean._fields)
+        )
+        for key, group in groups.items()
+    }
+
+
+def _mean(values: Sequence[float | None]) -> Any:
+    """The mean of what is known; None of nothing."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _beside(
+    figures: Sequence[_Mean], averaged: Sequence[int]
+) -> dict[str, tuple[float | None, ...]]:
+    """A row's figures beside PSNR and SSIM, of what was measured."""
+    rows = {}
+    for name, field in _BESIDE.items():
+        values = [getattr(mean, field) for mean in figures]
+        if any(value is not None for value in values):
+            rows[name] = _with_mean(values, averaged)
+    return rows
 
 
 def _paper_part(
@@ -162,11 +199,20 @@ def markdown(table: Table) -> str:
         cells = [f"**{row.label}**" if row.measured else row.label]
         for column, psnr in enumerate(row.psnr):
             cell = "" if psnr is None else f"{psnr:.2f}"
-            cells.append(f"{cell} / {row.ssim[column]:.4f}" if row.ssim else cell)
+            cells.append(" / ".join([cell, *others(row, column)]))
         if sizes:
             cells.append(f"{row.parameters:.2f}" if row.parameters else "")
         lines.append(cells)
-    return f"{escaped(table.heading)}: PSNR (dB) / SSIM\n\n{grid(lines)}"
+    figures = " / ".join(table.figures)
+    return f"{escaped(table.heading)}: {figures}\n\n{grid(lines)}"
+
+
+def others(row: Row, column: int) -> list[str]:
+    """What a cell has below its PSNR, formatted: SSIM and more, of measured rows."""
+    if row.ssim is None:
+        return []
+    values = [row.ssim[column], *(values[column] for values in row.beside.values())]
+    return ["" if value is None else f"{value:.4f}" for value in values]
 
 
 def escaped(name: str) -> str:
@@ -187,11 +233,9 @@ def grid(lines: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {line} |\n" for line in padded)
 
 
-def _with_mean(
-    values: Sequence[_Figure], averaged: Sequence[int]
-) -> tuple[_Figure | float, ...]:
+def _with_mean(values: Sequence[_Figure], averaged: Sequence[int]) -> tuple[Any, ...]:
     """Appends the mean of the values at the places `averaged`, unless there is one."""
     if len(values) == 1:
         return tuple(values)
     found = [value for i in averaged if (value := values[i]) is not None]
-    return (*values, sum(found) / len(found))
+    return (*values, sum(found) / len(found) if found else None)

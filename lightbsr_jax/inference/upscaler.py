@@ -115,19 +115,12 @@ class Upscaler:
     ) -> np.ndarray:
         """Upscales an image to [h s, w s, 3], in the image's type.
 
-<<<<<<< HEAD
         The network uses the degradation that it estimates from the image, or the `idr`
         of another picture, its mean [C], for the whole image. `self_ensemble` averages
-        the results of all 8 flips and transpositions. Raises UserError if even the
-        smallest tiles do not fit into memory.
-=======
-        It is restored by its own estimated degradation, or by another picture's: `idr`
-        is the mean [C] of that, taken for the whole image. `self_ensemble` averages
         the results of all 8 flips and transpositions. `strength` from 0 to 1 is the
         network's part of the result; the rest is bicubic interpolation. Raises
-        UserError for another strength, and where not even the smallest tiles fit into
+        UserError for another strength, and if even the smallest tiles do not fit into
         memory.
->>>>>>> 707a374 (Upscaling has a strength: less than 1 blends with bicubic interpolation)
         """
         blend = None
         if blending.check(strength) < 1:
@@ -252,15 +245,10 @@ class _Run:
         total = _stages(network, in_parts)
         self._parts = Tiles(network, variables, grid, progress, total)
 
-<<<<<<< HEAD
-    def upscale(self, dtype: np.dtype, other: np.ndarray | None) -> np.ndarray:
-        """The SR image, with the image's own IDR or the mean IDR of another."""
-=======
     def upscale(
         self, dtype: np.dtype, other: np.ndarray | None, blend: Blend | None
     ) -> np.ndarray:
-        """The SR image, by the image's own IDR or the mean of another one; blended."""
->>>>>>> 707a374 (Upscaling has a strength: less than 1 blends with bicubic interpolation)
+        """The SR image, with the image's own IDR or the mean IDR of another; blended."""
         idr, mean = self.encode()
         if other is not None:
             mean = np.asarray(other, np.float32)
