@@ -71,6 +71,10 @@ def base(role: str, setting: int | str, recipe: Recipe = RECIPE) -> ConfigDict:
     # HR images: folders, searched recursively and separated by commas; or a dataset of
     # `lightbsr prepare`; or scikit-image for the photographs inside that package.
     config.data.hr = ""
+    # LR images of the same names, for real pairs: folders, as data.hr. So many of the
+    # images are taken from pairs; the others are degraded as the setting says.
+    config.data.lr = ""
+    config.data.paired_share = 1.0
     # Keep all images in the device's memory and cut the same crops there.
     config.data.resident = False
     config.data.batch_size = 64  # images per step, over all devices
@@ -110,6 +114,7 @@ def base(role: str, setting: int | str, recipe: Recipe = RECIPE) -> ConfigDict:
     config.validation = ConfigDict()
     # Folders as in data.hr, or DIR:validation of prepared data; empty: no validation.
     config.validation.hr = ""
+    config.validation.lr = ""  # their LR images: a folder; empty to make them
     config.validation.every_steps = 9700
     config.validation.images = 10  # number of images, the first ones
     config.validation.pictures = 2  # number of these to save as pictures

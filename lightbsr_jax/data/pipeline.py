@@ -79,6 +79,17 @@ class Sampler:
             (tops,), (lefts,) = self._positions(rng, images)
             yield int(images[0]), tops, lefts
 
+    def tries(
+        self, drawn: tuple[int, np.ndarray, np.ndarray], batch: int, row: int
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """What was drawn for a row, and then its `replacements`."""
+        return itertools.chain([drawn], self.replacements(batch, row))
+
+    def chooses(self, batch: int, row: int, share: float) -> bool:
+        """Whether a row is among a random `share` of all rows."""
+        rng = np.random.default_rng([self._seed, 3, batch, self._first_row + row])
+        return bool(rng.random() < share)
+
     def _places(self, batch: int) -> Places:
         numbers = batch * self._batch_size + np.arange(self._batch_size)
         epochs, indices = np.divmod(numbers, len(self._sizes))
@@ -168,8 +179,7 @@ class CropBatches(Iterator[Any]):
         images, tops, lefts, turns = self._sampler.places(batch)
         drawn = int(images[row]), tops[row], lefts[row]
         # The loop ends: a source without any readable image raises UserError.
-        others = self._sampler.replacements(batch, row)
-        for image, top, left in itertools.chain([drawn], others):
+        for image, top, left in self._sampler.tries(drawn, batch, row):
             try:
                 crops = self._source.crops(image, top, left, self._sampler.size)
             except UserError:
@@ -178,11 +188,12 @@ class CropBatches(Iterator[Any]):
                 name = self._source.names[image]
                 raise RuntimeError(f"reading {name} failed: {error!r}") from error
             if crops is not None:
-                return _turned(crops, turns[row])
+                return turned(crops, turns[row])
         raise AssertionError("the iterator of replacements is endless")
 
 
-def _turned(crops: np.ndarray, turn: int) -> np.ndarray:
+def turned(crops: np.ndarray, turn: int) -> np.ndarray:
+    """Crops [D, h, w, 3], flipped and transposed as `Places.turns` says."""
     if turn & FLIP_ROWS:
         crops = crops[:, ::-1]
     if turn & FLIP_COLUMNS:

@@ -104,7 +104,7 @@ def lr_image(folder: str | Path, benchmark: str, name: str, scale: int) -> Path 
     for place in places:
         for part in inner:
             for base in dict.fromkeys((place / part / parent, place / part)):
-                for candidate in _lr_names(stem, scale):
+                for candidate in lr_names(stem, scale):
                     for end in files.SUFFIXES:
                         if (path := base / f"{candidate}{end}").is_file():
                             return path
@@ -190,7 +190,8 @@ def _shortened(images: list[Found]) -> list[Found]:
     return [("/".join(rest), path) for rest, path in parts]
 
 
-def _lr_names(stem: str, scale: int) -> list[str]:
+def lr_names(stem: str, scale: int) -> list[str]:
+    """Names, without ends, of the LR images of an HR image as pairs are published."""
     plain = re.sub(r"[_-](hr|gt)([_-]?x?\d)?$", "", stem, flags=re.I)
     ends = ["", f"x{scale}", f"_LR{scale}", "_LR", f"_LRBI_x{scale}", f"_x{scale}"]
     return list(dict.fromkeys([stem, *(f"{plain}{end}" for end in ends)]))

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation
+from lightbsr_jax.spec import Sees
 from lightbsr_jax.training.config import SteppedSchedule, TrainingConfig
 from lightbsr_jax.training.initial import STARTS
 from lightbsr_jax.training.optimizers import OPTIMIZERS
@@ -19,6 +20,7 @@ from lightbsr_jax.training.optimizers import OPTIMIZERS
 # teacher must not change, but their paths may.
 RESUMABLE = (
     "data.hr",
+    "data.lr",
     "data.resident",
     "data.threads",
     "distillation.teacher",
@@ -33,7 +35,7 @@ RESUMABLE = (
 )
 
 # Fields added later, and their values in earlier runs.
-SINCE = {"start": "random", "optimizer": "adam"}
+SINCE = {"start": "random", "optimizer": "adam", "data.paired_share": 1.0}
 
 SMALLEST_CROP = 8  # in LR pixels
 DTYPES = ("float32", "bfloat16")
@@ -63,7 +65,7 @@ IMAGES = "the images of config.data.hr"  # in messages
 
 def check(config: TrainingConfig) -> None:
     """Raises UserError, with the remedies, for a config that cannot be trained."""
-    rules = (_too_small, _numbers, _data, _contrast, _stages)
+    rules = (_too_small, _numbers, _data, _pairs, _contrast, _stages)
     problems = [problem for rule in rules for problem in rule(config)]
     if problems:
         raise UserError("; ".join(f"config.{problem}" for problem in problems))
@@ -119,6 +121,30 @@ def _data(config: TrainingConfig) -> Iterator[str]:
             f"data.lr_crop {crop} is too small: at least {SMALLEST_CROP}, so that blur "
             "kernels fit into the HR crop"
         )
+
+
+def _pairs(config: TrainingConfig) -> Iterator[str]:
+    data, share = config.data, config.data.paired_share
+    if not 0 <= share <= 1:
+        yield f"data.paired_share {share} is not in [0, 1]"
+    if data.lr and data.resident:
+        yield "data.resident is for HR images alone: False with data.lr"
+    sees_prior = config.model.entry.privileged == Sees.PRIOR.value and (
+        config.distillation is not None or config.model.sees is Sees.PRIOR
+    )
+    for field, given in {"data": data.lr, "validation": config.validation.lr}.items():
+        if not given:
+            continue
+        if field == "data" and sees_prior:
+            yield (
+                "data.lr: nobody knows the degradation of real pairs, which the "
+                "teacher is shown: train without one (a preset such as photo-plain)"
+            )
+        elif field == "validation" and config.model.sees is Sees.PRIOR:
+            yield (
+                "validation.lr: nobody knows the degradation of real pairs, which the "
+                "teacher is shown: leave it out"
+            )
 
 
 def _contrast(config: TrainingConfig) -> Iterator[str]:
@@ -203,11 +229,17 @@ def _image_changes(saved: dict[str, Any], now: dict[str, Any]) -> str:
     return text + ", with the same names but other sizes or another order" * same
 
 
+def _may_change(field: str) -> bool:
+    """Whether a run may go on with another value of a field."""
+    groups = tuple(name for name in RESUMABLE if name.endswith("."))
+    return field in RESUMABLE or field.startswith(groups)
+
+
 def fixed_fields(identity: dict[str, Any]) -> dict[str, Any]:
     """The parts of a run's identity that must not change, by names known to users."""
     fields = {**SINCE, **flatten_dict(identity["config"], sep=".")}
     return {
-        **{f"config.{k}": v for k, v in fields.items() if not k.startswith(RESUMABLE)},
+        **{f"config.{k}": v for k, v in fields.items() if not _may_change(k)},
         IMAGES: identity["images"],
         "the weights of config.distillation.teacher": identity["teacher"],
     }

@@ -32,6 +32,8 @@ class Data:
     batch_size: int
     lr_crop: int
     threads: int
+    lr: str = ""  # of real pairs
+    paired_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Validation:
     every_steps: int
     images: int
     pictures: int
+    lr: str = ""  # of real pairs
 
 
 @dataclass(frozen=True)

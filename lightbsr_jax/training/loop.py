@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lightbsr_jax import atomic, locks
+from lightbsr_jax.data.pairs import PairedBatches, Pairs
 from lightbsr_jax.data.pipeline import CropBatches, Sampler
 from lightbsr_jax.data.resident import ResidentBatches
 from lightbsr_jax.data.sources import ImageFolders, PreparedImages, open_source
@@ -72,6 +74,7 @@ class Job(NamedTuple):
     config: TrainingConfig
     workdir: Path
     source: Source
+    pairs: Pairs | None
     batches: Batches
     setup: Setup
     identity: dict[str, Any]  # must be the same when a run is resumed
@@ -97,7 +100,8 @@ def train(flags: ConfigDict, workdir: str | Path) -> None:
 
 def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -> None:
     source = open_source(config.data.hr, minimum=config.hr_crop)
-    batches = open_batches(config, source)
+    pairs = open_pairs(config, source)
+    batches = open_batches(config, source, pairs)
     network = make_network(config)
     check_workdir(workdir)
     if parallel.is_main_process():
@@ -115,7 +119,7 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
     setup = prepare(config, network, given)
     identity = {
         "config": config.as_given,
-        "images": source.fingerprint,
+        "images": source.fingerprint + (f"+{pairs.fingerprint}" if pairs else ""),
         "names": list(source.names),  # to name those that changed
         "teacher": None if setup.teacher is None else setup.teacher.checksum,
     }
@@ -129,6 +133,7 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
         config=config,
         workdir=workdir,
         source=source,
+        pairs=pairs,
         batches=batches,
         setup=setup,
         identity=identity,
@@ -147,18 +152,44 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
         close(job)
 
 
-def open_batches(config: TrainingConfig, source: Source) -> Batches:
+def open_pairs(config: TrainingConfig, source: Source) -> Pairs | None:
+    """Opens the real pairs, if there are any. Raises UserError if they do not fit."""
+    data = config.data
+    if not data.lr:
+        return None
+    return Pairs(
+        source,
+        data.lr,
+        scale=config.model.scale,
+        minimum=data.lr_crop,
+        every=data.paired_share == 1,
+    )
+
+
+def open_batches(
+    config: TrainingConfig, source: Source, pairs: Pairs | None = None
+) -> Batches:
     """Opens this process's share of all batches, cut on the host or on its devices."""
-    sampler = Sampler(
-        source.sizes,
+    sampled = partial(
+        Sampler,
         batch_size=config.data.batch_size,
         crops=config.crops,
-        size=config.hr_crop,
         seed=config.seed,
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
     )
+    sampler = sampled(source.sizes, size=config.hr_crop)
     threads, transfer = config.data.threads, parallel.split
+    if pairs is not None:
+        return PairedBatches(
+            source,
+            sampler,
+            pairs,
+            sampled(pairs.sizes, size=config.data.lr_crop),
+            share=config.data.paired_share,
+            threads=threads,
+            transfer=transfer,
+        )
     if not config.data.resident:
         return CropBatches(source, sampler, threads=threads, transfer=transfer)
     return ResidentBatches(
@@ -213,6 +244,11 @@ def announce(job: Job, start: int) -> None:
         f"{jax.process_count()} process(es), {len(job.source)} images from "
         f"{config.data.hr}, into {job.workdir}"
     )
+    if job.pairs is not None:
+        job.log.say(
+            f"{len(job.pairs)} of them have LR images in {config.data.lr}: "
+            f"{config.data.paired_share:.0%} of what is seen are pairs"
+        )
     if teacher is not None:
         job.log.say(f"distilled from {teacher.name} after {teacher.step} updates")
 
@@ -294,7 +330,7 @@ def close(job: Job) -> None:
     job.batches.close()
     job.checkpoints.close()
     job.log.close()
-    skipped = job.source.skipped
+    skipped = {**job.source.skipped, **(job.pairs.skipped if job.pairs else {})}
     if skipped:
         job.log.say(f"{len(skipped)} images in {job.config.data.hr} were not used")
     for reason in skipped.values():

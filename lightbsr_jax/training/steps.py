@@ -16,6 +16,7 @@ import optax
 from jax import Array, lax
 
 from lightbsr_jax.data import resident
+from lightbsr_jax.data.pairs import Mixed
 from lightbsr_jax.imaging import settings
 from lightbsr_jax.training.state import Run, Tree
 from lightbsr_jax.training.updates import AXIS, Batch, Metrics, Update
@@ -39,21 +40,25 @@ def degrading_step(
 ) -> Step:
     """Makes a step that degrades its crops, uint8 [B, D, H, W, 3], and updates.
 
-    The random key of an image depends on the run's seed, the step and the image's
-    position in the global batch.
+    `Mixed` crops that are pairs are taken as they are. The random key of an image
+    depends on the run's seed, the step and the image's position in the global batch.
     """
     kind = settings.of(setting)
 
-    def step(state: Any, crops: Array, constants: Constants) -> tuple[Any, Metrics]:
-        place = lax.axis_index(AXIS) * len(crops) + jnp.arange(len(crops))
+    def step(
+        state: Any, crops: Array | Mixed, constants: Constants
+    ) -> tuple[Any, Metrics]:
+        hr = crops.hr if isinstance(crops, Mixed) else crops
+        place = lax.axis_index(AXIS) * len(hr) + jnp.arange(len(hr))
         step_key = jax.random.fold_in(jax.random.key(constants.seed), state.step)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, place)
         drawn = kind.sample(keys, width_max=width_max)
-        batch = Batch(
-            lr=kind.apply(keys, crops, drawn, scale=scale),
-            prior=kind.prior_vector(drawn, constants.basis),
-            hr=crops[:, 0],
-        )
+        lr = kind.apply(keys, hr, drawn, scale=scale)
+        if isinstance(crops, Mixed):
+            paired = crops.paired[:, None, None, None, None]
+            lr = jnp.where(paired, crops.lr.astype(lr.dtype) / 255, lr)
+        prior = kind.prior_vector(drawn, constants.basis)
+        batch = Batch(lr=lr, prior=prior, hr=hr[:, 0])
         return update(state, batch, constants.teacher)
 
     return step

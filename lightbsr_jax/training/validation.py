@@ -38,7 +38,7 @@ def validation(
     spec, wanted = config.model, config.validation
     images = first_images(wanted.hr, wanted.images)
     names = picture_names([name for name, _ in images])
-    tested = cases.make(spec.setting)
+    tested = cases.make(None if wanted.lr else spec.setting)
     pictured = tested[len(tested) // 2].label
 
     def measure(
@@ -51,6 +51,7 @@ def validation(
             tested,
             scale=spec.scale,
             batch_size=1,  # to save memory for training
+            lr_folder=wanted.lr or None,
             on_restored=on_restored,
         )
 
