@@ -46,6 +46,7 @@ class Case(NamedTuple):
     work: str
     options: dict[str, Any]
     method: str = "lightbsr"
+    compared: bool = True  # whether the references have it
 
 
 _PEERS = {"kdsr": "KDSR", "dasr": "DASR"}
@@ -92,6 +93,16 @@ CASES = [
             {"setting": setting, "batch": 64, "crops": 4, "size": 256},
         )
         for setting, kernels in ((1, "isotropic"), (2, "anisotropic, noise"))
+    ),
+    *(
+        Case(
+            "degradation",
+            f"{setting}, 16 x 1 of 256 x 256",
+            "degrade",
+            {"setting": setting, "batch": 16, "crops": 1, "size": 256},
+            compared=False,
+        )
+        for setting in ("real", "photo")
     ),
     Case(
         "contrast",
@@ -157,7 +168,8 @@ def main() -> None:
         print(heading())
         rows = []
         for case, dtype in cases:
-            file, checkout = weights[case.method], checkouts.get(case.method)
+            file = weights[case.method]
+            checkout = checkouts.get(case.method) if case.compared else None
             rows.append(measure(case, dtype, file, checkout, machine, arguments))
             print(line(rows[-1]), flush=True)
             if arguments.json:

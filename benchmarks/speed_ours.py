@@ -17,7 +17,7 @@ import optax
 from jax import Array
 
 from lightbsr_jax.compilation import inference_jit
-from lightbsr_jax.imaging import degradation, metrics
+from lightbsr_jax.imaging import metrics
 from lightbsr_jax.imaging.kernels import KERNEL_SIZE
 from lightbsr_jax.imaging.settings import SETTINGS
 from lightbsr_jax.inference.upscaler import Upscaler
@@ -144,7 +144,7 @@ class Side:
 
         return plain._replace(do=do)
 
-    def degrade(self, *, setting: int, batch: int, crops: int, size: int) -> Work:
+    def degrade(self, *, setting: int | str, batch: int, crops: int, size: int) -> Work:
         """Makes LR images by random degradations."""
         hr = jax.device_put(self._pixels(batch, crops, size))
         keys = jax.random.split(jax.random.key(0), batch)
@@ -152,7 +152,10 @@ class Side:
         @jax.jit
         def degrade(keys: Array, hr: Array) -> Array:
             drawn = SETTINGS[setting].sample(keys, width_max=4.0)
-            return degradation.apply(keys, hr, drawn, scale=SCALE)
+            return SETTINGS[setting].apply(keys, hr, drawn, scale=SCALE)
+
+        if isinstance(setting, str):  # real-world: as many operations as it has
+            return _work(degrade, keys, hr)
 
         # Blur and bicubic interpolation are one kernel; that of setting 1 is separable.
         reach = KERNEL_SIZE + 4 * SCALE - 1

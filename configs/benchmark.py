@@ -13,6 +13,7 @@ Presets:
     table1, table2       the same for a teacher, with the paper's ablations
     spoilt               table3 with IDRs replaced by U(0, 1) (M4- and M5-)
     given                LR images that you have (--lr-dir)
+    unpaired             LR images without HR images (--benchmarks): NIQE and a page
 
 Expected PSNR of bicubic x4 (sigma 1.2, 2.4, 3.6): Set5 27.69 25.99 24.45, Set14 25.60
 24.39 23.25, B100 25.58 24.67 23.80, Urban100 22.73 21.76 20.84.
@@ -39,6 +40,7 @@ PRESETS = {
     "table4": {"setting": 2, "benchmarks": ("B100",)},
     "spoilt": {"setting": 1, "benchmarks": BENCHMARKS, "spoilt": True},
     "given": {"setting": None},
+    "unpaired": {"setting": None, "unpaired": True, "crop": 256, "pictures": 100},
     "jpeg": {"setting": "jpeg", "sigmas": COMPRESSED_SIGMAS},
     "real": {"setting": "real"},
     "photo": {"setting": "photo"},
@@ -80,6 +82,7 @@ def get_config(preset: str = "setting1") -> ConfigDict:
     plain = PRESETS[preset]["setting"] in (1, 2)
     config.niqe = not plain  # beside PSNR and SSIM
     config.lanczos = not plain  # a row beside that of bicubic
+    config.unpaired = False  # the folders hold LR images, and nobody has HR ones
     config.batch_size = 8  # images at once on a device; lower it if memory runs out
 
     config.pictures = 3  # images of each benchmark to show in the report

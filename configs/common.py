@@ -190,7 +190,10 @@ def shorten(config: ConfigDict) -> None:
     config.schedule.stage1_epochs = 20
     config.schedule.stage1_learning_rate = 5e-4
     config.schedule.stage2_epochs = 60
-    config.schedule.warmup_epochs = 2
+    if "warmup_epochs" in config.schedule:
+        config.schedule.warmup_epochs = 2
+    else:
+        config.schedule.decay_epochs = 30
     config.ema_decay = 0.995
     config.validation.hr = "scikit-image:test"
     config.validation.every_steps = 700

@@ -36,7 +36,8 @@ ALLOWED = {
     "spec": FOUNDATION | {"methods"},
     "models": FOUNDATION | {"compilation", "methods", "spec"},
     "inference": FOUNDATION | {"compilation", "methods", "models", "spec"},
-    "evaluation": FOUNDATION | {"compilation", "methods", "models", "spec"},
+    "evaluation": FOUNDATION
+    | {"compilation", "inference", "methods", "models", "spec"},
     "training": FOUNDATION
     | {"compilation", "data", "evaluation", "locks", "methods", "models", "spec"},
     "interop": FOUNDATION | {"methods", "models", "spec", "training"},

@@ -25,6 +25,7 @@ class Measurement:
     separated: Parameters  # of every setting, for the separation of IDRs
     seed: int
     spoilt: bool
+    unpaired: bool
     niqe: bool
     lanczos: bool
     batch_size: int
@@ -49,6 +50,7 @@ class Measurement:
             },
             seed=values["seed"],
             spoilt=values["spoilt"],
+            unpaired=values["unpaired"],
             niqe=values["niqe"],
             lanczos=values["lanczos"],
             batch_size=values["batch_size"],

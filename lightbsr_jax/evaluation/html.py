@@ -35,16 +35,16 @@ def render(found: Findings, drawn: Plots) -> str:
         f'<section><h2 id="{key}">{name}</h2>{text}</section>'
         for key, name, text in sections
     )
-    return Template(_static("report.html")).substitute(
+    return Template(static("report.html")).substitute(
         title=escape(found.title),
-        style=_static("report.css"),
+        style=static("report.css"),
         links=links,
         headlines=_headlines(found),
         sections=body,
     )
 
 
-def _static(name: str) -> str:
+def static(name: str) -> str:
     """A file of the folder `static`."""
     return (
         resources.files("lightbsr_jax.evaluation")
@@ -130,7 +130,7 @@ def _example(example: Example) -> str:
     rows, columns = example.whole.shape[:2]
     width = f"max-width:{_WHOLE_HEIGHT * columns // rows}px"
     views = [
-        f'<figure class="whole"><div style="{width}">{_image(example.whole, name)}'
+        f'<figure class="whole"><div style="{width}">{image(example.whole, name)}'
         f'<i style="{box}"></i></div><figcaption>{name}</figcaption></figure>'
     ]
     for version, pixels in example.crops.items():
@@ -141,7 +141,7 @@ def _example(example: Example) -> str:
             if score.niqe is not None:
                 caption += f" / NIQE {score.niqe:.2f}"
         views.append(
-            f'<figure class="crop">{_image(pixels, f"{version} of {name}")}'
+            f'<figure class="crop">{image(pixels, f"{version} of {name}")}'
             f"<figcaption>{caption}</figcaption></figure>"
         )
     columns = f"--crops:{len(example.crops)}"
@@ -203,7 +203,8 @@ def _lines(lines: Lines, found: Findings) -> str:
     )
 
 
-def _image(pixels: np.ndarray, text: str) -> str:
+def image(pixels: np.ndarray, text: str) -> str:
+    """An image [H, W, 3], uint8, inside of the page, with words for it."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()

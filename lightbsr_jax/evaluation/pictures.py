@@ -109,6 +109,12 @@ def panel(images: dict[str, np.ndarray], scores: dict[str, Score]) -> np.ndarray
     return np.asarray(panel)
 
 
+def busiest(image: np.ndarray, size: int) -> tuple[int, int]:
+    """Top and left of the size x size window with the most detail."""
+    blurred = uniform_filter(image.astype(np.float64), (3, 3, 0))
+    return _worst(image, blurred, size)
+
+
 def _worst(image: np.ndarray, hr: np.ndarray, size: int) -> tuple[int, int]:
     """Top and left of the size x size window with the largest squared error."""
     error = np.square(image.astype(np.float64) - hr).mean(-1)

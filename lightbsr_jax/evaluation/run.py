@@ -30,7 +30,9 @@ from lightbsr_jax.evaluation import (
     images,
     pictures,
     report,
+    sheet,
     tables,
+    unpaired,
 )
 from lightbsr_jax.evaluation.benchmark import Beside, Restored, Score
 from lightbsr_jax.evaluation.config import Measurement
@@ -120,6 +122,11 @@ def run(
     """
     wanted = Measurement.from_flags(config)
     measured = _prepare(wanted, sources, folders, lpips)
+    if wanted.unpaired:
+        _refuse_what_takes_hr(dump_lr=dump_lr, lr_dir=lr_folder, lpips=lpips)
+        if jax.process_index() == 0:
+            _run_unpaired(wanted, measured, report_folder, dump_sr, say)
+        return
     _check_lr_folders(measured, dump_lr, lr_folder, dump_sr)
     if report_folder is None:
         report_folder = _default_report(wanted, measured, sources)
@@ -145,6 +152,50 @@ def run(
         say(f"\nReport: {Path(report_folder, 'report.html')}")
 
 
+def _run_unpaired(
+    wanted: Measurement,
+    measured: Measured,
+    report_folder: str | None,
+    dump_sr: str | None,
+    say: Callable[[str], None],
+) -> None:
+    """Measures pictures that have no HR images."""
+    if report_folder is not None:
+        _make_folder(Path(report_folder))
+    names = [contender.name for contender in measured.contenders]
+    began = time.monotonic()
+    with _progress() as on_progress:
+        found = unpaired.measure(
+            measured.networks,
+            measured.folders,
+            scale=measured.scale,
+            crop=wanted.crop,
+            pictures=wanted.pictures if report_folder is not None else 0,
+            dump_sr=dump_sr,
+            on_progress=on_progress,
+        )
+    say(unpaired.table(found, names))
+    say(unpaired.CONVENTION.format(border=measured.scale))
+    if report_folder is not None:
+        about = {
+            "scale": measured.scale,
+            "config": wanted.as_given,
+            "seconds": time.monotonic() - began,
+            **_surroundings(),
+        }
+        title = f"{measured.first.name}, x{measured.scale}, pictures without HR"
+        sheet.write(report_folder, title, found, names, about)
+        say(f"\nReport: {Path(report_folder, 'report.html')}")
+
+
+def _refuse_what_takes_hr(**given: str | None) -> None:
+    """Raises UserError for flags that make no sense without HR images."""
+    for name, value in given.items():
+        if value:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} takes HR images: leave it out with unpaired")
+
+
 def _prepare(
     wanted: Measurement,
     sources: Sequence[str | Path],
@@ -165,6 +216,11 @@ def _prepare(
         )
     if wanted.spoilt and not networks:
         raise UserError("config.spoilt is for a network: bicubic has no IDR")
+    if wanted.unpaired and (wanted.spoilt or not wanted.niqe or not wanted.lanczos):
+        raise UserError(
+            "config.unpaired measures NIQE of networks, bicubic and Lanczos: leave "
+            "config.spoilt, config.niqe and config.lanczos as they are"
+        )
     interpolations = INTERPOLATIONS if wanted.lanczos else (BICUBIC,)
     contenders = [Contender(name, name) for name in interpolations]
     contenders += [_contender(name, model) for name, model in networks.items()]

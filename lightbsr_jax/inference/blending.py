@@ -41,7 +41,7 @@ class Blend:
         out = np.empty(restored.shape, dtype)
         for begin in range(0, len(restored), _ROWS):
             part = restored[begin : begin + _ROWS]
-            bicubic = self._bicubic(first + begin, len(part))
+            bicubic = self.bicubic(first + begin, len(part))
             blended = self._strength * part + (1 - self._strength) * bicubic
             if dtype != np.float32:
                 levels = np.float32(np.iinfo(dtype).max)
@@ -49,7 +49,7 @@ class Blend:
             out[begin : begin + _ROWS] = blended
         return out
 
-    def _bicubic(self, first: int, count: int) -> np.ndarray:
+    def bicubic(self, first: int, count: int) -> np.ndarray:
         """Rows of the interpolated picture, clamped beyond its edges."""
         indices, weights = (x[first : first + count] for x in self._rows)
         rows = _sum(self._image, indices, weights[..., None, None])

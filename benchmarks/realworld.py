@@ -1,0 +1,170 @@
+"""What real-world LR images are like, beside those of the published program.
+
+    python -m benchmarks.realworld FOLDER --images 200 --reference KDSR
+
+Crops of 400 x 400 pixels of the images in FOLDER are degraded here (--setting) and,
+where a checkout of KDSR is given, by its program, which takes torch and basicsr. Four
+numbers are taken of each LR image: mean and deviation of luma; the root mean square of
+what a Gaussian filter of 1 pixel removes (high frequencies); and how much larger steps
+between pixels are on the grid of JPEG's blocks, wherever it lies, than elsewhere
+(blockiness).
+The table has their 10th, 50th and 90th percentiles and, of two programs, the largest
+distance between the distributions with its p-value (Kolmogorov and Smirnov). Random
+numbers differ, so that nothing else can be compared.
+"""
+
+import argparse
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from scipy.stats import ks_2samp
+
+SIDE = 400  # of crops, as the published program has it
+_BLOCK = 8
+_LUMA = np.array([0.299, 0.587, 0.114])
+_NAMES = ("mean", "deviation", "high frequencies", "blockiness")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder")
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--setting", default="real")
+    parser.add_argument("--reference", metavar="DIR", help="a checkout of KDSR")
+    arguments = parser.parse_args()
+    crops = take_crops(arguments.folder, arguments.images)
+    found = {"ours": statistics(degraded(crops, arguments.setting))}
+    if arguments.reference:
+        theirs = published(crops, Path(arguments.reference, "KDSR-GAN"))
+        found["published"] = statistics(theirs)
+    print(table(found))
+
+
+def take_crops(folder: str, count: int) -> list[np.ndarray]:
+    """So many crops, uint8 [SIDE, SIDE, 3]: of an image as many as it has beside."""
+    from lightbsr_jax.imaging import files
+
+    crops: list[np.ndarray] = []
+    for _, path in files.find_images(folder):
+        image = files.read_rgb(path)
+        rows, columns = (length // SIDE for length in image.shape[:2])
+        top, left = (length % SIDE // 2 for length in image.shape[:2])
+        for row in range(rows):
+            for column in range(columns):
+                y, x = top + row * SIDE, left + column * SIDE
+                crops.append(image[y : y + SIDE, x : x + SIDE])
+    if len(crops) < count:
+        sys.exit(f"{folder} has {len(crops)} crops of {SIDE} pixels, not {count}")
+    return crops[:count]
+
+
+def degraded(crops: Sequence[np.ndarray], setting: str) -> list[np.ndarray]:
+    """LR images of our program, uint8 [h, w, 3]."""
+    from lightbsr_jax.commands.degrade import degrade
+    from lightbsr_jax.imaging import settings
+
+    name = settings.parse(setting)
+    return [
+        degrade(crop, name, scale=4, seed=0, place=place)[0]
+        for place, crop in enumerate(crops)
+    ]
+
+
+def published(crops: Sequence[np.ndarray], checkout: Path) -> list[np.ndarray]:
+    """LR images of the published program, one at a time: all is drawn for each."""
+    import torch
+    import yaml
+
+    sys.path.insert(0, str(checkout))
+    from basicsr.utils import DiffJPEG
+    from kdsrgan.data.kdsrgan_dataset import KDSRGANDataset
+    from kdsrgan.models.kdsrnet_TA_model import KDSRNetTAModel
+
+    text = (checkout / "options" / "train_kdsrnet_x4TA.yml").read_text()
+    options = yaml.safe_load(text)
+    options |= {"gt_size": SIDE, "is_train": True}  # the whole LR image
+    data = options["datasets"]["train"]
+    data |= {"meta_info": "/dev/null", "use_hflip": False}
+    dataset = KDSRGANDataset(data)
+    dataset.paths = list(range(len(crops)))
+    # Its BGR files in memory.
+    encoded = [_png(crop) for crop in crops]
+    dataset.file_client = SimpleNamespace(get=lambda index, _: encoded[index])
+    model: Any = SimpleNamespace(
+        opt=options,
+        is_train=True,
+        device="cpu",
+        jpeger=DiffJPEG(differentiable=False),
+        _dequeue_and_enqueue=lambda: None,
+    )
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    images = []
+    for index in range(len(crops)):
+        sample = dataset[index]
+        batch = {name: x[None] for name, x in sample.items() if name != "gt_path"}
+        KDSRNetTAModel.feed_data(model, batch)
+        lr = model.lq[0].permute(1, 2, 0).numpy()
+        images.append(np.rint(255 * lr).astype(np.uint8))
+    return images
+
+
+def _png(image: np.ndarray) -> bytes:
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def statistics(images: Sequence[np.ndarray]) -> np.ndarray:
+    """The four numbers of each image: [N, 4]."""
+    rows = []
+    for image in images:
+        luma = image @ _LUMA
+        fine = luma - gaussian_filter(luma, 1)
+        blocks = (_blockiness(luma) + _blockiness(luma.T)) / 2
+        rows.append([luma.mean(), luma.std(), np.sqrt((fine**2).mean()), blocks])
+    return np.array(rows)
+
+
+def _blockiness(luma: np.ndarray) -> float:
+    """The steps between columns at one of 8 places, over those at the others."""
+    steps = abs(np.diff(luma, axis=1)).mean(0)
+    by_place = np.array([steps[place::_BLOCK].mean() for place in range(_BLOCK)])
+    others = (by_place.sum() - by_place.max()) / (_BLOCK - 1)
+    return by_place.max() / max(others, 1e-6)
+
+
+def table(found: dict[str, np.ndarray]) -> str:
+    """In Markdown, a number of an image a row."""
+    programs = list(found)
+    lines = [["", *programs], ["---"] * (1 + len(programs))]
+    if len(found) == 2:
+        lines[0] += ["distance", "p"]
+        lines[1] += ["---"] * 2
+    for column, name in enumerate(_NAMES):
+        cells = [name]
+        for values in found.values():
+            low, middle, high = np.percentile(values[:, column], (10, 50, 90))
+            cells.append(f"{low:.2f} {middle:.2f} {high:.2f}")
+        if len(found) == 2:
+            test: Any = ks_2samp(*(values[:, column] for values in found.values()))
+            cells += [f"{test.statistic:.3f}", f"{test.pvalue:.2f}"]
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""What measuring pictures without HR images leaves on disk.
+
+report.html, which needs nothing beside itself, report.md with panels/, results.json and
+images.csv. Each file is whole or not there.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from lightbsr_jax import atomic
+from lightbsr_jax.evaluation import html, pictures, tables, unpaired
+from lightbsr_jax.evaluation.images import slug
+from lightbsr_jax.evaluation.unpaired import Look, Measured
+from lightbsr_jax.imaging import files
+
+_WHOLE_HEIGHT = 230  # pixels on the screen
+
+
+def write(
+    folder: str | Path,
+    title: str,
+    measured: Sequence[Measured],
+    methods: Sequence[str],
+    about: dict[str, Any],
+) -> None:
+    """Writes the report into `folder`, which is made if need be."""
+    folder = Path(folder)
+    (folder / "panels").mkdir(parents=True, exist_ok=True)
+    for old in (folder / "panels").glob("*.png"):  # of an earlier report
+        old.unlink()
+    for one in measured:
+        if one.look is not None:
+            panel = pictures.panel(one.look.crops, {})
+            files.write_png(folder / _panel(one), panel)
+    results = {**about, "pictures": [_plain(one) for one in measured]}
+    note = unpaired.CONVENTION.format(border=about["scale"])
+    text = _markdown(title, measured, methods, note)
+    atomic.write_text(folder / "report.md", text)
+    page = _page(title, measured, methods, note)
+    atomic.write_text(folder / "report.html", page)
+    atomic.write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    atomic.write_text(folder / "images.csv", _csv(measured, methods))
+
+
+def _markdown(
+    title: str, measured: Sequence[Measured], methods: Sequence[str], note: str
+) -> str:
+    parts = [f"# {title}", unpaired.table(measured, methods), note, "## Pictures"]
+    for one in measured:
+        if one.look is not None:
+            name = tables.escaped(f"{one.benchmark} {one.image}")
+            scores = ", ".join(f"{m} {_figure(x)}" for m, x in one.niqe.items())
+            parts += [f"{name}: NIQE {scores}", f"![{name}]({_panel(one)})"]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _page(
+    title: str, measured: Sequence[Measured], methods: Sequence[str], note: str
+) -> str:
+    rows = [["", "LR (width x height)", *methods]]
+    for one in measured:
+        size = f"{one.size[1]} x {one.size[0]}"
+        scores = (_figure(one.niqe[method]) for method in methods)
+        rows.append([f"{one.benchmark} {one.image}", size, *scores])
+    looks = "".join(_example(one, one.look) for one in measured if one.look)
+    sections = (
+        f'<section><h2 id="niqe">NIQE</h2><p class="soft">{escape(note)}</p>'
+        f"{_table(rows)}</section>"
+        '<section><h2 id="pictures">Pictures</h2><p class="soft">The region is the '
+        f"one with the most detail.</p>{looks}</section>"
+    )
+    return Template(html.static("report.html")).substitute(
+        title=escape(title),
+        style=html.static("report.css"),
+        links='<a href="#niqe">NIQE</a><a href="#pictures">Pictures</a>',
+        headlines="",
+        sections=sections,
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
+    body = "".join(
+        f"<tr><th>{escape(first)}</th>"
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for first, *cells in rows[1:]
+    )
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _example(one: Measured, look: Look) -> str:
+    top, left, height, width = (f"{100 * value:.2f}%" for value in look.box)
+    box = f"top:{top};left:{left};height:{height};width:{width}"
+    name = escape(f"{one.benchmark} {one.image}")
+    rows, columns = look.whole.shape[:2]
+    wide = f"max-width:{_WHOLE_HEIGHT * columns // rows}px"
+    views = [
+        f'<figure class="whole"><div style="{wide}">{html.image(look.whole, name)}'
+        f'<i style="{box}"></i></div><figcaption>{name}</figcaption></figure>'
+    ]
+    for version, pixels in look.crops.items():
+        figure = f" NIQE {_figure(one.niqe[version])}" if version in one.niqe else ""
+        caption = f"<strong>{escape(version)}</strong>{figure}"
+        views.append(
+            f'<figure class="crop">{html.image(pixels, f"{version} of {name}")}'
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+    style = f"--crops:{len(look.crops)}"
+    return f'<div class="example card views" style="{style}">{"".join(views)}</div>'
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _panel(one: Measured) -> str:
+    stem = Path(one.image).with_suffix("")
+    return f"panels/{slug(f'{one.benchmark} {stem}')}.png"
+
+
+def _plain(one: Measured) -> dict[str, Any]:
+    return {
+        "benchmark": one.benchmark,
+        "image": one.image,
+        "size": list(one.size),
+        "niqe": one.niqe,
+    }
+
+
+def _csv(measured: Sequence[Measured], methods: Sequence[str]) -> str:
+    rows = io.StringIO()
+    writer = csv.writer(rows, lineterminator="\n")
+    writer.writerow(["method", "benchmark", "image", "niqe"])
+    for method in methods:
+        for one in measured:
+            value = one.niqe[method]
+            figure = "" if value is None else f"{value:.6f}"
+            writer.writerow([method, one.benchmark, one.image, figure])
+    return rows.getvalue()

@@ -1,0 +1,152 @@
+"""Pictures without HR images: NIQE of what networks and interpolations make of them.
+
+Networks restore them as `lightbsr upscale` does: in tiles, exactly, borders mirrored.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.evaluation import pictures, tables
+from lightbsr_jax.evaluation.cases import GIVEN
+from lightbsr_jax.evaluation.images import sr_path
+from lightbsr_jax.evaluation.niqe import niqe
+from lightbsr_jax.evaluation.restorers import BICUBIC, LANCZOS
+from lightbsr_jax.imaging import conversion, files
+from lightbsr_jax.inference.blending import Blend
+from lightbsr_jax.inference.upscaler import Upscaler
+from lightbsr_jax.models.model import Model
+
+CONVENTION = (
+    "NIQE: on luma rounded to whole numbers, border of {border} pixels cut, blocks of "
+    "96 pixels; lower is better, and it says nothing of whether details are true."
+)
+_WHOLE = 480  # the longer side of a whole picture, at most
+
+Restore = Callable[[np.ndarray], np.ndarray]  # LR to SR, both uint8 [h, w, 3]
+
+
+class Look(NamedTuple):
+    """A picture to look at, uint8 [H, W, 3]."""
+
+    whole: np.ndarray  # LR, reduced
+    box: tuple[float, float, float, float]  # top, left, height, width, 0..1
+    crops: dict[str, np.ndarray]  # of the box: "LR", and each method
+
+
+class Measured(NamedTuple):
+    """A picture, and what was measured."""
+
+    benchmark: str
+    image: str
+    size: tuple[int, int]  # height and width
+    niqe: dict[str, float | None]  # by method; None where it is too small
+    look: Look | None
+
+
+def measure(
+    networks: Mapping[str, Model],
+    folders: Sequence[str],
+    *,
+    scale: int,
+    crop: int,
+    pictures: int,
+    dump_sr: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Measured]:
+    """Restores all pictures of the folders by every method.
+
+    The first so many `pictures` of each folder are kept to be looked at, in regions of
+    crop x crop SR pixels; SR images are written below dump_sr. Raises FileNotFoundError
+    or UserError for a folder without pictures, two of one name, and a teacher.
+    """
+    methods = _methods(networks, scale)
+    found = _find(folders)
+    measured = []
+    for done, (benchmark, place, name, path) in enumerate(found):
+        lr = files.read_rgb(path)
+        sr = {method: restore(lr) for method, restore in methods.items()}
+        if dump_sr is not None:
+            for method, pixels in sr.items():
+                out = sr_path(dump_sr, benchmark, name, GIVEN, method)
+                files.write_png(out, pixels)
+        scores = {method: niqe(pixels, border=scale) for method, pixels in sr.items()}
+        measured.append(
+            Measured(
+                benchmark,
+                name,
+                lr.shape[:2],
+                {m: None if math.isnan(x) else x for m, x in scores.items()},
+                _look(lr, sr, crop // scale) if place < pictures else None,
+            )
+        )
+        if on_progress is not None:
+            on_progress(done + 1, len(found))
+    return measured
+
+
+def table(measured: Sequence[Measured], methods: Sequence[str]) -> str:
+    """A row a method: NIQE, averaged over the pictures that are large enough."""
+    lines = [["method"]]
+    rows = [[f"**{method}**"] for method in methods]
+    for benchmark in dict.fromkeys(one.benchmark for one in measured):
+        own = [one for one in measured if one.benchmark == benchmark]
+        scored = [one.niqe for one in own if None not in one.niqe.values()]
+        lines[0] += [f"{tables.escaped(benchmark)} ({len(scored)})", "below bicubic"]
+        for row, method in zip(rows, methods, strict=True):
+            values = [scores[method] or math.nan for scores in scored]
+            lower = sum((s[method] or 0) < (s[BICUBIC] or 0) for s in scored)
+            row.append(f"{np.mean(values):.2f}" if values else "")
+            row.append("" if method == BICUBIC else f"{lower}")
+    return f"NIQE (number of pictures)\n\n{tables.grid(lines + rows)}"
+
+
+def _methods(networks: Mapping[str, Model], scale: int) -> dict[str, Restore]:
+    def bicubic(lr: np.ndarray) -> np.ndarray:
+        pixels = lr.astype(np.float32) / 255
+        enlarged = Blend(pixels, scale=scale, strength=0.0, border=0)
+        rows = enlarged.bicubic(0, len(lr) * scale)
+        return np.rint(255 * rows.clip(0, 1)).astype(np.uint8)
+
+    def lanczos(lr: np.ndarray) -> np.ndarray:
+        return conversion.resized(lr, (scale * lr.shape[0], scale * lr.shape[1]))
+
+    upscalers = {name: Upscaler(model) for name, model in networks.items()}
+    return {BICUBIC: bicubic, LANCZOS: lanczos, **upscalers}
+
+
+def _find(folders: Sequence[str]) -> list[tuple[str, int, str, Path]]:
+    """The pictures: folder's name, place in it, name, path."""
+    found, stems = [], set()
+    for folder in folders:
+        benchmark = Path(folder).resolve().name
+        for place, (name, path) in enumerate(files.find_images(folder)):
+            stem = (benchmark, str(Path(name).with_suffix("")))
+            if stem in stems:
+                raise UserError(f"{benchmark} has two pictures {stem[1]}: rename one")
+            stems.add(stem)
+            found.append((benchmark, place, name, path))
+    return found
+
+
+def _look(lr: np.ndarray, sr: dict[str, np.ndarray], side: int) -> Look:
+    """The region of side x side LR pixels with the most detail, in all versions."""
+    height, width = lr.shape[:2]
+    side = min(side, height, width)
+    top, left = pictures.busiest(lr, side)
+
+    def cut(image: np.ndarray) -> np.ndarray:
+        factor = len(image) // height
+        y, x, size = top * factor, left * factor, side * factor
+        return image[y : y + size, x : x + size]
+
+    whole = Image.fromarray(lr)
+    whole.thumbnail((_WHOLE, _WHOLE))
+    box = (top / height, left / width, side / height, side / width)
+    crops = {name: cut(image) for name, image in {"LR": lr, **sr}.items()}
+    return Look(np.asarray(whole), box, crops)

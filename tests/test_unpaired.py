@@ -1,0 +1,100 @@
+"""Pictures without HR images: what is measured, written and refused."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.pictures import picture, save
+from PIL import Image
+
+from configs.benchmark import get_config
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.evaluation import run, unpaired
+from lightbsr_jax.evaluation.niqe import niqe
+from lightbsr_jax.imaging import resize
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "phone"
+    noise = np.random.default_rng(0).normal(0, 12, (30, 54, 3))
+    for name, seed in (("a.png", 0), ("b/c&d.png", 1)):
+        pixels = (picture(seed, 30, 54) + noise).clip(0, 255).astype(np.uint8)
+        save(folder / name, pixels)
+    save(folder / "tiny.png", picture(2, 12, 12))  # too small for NIQE
+    return folder
+
+
+def measure(folder: Path, **options: object) -> str:
+    said: list[str] = []
+    config = options.pop("config", None) or get_config("unpaired")
+    run.run(config, folders=[str(folder)], say=said.append, **options)
+    return "\n".join(said)
+
+
+def test_interpolations_are_the_known_ones() -> None:
+    lr = picture(3, 9, 14)
+    methods = unpaired._methods({}, 4)
+    bicubic = np.asarray(resize.bicubic(lr, (36, 56)))
+    assert abs(methods["bicubic"](lr) - bicubic.clip(0, 255)).max() <= 0.51
+    rows, columns = (resize.lanczos_matrix(n, 4 * n) for n in lr.shape[:2])
+    lanczos = np.einsum("hH,HWC,wW->hwC", rows, lr, columns)
+    assert abs(methods["Lanczos"](lr) - lanczos.clip(0, 255)).max() <= 0.51
+
+
+def test_a_report_without_a_network(folder: Path, tmp_path: Path) -> None:
+    report, sr = tmp_path / "report", tmp_path / "sr"
+    text = measure(folder, report_folder=str(report), dump_sr=str(sr))
+    assert "phone (2)" in text and "**Lanczos**" in text and "PSNR" not in text
+    with (report / "images.csv").open(newline="") as file:
+        rows = {(row["method"], row["image"]): row for row in csv.DictReader(file)}
+    assert len(rows) == 6 and rows["bicubic", "tiny.png"]["niqe"] == ""
+    found = sorted(p.relative_to(sr).as_posix() for p in sr.rglob("*.png"))
+    names = ("a", "b/c&d", "tiny")
+    assert found == sorted(
+        f"phone/{m}/{n}.png" for m in ("bicubic", "Lanczos") for n in names
+    )
+    for method in ("bicubic", "Lanczos"):
+        pixels = np.asarray(Image.open(sr / "phone" / method / "a.png"))
+        assert pixels.shape == (120, 216, 3)
+        expected = float(rows[method, "a.png"]["niqe"])
+        assert niqe(pixels, border=4) == pytest.approx(expected, abs=1e-5)
+    page = (report / "report.html").read_text()
+    assert page.count("<figure") == 3 * 4  # whole, LR, bicubic, Lanczos
+    assert "b/c&amp;d.png" in page and "<script" not in page
+    results = json.loads((report / "results.json").read_text())
+    assert [one["size"] for one in results["pictures"]] == [
+        [30, 54],
+        [30, 54],
+        [12, 12],
+    ]
+    assert len(list((report / "panels").iterdir())) == 3
+    markdown = (report / "report.md").read_text()
+    assert all(f"({p.relative_to(report)})" in markdown for p in report.rglob("*.png"))
+
+
+def test_what_takes_hr_images_is_refused(folder: Path) -> None:
+    for flag, given in {"dump-lr": "dump_lr", "lr-dir": "lr_folder"}.items():
+        with pytest.raises(UserError, match=f"--{flag} takes HR images"):
+            measure(folder, **{given: "x"})
+    config = get_config("unpaired")
+    config.niqe = False
+    with pytest.raises(UserError, match=r"leave config\.spoilt, config\.niqe"):
+        measure(folder, config=config)
+    save(folder.parent / "twice" / "a.png", picture(0))
+    save(folder.parent / "twice" / "a.jpg", picture(0))
+    with pytest.raises(UserError, match="twice has two pictures a: rename one"):
+        measure(folder.parent / "twice")
+
+
+@pytest.mark.slow
+def test_a_network_restores_as_the_upscaler_does(folder: Path, tmp_path: Path) -> None:
+    from lightbsr_jax.inference.upscaler import Upscaler
+
+    text = measure(folder, sources=["setting2"], dump_sr=str(tmp_path))
+    assert "**LightBSR**" in text
+    written = np.asarray(Image.open(tmp_path / "phone" / "LightBSR" / "a.png"))
+    lr = np.asarray(Image.open(folder / "a.png"))
+    np.testing.assert_array_equal(written, Upscaler.load("setting2")(lr))
