@@ -31,7 +31,8 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 # Flags of train.py and eval.py beside those of a config.
 FLAGS = {
     "train.py": "workdir distributed coordinator_address num_processes process_id",
-    "eval.py": "workdir weights method benchmarks report dump-lr dump-sr lr-dir lpips distributed",
+    "eval.py": "workdir weights method benchmarks report dump-lr dump-sr lr-dir lpips "
+    "distributed",
 }
 
 
