@@ -167,11 +167,11 @@ def test_figures_beside_psnr_and_restored_images(tmp_path) -> None:
     """NIQE, rows of two interpolations, and their images on disk."""
     save(tmp_path / "mine" / "a.png", picture(1, 100, 196))
     save(tmp_path / "mine" / "b.png", picture(2, 40, 40))  # too small for NIQE
-    config = get_config("jpeg")
-    config.scale = 2
-    config.sigmas, config.qualities = (0.6,), (30, 75)
-    assert config.niqe and config.lanczos
-    assert not get_config("table3").niqe and not get_config("table3").lanczos
+    config = get_config("setting1")
+    assert not config.niqe and not config.lanczos
+    config.niqe = config.lanczos = True
+    config.scale, config.sigmas = 2, (1.2, 2.4)
+    assert get_config("photo").niqe and get_config("photo").lanczos
     text = measure(
         config,
         folders=[str(tmp_path / "mine")],
