@@ -1,4 +1,4 @@
-"""What real-world LR images are like, beside those of the published program.
+"""Statistics of real-world LR images, beside those of the published program.
 
     python -m benchmarks.realworld FOLDER --images 200 --reference KDSR
 

@@ -82,7 +82,7 @@ def get_config(preset: str = "setting1") -> ConfigDict:
     plain = PRESETS[preset]["setting"] in (1, 2)
     config.niqe = not plain  # beside PSNR and SSIM
     config.lanczos = not plain  # a row beside that of bicubic
-    config.unpaired = False  # the folders hold LR images, and nobody has HR ones
+    config.unpaired = False  # the folders hold LR images without HR images
     config.batch_size = 8  # images at once on a device; lower it if memory runs out
 
     config.pictures = 3  # images of each benchmark to show in the report

@@ -183,11 +183,11 @@ def config_of(module, preset: str, **fields: object) -> TrainingConfig:
 
 
 def test_who_cannot_learn_from_pairs_is_told() -> None:
-    with pytest.raises(UserError, match="data.lr: nobody knows the degradation"):
+    with pytest.raises(UserError, match="data.lr: the degradation of real pairs"):
         check(config_of(teacher, "photo", data__resident=False))
-    with pytest.raises(UserError, match="data.lr: nobody knows"):
+    with pytest.raises(UserError, match="data.lr: the degradation"):
         check(config_of(student, "photo", distillation__teacher="t"))
-    with pytest.raises(UserError, match="validation.lr: nobody knows"):
+    with pytest.raises(UserError, match="validation.lr: the degradation"):
         check(config_of(teacher, "photo", data__lr="", validation__lr="z"))
     with pytest.raises(UserError, match="data.resident is for HR images alone"):
         check(config_of(student, "photo-plain"))

@@ -196,9 +196,10 @@ class PairedBatches(CropBatches):
 
 
 def misplacement(lr: np.ndarray, hr: np.ndarray, scale: int) -> tuple[int, int]:
-    """How many pixels lower and further right the LR image shows a scene than the HR.
+    """The pixels by which an LR image shows its scene lower and further right.
 
-    (0, 0) unless another place correlates clearly better. Images are uint8 [h, w, 3].
+    Measured against the HR image; (0, 0) unless another place correlates much better.
+    Images are uint8 [h, w, 3].
     """
     height, width = lr.shape[:2]
     if min(height, width) <= 4 * _FARTHEST:

@@ -82,11 +82,11 @@ class Sampler:
     def tries(
         self, drawn: tuple[int, np.ndarray, np.ndarray], batch: int, row: int
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """What was drawn for a row, and then its `replacements`."""
+        """Yields the image drawn for a row, and then its `replacements`."""
         return itertools.chain([drawn], self.replacements(batch, row))
 
     def chooses(self, batch: int, row: int, share: float) -> bool:
-        """Whether a row is among a random `share` of all rows."""
+        """Returns whether a row is in a random `share` of all rows."""
         rng = np.random.default_rng([self._seed, 3, batch, self._first_row + row])
         return bool(rng.random() < share)
 

@@ -78,14 +78,14 @@ class Score(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """What is measured beside PSNR and SSIM."""
+    """Measures beside PSNR and SSIM."""
 
     niqe: bool = False
     lpips: LPIPS | None = None
 
     @property
     def names(self) -> dict[str, str]:
-        """What `convention` is to tell of."""
+        """The measures for `convention`, with their details."""
         names = {"niqe": ""} if self.niqe else {}
         return names | ({"lpips": self.lpips.name} if self.lpips else {})
 

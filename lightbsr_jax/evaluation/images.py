@@ -150,7 +150,7 @@ def lr_path(folder: str | Path, benchmark: str, image: str, case: Case) -> Path:
 def sr_path(
     folder: str | Path, benchmark: str, image: str, case: Case, method: str
 ) -> Path:
-    """Where the SR image of `image` in `case` by a method lies below `folder`.
+    """The path below `folder` of the SR image of `image` in `case` by a method.
 
     FOLDER/BENCHMARK/sigma-1.2/LightBSR/IMAGE.png, without the third part for GIVEN.
     """

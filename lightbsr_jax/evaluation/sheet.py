@@ -1,4 +1,4 @@
-"""What measuring pictures without HR images leaves on disk.
+"""The report of a measurement of pictures without HR images.
 
 report.html, which needs nothing beside itself, report.md with panels/, results.json and
 images.csv. Each file is whole or not there.

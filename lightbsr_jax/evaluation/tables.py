@@ -59,7 +59,7 @@ class Table(NamedTuple):
 
     @property
     def figures(self) -> tuple[str, ...]:
-        """What the measured rows have in a cell, such as "PSNR (dB)" and "SSIM"."""
+        """The names of the figures in a cell, such as "PSNR (dB)" and "SSIM"."""
         return ("PSNR (dB)", "SSIM", *self.rows[-1].beside)
 
     @property
@@ -208,7 +208,7 @@ def markdown(table: Table) -> str:
 
 
 def others(row: Row, column: int) -> list[str]:
-    """What a cell has below its PSNR, formatted: SSIM and more, of measured rows."""
+    """The figures below the PSNR of a cell: SSIM and more, in measured rows."""
     if row.ssim is None:
         return []
     values = [row.ssim[column], *(values[column] for values in row.beside.values())]

@@ -248,7 +248,7 @@ class _Run:
     def upscale(
         self, dtype: np.dtype, other: np.ndarray | None, blend: Blend | None
     ) -> np.ndarray:
-        """The SR image, with the image's own IDR or the mean IDR of another; blended."""
+        """The SR image, with its own IDR or the mean IDR of another image; blended."""
         idr, mean = self.encode()
         if other is not None:
             mean = np.asarray(other, np.float32)

@@ -137,13 +137,13 @@ def _pairs(config: TrainingConfig) -> Iterator[str]:
             continue
         if field == "data" and sees_prior:
             yield (
-                "data.lr: nobody knows the degradation of real pairs, which the "
-                "teacher is shown: train without one (a preset such as photo-plain)"
+                "data.lr: the degradation of real pairs, which the teacher is shown, "
+                "is unknown: train without one (a preset such as photo-plain)"
             )
         elif field == "validation" and config.model.sees is Sees.PRIOR:
             yield (
-                "validation.lr: nobody knows the degradation of real pairs, which the "
-                "teacher is shown: leave it out"
+                "validation.lr: the degradation of real pairs, which the teacher is "
+                "shown, is unknown: leave it out"
             )
 
 
@@ -230,7 +230,7 @@ def _image_changes(saved: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _may_change(field: str) -> bool:
-    """Whether a run may go on with another value of a field."""
+    """Returns whether a resumed run may have another value of a field."""
     groups = tuple(name for name in RESUMABLE if name.endswith("."))
     return field in RESUMABLE or field.startswith(groups)
 
