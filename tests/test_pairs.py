@@ -189,6 +189,16 @@ def test_who_cannot_learn_from_pairs_is_told() -> None:
         check(config_of(student, "photo", distillation__teacher="t"))
     with pytest.raises(UserError, match="validation.lr: the degradation"):
         check(config_of(teacher, "photo", data__lr="", validation__lr="z"))
+    with pytest.raises(UserError, match="validation.lr has no HR images"):
+        check(
+            config_of(
+                student,
+                "photo-plain",
+                data__lr="",
+                validation__hr="",
+                validation__lr="z",
+            )
+        )
     with pytest.raises(UserError, match="data.resident is for HR images alone"):
         check(config_of(student, "photo-plain"))
     with pytest.raises(UserError, match=r"data.paired_share 1.5 is not in \[0, 1\]"):

@@ -79,6 +79,22 @@ def test_a_teacher_stands_beside_the_ablations() -> None:
     assert len(fewer[0].rows) == 11 + 1  # their mean would be another one
 
 
+def test_figures_beside_psnr_have_names_and_means() -> None:
+    """Wherever a row stands that the paper prints, and where an image has none."""
+    contenders = BICUBIC
+    known = SETTING_1
+    scores = [
+        Score("bicubic", "Set5", image, case.label, 20.0, 0.5, niqe)
+        for case in known
+        for image, niqe in (("a", 4.0), ("b", 6.0), ("small", None))
+    ]
+    (table,) = tables.make(scores, known, scale=4, contenders=contenders)
+    assert table.rows[-1].measured is False  # the paper's
+    assert table.figures == ("PSNR (dB)", "SSIM", "NIQE")
+    text = tables.markdown(table)
+    assert "PSNR (dB) / SSIM / NIQE" in text and "20.00 / 0.5000 / 5.0000" in text
+
+
 def test_markdown() -> None:
     found = scores("bicubic", "mine", a=math.inf)[:1]
     (table,) = tables.make(found, SETTING_1[:1], scale=4, contenders=BICUBIC)

@@ -60,7 +60,8 @@ class Table(NamedTuple):
     @property
     def figures(self) -> tuple[str, ...]:
         """The names of the figures in a cell, such as "PSNR (dB)" and "SSIM"."""
-        return ("PSNR (dB)", "SSIM", *self.rows[-1].beside)
+        beside = (name for row in self.rows for name in row.beside)
+        return ("PSNR (dB)", "SSIM", *dict.fromkeys(beside))
 
     @property
     def title(self) -> str:

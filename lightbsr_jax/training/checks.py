@@ -127,6 +127,8 @@ def _pairs(config: TrainingConfig) -> Iterator[str]:
     data, share = config.data, config.data.paired_share
     if not 0 <= share <= 1:
         yield f"data.paired_share {share} is not in [0, 1]"
+    if config.validation.lr and not config.validation.hr:
+        yield "validation.lr has no HR images: --config.validation.hr=FOLDER"
     if data.lr and data.resident:
         yield "data.resident is for HR images alone: False with data.lr"
     sees_prior = config.model.entry.privileged == Sees.PRIOR.value and (
