@@ -107,7 +107,8 @@ def base(role: str, setting: int | str, recipe: Recipe = RECIPE) -> ConfigDict:
 
     # The fields below do not change the result; a resumed run may have other values.
     # To save memory: recompute the insides of blocks for gradients, and restore a
-    # device's share of the batch in that many parts.
+    # device's share of the batch in that many parts (64 images on one device: 11.1 GB
+    # in one part, 6.4 GB in two).
     config.compute.rematerialise = True
     config.compute.parts = 1
 

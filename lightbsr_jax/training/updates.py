@@ -5,9 +5,12 @@ are averaged and keys gathered, so that N devices compute the numbers of one dev
 the same global batch. Each stage has its own update: modules that are not trained are
 neither differentiated nor changed.
 
-To save memory, a device may restore its share of the batch in microbatches. The
-estimator, which alone has batch statistics, and the queue always use the whole share,
-so the numbers do not depend on microbatches.
+To save memory, a device may restore its share of the batch in microbatches
+(config.compute.parts). The estimator, which alone has batch statistics, and the queue
+always use the whole share, so the numbers do not depend on microbatches. Memory grows
+with the batch even with rematerialised blocks: the default config's step of stage 2 (64
+images on one device, float32) has 11.1 GB of temporary arrays as XLA compiles it for a
+CPU, and 6.4 GB in two microbatches.
 """
 
 import operator
