@@ -7,26 +7,16 @@ and the fields that flags name are looked up in them.
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
 from importlib import util
 from pathlib import Path
 
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from helpers.documents import NAMES, PAGES, ROOT, blocks, load_config, shell_commands
 from ml_collections import ConfigDict
 
-from lightbsr_jax import cli, config_files
-
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted(
-    [
-        *ROOT.glob("*.md"),
-        *(ROOT / "docs").glob("*.md"),
-        *(ROOT / "lightbsr_jax" / "weights").glob("*.md"),
-    ]
-)
-NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+from lightbsr_jax import cli
 
 # Flags of train.py and eval.py beside those of a config.
 FLAGS = {
@@ -34,20 +24,6 @@ FLAGS = {
     "eval.py": "workdir weights method benchmarks report dump-lr dump-sr lr-dir lpips "
     "distributed",
 }
-
-
-def blocks(text: str, language: str) -> list[str]:
-    """The contents of a page's fenced blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-
-
-def commands(text: str) -> Iterator[list[str]]:
-    """The words of each command in a page's shell blocks."""
-    for block in blocks(text, "sh"):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words:
-                yield words
 
 
 def anchor(heading: str) -> str:
@@ -71,7 +47,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_commands_are_ones_that_the_program_takes(page: Path) -> None:
-    for words in commands(page.read_text()):
+    for words in shell_commands(page.read_text()):
         check_command(words, f"{page.name}: {' '.join(words)}")
 
 
@@ -122,16 +98,6 @@ def check_flags(program: str, words: list[str], where: str) -> None:
             assert has_field(config, field), f"{where}: no field {field}"
         else:
             assert name in FLAGS[program].split(), f"{where}: no flag --{name}"
-
-
-def load_config(value: str) -> ConfigDict:
-    """The config that --config=VALUE names."""
-    file, _, preset = config_files.locate(value).partition(":")
-    module = util.spec_from_file_location("config_of_docs", file)
-    assert module is not None and module.loader is not None
-    loaded = util.module_from_spec(module)
-    module.loader.exec_module(loaded)
-    return loaded.get_config(preset) if preset else loaded.get_config()
 
 
 def has_field(config: ConfigDict, field: str) -> bool:
