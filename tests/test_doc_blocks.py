@@ -170,6 +170,7 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     "teacher/model_700.pt": lambda path: state_dict(path, 15),
     "student/model_700.pt": lambda path: state_dict(path, None),
     "model_600.pt": lambda path: state_dict(path, None),
+    "model_600.pth": lambda path: state_dict(path, None),
 }
 
 

@@ -48,13 +48,13 @@ _OTHERS = (
 
 
 _JPEG_FRAMES = {
-    b"\xc3": "a lossless JPEG, as medical devices and raw photographs have them",
+    b"\xc3": "a lossless JPEG, as in medical devices and raw photographs",
     **dict.fromkeys((b"\xc5", b"\xc6", b"\xc7"), "a hierarchical JPEG"),
     b"\xcb": "a lossless JPEG with arithmetic coding",
     **dict.fromkeys((b"\xcd", b"\xce", b"\xcf"), "a hierarchical JPEG"),
 }
 _PNG = b"\x89PNG\r\n\x1a\n"
-_START = 2**18  # bytes: notes may come before what tells a JPEG's kind
+_START = 2**18  # bytes: notes may come before the marker of a JPEG's kind
 
 
 class ImageError(UserError):
@@ -68,7 +68,7 @@ def kind_of(data: bytes) -> str | None:
 
 
 def _kind_of_jpeg(data: bytes) -> str | None:
-    """The kind of a JPEG that no photograph is, by its frame's marker (ITU T.81 B)."""
+    """Kind of an unusual JPEG, by the marker of its frame (ITU T.81 B)."""
     place = 2
     while data[:2] == b"\xff\xd8" and data[place : place + 1] == b"\xff":
         marker = data[place + 1 : place + 2]
@@ -108,7 +108,7 @@ def errors_named(path: str | Path, data: bytes | None = None) -> Iterator[None]:
 
 
 def _start(path: str | Path, data: bytes | None) -> bytes:
-    """How a file begins; nothing where it cannot be read."""
+    """First bytes of a file; none if it cannot be read."""
     if data is not None:
         return data[:_START]
     with contextlib.suppress(OSError), open(path, "rb") as file:
