@@ -44,9 +44,9 @@ def replace(
         save(new)
         if mode is not None:
             new.chmod(mode)
-        _sync_all(new)
+        sync_all(new)
         os.replace(new, path)
-        _sync(path.parent)
+        sync(path.parent)
     except BaseException:
         if new.is_dir():
             shutil.rmtree(new)
@@ -84,17 +84,17 @@ def _clean(folder: Path) -> None:
             Path(entry.path).unlink(missing_ok=True)
 
 
-def _sync_all(path: Path) -> None:
+def sync_all(path: Path) -> None:
     if path.is_dir():
         for parent, _, names in os.walk(path):
             for name in names:
-                _sync(Path(parent, name))
-            _sync(Path(parent))
+                sync(Path(parent, name))
+            sync(Path(parent))
     else:
-        _sync(path)
+        sync(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Waits until a file, or the entries of a folder, are on the disk."""
     try:
         descriptor = os.open(path, os.O_RDONLY)

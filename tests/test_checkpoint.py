@@ -1,6 +1,7 @@
 """Checkpoints: what comes back, and what damage and full disks do."""
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -161,6 +162,25 @@ def test_damaged_checkpoint_is_passed_over(
     checkpoints.save(run_at(3), BASIS, {"batches": 3})
     checkpoints.wait()
     assert newest(checkpoints) == 3
+
+
+def test_checkpoints_are_on_the_disk(tmp_path: Path, monkeypatch) -> None:
+    """Every file is synced, so that a power cut leaves what was said to be there."""
+    synced = set()
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(run_at(1), BASIS, {})
+    checkpoints.wait()
+    checkpoints.close()
+    written = list((tmp_path / "checkpoints").rglob("*"))
+    assert len(written) > 10
+    assert {path.stat().st_ino for path in written} <= synced
 
 
 def test_half_written_checkpoint_does_not_count(workdir) -> None:

@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
+from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,13 +50,17 @@ class Checkpoints:
         """
         self.workdir = Path(workdir)
         self._folder = (self.workdir / "checkpoints").absolute()
+        self._synced: set[str] = set()
         self._set_aside_unlisted()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every or None,
             create=True,
             # Else a folder that cannot be made is waited for, by the wall clock.
-            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            async_options=ocp.AsyncOptions(
+                create_directories_asynchronously=False,
+                post_finalization_callback=self._sync,
+            ),
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
@@ -87,17 +92,27 @@ class Checkpoints:
         except _STORAGE_ERRORS as error:
             raise self._unwritable(error) from error
 
-    def model(self, template: Callable[[Tree], Tree]) -> tuple[int, Tree, Tree]:
+    def model(
+        self, template: Callable[[Tree], Tree], step: int | None = None
+    ) -> tuple[int, Tree, Tree]:
         """Reads the newest step, its `about` and {"params", "batch_stats", "basis"}.
 
-        `template(about)` returns a tree like the model, of arrays or of shapes.
+        `template(about)` returns a tree like the model, of arrays or of shapes. With
+        `step` that checkpoint is read; UserError if there is none.
         """
 
         def read(step: int) -> tuple[int, Tree, Tree]:
             about = self._about(step)
             return step, about, self._read(step, about, model=template(about))[0]
 
-        return self._newest(read)
+        if step is None:
+            return self._newest(read)
+        if step not in self.steps():
+            raise UserError(
+                f"{self.workdir} has no checkpoint of step {step}, but of "
+                f"{', '.join(map(str, self.steps())) or 'none'}"
+            )
+        return self._newest(read, [step])
 
     def run(self, template: Callable[[Tree], tuple[Any, Any]]) -> tuple:
         """Reads the newest run into host memory, with its basis and its `about`.
@@ -123,6 +138,7 @@ class Checkpoints:
         """Waits until all writing is finished. Raises UserError if it failed."""
         try:
             self._manager.wait_until_finished()
+            self._sync()
         except _STORAGE_ERRORS as error:
             raise self._unwritable(error) from error
 
@@ -150,9 +166,24 @@ class Checkpoints:
             damaged = [found.step for found in listed if not _is_listed(found)]
         self._set_aside(damaged)
 
-    def _newest(self, read: Callable[[int], Result]) -> Result:
+    def _sync(self) -> None:
+        """Waits until new checkpoints are on the disk, which Orbax does not do.
+
+        It calls this in the background, before a checkpoint gets its final name.
+        """
+        if jax.process_index() > 0:
+            return
+        for name in {path.name for path in self._folder.iterdir()} - self._synced:
+            atomic.sync_all(self._folder / name)
+            if name.isdigit():
+                self._synced.add(name)
+        atomic.sync(self._folder)
+
+    def _newest(
+        self, read: Callable[[int], Result], steps: Sequence[int] | None = None
+    ) -> Result:
         problems = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in reversed(self.steps() if steps is None else steps):
             try:
                 return read(step)
             except UserError:
@@ -160,7 +191,8 @@ class Checkpoints:
             except Exception as error:  # damage shows as any kind of error
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
                 problems.append(f"{self._folder / str(step)} is damaged ({reason})")
-                logging.warning("%s: using the previous one", problems[-1])
+                if steps is None:
+                    logging.warning("%s: using the previous one", problems[-1])
         if problems:
             raise UserError(
                 f"no checkpoint can be read: {'; '.join(problems)}: restore one from a "
