@@ -1,16 +1,16 @@
-"""Statistics of real-world LR images, beside those of the published program.
+"""Statistics of real-world LR images, compared with those of the published program.
 
     python -m benchmarks.realworld FOLDER --images 200 --reference KDSR
 
-Crops of 400 x 400 pixels of the images in FOLDER are degraded here (--setting) and,
-where a checkout of KDSR is given, by its program, which takes torch and basicsr. Four
-numbers are taken of each LR image: mean and deviation of luma; the root mean square of
-what a Gaussian filter of 1 pixel removes (high frequencies); and how much larger steps
-between pixels are on the grid of JPEG's blocks, wherever it lies, than elsewhere
-(blockiness).
-The table has their 10th, 50th and 90th percentiles and, of two programs, the largest
-distance between the distributions with its p-value (Kolmogorov and Smirnov). Random
-numbers differ, so that nothing else can be compared.
+Crops of 400 x 400 pixels of the images in FOLDER are degraded by --setting. With a
+checkout of KDSR they are also degraded by its program, which needs torch and basicsr.
+Each LR image is described by four numbers: mean and deviation of luma; the root mean
+square of the part that a Gaussian filter of 1 pixel removes (high frequencies); and the
+ratio of steps between pixels on the grid of JPEG's blocks to steps elsewhere
+(blockiness). The table has their 10th, 50th and 90th percentiles. For two programs it
+also has the largest distance between the distributions with its p-value (Kolmogorov and
+Smirnov). The programs draw different random numbers, so only distributions can be
+compared.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.stats import ks_2samp
 
-SIDE = 400  # of crops, as the published program has it
+SIDE = 400  # of crops, as in the published program
 _BLOCK = 8
 _LUMA = np.array([0.299, 0.587, 0.114])
 _NAMES = ("mean", "deviation", "high frequencies", "blockiness")
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def take_crops(folder: str, count: int) -> list[np.ndarray]:
-    """So many crops, uint8 [SIDE, SIDE, 3]: of an image as many as it has beside."""
+    """The first `count` crops, uint8 [SIDE, SIDE, 3], in a grid over each image."""
     from lightbsr_jax.imaging import files
 
     crops: list[np.ndarray] = []
@@ -79,7 +79,7 @@ def degraded(crops: Sequence[np.ndarray], setting: str) -> list[np.ndarray]:
 
 
 def published(crops: Sequence[np.ndarray], checkout: Path) -> list[np.ndarray]:
-    """LR images of the published program, one at a time: all is drawn for each."""
+    """LR images of the published program, each with its own random draws."""
     import torch
     import yaml
 
@@ -140,7 +140,7 @@ def statistics(images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _blockiness(luma: np.ndarray) -> float:
-    """The steps between columns at one of 8 places, over those at the others."""
+    """Steps between columns at the strongest of 8 places, over those at the others."""
     steps = abs(np.diff(luma, axis=1)).mean(0)
     by_place = np.array([steps[place::_BLOCK].mean() for place in range(_BLOCK)])
     others = (by_place.sum() - by_place.max()) / (_BLOCK - 1)
@@ -148,7 +148,7 @@ def _blockiness(luma: np.ndarray) -> float:
 
 
 def table(found: dict[str, np.ndarray]) -> str:
-    """In Markdown, a number of an image a row."""
+    """A table in Markdown with a row for each of the four numbers."""
     programs = list(found)
     lines = [["", *programs], ["---"] * (1 + len(programs))]
     if len(found) == 2:

@@ -78,10 +78,10 @@ def get_config(preset: str = "setting1") -> ConfigDict:
     config.seed = 0  # of noise and of drawn degradations
 
     config.spoilt = False  # replace the IDR by U(0, 1)
-    # Real-world presets and given LR images have more to hold a network against.
+    # Real-world presets and given LR images have more measures and comparisons.
     plain = PRESETS[preset]["setting"] in (1, 2)
-    config.niqe = not plain  # beside PSNR and SSIM
-    config.lanczos = not plain  # a row beside that of bicubic
+    config.niqe = not plain  # in addition to PSNR and SSIM
+    config.lanczos = not plain  # a row in addition to that of bicubic
     config.unpaired = False  # the folders hold LR images without HR images
     config.batch_size = 8  # images at once on a device; lower it if memory runs out
 

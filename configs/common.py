@@ -71,8 +71,8 @@ def base(role: str, setting: int | str, recipe: Recipe = RECIPE) -> ConfigDict:
     # HR images: folders, searched recursively and separated by commas; or a dataset of
     # `lightbsr prepare`; or scikit-image for the photographs inside that package.
     config.data.hr = ""
-    # LR images of the same names, for real pairs: folders, as data.hr. So many of the
-    # images are taken from pairs; the others are degraded as the setting says.
+    # Folders of LR images with the names of HR images (real pairs), and the share of
+    # pairs among training examples; the setting degrades the others.
     config.data.lr = ""
     config.data.paired_share = 1.0
     # Keep all images in the device's memory and cut the same crops there.

@@ -25,3 +25,5 @@ add_module_names = False
 
 html_theme = "furo"
 html_title = "lightbsr_jax"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]

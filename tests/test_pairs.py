@@ -121,7 +121,7 @@ def test_sizes_that_do_not_fit_are_named(folder: Path, size: tuple) -> None:
         assert pairs_of(folder)[1].sizes[0].tolist() == [13, 13]
         return
     with pytest.raises(
-        UserError, match=rf"a\.png is {size[1]}x{size[0]} .*34x28, not 2"
+        UserError, match=rf"a\.png has {size[1]}x{size[0]} .*34x28, not 2"
     ):
         pairs_of(folder)
 
@@ -129,7 +129,7 @@ def test_sizes_that_do_not_fit_are_named(folder: Path, size: tuple) -> None:
 def test_small_pairs_are_named(folder: Path) -> None:
     for part, side in (("HR", 12), ("LR", 5)):
         save(folder / part / "s.png", numbered(0, side, side))
-    with pytest.raises(UserError, match=r"s\.png is 5x5 .* below the crop's 6"):
+    with pytest.raises(UserError, match=r"s\.png has 5x5 .* less than a crop of 6"):
         pairs_of(folder)
 
 
@@ -199,7 +199,7 @@ def test_who_cannot_learn_from_pairs_is_told() -> None:
                 validation__lr="z",
             )
         )
-    with pytest.raises(UserError, match="data.resident is for HR images alone"):
+    with pytest.raises(UserError, match="data.resident does not work with data.lr"):
         check(config_of(student, "photo-plain"))
     with pytest.raises(UserError, match=r"data.paired_share 1.5 is not in \[0, 1\]"):
         fields = {"data__resident": False, "data__paired_share": 1.5}

@@ -77,11 +77,11 @@ def test_a_report_without_a_network(folder: Path, tmp_path: Path) -> None:
 
 def test_what_takes_hr_images_is_refused(folder: Path) -> None:
     for flag, given in {"dump-lr": "dump_lr", "lr-dir": "lr_folder"}.items():
-        with pytest.raises(UserError, match=f"--{flag} takes HR images"):
+        with pytest.raises(UserError, match=f"--{flag} needs HR images"):
             measure(folder, **{given: "x"})
     config = get_config("unpaired")
     config.niqe = False
-    with pytest.raises(UserError, match=r"leave config\.spoilt, config\.niqe"):
+    with pytest.raises(UserError, match=r"remove config\.spoilt, config\.niqe"):
         measure(folder, config=config)
     save(folder.parent / "twice" / "a.png", picture(0))
     save(folder.parent / "twice" / "a.jpg", picture(0))

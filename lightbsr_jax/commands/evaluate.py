@@ -115,8 +115,8 @@ def _define() -> _Flags:
         lpips=flags.DEFINE_string(
             "lpips",
             None,
-            "File of torchvision's AlexNet or VGG16 (.safetensors, .pt, .pth): LPIPS "
-            "is measured, too.",
+            "File of torchvision's AlexNet or VGG16 (.safetensors, .pt, .pth), to "
+            "measure LPIPS.",
         ),
     )
 

@@ -140,8 +140,8 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         "--strength",
         type=float,
         default=1.0,
-        help="0 to 1: the network's part of the result, the rest is bicubic: less "
-        "of it enhances JPEG blocks and grain less (default: 1)",
+        help="0 to 1: blend the network's result with bicubic interpolation; a lower "
+        "strength enhances JPEG blocks and grain less (default: 1)",
     )
     parser.add_argument(
         "--idr-from",

@@ -1,8 +1,8 @@
-"""Real pairs: LR images of the same names as HR images, instead of made ones.
+"""Real pairs: HR images with given LR images of the same names.
 
-A pair is taken as it is: its crops lie at the same place of the scene, at multiples of
-the scale. Names and sizes are checked when a run begins; that LR and HR show the scene
-at the same place, when a pair is first read.
+The crops of a pair lie at the same place of the scene, at multiples of the scale. Names
+and sizes are checked when a run begins; the alignment of a pair is checked when it is
+first read.
 """
 
 import hashlib
@@ -19,17 +19,17 @@ from lightbsr_jax.data.sources import ImageFolders, PreparedImages
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files, layouts
 
-_NAMED = 3  # messages about many images name so many of them
-_MOST_CROPPED = 12  # HR pixels: published pairs are cropped to multiples of up to that
-_FARTHEST = 3  # LR pixels that a misplaced image is looked for
-_TOLERATED = 1  # LR pixels: less is the business of real lenses
-_BETTER = 0.02  # by so much a misplacement correlates better than none
+_NAMED = 3  # the number of images that a message names
+_MOST_CROPPED = 12  # HR pixels: published pairs are cropped to multiples of up to 12
+_FARTHEST = 3  # LR pixels: the largest shift that is searched
+_TOLERATED = 1  # LR pixels: real lenses shift by up to this
+_BETTER = 0.02  # the least gain in correlation that counts as a shift
 
 Source = ImageFolders | PreparedImages
 
 
 class Mixed(NamedTuple):
-    """Crops of pairs and of images to be degraded; a row is one image's."""
+    """Crops of pairs and of images to be degraded; each row belongs to one image."""
 
     hr: Any  # uint8 [B, D, H, W, 3]
     lr: Any  # uint8 [B, D, h, w, 3]; zeros where `paired` is false
@@ -39,9 +39,9 @@ class Mixed(NamedTuple):
 class Pairs:
     """The HR images of a source that have LR images, in the source's order.
 
-    `sizes` int [N, 2] are those of the LR images; `fingerprint` tells what is there.
-    A pair that cannot be read, or that shows two things, is left out from then on, and
-    named in `skipped` with the reason.
+    `sizes` int [N, 2] are those of the LR images; `fingerprint` identifies the pairs.
+    A pair that cannot be read or is out of alignment is left out from then on, and
+    `skipped` holds the reason by its name.
     """
 
     sizes: np.ndarray
@@ -51,10 +51,11 @@ class Pairs:
     def __init__(
         self, source: Source, folders: str, *, scale: int, minimum: int, every: bool
     ) -> None:
-        """`folders` are of LR images, separated by commas; `minimum` is a crop's side.
+        """`folders` hold LR images (separated by commas); `minimum` is a crop's side.
 
-        With `every` all HR images must have one. Raises UserError that names the images
-        without a partner, or whose sizes do not fit; FileNotFoundError, ImageError.
+        With `every`, all HR images must have an LR image. Raises UserError with the
+        names of images that have no partner or sizes that do not fit, and
+        FileNotFoundError and ImageError.
         """
         self._source, self._folders, self._scale = source, folders, scale
         self._lock = threading.Lock()
@@ -81,8 +82,8 @@ class Pairs:
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """HR [D, s size, s size, 3] and LR crops [D, size, size, 3], uint8, or None.
 
-        Places are in LR pixels. None for a pair that is left out; UserError once all
-        are, and as the source raises it.
+        Places are in LR pixels. Returns None for a pair that is left out. Raises
+        UserError once all are left out, or if the source raises it.
         """
         index, path = self._pairs[place]
         if str(path) in self.skipped:
@@ -108,39 +109,39 @@ class Pairs:
         return hr, np.stack(cut)
 
     def _check_sizes(self, minimum: int) -> None:
-        """Sets `sizes`; raises UserError where one does not fit."""
+        """Sets `sizes`. Raises UserError if one does not fit."""
         sizes, problems = [], []
         for index, path in self._pairs:
             lr, hr = files.image_size(path), self._source.sizes[index]
             missing = [h // self._scale - low for h, low in zip(hr, lr, strict=True)]
             if min(missing) < 0 or max(missing) > _MOST_CROPPED // self._scale:
                 problems.append(
-                    f"{path} is {lr[1]}x{lr[0]} pixels and {self._source.names[index]} "
-                    f"{hr[1]}x{hr[0]}, not {self._scale} times that"
+                    f"{path} has {lr[1]}x{lr[0]} pixels, but "
+                    f"{self._source.names[index]} has {hr[1]}x{hr[0]}, not "
+                    f"{self._scale} times as many a side"
                 )
             elif min(lr) < minimum:
                 problems.append(
-                    f"{path} is {lr[1]}x{lr[0]} pixels, a side is below the crop's "
-                    f"{minimum}"
+                    f"{path} has {lr[1]}x{lr[0]} pixels, less than a crop of {minimum}"
                 )
             sizes.append(lr)
         if problems:
             raise UserError(
-                f"config.data.lr={self._folders}: {_some(problems, '; ')}. Mend or "
-                "remove these pairs, or take the scale that fits (config.scale)"
+                f"config.data.lr={self._folders}: {_some(problems, '; ')}. Replace or "
+                "remove these pairs, or set config.scale to their scale"
             )
         self.sizes = np.array(sizes).reshape(-1, 2)
 
     def _check_alignment(self, place: int, lr: np.ndarray) -> None:
-        """Raises ImageError where the HR image shows the scene elsewhere."""
+        """Raises ImageError if the two images are out of alignment."""
         index, path = self._pairs[place]
         hr = self._source[index]
         if hr is not None:
             away = misplacement(lr, hr, self._scale)
             if max(map(abs, away)) > _TOLERATED:
                 raise files.ImageError(
-                    f"{path} lies {away[0]} LR pixels lower and {away[1]} further "
-                    f"right than its HR image {self._source.names[index]}"
+                    f"{path} is {away[0]} LR pixels lower and {away[1]} further right "
+                    f"than its HR image {self._source.names[index]}"
                 )
         self._aligned.add(place)
 
@@ -159,8 +160,8 @@ class Pairs:
 class PairedBatches(CropBatches):
     """An endless iterator of `Mixed` crops: pairs, and images to be degraded.
 
-    Whether a row is a pair follows from the seed, the batch and the row. Where not, it
-    is what `CropBatches` has there.
+    The seed, the batch and the row decide whether a row is a pair. Other rows equal
+    those of `CropBatches`.
     """
 
     def __init__(
@@ -174,7 +175,7 @@ class PairedBatches(CropBatches):
         threads: int,
         transfer: Callable[[Any], Any] = lambda crops: crops,
     ) -> None:
-        """`paired` draws LR places of pairs; `share` of all rows are pairs."""
+        """`paired` draws LR places of pairs, and `share` is the share of pairs."""
         self._pairs, self._paired, self._share = pairs, paired, share
         super().__init__(source, sampler, threads=threads, transfer=transfer)
 
@@ -198,8 +199,8 @@ class PairedBatches(CropBatches):
 def misplacement(lr: np.ndarray, hr: np.ndarray, scale: int) -> tuple[int, int]:
     """The pixels by which an LR image shows its scene lower and further right.
 
-    Measured against the HR image; (0, 0) unless another place correlates much better.
-    Images are uint8 [h, w, 3].
+    It is relative to the HR image, and (0, 0) unless another place correlates much
+    better. Images are uint8 [h, w, 3].
     """
     height, width = lr.shape[:2]
     if min(height, width) <= 4 * _FARTHEST:
@@ -228,21 +229,22 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _by_name(folders: str) -> dict[str, Path]:
-    """LR images by their names without ends, below the folders."""
+    """LR images in the folders, by name without extension."""
     found: dict[str, Path] = {}
     for folder in files.split_folders(folders):
         for name, path in files.find_images(folder):
             key = str(PurePosixPath(name).with_suffix(""))
             if key in found:
                 raise UserError(
-                    f"config.data.lr={folders}: {found[key]} and {path} have one name"
+                    f"config.data.lr={folders}: {found[key]} and {path} have the same "
+                    "name; rename one"
                 )
             found[key] = path
     return found
 
 
 def _partner(lr: dict[str, Path], name: str, scale: int) -> Path | None:
-    """The LR image of an HR image of that name, as pairs are published."""
+    """The LR image for an HR image's name, by the rules of published pairs."""
     path = PurePosixPath(name)
     for candidate in layouts.lr_names(path.stem, scale):
         for key in (str(path.parent / candidate), candidate):

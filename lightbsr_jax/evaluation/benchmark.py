@@ -372,7 +372,7 @@ def _score(
 
 
 def _numbers(score: Score) -> list[float]:
-    """Its figures in one row of an array; NaN for what is not known."""
+    """The figures in one row of an array; NaN for unknown ones."""
     values = (getattr(score, name) for name in _FIGURES)
     return [math.nan if value is None else value for value in values]
 

@@ -65,8 +65,8 @@ def _headlines(found: Findings) -> str:
 def _tables(found: Findings) -> str:
     first, *below = found.tables[0].figures
     text = (
-        f"{first}, and below it {', '.join(below)}, as measured here; other rows are "
-        "the paper's."
+        f"{first}, and below it {', '.join(below)}, measured here; other rows are from "
+        "the paper."
     )
     parts = "".join(_table(table, found.method) for table in found.tables)
     return f'<p class="soft">{text}</p>{parts}'
@@ -204,7 +204,7 @@ def _lines(lines: Lines, found: Findings) -> str:
 
 
 def image(pixels: np.ndarray, text: str) -> str:
-    """An image [H, W, 3], uint8, inside of the page, with words for it."""
+    """An image [H, W, 3], uint8, inside the page, with an alternative text."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()

@@ -1,8 +1,8 @@
-"""LPIPS: how far two images are apart for a network that was trained on ImageNet.
+"""LPIPS: the distance of two images for a network trained on ImageNet.
 
-After R. Zhang, P. Isola, A. A. Efros, E. Shechtman and O. Wang (2018), version 0.1. The
-linear layers come with the program (static/lpips.txt). The network below them, AlexNet
-or VGG16, does not: its weights are torchvision's file, which the user names.
+It is version 0.1 of R. Zhang, P. Isola, A. A. Efros, E. Shechtman and O. Wang (2018).
+The linear layers ship with the program (static/lpips.txt). The weights of the network
+below them, AlexNet or VGG16, do not: the user names torchvision's file.
 """
 
 import functools
@@ -35,7 +35,7 @@ class _Conv(NamedTuple):
 
 
 class _Pool(NamedTuple):
-    """The maximum over windows."""
+    """A maximum over windows."""
 
     size: int
     stride: int
@@ -47,7 +47,7 @@ class _Network(NamedTuple):
 
 
 def _vgg(places: str) -> tuple[_Conv | _Pool, ...]:
-    """Its layers, of such as "0 2* | 5": | is a pool, what has a * is compared."""
+    """Layers of a text such as "0 2* | 5"; | is a pool, outputs with * are compared."""
     layers: list[_Conv | _Pool] = []
     for word in places.split():
         if word == "|":
@@ -81,8 +81,8 @@ class LPIPS:
     def __init__(self, path: str | Path) -> None:
         """`path` holds torchvision's state dict of AlexNet or VGG16.
 
-        It is a .safetensors, .pt or .pth file. Raises UserError where it holds another
-        network, OSError where it cannot be read.
+        It is a .safetensors, .pt or .pth file. Raises UserError if it holds another
+        network, and OSError if it cannot be read.
         """
         tensors = torch_files.read(path)
         first = tensors.get("features.0.weight", np.empty(0)).shape

@@ -1,10 +1,10 @@
-"""NIQE: how far an image is from pristine photographs, without a reference.
+"""NIQE: the distance of an image from pristine photographs, without a reference.
 
-Lower is better. After A. Mittal, R. Soundararajan and A. C. Bovik (2013): statistics of
-locally normalised luma in blocks of 96 pixels at two scales, against those of pristine
-photographs (static/niqe.txt says where these come from). Luma is rounded to whole
-numbers, as in the authors' program; everything is float64. Of an image with large flats
-of one colour the last digits of the arithmetic decide, in every program.
+Lower is better. It follows A. Mittal, R. Soundararajan and A. C. Bovik (2013): it
+compares statistics of locally normalised luma, in blocks of 96 pixels at two scales,
+with those of pristine photographs (static/niqe.txt names their source). Luma is rounded
+to whole numbers, as in the authors' program; everything is float64. For an image with
+large flat areas of one colour, the result depends on rounding errors in every program.
 """
 
 import functools
@@ -30,14 +30,14 @@ _RATIOS = gamma(2 / _SHAPES) ** 2 / (gamma(1 / _SHAPES) * gamma(3 / _SHAPES))
 
 
 class _Pristine(NamedTuple):
-    """Of photographs that nothing was done to."""
+    """Statistics of pristine photographs."""
 
     mean: np.ndarray  # [36]
     covariance: np.ndarray  # [36, 36]
 
 
 class _Fit(NamedTuple):
-    """Asymmetric generalised Gaussian distributions, one a block: all [N]."""
+    """Asymmetric generalised Gaussian distributions, one for each block: all [N]."""
 
     shape: np.ndarray
     left: np.ndarray  # scales
@@ -47,7 +47,7 @@ class _Fit(NamedTuple):
 def niqe(image: np.ndarray, *, border: int = 0) -> float:
     """NIQE of an image [H, W, 3], RGB in 0..255, without `border` pixels on each side.
 
-    NaN where less than two blocks of 96 x 96 pixels fit in or are textured.
+    NaN if less than two blocks of 96 x 96 pixels fit in and are textured.
     """
     height, width = image.shape[:2]
     image = image[border : height - border, border : width - border]
@@ -77,7 +77,7 @@ def _pristine() -> _Pristine:
 
 
 def _halved(luma: np.ndarray) -> np.ndarray:
-    """MATLAB's imresize by one half; exact, as these weights are whole 512ths."""
+    """MATLAB's imresize by one half; exact, because its weights are whole 512ths."""
     for _ in range(2):
         rows = len(luma)
         padded = np.pad(luma, ((3, 3), (0, 0)), mode="symmetric")
@@ -105,7 +105,7 @@ def _features(luma: np.ndarray, block: int) -> np.ndarray:
 
 
 def _fit(blocks: np.ndarray) -> _Fit:
-    """The distribution of each block's numbers, by their moments."""
+    """The distribution of each block's numbers, fitted by moments."""
     squares = blocks**2
     left = np.sqrt(_mean_where(squares, blocks < 0))
     right = np.sqrt(_mean_where(squares, blocks > 0))
@@ -123,7 +123,7 @@ def _fit(blocks: np.ndarray) -> _Fit:
 
 
 def _mean_where(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The mean of each block's values [N, h, w] under the mask; NaN of none."""
+    """The mean of each block's values [N, h, w] inside the mask; NaN if it is empty."""
     return np.where(mask, values, 0).sum((1, 2)) / mask.sum((1, 2))
 
 

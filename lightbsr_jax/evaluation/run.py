@@ -117,8 +117,8 @@ def run(
     first workdir, and without a workdir there is no report. Low-resolution images are
     written below `dump_lr`, or read from `lr_folder`, at the paths of `images.lr_path`;
     restored ones are written below `dump_sr`, at those of `images.sr_path`. `lpips` is
-    the file of a network that LPIPS is measured by. If several processes share the
-    work, the first one reports.
+    a file with the network of LPIPS. If several processes share the work, the first one
+    reports.
     """
     wanted = Measurement.from_flags(config)
     measured = _prepare(wanted, sources, folders, lpips)
@@ -193,7 +193,7 @@ def _refuse_what_takes_hr(**given: str | None) -> None:
     for name, value in given.items():
         if value:
             flag = name.replace("_", "-")
-            raise UserError(f"--{flag} takes HR images: leave it out with unpaired")
+            raise UserError(f"--{flag} needs HR images: remove it with unpaired")
 
 
 def _prepare(
@@ -218,8 +218,8 @@ def _prepare(
         raise UserError("config.spoilt is for a network: bicubic has no IDR")
     if wanted.unpaired and (wanted.spoilt or not wanted.niqe or not wanted.lanczos):
         raise UserError(
-            "config.unpaired measures NIQE of networks, bicubic and Lanczos: leave "
-            "config.spoilt, config.niqe and config.lanczos as they are"
+            "config.unpaired always measures NIQE of networks, bicubic and Lanczos: "
+            "remove config.spoilt, config.niqe and config.lanczos"
         )
     interpolations = INTERPOLATIONS if wanted.lanczos else (BICUBIC,)
     contenders = [Contender(name, name) for name in interpolations]
@@ -313,7 +313,7 @@ def _measure(
 
 
 def _write_sr(folder: str, restored: Restored, case: Case) -> None:
-    """Writes an image as every method restored it."""
+    """Writes the SR images of one image by every method."""
     for method, pixels in restored.sr.items():
         benchmark, image = restored.benchmark, restored.image
         path = images.sr_path(folder, benchmark, image, case, method)

@@ -1,7 +1,7 @@
 """The report of a measurement of pictures without HR images.
 
-report.html, which needs nothing beside itself, report.md with panels/, results.json and
-images.csv. Each file is whole or not there.
+It consists of a self-contained report.html, report.md with panels/, results.json and
+images.csv. Each file is written completely or not at all.
 """
 
 import csv
@@ -29,7 +29,7 @@ def write(
     methods: Sequence[str],
     about: dict[str, Any],
 ) -> None:
-    """Writes the report into `folder`, which is made if need be."""
+    """Writes the report into `folder`, and makes the folder if it is missing."""
     folder = Path(folder)
     (folder / "panels").mkdir(parents=True, exist_ok=True)
     for old in (folder / "panels").glob("*.png"):  # of an earlier report
@@ -72,8 +72,8 @@ def _page(
     sections = (
         f'<section><h2 id="niqe">NIQE</h2><p class="soft">{escape(note)}</p>'
         f"{_table(rows)}</section>"
-        '<section><h2 id="pictures">Pictures</h2><p class="soft">The region is the '
-        f"one with the most detail.</p>{looks}</section>"
+        '<section><h2 id="pictures">Pictures</h2><p class="soft">The crops show the '
+        f"region with the most detail.</p>{looks}</section>"
     )
     return Template(html.static("report.html")).substitute(
         title=escape(title),

@@ -25,7 +25,7 @@ class Row(NamedTuple):
     parameters: float | None  # in millions
     psnr: tuple[float | None, ...]  # by column
     ssim: tuple[float, ...] | None  # by column; None for rows of the paper
-    # By column, and by name, of what was measured beside them: "NIQE", "LPIPS".
+    # More figures by name ("NIQE", "LPIPS") and column.
     beside: Mapping[str, tuple[float | None, ...]] = {}
 
     @property
@@ -102,7 +102,7 @@ def make(
 
 
 class _Mean(NamedTuple):
-    """Over images."""
+    """Means of figures over images."""
 
     psnr: float
     ssim: float
@@ -127,7 +127,7 @@ def _means(scores: Sequence[Score]) -> dict[tuple[str, str, str], _Mean]:
 
 
 def _mean(values: Sequence[float | None]) -> Any:
-    """The mean of what is known; None of nothing."""
+    """The mean of the known values, or None if there are none."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
@@ -135,7 +135,7 @@ def _mean(values: Sequence[float | None]) -> Any:
 def _beside(
     figures: Sequence[_Mean], averaged: Sequence[int]
 ) -> dict[str, tuple[float | None, ...]]:
-    """A row's figures beside PSNR and SSIM, of what was measured."""
+    """The measured figures of a row other than PSNR and SSIM."""
     rows = {}
     for name, field in _BESIDE.items():
         values = [getattr(mean, field) for mean in figures]

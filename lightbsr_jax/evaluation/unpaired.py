@@ -1,6 +1,6 @@
-"""Pictures without HR images: NIQE of what networks and interpolations make of them.
+"""NIQE of pictures without HR images, after networks and interpolations.
 
-Networks restore them as `lightbsr upscale` does: in tiles, exactly, borders mirrored.
+Networks restore them as `lightbsr upscale` does: in exact tiles, with mirrored borders.
 """
 
 import math
@@ -24,7 +24,7 @@ from lightbsr_jax.models.model import Model
 
 CONVENTION = (
     "NIQE: on luma rounded to whole numbers, border of {border} pixels cut, blocks of "
-    "96 pixels; lower is better, and it says nothing of whether details are true."
+    "96 pixels; lower is better. It does not measure whether details are true."
 )
 _WHOLE = 480  # the longer side of a whole picture, at most
 
@@ -40,7 +40,7 @@ class Look(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A picture, and what was measured."""
+    """A picture and its figures."""
 
     benchmark: str
     image: str
@@ -61,9 +61,10 @@ def measure(
 ) -> list[Measured]:
     """Restores all pictures of the folders by every method.
 
-    The first so many `pictures` of each folder are kept to be looked at, in regions of
-    crop x crop SR pixels; SR images are written below dump_sr. Raises FileNotFoundError
-    or UserError for a folder without pictures, two of one name, and a teacher.
+    The first `pictures` of each folder are kept for the report, with a region of
+    crop x crop SR pixels. SR images are written below `dump_sr`. Raises
+    FileNotFoundError or UserError for a folder without pictures, for two pictures of
+    one name, and for a teacher.
     """
     methods = _methods(networks, scale)
     found = _find(folders)
@@ -91,7 +92,7 @@ def measure(
 
 
 def table(measured: Sequence[Measured], methods: Sequence[str]) -> str:
-    """A row a method: NIQE, averaged over the pictures that are large enough."""
+    """A table with a row for each method: NIQE, averaged over large enough pictures."""
     lines = [["method"]]
     rows = [[f"**{method}**"] for method in methods]
     for benchmark in dict.fromkeys(one.benchmark for one in measured):
@@ -121,7 +122,7 @@ def _methods(networks: Mapping[str, Model], scale: int) -> dict[str, Restore]:
 
 
 def _find(folders: Sequence[str]) -> list[tuple[str, int, str, Path]]:
-    """The pictures: folder's name, place in it, name, path."""
+    """The pictures, as folder's name, place in the folder, name and path."""
     found, stems = [], set()
     for folder in folders:
         benchmark = Path(folder).resolve().name

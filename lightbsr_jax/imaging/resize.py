@@ -53,7 +53,7 @@ def bicubic_matrix(
 def lanczos_matrix(size_in: int, size_out: int) -> np.ndarray:
     """The float32 matrix [size_out, size_in] of Lanczos interpolation, 3 lobes a side.
 
-    As Pillow's: antialiased when shrinking; what lies beyond the border has no part.
+    It equals Pillow's: antialiased when shrinking, without pixels beyond the border.
     """
     shrink = min(size_out / size_in, 1.0)
     index, distance = _taps(size_in, size_out, 6 / shrink)

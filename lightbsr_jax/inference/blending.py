@@ -1,9 +1,8 @@
 """Blending of restored pictures with their bicubic interpolation.
 
-A network that takes what a camera or JPEG left in a picture for the scene's enhances
-it; with more of the interpolated picture in the result, it does so less. Both are
-blended before the one rounding, a few rows at a time, each pixel by the same arithmetic
-wherever its row lies in a strip.
+A network may enhance the artefacts of a camera or of JPEG; blending weakens this. The
+pictures are blended before the only rounding, a few rows at a time. A pixel is computed
+by the same arithmetic wherever its row lies in a strip.
 """
 
 import numpy as np
@@ -23,7 +22,8 @@ class Blend:
     ) -> None:
         """`image` [h, w, 3], float32 in [0, 1], is the picture without its `border`.
 
-        The border is in its pixels; restored rows and columns have it on all sides.
+        `border` counts pixels of the input; the restored picture includes it on all
+        sides.
         """
         self._image = image
         self._strength = np.float32(strength)
@@ -60,7 +60,7 @@ class Blend:
 
 
 def check(strength: float) -> float:
-    """The strength. Raises UserError where it is not in 0..1."""
+    """The strength. Raises UserError if it is not in 0..1."""
     if not 0 <= strength <= 1:  # nan, too
         raise UserError(f"strength {strength}: expected a number from 0 to 1")
     return strength
@@ -69,7 +69,7 @@ def check(strength: float) -> float:
 def _taps(size: int, scale: int, beyond: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices [N, 4] and float32 weights [N, 4] of an axis, enlarged by `scale`.
 
-    So many outputs lie `beyond` either end: they are the outermost pixels again.
+    `beyond` outputs are added at each end; they repeat the outermost pixels.
     """
     centre = (np.arange(size * scale) + 0.5) / scale - 0.5
     index = np.floor(centre).astype(int)[:, None] + np.arange(_TAPS) - 1

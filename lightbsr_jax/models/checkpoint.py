@@ -159,7 +159,7 @@ class Checkpoints:
             multihost_utils.sync_global_devices("damaged checkpoints are set aside")
 
     def _set_aside_unlisted(self) -> None:
-        """Sets those aside that Orbax cannot list, and no other beside them."""
+        """Sets only those checkpoints aside that Orbax cannot list."""
         damaged = []
         if jax.process_index() == 0:
             listed = ocp.path.step.standard_name_format().find_all(self._folder)

@@ -108,7 +108,7 @@ def write(path: str | Path, about: Tree, model: Tree, *, half: bool) -> None:
 
 
 def _checksum(about: Tree, tensors: dict[str, np.ndarray]) -> int:
-    """A number that tells a file's content from any other."""
+    """A checksum of a file's content."""
     value = zlib.crc32(json.dumps(about, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         value = zlib.crc32(f"{name} {tensor.dtype} {tensor.shape}".encode(), value)

@@ -130,7 +130,7 @@ def _pairs(config: TrainingConfig) -> Iterator[str]:
     if config.validation.lr and not config.validation.hr:
         yield "validation.lr has no HR images: --config.validation.hr=FOLDER"
     if data.lr and data.resident:
-        yield "data.resident is for HR images alone: False with data.lr"
+        yield "data.resident does not work with data.lr: set it to False"
     sees_prior = config.model.entry.privileged == Sees.PRIOR.value and (
         config.distillation is not None or config.model.sees is Sees.PRIOR
     )
@@ -139,13 +139,13 @@ def _pairs(config: TrainingConfig) -> Iterator[str]:
             continue
         if field == "data" and sees_prior:
             yield (
-                "data.lr: the degradation of real pairs, which the teacher is shown, "
-                "is unknown: train without one (a preset such as photo-plain)"
+                "data.lr: the degradation of real pairs is unknown, but the teacher "
+                "needs it: train without one (a preset such as photo-plain)"
             )
         elif field == "validation" and config.model.sees is Sees.PRIOR:
             yield (
-                "validation.lr: the degradation of real pairs, which the teacher is "
-                "shown, is unknown: leave it out"
+                "validation.lr: the degradation of real pairs is unknown, but the "
+                "teacher needs it: remove this field"
             )
 
 

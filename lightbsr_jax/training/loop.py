@@ -247,7 +247,7 @@ def announce(job: Job, start: int) -> None:
     if job.pairs is not None:
         job.log.say(
             f"{len(job.pairs)} of them have LR images in {config.data.lr}: "
-            f"{config.data.paired_share:.0%} of what is seen are pairs"
+            f"{config.data.paired_share:.0%} of the training examples are pairs"
         )
     if teacher is not None:
         job.log.say(f"distilled from {teacher.name} after {teacher.step} updates")

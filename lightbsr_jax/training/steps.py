@@ -40,8 +40,8 @@ def degrading_step(
 ) -> Step:
     """Makes a step that degrades its crops, uint8 [B, D, H, W, 3], and updates.
 
-    `Mixed` crops that are pairs are taken as they are. The random key of an image
-    depends on the run's seed, the step and the image's position in the global batch.
+    LR crops of pairs in `Mixed` are used unchanged. The random key of an image depends
+    on the run's seed, the step and the image's position in the global batch.
     """
     kind = settings.of(setting)
 
