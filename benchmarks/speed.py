@@ -199,6 +199,7 @@ def prepare(
     import jax.numpy as jnp
     import numpy as np
 
+    from lightbsr_jax import target
     from lightbsr_jax.parity import case
 
     for method, file in weights.items():
@@ -216,7 +217,7 @@ def prepare(
             times.append(clock() - began)
         return min(times)
 
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = target.platform() == "cpu"
     side, length = (2048, 1 << 25) if on_cpu else (8192, 1 << 28)
     rates = {}
     with jax.default_matmul_precision("highest"):

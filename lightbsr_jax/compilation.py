@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from jax.core import Tracer
 
+from lightbsr_jax import target
 from lightbsr_jax.errors import UserError
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -111,7 +112,8 @@ def inference_jit(function: Callable[..., Any], **options: Any) -> Callable[...,
 
     @functools.wraps(function)
     def call(*arguments: Any, **keywords: Any) -> Any:
-        chosen = within if _traced((arguments, keywords)) else outermost()
+        is_part = target.platform() != "cpu" or _traced((arguments, keywords))
+        chosen = within if is_part else outermost()
         return chosen(*arguments, **keywords)
 
     return call
@@ -122,14 +124,16 @@ def training_pmap(function: Callable[..., Any], *args: Any, **options: Any) -> A
 
     jax.pmap itself takes no compiler options; its ahead-of-time compiled programs do.
     These take longer to call and cannot span processes, so only a single process on
-    CPUs uses them. They keep the JAX settings of the first call.
+    CPUs uses them. They keep the JAX settings of the first call. `lower` is that of
+    jax.pmap, to compile the step for other machines' devices.
     """
     mapped = jax.pmap(function, *args, **options)
     programs: dict[Any, Callable[..., Any]] = {}
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
-        if _traced(arguments) or jax.process_count() > 1 or not _options(_SUMS):
+        is_elsewhere = target.platform() != "cpu" or jax.process_count() > 1
+        if is_elsewhere or _traced(arguments) or not _options(_SUMS):
             return mapped(*arguments)
         leaves, tree = jax.tree.flatten(arguments)
         kinds = tree, *((leaf.shape, leaf.dtype) for leaf in leaves)
@@ -138,6 +142,7 @@ def training_pmap(function: Callable[..., Any], *args: Any, **options: Any) -> A
             _give_back_memory()
         return programs[kinds](*arguments)
 
+    call.lower = mapped.lower
     return call
 
 
@@ -164,8 +169,6 @@ def _options(fusions: str) -> dict[str, str | int]:
     inference does not, so that its results are the same bits in every batch. Vectors
     are as wide as the CPU's, up to 512 bits, where XLA's default is 256.
     """
-    if jax.default_backend() != "cpu":
-        return {}
     options = {
         "xla_cpu_experimental_ynn_fusion_type": fusions,
         "xla_cpu_prefer_vector_width": 512,

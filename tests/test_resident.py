@@ -10,6 +10,7 @@ import pytest
 from helpers.crops import COUNT, SIZE, batches_of, folder, numbers, sampler_of, truncate
 from jax import lax
 
+from lightbsr_jax import target
 from lightbsr_jax.data import resident
 from lightbsr_jax.data.pipeline import CropBatches, Places
 from lightbsr_jax.data.resident import ResidentBatches
@@ -36,8 +37,12 @@ def images(folder) -> ImageFolders:
     return ImageFolders([folder], minimum=SIZE)
 
 
-def test_crops_are_slices_turned(images) -> None:
-    batches = ResidentBatches(images, sampler_of(images), threads=2)
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_crops_are_slices_turned(images, platform: str) -> None:
+    with target.compiling_for(platform):
+        batches = ResidentBatches(images, sampler_of(images), threads=2)
+    words = platform == "tpu"
+    assert batches.pixels.lines.dtype == (np.uint32 if words else np.uint8)
     for turn in range(8):
         places = Places(
             images=np.array([6, 0, 3]),

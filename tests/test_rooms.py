@@ -20,12 +20,13 @@ MODULES = {
 }
 
 # What each room may import beside itself and these.
-FREE = {"atomic", "errors", "typed"}
+FREE = {"atomic", "errors", "target", "typed"}
 FOUNDATION = {"imaging", "networks"}
 ALLOWED = {
     "atomic": set(),
     "errors": set(),
     "config_files": set(),
+    "target": set(),
     "typed": set(),
     "compilation": set(),
     "imaging": set(),
@@ -130,6 +131,17 @@ def test_commands_alone_read_arguments_and_print(module: str) -> None:
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     names = [call.func.id for call in calls if isinstance(call.func, ast.Name)]
     assert "print" not in names
+
+
+BENCHMARKS = sorted((PACKAGE.parent / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "path", [*MODULES.values(), *BENCHMARKS], ids=lambda path: path.stem
+)
+def test_one_module_asks_for_the_platform(path: Path) -> None:
+    """So all programs can be compiled for devices that are elsewhere."""
+    assert ("default_backend" in path.read_text()) == (path.stem == "target")
 
 
 TESTS = {path.stem: path for path in sorted(Path(__file__).parent.rglob("*.py"))}

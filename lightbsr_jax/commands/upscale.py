@@ -246,6 +246,7 @@ def _upscaler(
 ) -> Upscaler:
     import jax
 
+    from lightbsr_jax import target
     from lightbsr_jax.inference.upscaler import Upscaler
 
     memory = None
@@ -257,7 +258,7 @@ def _upscaler(
         devices = jax.local_devices(backend=device)
     except RuntimeError as error:
         raise UserError(
-            f"--device={device}: JAX finds only {jax.default_backend()} (another build "
+            f"--device={device}: JAX finds only {target.platform()} (another build "
             "of jax may be needed)"
         ) from error
     return Upscaler(model, memory=memory, precision=precision, devices=devices)

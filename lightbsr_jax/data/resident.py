@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from lightbsr_jax import target
 from lightbsr_jax.data.pipeline import (
     FLIP_COLUMNS,
     FLIP_ROWS,
@@ -29,7 +30,9 @@ from lightbsr_jax.typed import ArrayLike
 class Pixels(NamedTuple):
     """The images of a source, stacked vertically."""
 
-    lines: Array  # uint8 [sum of heights, 3 * largest width], padded with zeros
+    # Padded with zeros: uint8 [sum of heights, 3 * largest width], or on a TPU uint32
+    # [sum of heights, largest width], a pixel's colours from the lowest bits on.
+    lines: Array
     first: Array  # int32 [N], the line in which each image begins
 
 
@@ -55,8 +58,10 @@ class ResidentBatches(Iterator[Any]):
         self._sampler, self._transfer = sampler, transfer
         self._next = 0
         heights, widths = source.sizes.T
-        _check_memory(len(source), int(heights.sum()), int(widths.max()))
-        lines = np.zeros((heights.sum(), 3 * widths.max()), np.uint8)
+        # Of bytes, a TPU would copy all lines for each crop, into another layout.
+        size = 4 if target.platform() == "tpu" else 3
+        _check_memory(len(source), int(heights.sum()), int(widths.max()), size)
+        lines = np.zeros((heights.sum(), widths.max(), size), np.uint8)
         first = np.cumsum(heights) - heights
         self._readable = np.ones(len(source), bool)
 
@@ -66,11 +71,13 @@ class ResidentBatches(Iterator[Any]):
                 self._readable[index] = False
                 return
             height, width, _ = image.shape
-            where = lines[first[index] : first[index] + height, : 3 * width]
-            where[:] = image.reshape(height, 3 * width)
+            lines[first[index] : first[index] + height, :width, :3] = image
 
         with ThreadPoolExecutor(max(threads, 1)) as pool:
             list(pool.map(load, range(len(source))))
+        lines = lines.reshape(len(lines), -1)
+        if size == 4:
+            lines = lines.view("<u4").astype(np.uint32, copy=False)
         self.pixels = Pixels(share(lines), share(first.astype(np.int32)))
 
     def __next__(self) -> Any:
@@ -100,24 +107,32 @@ class ResidentBatches(Iterator[Any]):
 def crops(pixels: Pixels, places: Places, *, size: int) -> Array:
     """Cuts and turns crops of resident images: uint8 [B, D, size, size, 3]."""
 
+    words = pixels.lines.dtype == jnp.uint32
+
     def cut(line: ArrayLike, left: ArrayLike) -> Array:
+        if words:
+            return lax.dynamic_slice(pixels.lines, (line, left), (size, size))
         lines = lax.dynamic_slice(pixels.lines, (line, 3 * left), (size, 3 * size))
         return lines.reshape(size, size, 3)
 
     def of_image(
         first: Array, tops: ArrayLike, lefts: ArrayLike, turn: ArrayLike
     ) -> Array:
-        crops = jax.vmap(cut)(first + tops, lefts)  # [D, size, size, 3]
+        crops = jax.vmap(cut)(first + tops, lefts)  # [D, size, size, 3], or words
         crops = jnp.where(turn & FLIP_ROWS, crops[:, ::-1], crops)
         crops = jnp.where(turn & FLIP_COLUMNS, crops[:, :, ::-1], crops)
         return jnp.where(turn & TRANSPOSE, crops.swapaxes(1, 2), crops)
 
     first = pixels.first[places.images]
-    return jax.vmap(of_image)(first, places.tops, places.lefts, places.turns)
+    cropped = jax.vmap(of_image)(first, places.tops, places.lefts, places.turns)
+    if not words:
+        return cropped
+    channels = [cropped >> shift & 255 for shift in (0, 8, 16)]
+    return jnp.stack(channels, -1).astype(jnp.uint8)
 
 
-def _check_memory(images: int, lines: int, width: int) -> None:
-    needed, free = 3 * lines * width, _free_memory()
+def _check_memory(images: int, lines: int, width: int, size: int) -> None:
+    needed, free = size * lines * width, _free_memory()
     if needed > free:
         raise UserError(
             f"config.data.resident: {images} images as {lines} lines of {width} pixels "

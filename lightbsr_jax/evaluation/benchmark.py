@@ -26,6 +26,7 @@ from jax import Array, lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lightbsr_jax import target
 from lightbsr_jax.compilation import inference_jit
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation.cases import Case
@@ -243,7 +244,7 @@ def _restore(
     """LR images, and SR images by each method; each device computes its share."""
 
     def on_device(restorers: dict[str, Restorer], batch: _Batch) -> _Pixels:
-        if jax.default_backend() != "cpu":
+        if target.platform() != "cpu":
             return _restore_share(restorers, batch, scale=scale)
 
         # On a CPU, restoring images one by one is faster, and the bits of the result do

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from lightbsr_jax import target
 from lightbsr_jax.imaging import kernels, metrics, resize
 
 
@@ -109,9 +110,12 @@ def blur_and_shrink(images: Array, kernel: Array, *, scale: int) -> Array:
 
     Both operations are linear and, away from the border, shift-invariant. Inside the
     image they are therefore swapped, so that the kernel is applied only to the few
-    pixels of the smaller image; the results differ by float rounding.
+    pixels of the smaller image; the results differ by float rounding. TPUs compute both
+    as matrix products.
     """
-    if jax.default_backend() != "cpu":
+    if target.platform() == "tpu":
+        return _by_products(images, kernel, scale)
+    if target.platform() != "cpu":
         return _blur_and_shrink(images, kernel, scale)
 
     # On a CPU, process images one by one: intermediate results then fit into its cache.
@@ -120,6 +124,29 @@ def blur_and_shrink(images: Array, kernel: Array, *, scale: int) -> Array:
         return _blur_and_shrink(image[None], kernel[None], scale)[0]
 
     return lax.map(one, (images, kernel))
+
+
+def _by_products(images: Array, kernel: Array, scale: int) -> Array:
+    """Both as two products: by a constant matrix, and by one of the image's kernel.
+
+    The first shrinks rows, shifted by each of the kernel's; the second blurs and
+    shrinks columns, and sums over the kernel's rows. It is exact at the border, too.
+    """
+    padded, taps = _padded(images, kernel), kernel.shape[-1]
+    *_, height, width, channels = images.shape
+    rows = _shifted(resize.bicubic_matrix(height, height // scale), taps)
+    columns = _shifted(resize.bicubic_matrix(width, width // scale), taps)
+    product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+    own = product("bij,jwx->bixw", kernel.astype(jnp.float32), columns)
+    x = product("bnyxc,ihy->bnchix", padded, rows)
+    x = product("bnchix,bixw->bnhwc", x, own)
+    return x.reshape(*images.shape[:-3], height // scale, width // scale, channels)
+
+
+def _shifted(matrix: np.ndarray, count: int) -> np.ndarray:
+    """A matrix [m, n] moved right by 0, 1, ...: [count, m, n + count - 1]."""
+    moved = [np.pad(matrix, ((0, 0), (i, count - 1 - i))) for i in range(count)]
+    return np.stack(moved)
 
 
 def _blur_and_shrink(images: Array, kernel: Array, scale: int) -> Array:

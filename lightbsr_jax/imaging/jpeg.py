@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from lightbsr_jax import target
+
 Subsampling = Literal["4:4:4", "4:2:0"]
 
 LUMA_TABLE = np.array(
@@ -85,7 +87,7 @@ def round_trip(
         size = jnp.tile(jnp.array(images.shape[1:3]), (len(images), 1))
     one = functools.partial(_round_trip, subsampled=subsampling == "4:2:0")
     arguments = (images, jnp.asarray(quality), jnp.asarray(size))
-    if jax.default_backend() == "cpu":
+    if target.platform() == "cpu":
         return lax.map(lambda of_one: one(*of_one), arguments)
     return jax.vmap(one)(*arguments)
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 from jax.lax import Precision
 
+from lightbsr_jax import target
 from lightbsr_jax.imaging import interpolation, realworld
 from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.imaging.kernels import KERNEL_SIZE, anisotropic
@@ -39,7 +40,8 @@ def make_basis(seed: int) -> np.ndarray:
     u1, u2, u3 = np.random.default_rng(seed).uniform(size=(3, _SAMPLES))
     variance1 = 0.1 + 10 * u1
     variance2 = 0.1 + (variance1 - 0.1) * u2
-    with jax.enable_x64(True):
+    # Accelerators have no float64, or one of other bits.
+    with target.on_host(), jax.enable_x64(True):
         samples = anisotropic(np.sqrt(variance1), np.sqrt(variance2), np.pi * u3)
     return _principal_components(np.asarray(samples).reshape(_SAMPLES, -1))
 

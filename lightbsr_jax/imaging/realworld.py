@@ -43,6 +43,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from lightbsr_jax import target
 from lightbsr_jax.imaging import (
     degradation,
     interpolation,
@@ -341,7 +342,7 @@ def apply(
     shared = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), shared)
     one = functools.partial(_degraded, scale=scale, rounds=PRESETS[preset].rounds)
     arguments = (crop_keys(keys, count).reshape(-1), images, *shared)
-    if jax.default_backend() == "cpu":
+    if target.platform() == "cpu":
         # Process images one by one: intermediate results then fit into its cache.
         lr = lax.map(lambda of_one: one(*of_one), arguments)
     else:
@@ -392,10 +393,10 @@ def _degraded(
     fields = noise_fields(key, both)
 
     image, size = hr.astype(jnp.float32), jnp.asarray(hr_size)
-    for i, target in enumerate((hr_size, lr_size)):
+    for i, wanted in enumerate((hr_size, lr_size)):
         image = _blurred(image, size, blur[i])
         factor = drawn.factor[i]
-        new_size = jnp.floor(target * factor).astype(jnp.int32)
+        new_size = jnp.floor(wanted * factor).astype(jnp.int32)
         # As in torch: round 1 is given a factor, whose inverse is the step; round 2 a
         # size.
         step = jnp.stack(2 * [1 / factor]) if i == 0 else size / new_size

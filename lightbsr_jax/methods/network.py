@@ -22,6 +22,7 @@ from jax.lax import slice_in_dim
 
 from lightbsr_jax.networks.layers import Conv
 from lightbsr_jax.networks.operators import (
+    at_full_precision,
     at_least_float32,
     conv,
     fuse_convs,
@@ -97,9 +98,13 @@ class Restorer(nn.Module):
         """Computes `reconstruct` one convolution after the other."""
         # The 8 bits of bfloat16 are too few for pixels.
         x = at_least_float32(x)
-        for factor, layer in zip(UPSCALER_STEPS[self.scale], self.upscale, strict=True):
-            x = pixel_shuffle(layer(x), factor)
-        return self._pixels(self.tail(x))
+        with at_full_precision():
+            for factor, layer in zip(
+                UPSCALER_STEPS[self.scale], self.upscale, strict=True
+            ):
+                x = pixel_shuffle(layer(x), factor)
+            x = self.tail(x)
+        return self._pixels(x)
 
     def reconstruct_inside(self, x: Array) -> Array:
         """Computes `reconstruct` correctly except for the outermost LR pixels."""
@@ -109,7 +114,8 @@ class Restorer(nn.Module):
             rest = fuse_convs(layer.kernel_and_bias, factor, rest)
         x = at_least_float32(x)
         kernel, bias = (part.astype(x.dtype) for part in rest)
-        x = conv(x, kernel) + bias
+        with at_full_precision():
+            x = conv(x, kernel) + bias
         for factor in factors:
             x = pixel_shuffle(x, factor)
         return self._pixels(x)

@@ -22,6 +22,9 @@ from lightbsr_jax.networks.operators import (
     conv,
     dense,
     depthwise_conv,
+    for_columns,
+    moments,
+    over_channels,
 )
 
 
@@ -54,6 +57,7 @@ class _Linear(nn.Module):
 
     features: int
     use_bias: bool = True
+    columns: int = 1  # that a map has packed (see `operators`)
 
     def parameters(self, kernel_shape: tuple[int, ...]) -> tuple[Array, Array]:
         """The kernel, with inputs on its second last axis, and the bias (or zero)."""
@@ -79,7 +83,7 @@ class Dense(_Linear):
         before: tuple[Array, Array] | None = None,
         after: Array | None = None,
     ) -> Array:
-        kernel, bias = self.parameters((x.shape[-1], self.features))
+        kernel, bias = self.parameters((x.shape[-1] // self.columns, self.features))
         bias = jnp.broadcast_to(bias, self.features)
         if before is not None:
             scale, shift = before
@@ -87,7 +91,7 @@ class Dense(_Linear):
             kernel = scale[:, None] * kernel
         if after is not None:
             kernel, bias = kernel * after, bias * after
-        return dense(x, kernel.astype(x.dtype), bias.astype(x.dtype))
+        return dense(x, kernel.astype(x.dtype), bias.astype(x.dtype), self.columns)
 
 
 class Conv(_Linear):
@@ -104,9 +108,10 @@ class Conv(_Linear):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel, bias = self.parameters(shape)
-        return conv(x, kernel.astype(x.dtype), self.stride) + bias.astype(x.dtype)
+        inputs = x.shape[-1] // self.columns
+        kernel, bias = self.parameters((self.size, self.size, inputs, self.features))
+        x = conv(x, kernel.astype(x.dtype), self.stride, self.columns)
+        return x + for_columns(bias.astype(x.dtype), self.columns)
 
 
 class DepthwiseConv(_Linear):
@@ -115,26 +120,29 @@ class DepthwiseConv(_Linear):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel, bias = self.parameters((7, 7, 1, self.features))
-        return depthwise_conv(x, kernel.astype(x.dtype), bias.astype(x.dtype))
+        x_kernel, x_bias = kernel.astype(x.dtype), bias.astype(x.dtype)
+        return depthwise_conv(x, x_kernel, x_bias, self.columns)
 
 
-@jax.custom_vjp
-def _normalised(x: Array) -> Array:
-    return _normalised_forward(x)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _normalised(x: Array, columns: int) -> Array:
+    return _normalised_forward(x, columns)[0]
 
 
-def _normalised_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
-    x = x - channel_mean(x)
-    scale = lax.rsqrt(channel_mean(jnp.square(x)) + 1e-6)
-    return x * scale, (x * scale, scale)
+def _normalised_forward(x: Array, columns: int) -> tuple[Array, tuple[Array, Array]]:
+    x = x - over_channels(channel_mean(x, columns), x)
+    scale = lax.rsqrt(channel_mean(jnp.square(x), columns) + 1e-6)
+    spread = over_channels(scale, x)
+    return x * spread, (x * spread, scale)
 
 
 def _normalised_backward(
-    residuals: tuple[Array, Array], gradient: Array
+    columns: int, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array]:
     y, scale = residuals
-    along = y * channel_mean(gradient * y)
-    return (scale * (gradient - channel_mean(gradient) - along),)
+    along = y * over_channels(channel_mean(gradient * y, columns), y)
+    mean = over_channels(channel_mean(gradient, columns), y)
+    return (over_channels(scale, y) * (gradient - mean - along),)
 
 
 _normalised.defvjp(_normalised_forward, _normalised_backward)
@@ -147,12 +155,15 @@ class LayerNorm(nn.Module):
     the `before` of a `Dense`.
     """
 
+    columns: int = 1
+
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, tuple[Array, Array]]:
-        channels, dtype = x.shape[-1:], x.dtype
+        channels, dtype = (x.shape[-1] // self.columns,), x.dtype
         scale = self.param("scale", nn.initializers.ones, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
-        return _normalised(at_least_float32(x)).astype(dtype), (scale, bias)
+        y = _normalised(at_least_float32(x), self.columns)
+        return y.astype(dtype), (scale, bias)
 
 
 class BatchNorm(nn.Module):
@@ -181,8 +192,7 @@ class BatchNorm(nn.Module):
         if visits is None:
             mean, var = running_mean.value, running_var.value
         else:
-            mean = self._global_mean(x.mean((1, 2, 3), keepdims=True))
-            var = self._global_mean(jnp.square(x - mean).mean((1, 2, 3), keepdims=True))
+            mean, var = moments(x, self.axis_name)
             if not self.is_initializing():
                 n = prod(x.shape[1:4]) * self._devices()
                 for crop in visits:
@@ -191,9 +201,6 @@ class BatchNorm(nn.Module):
                         running_var.value, var[crop] * (n / (n - 1))
                     )
         return ((x - mean) * (lax.rsqrt(var + 1e-5) * scale) + bias).astype(dtype)
-
-    def _global_mean(self, x: Array) -> Array:
-        return x if self.axis_name is None else lax.pmean(x, self.axis_name)
 
     def _devices(self) -> int:
         return 1 if self.axis_name is None else lax.axis_size(self.axis_name)

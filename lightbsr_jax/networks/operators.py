@@ -1,18 +1,24 @@
 """Operators of the networks, each formulated for the backend that runs it.
 
-`plain` defines them, and `cpu` has formulations that are faster on a CPU. Only this
-module chooses between them; `plain_ops` selects `plain` everywhere.
+`plain` defines them, `cpu` has formulations that are faster on a CPU, and `lanes` on a
+TPU. Only this module chooses between them; `plain_ops` selects `plain` everywhere.
+
+On a TPU maps may be packed, with several `columns` side by side among the channels (see
+`lanes`): a module gets their number from `columns_in_lanes` and passes it on.
 """
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from math import sqrt
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from lightbsr_jax.networks import cpu, plain
+from lightbsr_jax import target
+from lightbsr_jax.networks import cpu, lanes, plain
 from lightbsr_jax.networks.plain import at_least_float32
 
 # Part of the key of JAX's caches, so that functions are traced again in the context.
@@ -33,7 +39,38 @@ def is_plain() -> bool:
 
 
 def _uses_cpu_formulations() -> bool:
-    return jax.default_backend() == "cpu" and not is_plain()
+    return target.platform() == "cpu" and not is_plain()
+
+
+def columns_in_lanes(x: Array) -> int:
+    """Number of columns to `pack` in maps like x [B, h, w, C]; 1 is for no packing."""
+    packs = target.platform() == "tpu" and not is_plain()
+    return lanes.COLUMNS if packs and x.shape[2] % lanes.COLUMNS == 0 else 1
+
+
+def pack(x: Array, columns: int) -> Array:
+    """x [B, h, w, C] as [B, h, w / columns, columns C]; see `lanes`."""
+    return x if columns == 1 else lanes.pack(x, columns)
+
+
+def unpack(x: Array, columns: int) -> Array:
+    """The inverse of `pack`."""
+    return x if columns == 1 else lanes.unpack(x, columns)
+
+
+def for_columns(x: Array, columns: int) -> Array:
+    """Numbers of channels [..., C] for packed maps: [..., columns C]."""
+    return x if columns == 1 or not x.ndim else lanes.vector(x, columns)
+
+
+def at_full_precision() -> AbstractContextManager[Any]:
+    """Context for products and convolutions of pixels, in float32 on any backend.
+
+    (TPUs multiply in bfloat16 and GPUs in TF32 where they are not told otherwise.)
+    """
+    if target.platform() == "cpu":
+        return nullcontext()
+    return jax.default_matmul_precision("highest")
 
 
 def gelu(x: Array) -> Array:
@@ -46,19 +83,52 @@ def leaky_relu(x: Array) -> Array:
     return nn.leaky_relu(x, 0.1)
 
 
-def global_mean(x: Array) -> Array:
+def global_mean(x: Array, columns: int = 1) -> Array:
     """Mean over rows and columns, summed in float32: [B, h, w, C] to [B, C]."""
     wide = at_least_float32(x)
+    if columns > 1:
+        total = lanes.sum_of_columns(wide.mean((1, 2)), columns)
+        return (total / columns).astype(x.dtype)
     if not _uses_cpu_formulations():
         return wide.mean((1, 2)).astype(x.dtype)
     return cpu.global_mean(wide).astype(x.dtype)
 
 
-def channel_mean(x: Array) -> Array:
-    """Mean over channels, kept as an axis of 1."""
+def moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
+    """Means and variances [D, 1, 1, 1, C] of each crop's maps x [D, B, h, w, C].
+
+    Over B, h, w and all devices of the axis. Accelerators gather both at once, as they
+    wait longer for one another than for the numbers.
+    """
+
+    def own(x: Array) -> Array:
+        return x.mean((1, 2, 3), keepdims=True)
+
+    def everywhere(x: Array) -> Array:
+        return x if axis_name is None else lax.pmean(x, axis_name)
+
+    if axis_name is None or target.platform() == "cpu":
+        mean = everywhere(own(x))
+        return mean, everywhere(own(jnp.square(x - mean)))
+    here = own(x)
+    both = jnp.stack([here, own(jnp.square(x - here))])
+    means, variances = jnp.moveaxis(lax.all_gather(both, axis_name), 1, 0)
+    mean = means.mean(0)
+    return mean, (variances + jnp.square(means - mean)).mean(0)
+
+
+def channel_mean(x: Array, columns: int = 1) -> Array:
+    """Mean over channels, which stay as an axis of 1; for `over_channels`."""
+    if columns > 1:
+        return lanes.channel_mean(x, columns)
     if not _uses_cpu_formulations():
         return x.mean(-1, keepdims=True)
     return cpu.channel_mean(x)
+
+
+def over_channels(mean: Array, like: Array) -> Array:
+    """Spreads numbers of pixels, as of `channel_mean`, over the channels of `like`."""
+    return mean if mean.shape[-1] == 1 else lanes.over_blocks(mean, like.shape[-1])
 
 
 def pixel_shuffle(x: Array, factor: int) -> Array:
@@ -78,23 +148,35 @@ def pixel_unshuffle(x: Array, factor: int) -> Array:
     return x.transpose(0, 1, 3, 5, 2, 4).reshape(b, h // factor, w // factor, -1)
 
 
-def conv(x: Array, kernel: Array, stride: int = 1) -> Array:
-    """Computes `plain.conv`, formulated for the backend."""
+def conv(x: Array, kernel: Array, stride: int = 1, columns: int = 1) -> Array:
+    """Computes `plain.conv`, formulated for the backend.
+
+    Packed maps take a stride of 1 and odd kernels only.
+    """
+    if columns > 1:
+        return lanes.conv(x, kernel, columns)
     odd = all(k % 2 for k in kernel.shape[:2])
     if odd and stride == 1 and _uses_cpu_formulations():
         return cpu.conv(x, kernel)
     return plain.conv(x, kernel, stride)
 
 
-def depthwise_conv(x: Array, kernel: Array, bias: Array) -> Array:
+def depthwise_conv(x: Array, kernel: Array, bias: Array, columns: int = 1) -> Array:
     """Computes `plain.depthwise_conv`, formulated for the backend."""
+    if columns > 1:
+        return lanes.depthwise_conv(x, kernel, bias, columns)
     if _uses_cpu_formulations():
         return cpu.depthwise_conv(x, kernel, bias)
+    if target.platform() == "tpu" and not is_plain():
+        zero = jnp.zeros_like(bias)
+        return lanes.barred(partial(plain.depthwise_conv, bias=zero), x, kernel) + bias
     return plain.depthwise_conv(x, kernel, bias)
 
 
-def dense(x: Array, kernel: Array, bias: Array) -> Array:
+def dense(x: Array, kernel: Array, bias: Array, columns: int = 1) -> Array:
     """Computes `plain.dense`, formulated for the backend."""
+    if columns > 1:
+        return lanes.dense(x, kernel, bias, columns)
     if _uses_cpu_formulations():
         return cpu.dense(x, kernel, bias)
     return plain.dense(x, kernel, bias)

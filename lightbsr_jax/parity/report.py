@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 
+from lightbsr_jax import target
 from lightbsr_jax.parity.case import Arrays, Case
 from lightbsr_jax.parity.compare import Arithmetic, Row
 
@@ -84,7 +85,7 @@ def as_json(case: Case, rows: Sequence[Row], ours: Arrays, theirs: Arrays) -> st
     content = {
         "case": case.meta,
         "jax": jax.__version__,
-        "backend": jax.default_backend(),
+        "backend": target.platform(),
         "agrees": all(row.verdict == "ok" for row in rows),
         "rows": [
             {
@@ -114,6 +115,6 @@ def precision(costs: Sequence[Arithmetic]) -> str:
             lines[-1] += f" {cost.psnr:7.3f} dB {best - cost.psnr:5.3f} dB"
     if not with_images:
         lines.append("--images=FOLDER adds the cost in dB.")
-    if jax.default_backend() == "cpu":
+    if target.platform() == "cpu":
         lines.append("On a CPU, JAX's default is float32, the same as highest.")
     return "\n".join(lines)

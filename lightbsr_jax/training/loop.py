@@ -1,11 +1,12 @@
 """The training loop: from HR images to checkpoints of a trained network."""
 
 import contextlib
+import functools
 import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median
@@ -45,6 +46,7 @@ from lightbsr_jax.training.steps import (
 )
 from lightbsr_jax.training.updates import AXIS
 from lightbsr_jax.training.validation import validation
+from lightbsr_jax.typed import Device
 
 TIMED_STEPS = 8  # of each stage, for config.minutes
 
@@ -337,8 +339,10 @@ def close(job: Job) -> None:
         job.log.say(f"not used: {reason}")
 
 
-def make_steps(config: TrainingConfig, setup: Setup) -> Steps:
-    """Makes the run's steps on all devices, by stage."""
+def make_steps(
+    config: TrainingConfig, setup: Setup, devices: Sequence[Device] | None = None
+) -> Steps:
+    """Makes the run's steps on all devices or the given ones, by stage."""
     steps = {}
     for stage, update in setup.updates.items():
         step = degrading_step(
@@ -350,8 +354,41 @@ def make_steps(config: TrainingConfig, setup: Setup) -> Steps:
         step = skip_nonfinite(step, ema_decay=config.ema_decay)
         if config.data.resident:
             step = cropping_step(step, size=config.hr_crop)
-        steps[stage] = parallel.over_devices(step)
+        steps[stage] = within_memory(parallel.over_devices(step, devices), config)
     return steps
+
+
+def within_memory(step: Step, config: TrainingConfig) -> Step:
+    """Makes `step` raise UserError if a device lacks the memory for it."""
+
+    @functools.wraps(step)
+    def call(*arguments: Any) -> Any:
+        try:
+            return step(*arguments)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise UserError(_remedy(config, jax.device_count())) from error
+
+    return call
+
+
+def _remedy(config: TrainingConfig, devices: int) -> str:
+    """Says what to change in a config whose steps do not fit into memory."""
+    images, parts = config.data.batch_size // devices, config.compute.parts
+    remedies = [
+        f"--config.compute.parts={more} (the same numbers, of fewer images at a time)"
+        for more in range(parts + 1, images + 1)
+        if images % more == 0
+    ][:1]
+    if config.compute.dtype == "float32":
+        remedies.append("--config.compute.dtype=bfloat16")
+    remedies.append(f"a config.data.batch_size below {config.data.batch_size}")
+    return (
+        f"config.compute.parts={parts}: a step of {images} images on each of {devices} "
+        f"{jax.devices()[0].device_kind} device(s) does not fit into their memory. "
+        f"Take {', or '.join(remedies)}"
+    )
 
 
 def constants_on_devices(
@@ -415,7 +452,8 @@ def seconds_per_step(
 
 def numbers(metrics: Unlogged) -> Unlogged:
     """Converts the metrics of steps to numbers; waits until they are computed."""
-    return [{name: float(value) for name, value in row.items()} for row in metrics]
+    rows = jax.device_get(metrics)  # in one transfer
+    return [{name: float(value) for name, value in row.items()} for row in rows]
 
 
 def averages(metrics: Unlogged) -> dict[str, float]:

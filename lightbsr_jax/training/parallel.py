@@ -6,6 +6,7 @@ process i of n reads the i-th of n equal parts.
 """
 
 import zlib
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -22,15 +23,19 @@ from lightbsr_jax.training.updates import AXIS, Update
 from lightbsr_jax.typed import Device
 
 
-def over_devices(step: Step) -> Step:
-    """Maps `step` over devices, each with its share of crops; donates the state."""
+def over_devices(step: Step, devices: Sequence[Device] | None = None) -> Step:
+    """Maps `step` over devices, each with its share of crops; donates the state.
+
+    The devices are those of all processes, or the given ones, for example of a topology
+    to compile for: the result has the `lower` of a jitted function.
+    """
     return training_pmap(
         step,
         AXIS,
         in_axes=(None, 0, None),
         out_axes=None,
         donate_argnums=0,
-        devices=_devices(),
+        devices=_devices() if devices is None else list(devices),
     )
 
 

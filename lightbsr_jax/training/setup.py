@@ -71,14 +71,7 @@ def prepare(
     It starts from the tensors of `given`, {"params", "batch_stats", "basis"}, that fit.
     Raises UserError if a student does not fit its teacher, or if no tensor fits.
     """
-    learner = Learner(
-        config.model.entry,
-        network,
-        optimizers.make(config.optimizer, **dataclasses.asdict(config.adam)),
-        schedules.of(config.schedule),
-        microbatches=config.compute.parts,
-        sees_prior=config.model.is_teacher and config.model.prior,
-    )
+    learner = make_learner(config, network)
     if config.distillation is not None:
         return _distilled(config, config.distillation, learner, given)
     if config.contrast is not None:
@@ -87,10 +80,43 @@ def prepare(
     start = initial.fit(fresh, given)
     return Setup(
         state=fresh_train_state(start.variables, learner.optimizer),
-        updates={2: supervised_update(learner)},
+        updates=make_updates(config, learner),
         basis=_first_basis(config, start, given),
         start=start,
     )
+
+
+def make_learner(config: TrainingConfig, network: BlindNetwork) -> Learner:
+    """Makes the learner of a config; a student's `sees_prior` is its teacher's."""
+    return Learner(
+        config.model.entry,
+        network,
+        optimizers.make(config.optimizer, **dataclasses.asdict(config.adam)),
+        schedules.of(config.schedule),
+        microbatches=config.compute.parts,
+        sees_prior=config.model.is_teacher and config.model.prior,
+    )
+
+
+def make_updates(config: TrainingConfig, learner: Learner) -> dict[int, Update]:
+    """The updates that train it, by stage."""
+    if config.distillation is not None:
+        update = partial(
+            distillation_update,
+            learner,
+            temperature=config.distillation.temperature,
+            l1_weight=config.distillation.l1_weight,
+        )
+    elif config.contrast is not None and config.contrast.enabled:
+        update = partial(
+            contrastive_update,
+            learner,
+            momentum=config.contrast.momentum,
+            temperature=config.contrast.temperature,
+        )
+    else:
+        return {2: supervised_update(learner)}
+    return {stage: update(stage=stage) for stage in STAGES}
 
 
 def _distilled(
@@ -106,15 +132,10 @@ def _distilled(
     start = initial.fit(
         inherit(fresh, model.variables, learner.method.inherited), given
     )
-    update = partial(
-        distillation_update,
-        learner._replace(sees_prior=model.prior),
-        temperature=distillation.temperature,
-        l1_weight=distillation.l1_weight,
-    )
+    learner = learner._replace(sees_prior=model.prior)
     return Setup(
         state=fresh_train_state(start.variables, learner.optimizer),
-        updates={stage: update(stage=stage) for stage in STAGES},
+        updates=make_updates(config, learner),
         basis=np.asarray(model.basis),
         teacher=Teacher(
             name=distillation.teacher,
@@ -138,16 +159,12 @@ def _contrasted(
         queue_key,
         queue_size=contrast.queue_size,
     )
-    updates = {2: supervised_update(learner)}
-    if contrast.enabled:
-        update = partial(
-            contrastive_update,
-            learner,
-            momentum=contrast.momentum,
-            temperature=contrast.temperature,
-        )
-        updates = {stage: update(stage=stage) for stage in STAGES}
-    return Setup(state, updates, basis=_first_basis(config, start, given), start=start)
+    return Setup(
+        state=state,
+        updates=make_updates(config, learner),
+        basis=_first_basis(config, start, given),
+        start=start,
+    )
 
 
 def _first_basis(

@@ -1,0 +1,208 @@
+"""Feature maps with several columns of pixels side by side in the lanes of a TPU.
+
+A TPU computes on rows of 128 lanes, half of which a map of 64 channels leaves empty.
+Here a map [B, h, w, C] is packed as [B, h, w / n, n C] with n columns: blocks of 16
+channels one after the other, in each the n columns and in these the block's channels.
+With n = 8 a block fills the lanes, and channels split between blocks split there, too.
+(Channels that are no multiple of 16 begin with a smaller block: 24 are 8 and 16.)
+
+Convolutions and dense layers become those of the wider maps, for the matrix unit: their
+kernels are built of the usual ones, with zeros between what does not see each other.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from math import ceil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from lightbsr_jax.networks.plain import NHWC
+
+COLUMNS = 8
+_BLOCK = 16  # channels
+_EXACT = lax.Precision.HIGHEST  # of products with zeros and ones, which select
+
+
+def _runs(channels: int) -> list[tuple[int, int, int]]:
+    """Runs of equal blocks of channels: (first, beyond the last, a block's size)."""
+    rest = channels % _BLOCK
+    runs = [(0, rest, rest), (rest, channels, _BLOCK)]
+    return [run for run in runs if run[0] < run[1]]
+
+
+def pack(x: Array, columns: int) -> Array:
+    """[..., w, C] to [..., w / columns, columns C]."""
+    *shape, width, channels = x.shape
+    blocks = [
+        x[..., start : start + size].reshape(*shape, width // columns, columns * size)
+        for first, end, size in _runs(channels)
+        for start in range(first, end, size)
+    ]
+    return jnp.concatenate(blocks, -1)
+
+
+def unpack(x: Array, columns: int) -> Array:
+    """The inverse of `pack`."""
+    *shape, width, lanes = x.shape
+    blocks = [
+        x[..., columns * start : columns * (start + size)].reshape(
+            *shape, width * columns, size
+        )
+        for first, end, size in _runs(lanes // columns)
+        for start in range(first, end, size)
+    ]
+    return jnp.concatenate(blocks, -1)
+
+
+def vector(x: Array, columns: int) -> Array:
+    """Numbers of channels [..., C], the same in all columns: [..., columns C]."""
+    *shape, channels = x.shape
+    parts = []
+    for first, end, size in _runs(channels):
+        blocks = x[..., first:end].reshape(*shape, -1, 1, size)
+        blocks = jnp.broadcast_to(blocks, (*blocks.shape[:-2], columns, size))
+        parts.append(blocks.reshape(*shape, -1))
+    return jnp.concatenate(parts, -1)
+
+
+def sum_of_columns(x: Array, columns: int) -> Array:
+    """The transpose of `vector`: [..., columns C] to [..., C]."""
+    *shape, lanes = x.shape
+    parts = [
+        x[..., columns * first : columns * end]
+        .reshape(*shape, -1, columns, size)
+        .sum(-2)
+        .reshape(*shape, -1)
+        for first, end, size in _runs(lanes // columns)
+    ]
+    return jnp.concatenate(parts, -1)
+
+
+def channel_mean(x: Array, columns: int) -> Array:
+    """Mean over the channels of each pixel: [..., columns C] to a block's lanes.
+
+    A column's mean stands in all of its lanes there. C is a multiple of the block.
+    """
+    channels = x.shape[-1] // columns
+    width = columns * _BLOCK
+    total = sum(x[..., i : i + width] for i in range(0, x.shape[-1], width))
+    same = np.kron(np.eye(columns), np.full((_BLOCK, _BLOCK), 1 / channels))
+    return jnp.matmul(total, same.astype(x.dtype), precision=_EXACT)
+
+
+def over_blocks(x: Array, lanes: int) -> Array:
+    """Repeats numbers of pixels, as of `channel_mean`, for all blocks of channels."""
+    return jnp.concatenate([x] * (lanes // x.shape[-1]), -1)
+
+
+def _seen(size: int, columns: int) -> np.ndarray:
+    """[groups, column that is seen, column that sees, tap]: where a tap looks.
+
+    A kernel of that size reaches into the groups of columns beside the own one.
+    """
+    groups = 2 * ceil((size // 2) / columns) + 1
+    group, seen, sees = np.ogrid[:groups, :columns, :columns]
+    tap = columns * (group - groups // 2) + seen - sees + size // 2
+    return (tap[..., None] == np.arange(size)).astype(np.float32)
+
+
+def _kernel(kernel: Array, columns: int) -> Array:
+    """[k, k, I, O] for packed maps: [k, groups, columns I, columns O]."""
+    seen = jnp.asarray(_seen(kernel.shape[1], columns), kernel.dtype)
+    inputs, outputs = kernel.shape[2:]
+
+    def part(of: tuple[int, int, int], to: tuple[int, int, int]) -> Array:
+        blocks = kernel[:, :, of[0] : of[1], to[0] : to[1]]
+        blocks = blocks.reshape(*kernel.shape[:2], -1, of[2], blocks.shape[-1])
+        blocks = blocks.reshape(*blocks.shape[:4], -1, to[2])
+        wide = jnp.einsum("gqpj,ijtcud->igtqcupd", seen, blocks, precision=_EXACT)
+        lanes = [columns * (end - first) for first, end, _ in (of, to)]
+        return wide.reshape(*wide.shape[:2], *lanes)
+
+    rows = [
+        jnp.concatenate([part(of, to) for to in _runs(outputs)], -1)
+        for of in _runs(inputs)
+    ]
+    return jnp.concatenate(rows, 2)
+
+
+def _padding(size: int, groups: int) -> list[tuple[int, int]]:
+    return [(size // 2,) * 2, (groups // 2,) * 2]
+
+
+def conv(x: Array, kernel: Array, columns: int) -> Array:
+    """`plain.conv` of stride 1 and an odd kernel, of packed maps."""
+    wide = _kernel(kernel, columns)
+    return lax.conv_general_dilated(
+        x,
+        wide,
+        (1, 1),
+        _padding(*wide.shape[:2]),
+        dimension_numbers=NHWC,
+    )
+
+
+def dense(x: Array, kernel: Array, bias: Array, columns: int) -> Array:
+    """`plain.dense` of packed maps."""
+    return x @ _kernel(kernel[None, None], columns)[0, 0] + vector(bias, columns)
+
+
+def _depthwise_kernel(kernel: Array, columns: int) -> Array:
+    """[k, k, 1, C] for packed maps, a group a block: [k, groups, lanes, columns C]."""
+    seen = jnp.asarray(_seen(kernel.shape[1], columns), kernel.dtype)
+    blocks = kernel.reshape(*kernel.shape[:2], -1, _BLOCK)
+    wide = jnp.einsum("gqpj,ijtc->igqctp", seen, blocks, precision=_EXACT)
+    wide = wide[..., None] * jnp.eye(_BLOCK, dtype=kernel.dtype)[:, None, None]
+    return wide.reshape(*wide.shape[:2], columns * _BLOCK, -1)
+
+
+def _depthwise(x: Array, kernel: Array, columns: int) -> Array:
+    wide = _depthwise_kernel(kernel, columns)
+    return lax.conv_general_dilated(
+        x,
+        wide,
+        (1, 1),
+        _padding(*wide.shape[:2]),
+        dimension_numbers=NHWC,
+        feature_group_count=x.shape[-1] // wide.shape[2],
+    )
+
+
+def depthwise_conv(x: Array, kernel: Array, bias: Array, columns: int) -> Array:
+    """`plain.depthwise_conv` of packed maps; C is a multiple of a block."""
+    y = barred(partial(_depthwise, columns=columns), x, kernel)
+    return y + vector(bias, columns)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def barred(function: Callable[[Array, Array], Array], x: Array, kernel: Array) -> Array:
+    """`function` of a map and a kernel, the kernel's gradient behind a barrier.
+
+    On a TPU what makes the map may be fused with the convolution that is this gradient,
+    and is then computed again for every tap.
+    """
+    return function(x, kernel)
+
+
+def _barred_forward(
+    function: Callable[[Array, Array], Array], x: Array, kernel: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    return function(x, kernel), (x, kernel)
+
+
+def _barred_backward(
+    function: Callable[[Array, Array], Array],
+    residuals: tuple[Array, Array],
+    gradient: Array,
+) -> tuple[Array, Array]:
+    x, kernel = residuals
+    (of_x,) = jax.vjp(lambda x: function(x, kernel), x)[1](gradient)
+    x, gradient = lax.optimization_barrier((x, gradient))
+    (of_kernel,) = jax.vjp(lambda k: function(x, k), kernel)[1](gradient)
+    return of_x, of_kernel
+
+
+barred.defvjp(_barred_forward, _barred_backward)
