@@ -43,6 +43,7 @@ NOT_RUN = {
     "srun": "needs a SLURM cluster",
     "python train.py --distributed": "needs a TPU pod",
     "python train.py --coordinator_address": "test_processes.py starts two processes",
+    "python -m benchmarks.ahead": "needs compilers of accelerators",
     "python -m benchmarks.speed": "measures for minutes, on a quiet machine",
     "python -m benchmarks.recipes": "trains the full network for minutes",
 }

@@ -1,0 +1,107 @@
+"""A small program for each target of `benchmarks.ahead`, where its compiler is there.
+
+These are libtpu and JAX's plugin for CUDA; without them the tests are skipped.
+"""
+
+import argparse
+from collections.abc import Iterator
+from importlib import util
+from typing import Any
+
+import jax
+import pytest
+
+from benchmarks import ahead
+
+SMALL = ["network.groups=1", "network.blocks=1", "data.lr_crop=16"]
+CASES = [
+    ("tpu:v5e:1x1", "resident:480"),
+    ("tpu:v5e:1x1", "restore:1x64x64"),
+    ("tpu:v5e:4x4", "student:1"),
+    ("tpu:v4:2x2x4", "student:1"),
+    ("tpu:v6e:2x4", "student:1"),
+    ("gpu:h100", "restore:1x64x64"),
+    ("gpu:h100x8", "student:1"),
+]
+CHIPS = {"tpu:v5e:4x4": 16, "tpu:v4:2x2x4": 16, "tpu:v6e:2x4": 8, "gpu:h100x8": 8}
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The environment in which compilers need no device."""
+    for name, value in ahead.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+def record(name: str, program: str) -> dict[str, Any]:
+    package = "libtpu" if name.startswith("tpu") else "jax_plugins.xla_cuda13"
+    try:
+        found = util.find_spec(package)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        pytest.skip(f"needs {package} to compile for {name}")
+    options = argparse.Namespace(
+        preset="setting1", method="lightbsr", set=SMALL, keep=None
+    )
+    return ahead.record(name, program, options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "program"), CASES)
+def test_compiles(name: str, program: str) -> None:
+    row = record(name, program)
+    assert "error" not in row, row["error"]
+    assert 0 < row["total_gb"] < row["chip_gb"]
+    if name.startswith("tpu"):
+        assert row["cycles"] > 0 and row["loops_of_unknown_length"] == 0
+        assert len(row["dearest"]) == 10 or program.startswith("resident")
+    else:
+        assert row["kernels"]["fusion"] > 0
+    assert bool(row["collectives"]) == (CHIPS.get(name, 1) > 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tpu:v5e:1x1", "gpu:h100"])
+def test_a_formulation_that_only_cpus_have_is_found(name: str, monkeypatch) -> None:
+    """As the network's GELU: a call of a library, which a target's compiler lacks."""
+
+    def of_a_library(x: Any) -> Any:
+        call = jax.ffi.ffi_call("lightbsr_gelu", jax.ShapeDtypeStruct(x.shape, x.dtype))
+        return call(x)
+
+    operators_of_blocks = "lightbsr_jax.methods.lightbsr.adaptation.gelu"
+    monkeypatch.setattr(operators_of_blocks, of_a_library)
+    row = record(name, "restore:1x64x64")
+    assert "lightbsr_gelu" in row["error"]
+
+
+def test_unknown_targets_and_programs_are_told() -> None:
+    options = argparse.Namespace(
+        preset="setting1", method="lightbsr", set=[], keep=None
+    )
+    row = ahead.record("gpu:b200", "teacher:1", options)
+    assert row["error"].startswith("target gpu:b200: expected")
+
+
+def test_the_table_names_what_does_not_compile() -> None:
+    about = {"target": "tpu:v5e:1x1", "set": ["compute.parts=2"], "chip_gb": 16.9}
+    rows = [
+        {**about, "program": "teacher:1", "error": "RESOURCE_EXHAUSTED: 15.78G\nmore"},
+        {
+            **about,
+            "program": "student:1",
+            "total_gb": 1.5,
+            "milliseconds_estimated": 8.64,
+            "collectives": {"all-reduce": {"calls": 2, "bytes": 13_000_000}},
+        },
+    ]
+    lines = list(ahead.table(rows))[2:]
+    assert "does not compile: RESOURCE_EXHAUSTED: 15.78G |" in lines[0]
+    assert lines[1] == (
+        "| tpu:v5e:1x1 | student:1 | compute.parts=2 | 1.50 of 16.9 GB | 8.64 ms | "
+        "2 all-reduce (13 MB) |"
+    )
