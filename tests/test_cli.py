@@ -122,7 +122,9 @@ def test_mistakes_read_as_one_line(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("line", ["upscale x -o y", "serve", "export x y.onnx"])
+@pytest.mark.parametrize(
+    "line", ["upscale x -o y", "serve --port=0", "export x y.onnx"]
+)
 def test_compiled_programs_are_kept(line: str, monkeypatch) -> None:
     def keep() -> NoReturn:
         raise SystemExit("kept")

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import jax
@@ -19,24 +20,44 @@ import pytest
 from helpers.goldens import initialise
 from PIL import Image
 
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.inference import results
 from lightbsr_jax.inference import server as page_server
 from lightbsr_jax.inference.explain import Bank, Known
 from lightbsr_jax.inference.server import Server
-from lightbsr_jax.inference.upscaler import Upscaler
+from lightbsr_jax.inference.studio import Studio
+from lightbsr_jax.inference.turns import Turns
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.spec import ModelSpec
 
+STATIC = Path(page_server.__file__).parent / "static"
+WEIGHTS = {"first": "blurred photographs", "second": ""}
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+
+def model(seed: int) -> Model:
     network = LightBSR(2, groups=1, blocks=1)
-    variables = initialise(network, jax.random.key(0))
-    model = Model(
+    variables = initialise(network, jax.random.key(seed))
+    return Model(
         ModelSpec.of_network(network, "student", 1), variables, np.zeros((441, 15))
     )
-    bank = Bank([Known(2, 2, 0, 0)], np.zeros((1, 2, 128)))
-    with Server(Upscaler(model), bank, port=0, megapixels=0.01) as server:
+
+
+@pytest.fixture(scope="module")
+def studio() -> Studio:
+    networks = {"first": model(0), "second": model(1)}
+    turns = Turns(16)
+    studio = Studio(
+        networks.__getitem__, list(networks), turns, megapixels=0.01, explains=False
+    )
+    studio._banks["first"] = Bank([Known(2, 2, 0, 0)], np.zeros((1, 2, 128)))
+    return studio
+
+
+@pytest.fixture(scope="module")
+def server(studio: Studio) -> Iterator[Server]:
+    with Server(WEIGHTS, port=0, megapixels=0.01) as server:
+        server.open(studio)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -65,35 +86,121 @@ def png(height: int, width: int) -> bytes:
 def test_a_picture_goes_there_and_back(server: Server) -> None:
     assert server.server_address[0] == "127.0.0.1"
     status, text = ask(server, "/")
-    assert status == 200 and b"0.01 megapixels" in text
+    assert status == 200 and text.startswith(b"<!doctype html>")
     status, text = ask(server, "/upscale?name=" + quote("ä b.png"), png(9, 12))
     *progress, printed = map(json.loads, text.splitlines())
     assert status == 200, printed
     assert [x["percent"] for x in progress][-1] == 100
     assert printed["name"] == "ä b-x2.png" and printed["size"] == [24, 18]
+    assert printed["from"] == [12, 9] and printed["shown"] == printed["after"]
     assert printed["nearest"][0].startswith("sigma 2.0")
     for key, size in {"before": (12, 9), "after": (24, 18)}.items():
         _, content = ask(server, printed[key])
         assert Image.open(io.BytesIO(content)).size == size
     assert ask(server, printed["idr"])[0] == 200
-    assert len(server._results) == 3
+    assert len(server.results) == 3
 
 
 def test_the_page_asks_for_files_that_are_there(server: Server) -> None:
-    """Its limits are filled in; styles and script come with types browsers take."""
+    """Styles, scripts and pictures come with types that browsers take."""
     page = ask(server, "/")[1].decode()
-    assert 'data-most-bytes="100000000"' in page and "$" not in page
-    linked = re.findall('(?:href|src)="(/[^"]+)"', page)
-    assert sorted(linked) == ["/page.css", "/page.js"]
-    for path in linked:
-        url = f"http://127.0.0.1:{server.server_port}{path}"
+    linked = set(re.findall('(?:href|src)="([^"]+)"', page))
+    assert linked == {"page.css", "page.js", "icon.svg"}
+    scripts = {path.name: path.read_text() for path in STATIC.glob("*.js")}
+    for script in scripts.values():
+        linked |= set(re.findall(r'from "\./(\w+\.js)"', script))
+    linked |= {"example.png"}
+    assert linked == {path.name for path in STATIC.iterdir()} - {"index.html"}
+    kinds = {"css": "text/css", "js": "text/javascript"}
+    kinds |= {"svg": "image/svg+xml", "png": "image/png"}
+    for name in linked:
+        url = f"http://127.0.0.1:{server.server_port}/{name}"
         with urllib.request.urlopen(url) as answer:
-            kind = {"css": "text/css", "js": "text/javascript"}[path.split(".")[1]]
-            assert answer.headers.get_content_type() == kind
+            assert answer.headers.get_content_type() == kinds[name.split(".")[1]]
+            assert "'self'" in answer.headers["Content-Security-Policy"]
             assert answer.read()
-    script = ask(server, "/page.js")[1].decode()
-    ids = set(re.findall(r'\bid="(\w+)"', page))
-    assert set(re.findall(r'at\("(\w+)"\)', script)) <= ids
+    ids = re.findall(r'\bid="([\w-]+)"', page)
+    assert len(set(ids)) == len(ids)
+    for name in ("page.js", "viewer.js"):
+        assert set(re.findall(r'at\("([\w-]+)"\)', scripts[name])) <= set(ids)
+    assert set(re.findall(r'<label for="(\w+)"', page)) <= set(ids)
+
+
+def test_no_other_files_are_sent(server: Server) -> None:
+    for path in ("/../server.py", "/static/page.js", "/%2e%2e/server.py", "//page.js"):
+        assert ask(server, path)[0] == 404
+
+
+def test_what_the_page_offers(server: Server, studio: Studio) -> None:
+    studio.upscaler("first")
+    printed = json.loads(ask(server, "/about")[1])
+    first = {"name": "first", "purpose": "blurred photographs", "scale": 2}
+    assert printed["weights"][0] == first
+    assert [one["name"] for one in printed["weights"]] == list(WEIGHTS)
+    assert printed["formats"][:3] == ["png", "jpg", "webp"]
+    assert (printed["megapixels"], printed["mostBytes"]) == (0.01, 100_000_000)
+    assert printed["ready"] is False
+
+
+@pytest.mark.parametrize(
+    "query, name, size, kind",
+    [
+        ("scale=3&format=jpg", "a-x3.jpg", (36, 27), "JPEG"),
+        ("size=30x&format=webp&quality=60", "a-30x22.webp", (30, 22), "WEBP"),
+        ("size=x36&format=tif", "a-48x36.tif", (48, 36), "TIFF"),
+        ("format=bmp", "a-x2.bmp", (24, 18), "BMP"),
+    ],
+)
+def test_settings(
+    server: Server, query: str, name: str, size: tuple[int, int], kind: str
+) -> None:
+    status, text = ask(server, f"/upscale?name=a.png&{query}", png(9, 12))
+    printed = json.loads(text.splitlines()[-1])
+    assert status == 200 and printed["name"] == name and tuple(printed["size"]) == size
+    found = Image.open(io.BytesIO(ask(server, printed["after"])[1]))
+    assert (found.size, found.format) == (size, kind)
+    shown = Image.open(io.BytesIO(ask(server, printed["shown"])[1]))
+    assert (shown.size, shown.format) == (size, "PNG" if kind == "TIFF" else kind)
+
+
+def test_weights_and_strength_are_chosen(server: Server) -> None:
+    def result(query: str) -> bytes:
+        printed = ask(server, f"/upscale?name=a.png{query}", png(9, 12))[
+            1
+        ].splitlines()[-1]
+        return ask(server, json.loads(printed)["after"])[1]
+
+    assert result("") == result("&weights=first") != result("&weights=second")
+    assert result("&strength=1") == result("") != result("&strength=0.5")
+
+
+@pytest.mark.parametrize(
+    "query, status, message",
+    [
+        ("weights=/etc/passwd", 400, "no weights '/etc/passwd' here: first, second"),
+        ("scale=-2", 400, "expected a number above 0, up to 64"),
+        ("scale=nan", 400, "expected a number above 0, up to 64"),
+        ("scale=x", 400, "expected a number"),
+        ("size=20", 400, "expected WIDTHxHEIGHT"),
+        ("format=gif", 400, "no format 'gif': png, jpg"),
+        ("strength=1.5", 400, "strength 1.5: expected a number from 0 to 1"),
+        ("format=jpg&quality=0", 400, "a quality of 0: expected 1 to 100"),
+        ("size=1000x", 413, "1000 x 750 pixels exceed the 0.16 megapixels"),
+    ],
+)
+def test_settings_that_cannot_be(
+    server: Server, query: str, status: int, message: str
+) -> None:
+    found, text = ask(server, f"/upscale?name=a.png&{query}", png(9, 12))
+    assert (found, message in json.loads(text)["error"]) == (status, True)
+
+
+def test_what_a_result_lacks_is_said(server: Server) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (8, 8), (9, 9, 9, 99)).save(buffer, "PNG")
+    data = buffer.getvalue()
+    printed = ask(server, "/upscale?name=a.png&format=jpg", data)[1].splitlines()[-1]
+    assert json.loads(printed)["without"] == ["transparency"]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +208,7 @@ def test_the_page_asks_for_files_that_are_there(server: Server) -> None:
     [
         (b"no picture", 400, "x.png: not a readable"),
         (png(9, 12)[:-30], 400, "x.png: corrupt or truncated"),
-        (png(101, 100), 413, "100 x 101 pixels are more than 0.01 megapixels"),
+        (png(101, 100), 413, "100 x 101 pixels exceed 0.01 megapixels"),
     ],
 )
 def test_refusals_are_clear_and_the_server_goes_on(
@@ -127,28 +234,28 @@ def test_other_pages_are_refused(server: Server) -> None:
 
 
 def test_without_known_degradations(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "bank", None)
+    monkeypatch.setattr(studio, "_banks", {})
     _, text = ask(server, "/upscale?name=x.png", png(9, 12))
     printed = json.loads(text.splitlines()[-1])
     assert printed["nearest"] == [] and printed["idr"]
 
 
-def test_results_are_kept_for_a_time_that_is_said(
+def test_results_are_kept_for_a_time(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert b"for 10 minutes" in ask(server, "/")[1]
-    paths = [server.keep("PNG", bytes(1000)) for _ in range(150)]
+    keep = server.results.keep
+    paths = [keep("image/png", bytes(1000)) for _ in range(150)]
     assert {ask(server, path)[0] for path in paths} == {200}
-    monkeypatch.setattr(page_server, "_KEPT_BYTES", 10_000)
-    server.keep("PNG", b"")
+    monkeypatch.setattr(results, "_KEPT_BYTES", 10_000)
+    keep("image/png", b"")
     assert [ask(server, path)[0] for path in paths[-11:]] == [404, *[200] * 10]
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 500)
-    assert server.result(paths[-1]) is not None
+    assert server.results.at(paths[-1]) is not None
     monkeypatch.setattr(time, "monotonic", lambda: now + 700)
-    assert server.result(paths[-1]) is None
+    assert server.results.at(paths[-1]) is None
 
 
 @pytest.mark.parametrize("length", ["9" * 5000, "99999999999999999999", "-1", "\u0663"])
@@ -161,19 +268,22 @@ def test_absurd_lengths_are_refused(server: Server, length: str) -> None:
     assert answer.split()[1] in (b"413", b"411")
 
 
-def test_a_full_disk_is_no_bug(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_no_bug(
+    server: Server, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*arguments: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(server, "read", full)
+    monkeypatch.setattr(studio, "read", full)
     status, text = ask(server, "/upscale?name=x.png", png(9, 12))
     assert (status, "is full" in json.loads(text)["error"]) == (507, True)
 
 
-def test_uploads_need_no_files(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uploads_need_no_files(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", "/nowhere")
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
-    assert server.read("x.png", png(9, 12)).colour.shape == (9, 12, 3)
+    read = studio.read("x.png", png(9, 12), studio.wish({}))
+    assert read.colour.shape == (9, 12, 3)
 
 
 def test_the_port_that_browsers_leave_out(
@@ -188,9 +298,9 @@ def test_the_port_that_browsers_leave_out(
 
 
 def test_one_picture_at_a_time_and_none_for_those_who_left(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Waiting uploads are not read, and visitors who left are skipped."""
+    """What waits has not been read; who leaves is not waited for."""
     begun, go_on, seen = threading.Event(), threading.Event(), []
 
     def upscale(name: str, *arguments: object) -> dict[str, str]:
@@ -199,7 +309,7 @@ def test_one_picture_at_a_time_and_none_for_those_who_left(
         go_on.wait(20)
         return {"after": name}
 
-    monkeypatch.setattr(server, "upscale", upscale)
+    monkeypatch.setattr(studio, "upscale", upscale)
 
     def send(name: str) -> socket.socket:
         data = png(9, 12)
@@ -226,7 +336,7 @@ def test_one_picture_at_a_time_and_none_for_those_who_left(
 def test_too_many_that_wait_are_sent_away(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "_waiting", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(server, "turns", Turns(1))
     with server.turn(lambda: False):
         status, text = ask(server, "/upscale?name=x.png", png(9, 12))
     assert (status, "are waiting" in json.loads(text)["error"]) == (503, True)
@@ -247,6 +357,70 @@ def test_who_says_nothing_is_not_waited_for(
         assert visitor.recv(1) == b""  # the server has closed it
         visitor.close()
     half.close()
+
+
+def test_a_page_without_its_network_waits_for_it() -> None:
+    """The page is there; a picture waits, and who leaves is not waited for."""
+    go_on, ready = threading.Event(), threading.Event()
+
+    def make(server: Server) -> Studio:
+        assert go_on.wait(20)
+        networks = {"first": model(0)}
+        return Studio(
+            networks.__getitem__,
+            ["first"],
+            server.turns,
+            megapixels=1,
+            explains=False,
+        )
+
+    with Server({"first": ""}, port=0, megapixels=1) as server:
+        server.prepare(make, ready.set)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert ask(server, "/")[0] == 200
+        printed = json.loads(ask(server, "/about")[1])
+        assert (printed["ready"], printed["said"]) == (False, "starting")
+        answers: list[tuple[int, bytes]] = []
+        asks = threading.Thread(
+            target=lambda: answers.append(ask(server, "/upscale?name=a", png(9, 12)))
+        )
+        asks.start()
+        time.sleep(0.5)
+        assert not answers
+        go_on.set()
+        asks.join(120)
+        assert answers[0][0] == 200 and b'"after"' in answers[0][1]
+        assert ready.wait(120)
+        printed = json.loads(ask(server, "/about")[1])
+        assert (printed["ready"], printed["said"]) == (True, "ready")
+        server.shutdown()
+
+
+def test_a_network_that_cannot_be_loaded_ends_the_server() -> None:
+    def make(server: Server) -> Studio:
+        raise UserError("no such weights")
+
+    with Server({"first": ""}, port=0) as server:
+        server.prepare(make, lambda: None)
+        server.serve_forever()
+    assert str(server.failure) == "no such weights"
+
+
+def test_the_background_yields_to_visitors(studio: Studio) -> None:
+    turns = Turns(2)
+    with turns.visitor(lambda: False):
+        assert turns.wanted
+        began = threading.Event()
+
+        def work() -> None:
+            with turns.background():
+                began.set()
+
+        behind = threading.Thread(target=work)
+        behind.start()
+        assert not began.wait(0.3)
+    behind.join(20)
+    assert began.is_set() and not turns.wanted
 
 
 def connection(server: Server) -> socket.socket:

@@ -1,11 +1,20 @@
 """`lightbsr serve`: open a local page to upscale pictures with."""
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from lightbsr_jax.commands import source
 from lightbsr_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from lightbsr_jax.inference.server import Server
+    from lightbsr_jax.inference.studio import Studio
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -13,7 +22,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "serve",
         help="open a local page to upscale pictures with",
-        description="Serve a page for your browser: drop a picture, compare, download. "
+        description="Serve a page for your browser: drop pictures, compare, download. "
         "Only this machine can open it.",
     )
     source.add_options(parser)
@@ -28,32 +37,63 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Serves the page until Ctrl-C. Raises UserError, OSError."""
+    """Serves the page until Ctrl-C. Raises UserError, OSError.
+
+    The page opens at once; everything slow follows in the background.
+    """
+    from lightbsr_jax.inference.server import ADDRESS, Server
+    from lightbsr_jax.models import packed
+
+    begin = time.monotonic()
+    sources = offered(source.named(arguments))
+    port, megapixels = arguments.port, arguments.megapixels
+    weights = {name: packed.purpose(name) for name in sources}
+    try:
+        server = Server(weights, port=port, megapixels=megapixels)
+    except (OSError, OverflowError) as error:  # in use, forbidden, or not a port
+        raise UserError(f"--port={port}: {error}; 0 picks a free port") from error
+
+    def say_ready() -> None:
+        print(f"ready after {time.monotonic() - begin:.0f} s", flush=True)
+
+    with server:
+        print(
+            f"http://{ADDRESS}:{server.server_port} is open (Ctrl-C ends); the network "
+            "is being prepared, pictures can be given already",
+            flush=True,
+        )
+        server.prepare(lambda server: make_studio(server, sources), say_ready)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+    if server.failure is not None:
+        raise server.failure
+
+
+def offered(given: str) -> dict[str, str]:
+    """Names and sources of the weights that the page offers, `given` first."""
+    from lightbsr_jax.models import packed
+
+    return {given: given} | {name: name for name in packed.shipped()}
+
+
+def make_studio(server: Server, sources: Mapping[str, str]) -> Studio:
+    """Makes the networks behind the page; slow imports happen here."""
     from lightbsr_jax import compilation
     from lightbsr_jax.imaging import files
-    from lightbsr_jax.inference import explain
-    from lightbsr_jax.inference.server import ADDRESS, Server
-    from lightbsr_jax.inference.upscaler import Upscaler
+    from lightbsr_jax.inference.studio import Studio
 
     compilation.keep_compiled_programs()
     compilation.check_devices()
-    model = source.load(source.named(arguments))
-    upscaler = Upscaler(model)
-    bank = None
-    if files.has_bundled():
-        bank = explain.make_bank(upscaler, explain.known_degradations(model.setting))
-    else:
+    if not files.has_bundled():
         print(
             "the page shows no nearest known degradations: these need scikit-image's "
             "photographs (pip install scikit-image)",
             file=sys.stderr,
         )
-    port, megapixels = arguments.port, arguments.megapixels
-    try:
-        server = Server(upscaler, bank, port=port, megapixels=megapixels)
-    except (OSError, OverflowError) as error:  # in use, forbidden, or not a port
-        raise UserError(f"--port={port}: {error}; 0 picks a free port") from error
-    with server:
-        print(f"http://{ADDRESS}:{server.server_port} (Ctrl-C ends)", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+    return Studio(
+        lambda name: source.load(sources[name]),
+        list(sources),
+        server.turns,
+        megapixels=server.megapixels,
+        explains=files.has_bundled(),
+    )

@@ -4,7 +4,10 @@ The mean of the IDR finds the nearest known degradations: a bank holds the means
 bundled photographs, blurred and shrunk in known ways.
 """
 
+import contextlib
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,8 +49,16 @@ def known_degradations(setting: settings.Name) -> list[Known]:
     return list(settings.of(setting).known)
 
 
-def make_bank(upscaler: Upscaler, known: list[Known]) -> Bank:
-    """Makes the bank of a network, from bundled photographs."""
+def make_bank(
+    upscaler: Upscaler,
+    known: list[Known],
+    *,
+    each: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Bank:
+    """Makes the bank of a network, from bundled photographs.
+
+    Each degradation is estimated inside of an `each()`.
+    """
     side = _CROP * upscaler.scale
     photographs = []
     for _, path in files.find_images("scikit-image:test"):
@@ -67,7 +78,8 @@ def make_bank(upscaler: Upscaler, known: list[Known]) -> Bank:
             np.repeat(kernel, len(hr), 0), np.full(len(hr), one.noise, np.float32)
         )
         lr = degradation.synthesise(hr, applied, noise, scale=upscaler.scale)
-        means.append([upscaler.estimate(image).mean for image in np.asarray(lr)])
+        with each():
+            means.append([upscaler.estimate(image).mean for image in np.asarray(lr)])
     return Bank(known, np.array(means))
 
 

@@ -4,50 +4,49 @@ It listens only on this machine and answers only its own pages. The page sends a
 to /upscale, which answers in lines of JSON: the progress, and finally the results. One
 picture is upscaled at a time; other uploads wait, unread. Results are kept in memory
 for some minutes, and no file is written.
+
+The page opens at once, and the network follows (`Server.prepare`). This module therefore
+imports nothing that is slow to import.
 """
+
+from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import json
-import secrets
 import select
 import threading
-import time
 import traceback
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
-from pathlib import Path
-from string import Template
-from typing import Any, NamedTuple, cast
-from urllib.parse import unquote
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qsl
 
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.imaging import conversion, files, photographs
-from lightbsr_jax.imaging.photographs import Photograph
-from lightbsr_jax.inference import explain
-from lightbsr_jax.inference.explain import Bank
-from lightbsr_jax.inference.upscaler import Progress, Upscaler
+from lightbsr_jax.inference.results import Results
+from lightbsr_jax.inference.turns import TooManyWait, Turns
+
+if TYPE_CHECKING:
+    from lightbsr_jax.imaging.photographs import Photograph
+    from lightbsr_jax.inference.studio import Studio, Wish
 
 ADDRESS = "127.0.0.1"
 _HTTP_PORT = 80
-_KEPT_SECONDS = 600  # time for which results can be fetched
-_KEPT_BYTES = 1_000_000_000  # limit of all results; the oldest are deleted first
 _MOST_WAITING = 16  # limit of waiting uploads
 _SILENCE = 30  # seconds without data after which a connection counts as closed
 _MOST_BYTES = 100_000_000  # limit of an upload
 _PACKAGE = "lightbsr_jax.inference"
-_PAGE = {  # files of `static`, and their types
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+_FILE_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+    "png": "image/png",
 }
-_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+# The page loads only files of this server.
+_POLICY = "default-src 'self'; img-src 'self' blob:; object-src 'none'"
 
 Answer = dict[str, Any]  # sent as JSON
 
@@ -58,12 +57,6 @@ class _Refusal(Exception):
         self.status = status
 
 
-class _Kept(NamedTuple):
-    kind: str  # one of _TYPES
-    content: bytes
-    since: float  # by time.monotonic
-
-
 class Server(ThreadingHTTPServer):
     """The server of the page. Port 0 picks a free port; `server_port` holds it."""
 
@@ -71,134 +64,113 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(
-        self, upscaler: Upscaler, bank: Bank | None, *, port: int, megapixels: float
+        self, weights: Mapping[str, str], *, port: int, megapixels: float = 16
     ) -> None:
         """Opens the port. Raises OSError if it is in use.
 
-        Pictures larger than `megapixels` are refused. Without a bank the page shows no
-        nearest degradations.
+        `weights` maps the names of offered weights, the default first, to their
+        purposes. Pictures larger than `megapixels` are refused.
         """
-        self.upscaler = upscaler
-        self.bank = bank
+        self.weights = dict(weights)
         self.megapixels = megapixels
-        self._results: OrderedDict[str, _Kept] = OrderedDict()
-        self._keeping = threading.Lock()
-        self._working = threading.Lock()
-        self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
+        self.results = Results()
+        self.turns = Turns(_MOST_WAITING)
+        self.failure: BaseException | None = None  # of `prepare`
+        self._studio: Studio | None = None
+        self._is_there = threading.Event()
         super().__init__((ADDRESS, port), _Handler)
 
-    def keep(self, kind: str, content: bytes) -> str:
-        """Stores a result for _KEPT_SECONDS; returns the path to fetch it from."""
-        path = f"/result/{secrets.token_urlsafe(12)}"
-        with self._keeping:
-            self._results[path] = _Kept(kind, content, time.monotonic())
-            self._forget()
-        return path
+    def prepare(
+        self, make: Callable[[Server], Studio], on_ready: Callable[[], None]
+    ) -> None:
+        """Makes the networks behind the page, in the background.
 
-    def result(self, path: str) -> _Kept | None:
-        """The result stored at a path, if it is still kept."""
-        with self._keeping:
-            self._forget()
-            return self._results.get(path)
+        `on_ready` is called when pictures no longer wait for preparation. If `make`
+        fails, the server shuts down and `failure` holds the error.
+        """
 
-    def _forget(self) -> None:
-        oldest = time.monotonic() - _KEPT_SECONDS
-        size = sum(len(kept.content) for kept in self._results.values())
-        for path, kept in list(self._results.items()):
-            if kept.since >= oldest and size <= _KEPT_BYTES:
-                break
-            size -= len(kept.content)
-            del self._results[path]
+        def work() -> None:
+            try:
+                studio = make(self)
+                self.open(studio)
+                studio.prepare(on_ready)
+            except BaseException as error:
+                self.failure = error
+                self.shutdown()
+
+        threading.Thread(target=work, daemon=True).start()
+
+    def open(self, studio: Studio) -> None:
+        """Starts to accept pictures."""
+        self._studio = studio
+        self._is_there.set()
+
+    def studio(self, is_gone: Callable[[], bool]) -> Studio:
+        """Waits for the networks behind the page.
+
+        Raises ConnectionAbortedError if the visitor leaves before.
+        """
+        while not self._is_there.wait(0.2):
+            if is_gone():
+                raise ConnectionAbortedError("the visitor left")
+        return cast("Studio", self._studio)
+
+    def about(self) -> Answer:
+        """Lists the options of the page, and the state of the preparation."""
+        from lightbsr_jax.imaging.photographs import FORMATS
+
+        studio = self._studio
+        return {
+            "ready": studio is not None and studio.is_ready,
+            "said": "starting" if studio is None else studio.said,
+            "weights": [
+                {
+                    "name": name,
+                    "purpose": purpose,
+                    "scale": None if studio is None else studio.scale(name),
+                }
+                for name, purpose in self.weights.items()
+            ],
+            "formats": [
+                next(end for end, known in FORMATS.items() if known == kind)
+                for kind in dict.fromkeys(FORMATS.values())
+            ],
+            "megapixels": self.megapixels,
+            "mostBytes": _MOST_BYTES,
+        }
 
     @contextlib.contextmanager
     def turn(self, is_gone: Callable[[], bool]) -> Iterator[None]:
-        """Waits until no other picture is being upscaled.
-
-        Raises ConnectionAbortedError if the visitor leaves, _Refusal if too many wait.
-        """
-        if not self._waiting.acquire(blocking=False):
-            message = f"{_MOST_WAITING} pictures are waiting: try again later"
-            raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, message)
+        """Waits like `Turns.visitor`; raises _Refusal if too many wait."""
         try:
-            while not self._working.acquire(timeout=0.2):
-                if is_gone():
-                    raise ConnectionAbortedError("the visitor left")
-            try:
+            with self.turns.visitor(is_gone):
                 yield
-            finally:
-                self._working.release()
-        finally:
-            self._waiting.release()
-
-    def read(self, name: str, data: bytes) -> Photograph:
-        """Reads the picture of an upload. Raises _Refusal, UserError."""
-        height, width = files.size_of_bytes(data, name)
-        if height * width > 1e6 * self.megapixels:
-            raise _Refusal(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"{width} x {height} pixels exceed {self.megapixels:g} megapixels: use "
-                "lightbsr upscale, or lightbsr serve --megapixels",
-            )
-        photograph = photographs.of_bytes(data, name)
-        photographs.check_format(_kind(photograph), self._target(photograph), name)
-        photographs.check_range(photograph, _kind(photograph), name)
-        return photograph
-
-    def upscale(
-        self, name: str, photograph: Photograph, on_progress: Progress
-    ) -> Answer:
-        """Upscales a picture; returns the answer for the page. Raises UserError."""
-        kind, target = _kind(photograph), self._target(photograph)
-        pixels = conversion.to_network(photograph)
-        sr = self.upscaler(pixels, on_progress=on_progress)
-        estimated = self.upscaler.estimate(pixels)
-        result = conversion.from_network(photograph, sr, target)
-        explanation = io.BytesIO()
-        Image.fromarray(explain.picture(estimated)).save(explanation, "PNG")
-        nearest = self.bank.nearest(estimated.mean) if self.bank is not None else []
-        before = photographs.encode(photograph, kind="PNG")
-        after = photographs.encode(result, kind=kind)
-        return {
-            "before": self.keep("PNG", before),
-            "after": self.keep(kind, after),
-            "idr": self.keep("PNG", explanation.getvalue()),
-            "name": f"{Path(name).stem}-x{self.upscaler.scale}.{kind.lower()}",
-            "size": [target[1], target[0]],
-            "nearest": [
-                f"{known.label} (distance {far:.1f})" for known, far in nearest
-            ],
-        }
-
-    def _target(self, photograph: Photograph) -> tuple[int, int]:
-        height, width, _ = photograph.colour.shape
-        return height * self.upscaler.scale, width * self.upscaler.scale
+        except TooManyWait as error:
+            message = f"{_MOST_WAITING} pictures are waiting: try again later"
+            raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, message) from error
 
 
-def _kind(photograph: Photograph) -> str:
-    """The format of the result: that of the picture if browsers show it, else PNG."""
-    return photograph.format if photograph.format in _TYPES else "PNG"
-
-
-def _page_file(name: str, megapixels: float) -> bytes:
-    """Reads a file of the page, and fills limits into the HTML."""
-    text = resources.files(_PACKAGE).joinpath("static", name).read_text("utf-8")
-    if name.endswith(".html"):
-        limits = {
-            "megapixels": f"{megapixels:g}",
-            "most_bytes": _MOST_BYTES,
-            "minutes": _KEPT_SECONDS // 60,
-        }
-        text = Template(text).substitute(limits)
-    return text.encode()
+def _page_file(path: str) -> tuple[str, bytes] | None:
+    """Reads a file of the page: its media type and content; None for others."""
+    name = path.removeprefix("/") or "index.html"
+    kind = _FILE_TYPES.get(name.rpartition(".")[2])
+    folder = resources.files(_PACKAGE).joinpath("static")
+    if kind is None or name not in {file.name for file in folder.iterdir()}:
+        return None
+    return kind, folder.joinpath(name).read_bytes()
 
 
 @contextlib.contextmanager
 def _errors_as_refusals() -> Iterator[None]:
     """Turns errors into a _Refusal, except that of a visitor who left."""
+    from lightbsr_jax.inference.studio import TooLarge
+
     try:
         yield
     except (ConnectionError, _Refusal):
         raise
+    except TooLarge as error:
+        raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from error
     except UserError as error:
         raise _Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
     except TimeoutError as error:
@@ -228,33 +200,40 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self._is_foreign():
             return
-        if self.path in _PAGE:
-            name, kind = _PAGE[self.path]
-            self._send(HTTPStatus.OK, kind, _page_file(name, self._server.megapixels))
-        elif (result := self._server.result(self.path)) is not None:
-            self._send(HTTPStatus.OK, _TYPES[result.kind], result.content)
+        if self.path == "/about":
+            content = json.dumps(self._server.about()).encode()
+            self._send(HTTPStatus.OK, "application/json", content)
+        elif (file := _page_file(self.path)) is not None:
+            self._send(HTTPStatus.OK, *file)
+        elif (result := self._server.results.at(self.path)) is not None:
+            self._send(HTTPStatus.OK, result.kind, result.content)
         else:
             self._fail(HTTPStatus.NOT_FOUND, "there is nothing here")
 
     def do_POST(self) -> None:
         if self._is_foreign():
             return
-        path, _, name = self.path.partition("?name=")
-        name = unquote(name)
+        path, _, query = self.path.partition("?")
+        wished = dict(parse_qsl(query))
+        name = wished.get("name", "picture")
         # If the visitor leaves, the work ends as well.
         with contextlib.suppress(ConnectionError, TimeoutError):
             try:
                 length = self._length(path)
                 with self._server.turn(self._is_gone):
+                    studio = self._server.studio(self._is_gone)
                     with _errors_as_refusals():
                         data = self.rfile.read(length)
-                        photograph = self._server.read(name, data)
+                        wish = studio.wish(wished)
+                        photograph = studio.read(name, data, wish)
                     del data
-                    self._upscale(name, photograph)
+                    self._upscale(studio, name, photograph, wish)
             except _Refusal as refusal:
                 self._fail(refusal.status, str(refusal))
 
-    def _upscale(self, name: str, photograph: Photograph) -> None:
+    def _upscale(
+        self, studio: Studio, name: str, photograph: Photograph, wish: Wish
+    ) -> None:
         """Sends lines: percentages, and finally the results or an error."""
         self._send_head(HTTPStatus.OK, "application/x-ndjson")
         percent = 0
@@ -267,9 +246,10 @@ class _Handler(BaseHTTPRequestHandler):
                 percent = 100 * done // total
                 self._send_line({"percent": percent})
 
+        keep = self._server.results.keep
         try:
             with _errors_as_refusals():
-                answer = self._server.upscale(name, photograph, show)
+                answer = studio.upscale(name, photograph, wish, keep, show)
         except _Refusal as refusal:
             answer = {"error": str(refusal)}
         self._send_line(answer)
@@ -328,6 +308,8 @@ class _Handler(BaseHTTPRequestHandler):
         if length is not None:  # otherwise the body ends with the connection
             self.send_header("Content-Length", str(length))
         self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Content-Security-Policy", _POLICY)
+        self.send_header("Cache-Control", "no-store")
         self.end_headers()
 
     def _send_line(self, answer: Answer) -> None:

@@ -10,15 +10,14 @@ have no checksum.
 
 import json
 import os
+import re
 import zlib
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lightbsr_jax.errors import UserError
 
@@ -34,6 +33,15 @@ _CHECKSUM = "checksum"
 def shipped() -> dict[str, Path]:
     """The files of the weights that come with the package, by name ("setting2")."""
     return {path.stem: path for path in sorted(FOLDER.glob(f"*{SUFFIX}"))}
+
+
+def purpose(name: str) -> str:
+    """The purpose of shipped weights, as their card has it; "" for other names."""
+    card = FOLDER / f"{name}.md"
+    if name not in shipped() or not card.is_file():
+        return ""
+    found = re.search(r", for ([^:]+):", card.read_text("utf-8"))
+    return "" if found is None else " ".join(found[1].split())
 
 
 def find(source: str | Path) -> Path | None:
@@ -78,6 +86,9 @@ def read(path: str | Path) -> tuple[Tree, Tree]:
 
     Raises UserError if the file is damaged or of another kind.
     """
+    import jax  # slow to import, and not needed to find weights
+    from flax.traverse_util import unflatten_dict
+
     path = Path(path)
     if not is_packed(path):
         raise UserError(f"{path} is not a file of lightbsr pack: name one that is")
@@ -98,6 +109,9 @@ def write(path: str | Path, about: Tree, model: Tree, *, half: bool) -> None:
 
     With `half` the parameters are rounded to float16.
     """
+    import jax
+    from flax.traverse_util import flatten_dict
+
     if half:
         params = jax.tree.map(lambda x: np.asarray(x, np.float16), model["params"])
         model = {**model, "params": params}
