@@ -24,7 +24,7 @@ from helpers.machine import SHARED
 # Test files that compile whole networks, or start processes: minutes, not seconds.
 SLOW = """
 ablations api benchmark cli compare df2k explain export fourth_method inference
-loop networks peers pretrained processes realworld reference_training run server
+loop networks peers pretrained processes realworld reference_training run
 steps weights wheel
 """.split()
 

@@ -5,8 +5,8 @@ to /upscale, which answers in lines of JSON: the progress, and finally the resul
 picture is upscaled at a time; other uploads wait, unread. Results are kept in memory
 for some minutes, and no file is written.
 
-The page opens at once, and the network follows (`Server.prepare`). This module therefore
-imports nothing that is slow to import.
+The page opens at once, and the network follows (`Server.prepare`). This module
+therefore imports nothing that is slow to import.
 """
 
 from __future__ import annotations
