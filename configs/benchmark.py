@@ -83,6 +83,13 @@ def get_config(preset: str = "setting1") -> ConfigDict:
     config.niqe = not plain  # in addition to PSNR and SSIM
     config.lanczos = not plain  # a row in addition to that of bicubic
     config.unpaired = False  # the folders hold LR images without HR images
+    # Average the results of the 8 flips and transpositions of each LR image.
+    config.self_ensemble = False
+    # PSNR and SSIM on luma ("y"), as in the paper, or on all channels ("rgb"), and the
+    # border to cut in pixels: by default the scale. With other values than the paper's
+    # its figures are left out.
+    config.channels = "y"
+    config.border = config_dict.placeholder(int)
     config.batch_size = 8  # images at once on a device; lower it if memory runs out
 
     config.pictures = 3  # images of each benchmark to show in the report

@@ -95,6 +95,7 @@ def base(role: str, setting: int | str, recipe: Recipe = RECIPE) -> ConfigDict:
 
     config.optimizer = "adam"  # or muon: Muon for matrices, Adam for the rest
     config.adam = ConfigDict(asdict(recipe.adam))  # b1, b2 and eps
+    config.gradient_clip = 0.0  # largest norm of all gradients; 0: no limit
 
     config.ema_decay = (
         0.0  # of the averaged weights to evaluate; 0: evaluate the last weights
@@ -126,6 +127,9 @@ def base(role: str, setting: int | str, recipe: Recipe = RECIPE) -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 970
     config.checkpoint.keep = 3  # number of the newest to keep
+    config.checkpoint.keep_every_steps = 0  # keep those of every N-th step too; 0: none
+    # Keep the weights with the highest validation PSNR as WORKDIR/best.safetensors.
+    config.checkpoint.best = True
     return config
 
 

@@ -3,8 +3,11 @@
 import math
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -17,8 +20,9 @@ from helpers.pictures import picture, save
 from jax import Array
 
 from lightbsr_jax import compilation
-from lightbsr_jax.evaluation import benchmark, cases, published
-from lightbsr_jax.evaluation.images import find, lr_path
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.evaluation import benchmark, cases, conventions, published
+from lightbsr_jax.evaluation.images import find, lr_path, read_hr
 from lightbsr_jax.evaluation.restorers import Bicubic, Spoilt
 from lightbsr_jax.imaging import degradation, kernels, metrics, prior
 from lightbsr_jax.imaging.files import ImageError
@@ -386,3 +390,51 @@ def test_bicubic_agrees_with_the_paper(benchmark_folder) -> None:
     for case, expected in paper.psnr.items():
         psnr = np.mean([score.psnr for score in scores if score.case == case])
         assert psnr == pytest.approx(expected, abs=0.006), case
+
+
+def test_few_images_are_in_memory(tmp_path: Path, monkeypatch) -> None:
+    """Each file is read twice, however many cases it is measured in."""
+    for seed in range(12):
+        save(tmp_path / "many" / f"{seed:02}.png", picture(seed))
+    alive = []
+
+    def read(*arguments: object, **options: object) -> np.ndarray:
+        hr = read_hr(*arguments, **options).copy()
+        alive.append(weakref.ref(hr))
+        return hr
+
+    monkeypatch.setattr(benchmark, "read_hr", read)
+    reader = benchmark._Reader(SCALE, None, SCALE)
+    images = list(enumerate(find([tmp_path / "many"])))
+    planned = reader.plan(images, SIGMAS)
+    assert [job.place for job in planned] == [(i, c) for i in range(12) for c in (0, 1)]
+    assert len(alive) == 12 and not any(ref() is not None for ref in alive)
+    for number, job in enumerate(planned):
+        assert job.shape == (24, 28, 3)
+        np.testing.assert_array_equal(reader.read(job).hr, picture(number // 2))
+        assert sum(ref() is not None for ref in alive) == 1
+    assert len(alive) == 24
+
+    save(tmp_path / "many" / "00.png", picture(0, 40, 40))
+    with pytest.raises(UserError, match="00.png of many has changed its size"):
+        reader.read(planned[0])
+
+
+@pytest.mark.parametrize(("channels", "border"), [("rgb", 7), ("y", 3), ("y", None)])
+def test_scores_by_other_conventions(channels: str, border: int | None) -> None:
+    """As `lightbsr psnr` has them; by default the paper's."""
+    hr, sr = picture(1, 48, 52), picture(2, 48, 52)
+    image = benchmark.TestImage("images", "a", 0, hr)
+    job = benchmark._Job((0, 0), image, SIGMAS[0], hr, None)
+    measures = benchmark.Measures(channels, border)
+    score = partial(benchmark._score, scale=SCALE, beside=benchmark.Beside())
+    _, restored = score(job, hr[::4, ::4], {"x": sr}, measures=measures)
+    cut = SCALE if border is None else border
+    colour = "RGB" if channels == "rgb" else conventions._PAPER
+    expected = conventions.psnr(sr, hr, conventions.COLOURS[colour], border=cut)
+    assert restored.scores["x"].psnr == pytest.approx(expected, abs=1e-9)
+    colour = "RGB" if channels == "rgb" else conventions._PAPER_SSIM
+    expected = conventions.ssim(sr, hr, conventions.SSIM_COLOURS[colour], border=cut)
+    assert restored.scores["x"].ssim == pytest.approx(expected, abs=1e-9)
+    told = benchmark.convention(SCALE, measures=measures)
+    assert f"border of {cut} pixels" in told and ("RGB" in told) == (channels == "rgb")

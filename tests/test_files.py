@@ -592,3 +592,29 @@ def test_write_png(tmp_path, monkeypatch):
         files.write_png(path, random_array(3))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_lists_of_files(tmp_path: Path) -> None:
+    """As BasicSR's meta files have them, with folders, comments and other places."""
+    for name in ("a.png", "in/b.png", "c.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (3, 2)).save(tmp_path / "images" / name)
+    file = tmp_path / "images" / "some.txt"
+    other = tmp_path / "d.png"
+    Image.new("RGB", (3, 2)).save(other)
+    file.write_text(f"in/b.png (480,480,3)\n\n# none\n./a.png\n{other}\n../d.png\n")
+    found = files.find_images(file)
+    assert [name for name, _ in found] == ["a.png", "d.png", "d.png", "in/b.png"]
+    assert all(path.is_file() for _, path in found)
+
+    for text, problem in {
+        "a.png\nx.png": "some.txt, line 2: no such image: .*x.png",
+        "some.txt": "line 1: .*some.txt is no image by its name",
+        "# nothing": "holds no image",
+    }.items():
+        file.write_text(text)
+        with pytest.raises((UserError, FileNotFoundError), match=problem):
+            files.find_images(file)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="it is not UTF-8"):
+        files.find_images(file)

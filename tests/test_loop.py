@@ -19,6 +19,7 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation, kernels
 from lightbsr_jax.imaging.files import write_png
 from lightbsr_jax.interop import convert
+from lightbsr_jax.models import packed
 from lightbsr_jax.models.checkpoint import Checkpoints
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.training import initial, loop, pack
@@ -181,6 +182,77 @@ def test_finished_run_is_left_alone(images, teacher_workdir, capsys) -> None:
     train(teacher_config(images), teacher_workdir)
     assert records(teacher_workdir) == before
     assert "finished at step 4" in capsys.readouterr().out
+
+
+def test_a_run_gets_more_epochs(images, printed, tmp_path, capsys) -> None:
+    """The rate's way is told; a run that has them does not go back."""
+    workdir = shutil.copytree(printed, tmp_path / "longer")
+    config = teacher_config(images)
+    config.schedule.stage2_epochs = 4
+    train(config, workdir)
+    assert [record["step"] for record in losses(workdir)] == [1, 2, 3, 4, 5, 6]
+    # Epoch 3 of 4, of which one is the warm-up: (1 + cos(2 pi / 3)) / 2 = 1/4 of it.
+    shown = capsys.readouterr().out.replace("\n", " ")
+    assert "extended from 4 to 6 updates: the learning rate was 1e-06" in shown
+    assert "continues at 5.07e-05 and ends at 1e-06" in shown
+    kept = json.loads((workdir / "config.json").read_text())
+    assert kept["schedule"]["stage2_epochs"] == 4
+    with pytest.raises(UserError, match="stage2_epochs: was 4, is 2.*--config.init="):
+        train(teacher_config(images), workdir)
+
+
+def test_a_students_teacher_may_change_or_go(
+    images, teacher_workdir, printed, tmp_path, capsys, caplog
+) -> None:
+    """The student goes on with it as it was, and tells if it was not finished."""
+    unfinished = shutil.copytree(teacher_workdir, tmp_path / "teacher")
+    cut_back(unfinished, 2)
+    config = student_config(images, unfinished)
+    workdir = tmp_path / "student"
+    train(config, workdir)
+    assert "is not finished, 2 of 4 updates are made" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+    cut_back(workdir, 2)
+    train(teacher_config(images), unfinished)  # which goes on meanwhile
+    train(config, workdir)
+    assert "has changed (it is at step 4): using its copy of step 2" in caplog.text
+    cut_back(workdir, 3)
+    shutil.rmtree(unfinished)
+    train(config, workdir)
+    assert "using the copy of the teacher" in caplog.text
+    assert Model.load(workdir).step == 4
+
+    config.distillation.teacher = str(teacher_workdir)  # another one, by name
+    with pytest.raises(UserError, match="the weights of config.distillation.teacher"):
+        train(config, workdir)
+
+
+def test_checkpoints_are_chosen(teacher_workdir, tmp_path) -> None:
+    """By step, and by validation; packed files too."""
+    psnr = {
+        record["step"]: record["validation_psnr"]
+        for record in records(teacher_workdir)
+        if "validation_psnr" in record
+    }
+    best = max(psnr, key=lambda step: psnr[step])
+    assert Model.load(f"{teacher_workdir}@best").step == best
+    for step in (3, 4):
+        model = Model.load(f"{teacher_workdir}@{step}")
+        assert model.step == step
+        file = tmp_path / f"{step}.safetensors"
+        pack.pack(f"{teacher_workdir}@{step}", file, half=False)
+        assert Model.load(file).step == step
+    at_best = jax.tree.leaves(Model.load(f"{teacher_workdir}@best").variables)
+    at_step = jax.tree.leaves(Model.load(f"{teacher_workdir}@{best}").variables)
+    for ours, theirs in zip(at_best, at_step, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(UserError, match="no checkpoint of step 9, but of 1, 2, 3, 4"):
+        Model.load(f"{teacher_workdir}@9")
+    with pytest.raises(UserError, match="--step=newest: expected a number of updates"):
+        packed.with_step(str(teacher_workdir), "newest")
+    assert packed.with_step(str(teacher_workdir), "3") == f"{teacher_workdir}@3"
 
 
 def test_workdir_of_another_run_is_refused(images, teacher_workdir, tmp_path) -> None:

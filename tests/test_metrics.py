@@ -114,3 +114,19 @@ def test_no_images_have_no_scores() -> None:
     none = np.empty((0, 32, 32, 3), np.uint8)
     assert metrics.psnr_y(none, none, border=4).shape == (0,)
     assert metrics.ssim_y(none, none, border=4).shape == (0,)
+
+
+def test_rgb() -> None:
+    """PSNR of all samples together; SSIM, the mean of each channel's, as luma's."""
+    rng = np.random.default_rng(5)
+    a, b = rng.integers(0, 256, (2, 2, 20, 24, 3), dtype=np.uint8)
+    error = (a.astype(float) - b)[:, 3:-3, 3:-3]
+    expected = 10 * np.log10(255**2 / np.square(error).mean((1, 2, 3)))
+    np.testing.assert_allclose(metrics.psnr_rgb(a, b, border=3), expected)
+    inside = np.s_[:, 3:-3, 3:-3]
+    channels = [
+        metrics.ssim(a[inside][..., c].astype(float), b[inside][..., c].astype(float))
+        for c in range(3)
+    ]
+    found = metrics.ssim_rgb(a, b, border=3)
+    np.testing.assert_allclose(found, np.mean(channels, axis=0))

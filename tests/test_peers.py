@@ -426,7 +426,14 @@ def test_networks_beside_each_other_in_a_report(tmp_path: Path) -> None:
         Contender("KDSR", "kdsr", "student", 5_800_000),
         Contender("DASR", "dasr", "network", 6_000_000),
     ]
-    about = {"seconds": 1, "scale": 4, "devices": "", "lr": "", "versions": {}}
+    about = {
+        "seconds": 1,
+        "scale": 4,
+        "convention": "",
+        "devices": "",
+        "lr": "",
+        "versions": {},
+    }
     found = Findings(
         contender=contenders[1],
         title="KDSR",

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.goldens import initialise
@@ -19,7 +21,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs.benchmark import get_config
-from lightbsr_jax.evaluation import images, run
+from lightbsr_jax.evaluation import images, restorers, run
 from lightbsr_jax.evaluation.niqe import niqe
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models.model import Model
@@ -201,6 +203,38 @@ def test_figures_beside_psnr_and_restored_images(tmp_path) -> None:
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert len(results["tables"][0]["rows"][0]["niqe"]) == 3  # two, and the mean
     assert "NIQE" in Page((tmp_path / "report" / "report.html").read_text()).text
+
+
+def test_conventions_and_ensembles_that_make_no_sense(tmp_path) -> None:
+    save(tmp_path / "Set5" / "1.png", picture(1))
+    folders = [str(tmp_path / "Set5")]
+    for field, value in {"channels": "ycc", "border": -1}.items():
+        config = get_config("setting1")
+        config[field] = value
+        with pytest.raises(ValueError, match="expected y or rgb, and 0 or more pixels"):
+            measure(config, folders=folders)
+    config = get_config("setting1")
+    config.self_ensemble = True
+    with pytest.raises(ValueError, match="self_ensemble is for networks"):
+        measure(config, folders=folders)
+
+
+class Uneven(NamedTuple):
+    """Restores what depends on where a pixel lies."""
+
+    def restore(self, lr: jax.Array) -> jax.Array:
+        columns = jnp.arange(lr.shape[2], dtype=jnp.float32)[:, None]
+        return jnp.repeat(jnp.repeat(lr * columns, 2, axis=1), 2, axis=2)
+
+
+def test_self_ensemble_is_the_mean_of_all_views() -> None:
+    """Of columns x counted from the left, right, and as rows y from both ends."""
+    lr = np.random.default_rng(0).uniform(size=(1, 3, 5, 3)).astype(np.float32)
+    x, y = np.arange(5)[:, None], np.arange(3)[:, None, None]
+    weights = (x + (4 - x) + y + (2 - y)) / 4
+    expected = (lr * weights).repeat(2, axis=1).repeat(2, axis=2)
+    found = restorers.SelfEnsemble(Uneven()).restore(lr)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_config_and_model_fit(monkeypatch) -> None:

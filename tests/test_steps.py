@@ -141,6 +141,33 @@ def test_update_that_is_not_finite_is_counted_and_not_made() -> None:
     assert float(run.average["a"]) == pytest.approx(after_one * 5 / 14 + 6 * 9 / 14)
 
 
+@pytest.mark.parametrize(("limit", "step"), [(0, 5), (2.5, 2.5), (7, 5)])
+def test_gradients_are_clipped_by_their_common_norm(limit: float, step: float) -> None:
+    """3 in one module and 4 in another: a norm of 5, which is what is logged."""
+    clipping = learner(gradient_clip=limit)._replace(
+        optimizer=optax.identity(), learning_rate=optax.constant_schedule(1.0)
+    )
+    zeros = {"a": {"w": jnp.zeros(1)}, "b": jnp.zeros(2), "c": jnp.ones(1)}
+    state = states.TrainState(
+        step=jnp.int32(0),
+        params=zeros,
+        batch_stats={},
+        opt_state=states.fresh_optimizer(optax.identity(), zeros),
+    )
+    gradients = {"a": {"w": jnp.array([3.0])}, "b": jnp.array([0.0, 4.0])}
+
+    def update(gradients: Any) -> Any:
+        params, _, norm = updates.apply_gradients(clipping, state, gradients)
+        return params, norm
+
+    one = jax.tree.map(lambda x: x[None], gradients)
+    params, norm = jax.vmap(update, axis_name=updates.AXIS)(one)
+    assert norm == pytest.approx(5)
+    assert params["a"]["w"] == pytest.approx(-3 * step / 5, rel=1e-5)
+    assert params["b"][0] == pytest.approx([0, -4 * step / 5], rel=1e-5)
+    assert params["c"] == 1
+
+
 def test_microbatches_give_the_numbers_of_one() -> None:
     """L_SR and its gradients, of a batch of 4 in one, two and four microbatches."""
     rng = np.random.default_rng(0)

@@ -43,6 +43,11 @@ def test_rows_stand_beside_the_papers() -> None:
 
     (table,) = tables.make(found, SETTING_1, scale=2, contenders=[*BICUBIC, STUDENT])
     assert [row.label for row in table.rows] == ["bicubic", "LightBSR"]
+    contenders = [*BICUBIC, STUDENT]
+    (table,) = tables.make(
+        found, SETTING_1, scale=4, contenders=contenders, paper=False
+    )
+    assert [row.label for row in table.rows] == ["bicubic", "LightBSR"]
 
 
 def test_a_table_is_a_benchmark_at_a_noise_level() -> None:

@@ -24,6 +24,7 @@ class _Flags(NamedTuple):
     method: FlagHolder
     workdir: FlagHolder
     weights: FlagHolder
+    step: FlagHolder
     benchmarks: FlagHolder
     report: FlagHolder
     dump_lr: FlagHolder
@@ -53,7 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from lightbsr_jax import compilation
         from lightbsr_jax.evaluation.run import run
 
-        sources = _sources(given.method.value, given.workdir.value, given.weights.value)
+        sources = _sources(
+            given.method.value,
+            given.workdir.value,
+            given.weights.value,
+            given.step.value,
+        )
         compilation.keep_compiled_programs()
         compilation.check_devices()
         run(
@@ -88,6 +94,13 @@ def _define() -> _Flags:
             "Name of weights that come with the program, or a file: of lightbsr pack, "
             "or of the PyTorch reference (.safetensors, .pt, .pth).",
         ),
+        step=flags.DEFINE_string(
+            "step",
+            None,
+            "Which checkpoint of every --workdir: its number of updates, or best, "
+            "which had the highest PSNR in validation (default: the newest). "
+            "WORKDIR@STEP means the same for one of them.",
+        ),
         benchmarks=flags.DEFINE_string(
             "benchmarks",
             "",
@@ -121,11 +134,17 @@ def _define() -> _Flags:
     )
 
 
-def _sources(method: str, workdirs: str | None, weights: str | None) -> list[str]:
+def _sources(
+    method: str, workdirs: str | None, weights: str | None, step: str | None = None
+) -> list[str]:
     """The sources of the networks. Raises UserError if they do not fit the method."""
     from lightbsr_jax.models import packed
 
     sources = [packed.folder(workdir) for workdir in _split(workdirs)]
+    if step is not None:
+        if not sources:
+            raise UserError(f"--step={step} is of a training run: give its --workdir")
+        sources = [packed.with_step(workdir, step) for workdir in sources]
     if weights:
         sources.append(packed.check_name(weights))
     if method == "bicubic" and sources:

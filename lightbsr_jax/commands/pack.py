@@ -12,7 +12,11 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         "with its config, as one file for --weights, Model.load and Upscaler.load, and "
         "print the facts for its model card.",
     )
-    parser.add_argument("workdir", help="folder of a training run")
+    parser.add_argument(
+        "workdir",
+        help="folder of a training run; WORKDIR@STEP for the checkpoint of a step, "
+        "WORKDIR@best for the weights whose validation was best",
+    )
     parser.add_argument("out", help="file to write; ends in .safetensors")
     parser.add_argument(
         "--half", action="store_true", help="parameters in float16: half the size"

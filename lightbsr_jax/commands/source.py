@@ -21,7 +21,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="name of weights that come with this program (default: setting2), or a "
         "file of lightbsr pack or of the PyTorch reference (.safetensors, .pt, .pth)",
     )
-    source.add_argument("--workdir", help="folder of a student that you trained")
+    source.add_argument(
+        "--workdir",
+        help="folder of a student that you trained; WORKDIR@STEP for the checkpoint of "
+        "a step, WORKDIR@best for the weights whose validation was best",
+    )
 
 
 def parse_setting(text: str) -> settings.Name:

@@ -39,10 +39,42 @@ from lightbsr_jax.imaging.synthesis import Known
 from lightbsr_jax.typed import ArrayLike
 
 _AXIS = "images"
+_FUNCTIONS = {  # PSNR and SSIM by channels
+    "y": (metrics.psnr_y, metrics.ssim_y),
+    "rgb": (metrics.psnr_rgb, metrics.ssim_rgb),
+}
 _T = TypeVar("_T")
 _Pixels = tuple[Array, dict[str, Array]]  # LR, and SR by method: uint8 [B, ...]
 
 
+class Measures(NamedTuple):
+    """How images are scored; the paper's way by default."""
+
+    channels: str = "y"  # luma, or "rgb": all three together
+    border: int | None = None  # pixels cut on each side; None: the scale
+
+    @property
+    def are_the_papers(self) -> bool:
+        return self == Measures()
+
+    def cut(self, scale: int) -> int:
+        """The border in pixels."""
+        return scale if self.border is None else self.border
+
+
+PAPERS = Measures()
+
+
+_SCORED = {
+    "y": "PSNR: luma difference with weights (65.738, 129.057, 25.064)/256, peak 255. "
+    "SSIM: luma with weights (65.738, 129.057, 25.064)/255 + 16, 11x11 Gaussian "
+    "window of 1.5, valid region. Both in float64 on images rounded to 0..255, "
+    "border of {} pixels cut. HR cropped on the right and bottom to a multiple of {}.",
+    "rgb": "PSNR: all three channels of RGB together, peak 255. SSIM: mean over the "
+    "channels, 11x11 Gaussian window of 1.5, valid region. Both in float64 on images "
+    "rounded to 0..255, border of {} pixels cut. HR cropped on the right and bottom to "
+    "a multiple of {}.",
+}
 _MEANINGS = {
     "niqe": "NIQE: on luma rounded to whole numbers, the same border cut, blocks of 96 "
     "pixels; lower is better.",
@@ -50,18 +82,16 @@ _MEANINGS = {
 }
 
 
-def convention(scale: int, beside: Mapping[str, str] = MappingProxyType({})) -> str:
+def convention(
+    scale: int,
+    beside: Mapping[str, str] = MappingProxyType({}),
+    measures: Measures = PAPERS,
+) -> str:
     """A description of how PSNR and SSIM are computed, and "niqe" and "lpips" if given.
 
     The values of `beside` say more, such as which network LPIPS is of.
     """
-    text = (
-        "PSNR: luma difference with weights (65.738, 129.057, 25.064)/256, peak 255. "
-        "SSIM: luma with weights (65.738, 129.057, 25.064)/255 + 16, 11x11 Gaussian "
-        "window of 1.5, valid region. Both in float64 on images rounded to 0..255, "
-        f"border of {scale} pixels cut. HR cropped on the right and bottom to a "
-        f"multiple of {scale}."
-    )
+    text = _SCORED[measures.channels].format(measures.cut(scale), scale)
     return " ".join([text, *(_MEANINGS[name].format(beside[name]) for name in beside)])
 
 
@@ -113,6 +143,16 @@ class Restored(NamedTuple):
         return {"LR": self.lr, **self.sr, "HR": self.hr}
 
 
+class _Planned(NamedTuple):
+    """An image to be restored in a case, not yet read."""
+
+    place: tuple[int, int]  # among the images, among the cases
+    image: TestImage
+    case: Case
+    shape: tuple[int, ...]  # of HR as it is measured
+    given: bool  # whether LR is read
+
+
 class _Job(NamedTuple):
     """An image to be restored in a case."""
 
@@ -143,12 +183,15 @@ def evaluate(
     lr_folder: str | Path | None = None,
     share: bool = False,
     beside: Beside = _NOTHING_BESIDE,
+    measures: Measures = PAPERS,
     on_progress: Callable[[int, int], None] | None = None,
     on_restored: Callable[[Restored], None] | None = None,
 ) -> list[Score]:
     """Scores of every method, image and case, nested in this order.
 
-    `images.find` explains folders and images; all are held in memory.
+    `images.find` explains folders and images. Each file is read twice: all of them once
+    at the start, so that mistakes are found then, and again when its turn comes, so
+    that few are in memory.
 
     Images of one size are restored together, `batch_size` at a time on each device, by
     one program that degrades them and restores them by every method: one compilation
@@ -178,15 +221,23 @@ def evaluate(
     own = list(enumerate(images))
     if share:
         own = own[jax.process_index() :: jax.process_count()]
-    jobs = _jobs(own, cases, scale=scale, lr_folder=lr_folder)
+    reader = _Reader(scale, lr_folder, measures.cut(scale))
+    jobs = reader.plan(own, cases)
     table = np.zeros((len(images), len(cases), len(restorers), len(_FIGURES)))
     done = 0
     with ThreadPoolExecutor() as pool:
         # The devices work on a batch while the host scores the previous one.
         launched = _ahead(
-            _launch(restorers, jobs, scale=scale, batch_size=batch_size, seed=seed)
+            _launch(
+                restorers,
+                jobs,
+                reader.read,
+                scale=scale,
+                batch_size=batch_size,
+                seed=seed,
+            )
         )
-        score = partial(_score, scale=scale, beside=beside)
+        score = partial(_score, scale=scale, measures=measures, beside=beside)
         scoring = _score_batches(launched, pool, list(restorers), score)
         for futures in _ahead(scoring):
             for place, restored in (future.result() for future in futures):
@@ -208,7 +259,8 @@ def evaluate(
 
 def _launch(
     restorers: Mapping[str, Restorer],
-    jobs: Sequence[_Job],
+    jobs: Sequence[_Planned],
+    read: Callable[[_Planned], _Job],
     *,
     scale: int,
     batch_size: int,
@@ -224,13 +276,13 @@ def _launch(
     noisy = any(_has_noise(job) for job in jobs)
     by_size = defaultdict(list)
     for job in jobs:
-        by_size[job.hr.shape].append(job)
+        by_size[job.shape].append(job)
     devices = len(mesh.devices)
     for group in by_size.values():
         calls = math.ceil(len(group) / (batch_size * devices))
         size = devices * math.ceil(len(group) / (calls * devices))
         for start in range(0, len(group), size):
-            chunk = group[start : start + size]
+            chunk = [read(job) for job in group[start : start + size]]
             filled = chunk + chunk[-1:] * (size - len(chunk))
             batch = _batch(filled, scale=scale, seed=seed, noisy=noisy)
             batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec(_AXIS)))
@@ -289,9 +341,9 @@ def _to_uint8(images: ArrayLike) -> Array:
     return metrics.quantise(images).astype(jnp.uint8)
 
 
-def _has_noise(job: _Job) -> bool:
+def _has_noise(job: _Planned) -> bool:
     tested = job.case.degradation
-    return job.lr is None and tested is not None and synthesis.is_random(tested)
+    return not job.given and tested is not None and synthesis.is_random(tested)
 
 
 def _batch(jobs: list[_Job], *, scale: int, seed: int, noisy: bool) -> _Batch:
@@ -351,19 +403,26 @@ def _score_batches(
 
 
 def _score(
-    job: _Job, lr: np.ndarray, sr: dict[str, np.ndarray], *, scale: int, beside: Beside
+    job: _Job,
+    lr: np.ndarray,
+    sr: dict[str, np.ndarray],
+    *,
+    scale: int,
+    measures: Measures,
+    beside: Beside,
 ) -> tuple[tuple[int, int], Restored]:
     benchmark, name, position, _ = job.image
-    label = job.case.label
+    label, border = job.case.label, measures.cut(scale)
+    psnr, ssim = _FUNCTIONS[measures.channels]
     scores = {
         method: Score(
             method,
             benchmark,
             name,
             label,
-            float(metrics.psnr_y(image[None], job.hr[None], border=scale)[0]),
-            float(metrics.ssim_y(image[None], job.hr[None], border=scale)[0]),
-            _known(niqe(image, border=scale)) if beside.niqe else None,
+            float(psnr(image[None], job.hr[None], border=border)[0]),
+            float(ssim(image[None], job.hr[None], border=border)[0]),
+            _known(niqe(image, border=border)) if beside.niqe else None,
             beside.lpips(image, job.hr) if beside.lpips else None,
         )
         for method, image in sr.items()
@@ -389,26 +448,57 @@ def _of_all_processes(table: np.ndarray) -> np.ndarray:
     return np.asarray(bits).view(np.float64).sum(0)
 
 
-def _jobs(
-    images: Sequence[tuple[int, TestImage]],
-    cases: Sequence[Case],
-    *,
-    scale: int,
-    lr_folder: str | Path | None,
-) -> list[_Job]:
-    """Reads the numbered images; returns a job for each image and case."""
+class _Reader:
+    """Reads images and their LR images, cropped for a scale."""
 
-    def read(item: tuple[int, TestImage]) -> list[_Job]:
-        index, image = item
-        hr = read_hr(image, scale=scale)
-        jobs = []
-        for column, case in enumerate(cases):
-            lr, seen = None, hr
-            if lr_folder is not None:
-                lr = read_lr(lr_folder, image, case, hr=hr, scale=scale)
-                seen = hr[: lr.shape[0] * scale, : lr.shape[1] * scale]
-            jobs.append(_Job((index, column), image, case, seen, lr))
-        return jobs
+    def __init__(self, scale: int, lr_folder: str | Path | None, border: int) -> None:
+        self._scale, self._lr_folder, self._border = scale, lr_folder, border
+        self._last = -1, np.empty(0)  # number of an image, and its pixels
 
-    with ThreadPoolExecutor() as pool:
-        return [job for jobs in pool.map(read, images) for job in jobs]
+    def plan(
+        self, images: Sequence[tuple[int, TestImage]], cases: Sequence[Case]
+    ) -> list[_Planned]:
+        """Reads the numbered images once; plans each image in each case."""
+
+        def read(item: tuple[int, TestImage]) -> list[_Planned]:
+            index, image = item
+            hr = self._read_hr(image)
+            planned = []
+            for column, case in enumerate(cases):
+                lr = self._read_lr(image, case, hr)
+                shape = hr.shape if lr is None else self._seen(hr, lr).shape
+                place = (index, column)
+                planned.append(_Planned(place, image, case, shape, lr is not None))
+            return planned
+
+        with ThreadPoolExecutor() as pool:
+            return [job for jobs in pool.map(read, images) for job in jobs]
+
+    def read(self, job: _Planned) -> _Job:
+        """Raises UserError if the file has changed since it was planned."""
+        index, hr = self._last
+        if index != job.place[0]:  # the cases of an image follow one another
+            hr = self._read_hr(job.image)
+            self._last = job.place[0], hr
+        lr = self._read_lr(job.image, job.case, hr)
+        seen = hr if lr is None else self._seen(hr, lr)
+        if seen.shape != job.shape:
+            raise UserError(
+                f"{job.image.name} of {job.image.benchmark} has changed its size while "
+                "it was measured: start again"
+            )
+        return _Job(job.place, job.image, job.case, seen, lr)
+
+    def _read_hr(self, image: TestImage) -> np.ndarray:
+        return read_hr(image, scale=self._scale, border=self._border)
+
+    def _read_lr(
+        self, image: TestImage, case: Case, hr: np.ndarray
+    ) -> np.ndarray | None:
+        if self._lr_folder is None:
+            return None
+        return read_lr(self._lr_folder, image, case, hr=hr, scale=self._scale)
+
+    def _seen(self, hr: np.ndarray, lr: np.ndarray) -> np.ndarray:
+        """The part of HR that LR shows."""
+        return hr[: lr.shape[0] * self._scale, : lr.shape[1] * self._scale]

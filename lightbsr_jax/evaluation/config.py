@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lightbsr_jax.evaluation import cases
+from lightbsr_jax.evaluation.benchmark import Measures
 from lightbsr_jax.imaging import settings
 from lightbsr_jax.imaging.settings import Case
 
@@ -31,6 +32,8 @@ class Measurement:
     batch_size: int
     pictures: int
     crop: int
+    self_ensemble: bool
+    measures: Measures
     as_given: Mapping[str, Any]  # all fields, JSON-able
 
     @classmethod
@@ -56,6 +59,8 @@ class Measurement:
             batch_size=values["batch_size"],
             pictures=values["pictures"],
             crop=values["crop"],
+            self_ensemble=values["self_ensemble"],
+            measures=Measures(values["channels"], values["border"]),
             as_given=values,
         )
 

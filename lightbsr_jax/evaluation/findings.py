@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from lightbsr_jax.evaluation import published
-from lightbsr_jax.evaluation.benchmark import Score, convention
+from lightbsr_jax.evaluation.benchmark import Score
 from lightbsr_jax.evaluation.cost import SIDE, Cost
 from lightbsr_jax.evaluation.idr import NEIGHBOURS, Separation
 from lightbsr_jax.evaluation.pictures import Example
@@ -168,7 +168,7 @@ def notes(found: Findings) -> Lines:
     about = found.about
     programs = about["compilation"]
     return [
-        ["Convention", convention(about["scale"], about.get("beside", {}))],
+        ["Convention", about["convention"]],
         [
             "Low-resolution images",
             about["lr"],

@@ -7,7 +7,7 @@ content of an image cannot help.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -67,7 +67,7 @@ class _Tiles(NamedTuple):
 
 
 def separation(
-    model: Model, images: Sequence[np.ndarray], cases: Sequence[Case]
+    model: Model, images: Iterable[np.ndarray], cases: Sequence[Case]
 ) -> Separation | None:
     """Measures how well a model separates `cases`, in HR images uint8 [H, W, 3].
 
@@ -174,17 +174,19 @@ def traits(known: Degradation) -> dict[str, np.ndarray]:
     return {name: values for name, values in found.items() if values.std() > 1e-6}
 
 
-def _cut(images: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
+def _cut(images: Iterable[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
     """Adjacent tiles [N, size, size, 3] around the middle, and each tile's image."""
     tiles, image = [], []
     for index, pixels in enumerate(images):
+        if len(tiles) >= _TILES:
+            break
         rows, columns = (side // size for side in pixels.shape[:2])
         top = (pixels.shape[0] - rows * size) // 2
         left = (pixels.shape[1] - columns * size) // 2
         for row in range(rows):
             for column in range(columns):
                 y, x = top + row * size, left + column * size
-                tiles.append(pixels[y : y + size, x : x + size])
+                tiles.append(pixels[y : y + size, x : x + size].copy())
                 image.append(index)
     return np.array(tiles[:_TILES]), np.array(image[:_TILES])
 

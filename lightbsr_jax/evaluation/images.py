@@ -45,8 +45,9 @@ def find(
     A folder is one benchmark with the folder's name, or the parent's name if the folder
     is called HR. If a folder has a folder HR inside, that one is used. If it holds HR
     and LR images in a published layout (`layouts`), the HR images are used, those for
-    `scale` if each scale has its own. Files and pairs belong to the benchmark "images".
-    Files are not read yet.
+    `scale` if each scale has its own. A list of files (.txt) is one benchmark with its
+    name. Other files and pairs belong to the benchmark "images". Files are not read
+    yet.
 
     Raises FileNotFoundError or UserError if a folder is missing, holds no image or
     mixes HR and LR images in an unknown layout, or if two folders have the same name.
@@ -55,7 +56,8 @@ def find(
     folders: dict[str, Path] = {}
     singles = 0
     for item in folders_or_images:
-        if not isinstance(item, tuple) and Path(item).is_file():
+        listed = not isinstance(item, tuple) and Path(item).suffix == files.LIST
+        if not isinstance(item, tuple) and Path(item).is_file() and not listed:
             item = (Path(item).name, Path(item))
         if isinstance(item, tuple):
             name, source = item
@@ -71,6 +73,7 @@ def find(
         folder = Path(item, "HR") if Path(item, "HR").is_dir() else Path(item)
         absolute = Path(os.path.abspath(folder))
         benchmark = (absolute.parent if absolute.name == "HR" else absolute).name
+        benchmark = benchmark.removesuffix(files.LIST) if listed else benchmark
         if benchmark in folders:
             raise UserError(
                 f"{folders[benchmark]} and {folder} are both called {benchmark}: "
@@ -85,14 +88,15 @@ def find(
     return images
 
 
-def read_hr(image: TestImage, *, scale: int) -> np.ndarray:
+def read_hr(image: TestImage, *, scale: int, border: int | None = None) -> np.ndarray:
     """The pixels, cropped on the right and bottom to a multiple of the scale.
 
     Raises ImageError or UserError if they are unreadable or too few to score.
     """
     hr = image.read()
     height, width = (side // scale * scale for side in hr.shape[:2])
-    needed = math.ceil((len(metrics.GAUSSIAN) + 2 * scale) / scale) * scale
+    cut = scale if border is None else border
+    needed = math.ceil((len(metrics.GAUSSIAN) + 2 * cut) / scale) * scale
     if min(height, width) < needed:
         raise UserError(
             f"{image.name} of {image.benchmark} is {hr.shape[1]}x"

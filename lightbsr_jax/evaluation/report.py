@@ -13,7 +13,7 @@ from typing import Any
 
 from lightbsr_jax import atomic
 from lightbsr_jax.evaluation import findings, html, pictures, plots, tables
-from lightbsr_jax.evaluation.benchmark import Score, convention
+from lightbsr_jax.evaluation.benchmark import Score
 from lightbsr_jax.evaluation.findings import Findings
 from lightbsr_jax.evaluation.images import slug
 from lightbsr_jax.evaluation.pictures import Example
@@ -87,7 +87,6 @@ def _panel(example: Example) -> str:
 def _results(found: Findings) -> dict[str, Any]:
     return {
         **found.about,
-        "convention": convention(found.about["scale"], found.about.get("beside", {})),
         "tables": [
             {
                 "benchmark": table.benchmark,

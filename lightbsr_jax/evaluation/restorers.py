@@ -78,6 +78,33 @@ class Lanczos:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class SelfEnsemble:
+    """A model whose results for the 8 flips and transpositions of LR are averaged.
+
+    The model must see the LR image alone.
+    """
+
+    model: Model
+
+    def restore(
+        self,
+        lr: ArrayLike,
+        degradation: Known | None = None,
+        hr: ArrayLike | None = None,
+    ) -> Array:
+        turned = jnp.asarray(lr)
+        total = jnp.float32(0)
+        for quarters in range(4):
+            for flipped in (False, True):
+                view = jnp.rot90(turned, quarters, axes=(1, 2))
+                sr = self.model.restore(view[:, :, ::-1] if flipped else view)
+                sr = sr[:, :, ::-1] if flipped else sr
+                total = total + jnp.rot90(sr, -quarters, axes=(1, 2))
+        return total / 8
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Spoilt:
     """A model whose modulators are replaced by U(0, 1): M4- and M5- of Table 2.
 

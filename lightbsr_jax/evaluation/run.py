@@ -48,15 +48,18 @@ from lightbsr_jax.evaluation.restorers import (
     Contender,
     Lanczos,
     Restorer,
+    SelfEnsemble,
     Spoilt,
 )
 from lightbsr_jax.evaluation.tables import Table
 from lightbsr_jax.imaging import files, settings
 from lightbsr_jax.imaging.settings import Case
 from lightbsr_jax.methods.registry import METHODS
+from lightbsr_jax.models import packed
 from lightbsr_jax.models.load import Source, load
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks import complexity
+from lightbsr_jax.spec import Sees
 
 _READ = "read from {}"
 _MADE = (
@@ -142,10 +145,11 @@ def run(
         measured.cases,
         scale=measured.scale,
         contenders=measured.contenders,
+        paper=wanted.measures.are_the_papers,
     )
     for table in tabled:
         say(tables.markdown(table))
-    say(benchmark.convention(measured.scale, measured.beside.names))
+    say(benchmark.convention(measured.scale, measured.beside.names, wanted.measures))
     if report_folder is not None:
         about = _about(wanted, measured, outcome, sources, lr_folder)
         report.write(report_folder, _findings(wanted, measured, outcome, tabled, about))
@@ -216,6 +220,12 @@ def _prepare(
         )
     if wanted.spoilt and not networks:
         raise UserError("config.spoilt is for a network: bicubic has no IDR")
+    _check_ensemble(wanted, networks)
+    if wanted.measures.channels not in ("y", "rgb") or wanted.measures.cut(0) < 0:
+        raise UserError(
+            f"config.channels={wanted.measures.channels}, config.border="
+            f"{wanted.measures.border}: expected y or rgb, and 0 or more pixels"
+        )
     if wanted.unpaired and (wanted.spoilt or not wanted.niqe or not wanted.lanczos):
         raise UserError(
             "config.unpaired always measures NIQE of networks, bicubic and Lanczos: "
@@ -240,6 +250,23 @@ def _contender(name: str, model: Model) -> Contender:
     return Contender(name, method, model.role, parameters)
 
 
+def _check_ensemble(wanted: Measurement, networks: dict[str, Model]) -> None:
+    """Raises UserError if a self-ensemble was requested of what cannot have one."""
+    if not wanted.self_ensemble:
+        return
+    if not networks or wanted.spoilt or wanted.unpaired:
+        raise UserError(
+            "config.self_ensemble is for networks with their own IDR and pairs of "
+            "images: leave it out"
+        )
+    for name, model in networks.items():
+        if model.spec.sees is not Sees.NOTHING:
+            raise UserError(
+                f"config.self_ensemble: {name} sees more than the LR image, which has "
+                "no flips: measure a student"
+            )
+
+
 def _check_lr_folders(
     measured: Measured,
     dump_lr: str | None,
@@ -257,13 +284,14 @@ def _default_report(
     wanted: Measurement, measured: Measured, sources: Sequence[str | Path]
 ) -> str | None:
     """A folder in the first workdir, for these benchmarks and step; None without."""
-    if not sources or not Path(sources[0]).is_dir():
+    workdir = packed.at_step(sources[0])[0] if sources else None
+    if workdir is None or not workdir.is_dir():
         return None
     leaf = f"setting{wanted.setting}" if wanted.setting else "given"
     found = images.find(measured.folders, scale=measured.scale)
     model = measured.networks.get(measured.first.name)
     name = _report_name(list(dict.fromkeys(i.benchmark for i in found)), model)
-    return str(Path(sources[0], "evaluation", leaf, name))
+    return str(workdir / "evaluation" / leaf / name)
 
 
 def _measure(
@@ -281,6 +309,8 @@ def _measure(
         restorers[LANCZOS] = Lanczos(measured.scale)
     for name, model in measured.networks.items():
         restorers[name] = Spoilt(model) if wanted.spoilt else model
+        if wanted.self_ensemble:
+            restorers[name] = SelfEnsemble(model)
     by_label = {case.label: case for case in measured.cases}
     examples: list[Example] = []
 
@@ -306,6 +336,7 @@ def _measure(
             lr_folder=lr_folder,
             share=True,
             beside=measured.beside,
+            measures=wanted.measures,
             on_progress=on_progress,
             on_restored=on_restored,
         )
@@ -364,6 +395,9 @@ def _about(
     return {
         "scale": measured.scale,
         "beside": measured.beside.names,
+        "convention": benchmark.convention(
+            measured.scale, measured.beside.names, wanted.measures
+        ),
         "config": wanted.as_given,
         "model": origin,
         "lr": _READ.format(lr_folder) if lr_folder else _MADE.format(wanted.seed),
@@ -395,7 +429,8 @@ def _load(wanted: Measurement, sources: Sequence[Source]) -> dict[str, Model]:
                 f"--config.scale is {wanted.scale}: leave --config.scale out"
             )
         name = f"{title} ({source})" if titles.count(title) > 1 else title
-        named[f"{name} (spoilt IDR)" if wanted.spoilt else name] = model
+        name = f"{name} (spoilt IDR)" if wanted.spoilt else name
+        named[f"{name}, self-ensemble" if wanted.self_ensemble else name] = model
     every = ", ".join(map(str, sources))
     if len(named) < len(models):
         raise UserError(f"{every}: a network is named twice: name it once")
@@ -422,7 +457,7 @@ def _separation(
     b100 = [image for image in found if image.benchmark == "B100"]
     return idr.separation(
         model,
-        [image.read() for image in b100 or found],
+        (image.read() for image in b100 or found),
         wanted.separated_cases(model.setting),
     )
 

@@ -74,6 +74,7 @@ def make(
     *,
     scale: int,
     contenders: Sequence[Contender],
+    paper: bool = True,
 ) -> list[Table]:
     """A table for each benchmark and noise level, in the order of the scores.
 
@@ -88,7 +89,11 @@ def make(
         for noise in dict.fromkeys(case.noise for case in cases):
             shown = [case for case in cases if case.noise == noise]
             kernels = [case.kernel for case in shown]
-            rows, averaged = _paper_part(benchmark, noise, kernels, scale, contenders)
+            rows, averaged = [], range(len(kernels))
+            if paper:
+                rows, averaged = _paper_part(
+                    benchmark, noise, kernels, scale, contenders
+                )
             for contender in contenders:
                 figures = [means[contender.name, benchmark, c.label] for c in shown]
                 psnr = _with_mean([mean.psnr for mean in figures], averaged)

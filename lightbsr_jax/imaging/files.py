@@ -7,6 +7,7 @@ several pictures (an animation, a TIFF of many pages), the first is read.
 import importlib.util
 import io
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +23,8 @@ from lightbsr_jax.imaging.errors import ImageError, errors_named
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".tif", ".tiff"),
 )
+
+LIST = ".txt"  # suffix of a file with the paths of images, one a line
 
 # A name used like a folder: sharp, textured photographs that need no download. The two
 # splits share no scene.
@@ -52,9 +55,10 @@ def find_images(
 
     Hidden files and folders are skipped, and links are followed. An unreadable
     sub-folder raises OSError, or is passed to `on_error`. `folder` may also be an image
-    file, or BUNDLED (BUNDLED + ":test" for the other split): the photographs installed
-    with scikit-image. Raises FileNotFoundError if it does not exist, and UserError if
-    it holds no image.
+    file, a LIST (paths relative to its folder, or absolute; a size in brackets after a
+    path, as in BasicSR's lists, is ignored), or BUNDLED (BUNDLED + ":test" for the
+    other split): the photographs installed with scikit-image. Raises FileNotFoundError
+    if it does not exist, and UserError if it holds no image.
     """
     name, _, split = str(folder).partition(":")
     folder = Path(folder)
@@ -64,7 +68,9 @@ def find_images(
         raise FileNotFoundError(
             f"no such folder or image: {folder} (working folder {Path.cwd()})"
         )
-    if folder.is_file():
+    if folder.is_file() and folder.suffix.lower() == LIST:
+        found = _listed(folder)
+    elif folder.is_file():
         found = [(folder.name, folder)]
     else:
         found = [
@@ -78,6 +84,28 @@ def find_images(
             f"{' '.join(SUFFIXES)} (in either case)"
         )
     return sorted(found)
+
+
+def _listed(file: Path) -> list[tuple[str, Path]]:
+    """The images of a list. Raises UserError, FileNotFoundError with the line."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no list of images: it is not UTF-8") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        name = re.sub(r"\s+\([\d\s,]*\)$", "", line.strip())
+        if not name or name.startswith("#"):
+            continue
+        path = file.parent / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{file}, line {number}: no such image: {path}")
+        if path.suffix.lower() not in SUFFIXES:
+            raise UserError(f"{file}, line {number}: {path} is no image by its name")
+        inside = os.path.normpath(name)
+        outside = os.path.isabs(inside) or inside.startswith("..")
+        found.append((path.name if outside else Path(inside).as_posix(), path))
+    return found
 
 
 def split_folders(text: str) -> list[str]:

@@ -46,6 +46,22 @@ def ssim_y(a: Images, b: Images, *, border: int) -> np.ndarray:
     return np.concatenate([np.empty(0), *(ssim(*pair) for pair in planes)])
 
 
+def psnr_rgb(a: Images, b: Images, *, border: int) -> np.ndarray:
+    """Peak signal-to-noise ratio in dB over all channels together; as `psnr_y`."""
+    pairs = _pairs(a, b, border=border, minimum=1)
+    scores = (psnr(x.astype(np.float64), y.astype(np.float64)) for x, y in pairs)
+    return np.concatenate([np.empty(0), *scores])
+
+
+def ssim_rgb(a: Images, b: Images, *, border: int) -> np.ndarray:
+    """Structural similarity, the mean over the channels; otherwise as `ssim_y`."""
+    pairs = _pairs(a, b, border=border, minimum=len(GAUSSIAN))
+    planes = ([np.moveaxis(x[0], -1, 0).astype(float) for x in pair] for pair in pairs)
+    return np.concatenate(
+        [np.empty(0), *(ssim(*p).mean(keepdims=True) for p in planes)]
+    )
+
+
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Peak signal-to-noise ratio in dB of planes [B, ...] with peak 255."""
     error = np.square(a - b).mean(axis=tuple(range(1, a.ndim)))

@@ -6,8 +6,10 @@ a file that `lightbsr pack` wrote (.safetensors),
 a state dict of a published PyTorch program (.pt, .pth, .safetensors), or
 the workdir of a run, from which the newest undamaged checkpoint is read.
 
-A str and a Path mean the same. A name of the package's weights takes precedence over a
-file or folder with that name; write ./NAME as a str, or an absolute path, to name that.
+WORKDIR@STEP names the checkpoint of that step, WORKDIR@best the weights with the best
+validation. A str and a Path mean the same. A name of the package's weights takes
+precedence over a file or folder with that name; write ./NAME as a str, or an absolute
+path, to name that.
 """
 
 from pathlib import Path
@@ -40,6 +42,7 @@ class Weights(NamedTuple):
     variables: Tree  # {"params", "batch_stats"}
     basis: np.ndarray | None  # [441, 15] of the prior; None in a state dict
     step: int  # number of training updates
+    about: Tree | None = None  # metadata of a run or packed file, with its "config"
 
 
 def load(source: Source, *, setting: settings.Name | None = None) -> Model:
@@ -50,7 +53,14 @@ def load(source: Source, *, setting: settings.Name | None = None) -> Model:
     dict of a teacher, which lacks the basis of its prior; FileNotFoundError for a
     folder without checkpoints.
     """
-    weights = read(source, setting=setting)
+    return model_of(read(source, setting=setting), source)
+
+
+def model_of(weights: Weights, source: Source) -> Model:
+    """The network of weights that `source` holds, on the first device.
+
+    Raises UserError for a teacher that is useless without its prior's basis.
+    """
     if weights.basis is None and weights.spec.sees is Sees.PRIOR:
         raise UserError(
             f"{source} is a {weights.spec.kind}, which works only with the basis of "
@@ -77,6 +87,12 @@ def load_for_pictures(source: Source) -> Model:
 def read(source: Source, *, setting: settings.Name | None = None) -> Weights:
     """Reads the weights of a source, of any role; raises as `load` does."""
     file = packed.shipped().get(str(source), Path(source))
+    if not file.exists():
+        folder, step = packed.at_step(source)
+        if step == packed.BEST:
+            return _read_best(folder)
+        if step is not None:
+            return _read_workdir(folder, int(step))
     if not file.is_file():
         if Path(source).name == str(source):  # a name, not the path of a folder
             packed.check_name(str(source))
@@ -96,29 +112,41 @@ def _model(weights: Weights) -> Model:
     return Model(weights.spec, variables, basis, weights.step)
 
 
-def newest(workdir: Source) -> tuple[int, Tree, Tree]:
+def newest(workdir: Source, step: int | None = None) -> tuple[int, Tree, Tree]:
     """The step, `about` and {"params", "batch_stats", "basis"} of a run's checkpoint.
 
-    Raises FileNotFoundError if the folder has none, UserError if none can be read.
+    Reads that of `step`, or the newest. Raises FileNotFoundError if the folder has
+    none, UserError if none can be read or `step` is missing.
     """
 
     def shapes(about: Tree) -> Tree:
         return ModelSpec.from_config(about["config"], workdir).shapes()
 
     with opened(workdir) as checkpoints:
-        return checkpoints.model(shapes)
+        return checkpoints.model(shapes, step)
 
 
-def _read_workdir(workdir: Source) -> Weights:
-    step, about, restored = newest(workdir)
-    return _divided(ModelSpec.from_config(about["config"], workdir), restored, step)
+def _read_workdir(workdir: Source, step: int | None = None) -> Weights:
+    found, about, restored = newest(workdir, step)
+    spec = ModelSpec.from_config(about["config"], workdir)
+    return _divided(spec, restored, found)._replace(about=about)
+
+
+def _read_best(workdir: Path) -> Weights:
+    file = workdir / packed.BEST_FILE
+    if not file.is_file():
+        raise UserError(
+            f"{workdir} has no {packed.BEST_FILE}: runs keep one where "
+            "config.validation.hr names images and config.checkpoint.best is true"
+        )
+    return _read_packed(file)
 
 
 def _read_packed(file: Path) -> Weights:
     about, restored = packed.read(file)
     spec = ModelSpec.from_config(about["config"], file)
     _check_shapes(file, restored, spec.shapes())
-    return _divided(spec, restored, about["step"])
+    return _divided(spec, restored, about["step"])._replace(about=about)
 
 
 def _divided(spec: ModelSpec, model: Tree, step: int) -> Weights:

@@ -26,6 +26,8 @@ Tree = dict[str, Any]
 FOLDER = Path(__file__).parents[1] / "weights"  # NAME.safetensors and its card, NAME.md
 DEFAULT = "setting2"
 SUFFIX = ".safetensors"
+BEST = "best"  # in place of a step: the weights whose validation was best
+BEST_FILE = f"{BEST}{SUFFIX}"  # of a workdir
 _ABOUT = "lightbsr_jax"
 _CHECKSUM = "checksum"
 
@@ -66,13 +68,36 @@ def is_packed(path: Path) -> bool:
 
 def check_name(source: str) -> str:
     """Returns `source`; raises UserError if nothing has that name."""
-    if source not in shipped() and not Path(source).exists():
+    there = Path(source).exists() or at_step(source)[1] is not None
+    if source not in shipped() and not there:
         raise UserError(
             f"no weights {source!r} come with this version (there are "
             f"{', '.join(shipped())}), and no file has that name: name a student that "
             "you trained by --workdir (make demo leaves a small one in "
             "runs/demo/student), or a file by --weights"
         )
+    return source
+
+
+def at_step(source: str | Path) -> tuple[Path, str | None]:
+    """WORKDIR@STEP as its two parts, the step in digits or BEST.
+
+    The step is None for all other sources, and where WORKDIR is no folder.
+    """
+    path, _, step = str(source).rpartition("@")
+    wanted = step == BEST or (step.isascii() and step.isdigit())
+    if wanted and Path(path).is_dir() and not Path(source).exists():
+        return Path(path), step
+    return Path(source), None
+
+
+def with_step(workdir: str, step: str) -> str:
+    """WORKDIR@STEP. Raises UserError for what is no step, or a workdir that has one."""
+    if at_step(workdir)[1] is not None:
+        raise UserError(f"{workdir} names a step already: leave out --step={step}")
+    source = f"{workdir}@{step}"
+    if Path(workdir).is_dir() and at_step(source)[1] is None:
+        raise UserError(f"--step={step}: expected a number of updates, or {BEST}")
     return source
 
 

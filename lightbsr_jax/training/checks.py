@@ -35,7 +35,15 @@ RESUMABLE = (
 )
 
 # Fields added later, and their values in earlier runs.
-SINCE = {"start": "random", "optimizer": "adam", "data.paired_share": 1.0}
+SINCE = {
+    "start": "random",
+    "optimizer": "adam",
+    "data.paired_share": 1.0,
+    "gradient_clip": 0.0,
+}
+
+# A resumed run may have more of them.
+EPOCHS = "config.schedule.stage2_epochs"
 
 SMALLEST_CROP = 8  # in LR pixels
 DTYPES = ("float32", "bfloat16")
@@ -44,6 +52,7 @@ LEAST = {
     "seed": 0,
     "minutes": 0,
     "skipped_in_a_row": 1,
+    "gradient_clip": 0,
     "data.batch_size": 1,
     "data.threads": 0,
     "compute.parts": 1,
@@ -58,6 +67,7 @@ LEAST = {
     "log.every_steps": 1,
     "checkpoint.every_steps": 1,
     "checkpoint.keep": 1,
+    "checkpoint.keep_every_steps": 0,
 }
 
 IMAGES = "the images of config.data.hr"  # in messages
@@ -261,9 +271,16 @@ def check_resumable(saved: dict[str, Any], now: dict[str, Any], workdir: Path) -
         else f"{field}: was {fixed.get(field)!r}, is {asked.get(field)!r}"
         for field in sorted(fixed | asked)
         if fixed.get(field) != asked.get(field)
+        and not (field == EPOCHS and _more(fixed.get(field), asked.get(field)))
     ]
     if problems:
         raise UserError(
             f"{workdir} holds a run with other values: {'; '.join(problems)}. Use "
-            "these to resume it, or another --workdir to start a new run"
+            "these to resume it, or another --workdir to start a new run (from its "
+            f"weights with --config.init={workdir})"
         )
+
+
+def _more(before: Any, now: Any) -> bool:
+    """True if a run is extended."""
+    return isinstance(before, int) and isinstance(now, int) and now > before

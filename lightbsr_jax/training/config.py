@@ -100,6 +100,8 @@ class Log:
 class Checkpoint:
     every_steps: int
     keep: int
+    keep_every_steps: int = 0  # 0: none of the older ones
+    best: bool = True
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class TrainingConfig:
     init: str = ""  # weights to start from
     start: str = "random"
     optimizer: str = "adam"
+    gradient_clip: float = 0.0  # largest norm of all gradients; 0: no limit
 
     @classmethod
     def from_flags(cls, config: ConfigDict) -> "TrainingConfig":
@@ -148,7 +151,7 @@ class TrainingConfig:
         own = {f.name for f in dataclasses.fields(cls)}
         of_model = {f.name for f in dataclasses.fields(ModelSpec)}
         groups = {k: v for k, v in values.items() if k in own or k not in of_model}
-        groups["schedule"] = _schedule(values["schedule"])
+        groups["schedule"] = schedule_of(values["schedule"])
         model = ModelSpec.from_config(values, "config")
         return _read(cls, {**groups, "model": model, "as_given": values}, "config")
 
@@ -179,7 +182,15 @@ def init_of(values: Mapping[str, Any]) -> str:
     return values.get("init", "")
 
 
-def _schedule(values: Mapping[str, Any]) -> CosineSchedule | SteppedSchedule:
+def planned_updates(values: Mapping[str, Any]) -> int | None:
+    """The updates that a config.json asks for; None where it has no schedule."""
+    if "schedule" not in values:
+        return None
+    return schedule_of(values["schedule"]).total
+
+
+def schedule_of(values: Mapping[str, Any]) -> CosineSchedule | SteppedSchedule:
+    """The schedule of a config's group. Raises UserError for unknown fields."""
     kind = SteppedSchedule if "decay_epochs" in values else CosineSchedule
     return _read(kind, values, "config.schedule")
 

@@ -165,6 +165,14 @@ def records(workdir: str | Path) -> list[dict[str, Any]]:
     return _parsed(Path(workdir, RECORDS))[0]
 
 
+def validated_psnrs(workdir: str | Path, *, before: int) -> list[float]:
+    """Finite PSNRs (dB) of a run's validations at earlier steps."""
+    if not Path(workdir, RECORDS).exists():
+        return []
+    told = (r.get("validation_psnr") for r in records(workdir) if r["step"] < before)
+    return [psnr for psnr in told if isinstance(psnr, float)]
+
+
 def _parsed(file: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
     """The records of a file, and its other lines."""
     found, others = [], []

@@ -24,7 +24,7 @@ from lightbsr_jax.data.sources import ImageFolders, PreparedImages, open_source
 from lightbsr_jax.errors import Interrupted, UserError
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.models.checkpoint import Checkpoints, checksum
-from lightbsr_jax.training import initial, parallel, schedules
+from lightbsr_jax.training import initial, pack, parallel, schedules
 from lightbsr_jax.training.checks import (
     check,
     check_resumable,
@@ -32,10 +32,10 @@ from lightbsr_jax.training.checks import (
     check_workdir,
     fixed_fields,
 )
-from lightbsr_jax.training.config import TrainingConfig, init_of
+from lightbsr_jax.training.config import TrainingConfig, init_of, schedule_of
 from lightbsr_jax.training.interruption import Interruption
-from lightbsr_jax.training.log import Log
-from lightbsr_jax.training.setup import Setup, prepare
+from lightbsr_jax.training.log import Log, validated_psnrs
+from lightbsr_jax.training.setup import Setup, keep_teacher, prepare
 from lightbsr_jax.training.state import Run, fresh_run
 from lightbsr_jax.training.steps import (
     Constants,
@@ -63,6 +63,7 @@ class Start(NamedTuple):
     unlogged: Unlogged
     basis: np.ndarray  # of the prior
     init: str  # name of the initial weights
+    extended: str = ""  # a line about the learning rate of an extended run
 
     @property
     def step(self) -> int:
@@ -83,7 +84,7 @@ class Job(NamedTuple):
     steps: Steps
     constants: Constants
     checkpoints: Checkpoints
-    validate: Callable[[int, Run, Log], None]
+    validate: Callable[[int, Run, Log], float | None]  # to PSNR in dB
     log: Log
 
 
@@ -108,17 +109,20 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
     check_workdir(workdir)
     if parallel.is_main_process():
         stack.enter_context(locks.held(workdir / ".lock", workdir))
-    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
-    begun = checkpoints.latest_step() is not None
+    checkpoints = Checkpoints(
+        workdir,
+        keep=config.checkpoint.keep,
+        keep_every=config.checkpoint.keep_every_steps,
+    )
+    begun = workdir if checkpoints.latest_step() is not None else None
     # A resumed run already contains them.
     given = initial.load(config.init) if config.init and not begun else None
     if config.minutes:
-        timed = workdir if begun else None
         config = config.with_steps_per_epoch(
-            fitting_steps_per_epoch(config, timed, network, batches)
+            fitting_steps_per_epoch(config, begun, network, batches)
         )
 
-    setup = prepare(config, network, given)
+    setup = prepare(config, network, given, begun=begun)
     identity = {
         "config": config.as_given,
         "images": source.fingerprint + (f"+{pairs.fingerprint}" if pairs else ""),
@@ -148,6 +152,8 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
     announce(job, start.step)
     if given is not None and setup.start is not None:
         job.log.say(initial.describe(setup.start, config.init))
+    if start.extended:
+        job.log.say(start.extended)
     try:
         run_steps(job, start)
     finally:
@@ -227,13 +233,36 @@ def find_start(
     if checkpoints.latest_step() is not None:
         run, basis, about = resume(checkpoints, start.run, setup.basis, identity)
         init = init_of(about["config"])
-        start = Start(run, about["unlogged"], basis, init)
+        told = extension(config, about["config"], int(run.state.step))
+        start = Start(run, about["unlogged"], basis, init, told)
         batches.set_state(about["batches"])
-    elif parallel.is_main_process():
-        text = json.dumps(identity["config"], indent=1)
-        atomic.write_text(workdir / "config.json", text + "\n")
+    if parallel.is_main_process():
+        if checkpoints.latest_step() is None or start.extended:
+            values = {**identity["config"], "init": start.init}
+            text = json.dumps(values, indent=1)
+            atomic.write_text(workdir / "config.json", text + "\n")
+        if setup.teacher is not None:
+            keep_teacher(setup.teacher, workdir)
     parallel.check_same({f"the newest checkpoint's step in {workdir}": start.step})
     return start
+
+
+def extension(config: TrainingConfig, before: dict[str, Any], step: int) -> str:
+    """Describes the learning rate of a run with more epochs; empty for other runs.
+
+    `before` is the config in the checkpoint, `step` the number of updates so far.
+    """
+    then, now = schedule_of(before["schedule"]), config.schedule
+    if now.total <= then.total:
+        return ""
+    was: Any = schedules.of(then)(max(step - 1, 0))
+    rate: Any = schedules.of(now)(step)
+    last: Any = schedules.of(now)(now.total - 1)
+    return (
+        f"extended from {then.total} to {now.total} updates: the learning rate was "
+        f"{float(was):.3g}, continues at {float(rate):.3g} and ends at "
+        f"{float(last):.3g}"
+    )
 
 
 def announce(job: Job, start: int) -> None:
@@ -252,7 +281,13 @@ def announce(job: Job, start: int) -> None:
             f"{config.data.paired_share:.0%} of the training examples are pairs"
         )
     if teacher is not None:
-        job.log.say(f"distilled from {teacher.name} after {teacher.step} updates")
+        of = "" if teacher.planned is None else f" of {teacher.planned}"
+        job.log.say(f"distilled from {teacher.name} after {teacher.step}{of} updates")
+        if teacher.planned is not None and teacher.step < teacher.planned:
+            job.log.say(
+                f"warning: the training of the teacher {teacher.name} is not finished, "
+                f"{teacher.step} of {teacher.planned} updates are made"
+            )
 
 
 def run_steps(job: Job, start: Start) -> None:
@@ -323,8 +358,22 @@ def validate_where_due(job: Job, run: Run, step: int) -> None:
     ends = step == job.config.schedule.total
     if step % job.config.validation.every_steps == 0 or ends:
         began = time.monotonic()
-        job.validate(step, run, job.log)
+        psnr = job.validate(step, run, job.log)
+        if job.config.checkpoint.best and psnr is not None:
+            keep_best(job, run, step, psnr)
         job.log.pause(time.monotonic() - began)
+
+
+def keep_best(job: Job, run: Run, step: int, psnr: float) -> None:
+    """Writes WORKDIR/best.safetensors if no earlier validation was as good."""
+    earlier = validated_psnrs(job.workdir, before=step)
+    if math.isnan(psnr) or any(psnr <= other for other in earlier):
+        return
+    evaluated = {"params": run.evaluated, "batch_stats": run.state.batch_stats}
+    model = jax.device_get(parallel.on_first_device(evaluated))
+    pack.keep_best(
+        job.workdir, job.identity["config"], step, {**model, "basis": job.setup.basis}
+    )
 
 
 def close(job: Job) -> None:

@@ -14,6 +14,8 @@ from lightbsr_jax.models.load import newest
 from lightbsr_jax.spec import ModelSpec
 from lightbsr_jax.training import log
 
+Tree = dict[str, Any]
+
 # Private fields of a config, which are not packed.
 PATHS = (("data", "hr"), ("validation", "hr"), ("distillation", "teacher"))
 
@@ -40,16 +42,38 @@ def pack(
         raise UserError(f"{file}: the name must end in {packed.SUFFIX}")
     if Path(file).exists() and not overwrite:
         raise UserError(f"{file} exists: give another name, or --overwrite")
-    step, about, model = newest(workdir)
-    config = flatten_dict(about["config"])
-    config = unflatten_dict({k: "" if k in PATHS else v for k, v in config.items()})
-    if config.get("init"):  # only the last part of a path
-        config["init"] = Path(config["init"]).name
-    known = {"config": config, "step": step, "seconds": seconds(workdir, step)}
+    folder, wanted = packed.at_step(workdir)
+    if wanted == packed.BEST:
+        about, model = packed.read(folder / packed.BEST_FILE)
+        step = about["step"]
+    else:
+        step, about, model = newest(folder, None if wanted is None else int(wanted))
+    known = _known(folder, about["config"], step)
     atomic.replace(file, lambda new: packed.write(new, known, model, half=half))
     with open(file, "rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     return Facts(**known, half=half, sha256=digest, bytes=Path(file).stat().st_size)
+
+
+def keep_best(workdir: Path, config: Tree, step: int, model: Tree) -> None:
+    """Writes a run's {"params", "batch_stats", "basis"} as best.safetensors.
+
+    The file has the format of `pack`.
+    """
+    known = _known(workdir, config, step)
+    atomic.replace(
+        workdir / packed.BEST_FILE,
+        lambda new: packed.write(new, known, model, half=False),
+    )
+
+
+def _known(workdir: Path, config: Tree, step: int) -> Tree:
+    """Metadata of a packed file for a run's network at a step."""
+    flat = flatten_dict(config)
+    config = unflatten_dict({k: "" if k in PATHS else v for k, v in flat.items()})
+    if config.get("init"):  # only the last part of a path
+        config["init"] = Path(config["init"]).name
+    return {"config": config, "step": step, "seconds": seconds(workdir, step)}
 
 
 def seconds(workdir: str | Path, step: int) -> int | None:

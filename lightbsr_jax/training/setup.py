@@ -6,19 +6,28 @@ neither.
 
 import dataclasses
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 
+from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.methods.network import BlindNetwork
+from lightbsr_jax.models import packed
 from lightbsr_jax.models.checkpoint import checksum
-from lightbsr_jax.models.load import load
+from lightbsr_jax.models.load import Weights, model_of, read
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.spec import ModelSpec
 from lightbsr_jax.training import initial, optimizers, schedules
-from lightbsr_jax.training.config import Contrast, Distillation, TrainingConfig
+from lightbsr_jax.training.config import (
+    Contrast,
+    Distillation,
+    TrainingConfig,
+    planned_updates,
+)
 from lightbsr_jax.training.initial import Fitted
 from lightbsr_jax.training.state import (
     State,
@@ -37,6 +46,8 @@ from lightbsr_jax.training.updates import (
 )
 
 STAGES = (1, 2)  # of runs with contrast or distillation
+# Copy of a student's teacher in the student's workdir, made when the run starts.
+KEPT_TEACHER = f"teacher{packed.SUFFIX}"
 
 
 class Teacher(NamedTuple):
@@ -46,6 +57,9 @@ class Teacher(NamedTuple):
     variables: Tree  # {"params", "batch_stats"}
     checksum: int  # of these
     step: int  # number of training updates
+    planned: int | None  # number of updates in its schedule; None if unknown
+    about: Tree  # metadata for a packed file, see `models.packed`
+    basis: np.ndarray
 
 
 class Setup(NamedTuple):
@@ -64,16 +78,22 @@ class Setup(NamedTuple):
 
 
 def prepare(
-    config: TrainingConfig, network: BlindNetwork, given: Tree | None = None
+    config: TrainingConfig,
+    network: BlindNetwork,
+    given: Tree | None = None,
+    *,
+    begun: Path | None = None,
 ) -> Setup:
     """Sets up the run of a config: distillation, contrast, or neither.
 
     It starts from the tensors of `given`, {"params", "batch_stats", "basis"}, that fit.
-    Raises UserError if a student does not fit its teacher, or if no tensor fits.
+    A student that resumes in the workdir `begun` uses the copy of its teacher there if
+    the teacher has changed or is missing. Raises UserError if a student does not fit
+    its teacher, or if no tensor fits.
     """
     learner = make_learner(config, network)
     if config.distillation is not None:
-        return _distilled(config, config.distillation, learner, given)
+        return _distilled(config, config.distillation, learner, given, begun)
     if config.contrast is not None:
         return _contrasted(config, config.contrast, learner, given)
     fresh = initial.fresh_variables(config, jax.random.key(config.seed))
@@ -95,6 +115,7 @@ def make_learner(config: TrainingConfig, network: BlindNetwork) -> Learner:
         schedules.of(config.schedule),
         microbatches=config.compute.parts,
         sees_prior=config.model.is_teacher and config.model.prior,
+        gradient_clip=config.gradient_clip,
     )
 
 
@@ -124,9 +145,11 @@ def _distilled(
     distillation: Distillation,
     learner: Learner,
     given: Tree | None,
+    begun: Path | None,
 ) -> Setup:
     """Sets up a student, which starts with modules of its teacher."""
-    model = load(distillation.teacher, setting=config.model.setting)
+    weights = _teacher(config, distillation.teacher, begun)
+    model = model_of(weights, distillation.teacher)
     check_teacher(config.model, model, distillation.teacher)
     fresh = initial.fresh_variables(config, jax.random.key(config.seed))
     start = initial.fit(
@@ -142,9 +165,52 @@ def _distilled(
             variables=model.variables,
             checksum=checksum(model.variables),
             step=model.step,
+            planned=planned_updates((weights.about or {}).get("config", {})),
+            about={
+                "config": model.spec.as_config(),
+                "step": int(model.step),
+                "source": distillation.teacher,
+            },
+            basis=np.asarray(model.basis),
         ),
         start=start,
     )
+
+
+def _teacher(config: TrainingConfig, name: str, begun: Path | None) -> Weights:
+    """Reads the teacher of that name, or the copy of it in the workdir `begun`.
+
+    Raises UserError or FileNotFoundError if neither can be read.
+    """
+    kept = None if begun is None else begun / KEPT_TEACHER
+    try:
+        named = read(name, setting=config.model.setting)
+    except (UserError, FileNotFoundError) as error:
+        if kept is None or not kept.exists():
+            raise
+        logging.warning("%s: using the copy of the teacher, %s", error, kept)
+        return read(kept)
+    if kept is None or not kept.exists():
+        return named
+    was = read(kept)
+    same = checksum(was.variables) == checksum(named.variables)
+    if same or (was.about or {}).get("source") != name:
+        return named
+    logging.warning(
+        "the teacher %s has changed (it is at step %d): using its copy of step %d, %s",
+        *(name, named.step, was.step, kept),
+    )
+    return was
+
+
+def keep_teacher(teacher: Teacher, workdir: Path) -> None:
+    """Writes a run's teacher to its workdir, unless it is there."""
+    if not (workdir / KEPT_TEACHER).exists():
+        model = {**jax.device_get(teacher.variables), "basis": teacher.basis}
+        atomic.replace(
+            workdir / KEPT_TEACHER,
+            lambda new: packed.write(new, teacher.about, model, half=False),
+        )
 
 
 def _contrasted(

@@ -54,6 +54,7 @@ class Learner(NamedTuple):
     learning_rate: optax.Schedule
     microbatches: int = 1  # parts of a device's share of the batch, to save memory
     sees_prior: bool = True  # False hides the prior from a teacher (an ablation)
+    gradient_clip: float = 0.0  # largest norm of all gradients; 0: no limit
 
     @property
     def apply(self) -> Callable[..., Any]:
@@ -360,9 +361,14 @@ def apply_gradients(
 ) -> tuple[Tree, Tree, Array]:
     """Computes new parameters and optimiser states, and the norm of all gradients.
 
-    Modules without a gradient do not change.
+    Modules without a gradient do not change. Clipping scales all gradients by one
+    factor, like torch.nn.utils.clip_grad_norm_; the norm is the one before clipping.
     """
     gradients = lax.pmean(gradients, AXIS)
+    before = gradients
+    if learner.gradient_clip:
+        factor = learner.gradient_clip / (optax.tree.norm(before) + 1e-6)
+        gradients = jax.tree.map(lambda g: jnp.minimum(1, factor) * g, before)
     rate: Any = learner.learning_rate(state.step)
     params, opt_state = dict(state.params), dict(state.opt_state)
     for name, gradient in gradients.items():
@@ -371,7 +377,7 @@ def apply_gradients(
         )
         update = jax.tree.map(lambda u: -rate * u, update)
         params[name] = optax.apply_updates(params[name], update)
-    return params, opt_state, optax.tree.norm(gradients)
+    return params, opt_state, optax.tree.norm(before)
 
 
 def microbatched(loss: Callable[..., Array], count: int) -> Callable[..., Array]:

@@ -28,10 +28,10 @@ def picture_names(images: Sequence[str]) -> list[str]:
 
 def validation(
     config: TrainingConfig, basis: np.ndarray
-) -> Callable[[int, Run, Log], None]:
+) -> Callable[[int, Run, Log], float | None]:
     """Makes validate(step, run, log): PSNR and SSIM of a run's network, and pictures.
 
-    Only the first process measures.
+    Only the first process measures; it returns the mean PSNR in dB, the others None.
     """
     if not config.validation.hr or not parallel.is_main_process():
         return lambda step, run, log: None
@@ -58,14 +58,16 @@ def validation(
     # Measure before training, so that images that cannot be scored fail now.
     measure({})
 
-    def validate(step: int, run: Run, log: Log) -> None:
+    def validate(step: int, run: Run, log: Log) -> float:
         def picture(restored: benchmark.Restored) -> None:
             if restored.case == pictured and restored.position < wanted.pictures:
                 panel = pictures.panel(restored.images, restored.scores)
                 log.picture(step, names[restored.position], panel)
 
         model = _model(spec, run, basis, step)
-        log.validation(step, _summary(spec.role, measure({spec.role: model}, picture)))
+        summary = _summary(spec.role, measure({spec.role: model}, picture))
+        log.validation(step, summary)
+        return summary["validation_psnr"]
 
     return validate
 

@@ -1,0 +1,166 @@
+"""Parts of resuming: more epochs, a teacher that changes, the best weights."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import kdsr_student, student
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.models import packed
+from lightbsr_jax.models.load import Weights
+from lightbsr_jax.spec import ModelSpec
+from lightbsr_jax.training import loop, setup
+from lightbsr_jax.training.checks import check_resumable
+from lightbsr_jax.training.config import TrainingConfig, planned_updates
+
+TEACHER = "runs/teacher"
+
+
+def config_of(epochs: int, module: Any = student) -> TrainingConfig:
+    config = module.get_config("setting1")
+    config.data.hr = "images"
+    config.distillation.teacher = TEACHER
+    config.schedule.steps_per_epoch = 10
+    config.schedule.stage1_epochs = 2
+    config.schedule.stage2_epochs = epochs
+    return TrainingConfig.from_flags(config)
+
+
+def identity(config: TrainingConfig) -> dict[str, Any]:
+    return {"config": dict(config.as_given), "images": "a", "names": [], "teacher": 1}
+
+
+def test_more_epochs_may_be_asked_for_and_fewer_not(tmp_path: Path) -> None:
+    shorter, longer = identity(config_of(10)), identity(config_of(20))
+    check_resumable(shorter, longer, tmp_path)
+    with pytest.raises(UserError, match="stage2_epochs: was 20, is 10") as error:
+        check_resumable(longer, shorter, tmp_path)
+    assert f"--config.init={tmp_path}" in str(error.value)
+
+
+def test_what_happens_to_the_rate_is_told() -> None:
+    """Half a cosine from 2e-4 to 1e-6, over 5 epochs after 5 of warm-up, then 15."""
+    before = dict(config_of(10).as_given)
+    assert loop.extension(config_of(10), before, 120) == ""
+    # Epoch 11 of 20: 6 of 15 epochs down the longer cosine.
+    rate = 1e-6 + (2e-4 - 1e-6) * (1 + np.cos(np.pi * 6 / 15)) / 2
+    assert loop.extension(config_of(20), before, 120) == (
+        "extended from 120 to 220 updates: the learning rate was 1e-06, continues at "
+        f"{rate:.3g} and ends at 1e-06"
+    )
+
+
+def test_a_stepped_rate_goes_on_as_if_it_had_been_longer() -> None:
+    before = dict(config_of(10, kdsr_student).as_given)
+    told = loop.extension(config_of(20, kdsr_student), before, 120)
+    was, continues = (
+        told.split(word)[1].split()[0].rstrip(",")
+        for word in ("rate was", "continues at")
+    )
+    assert was == continues
+
+
+def weights(step: int, number: float) -> Weights:
+    spec = ModelSpec.from_config({"role": "teacher", "setting": 1, "scale": 4})
+    variables = {"params": {"a": np.full(3, number, np.float32)}, "batch_stats": {}}
+    return Weights(spec, variables, np.ones((441, 15), np.float32), step, {})
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Any, Weights]:
+    """What can be read: the teacher in the student's workdir is of step 50."""
+    found: dict[Any, Weights] = {
+        tmp_path / setup.KEPT_TEACHER: weights(50, 0.5)._replace(
+            about={"source": TEACHER}
+        )
+    }
+    (tmp_path / setup.KEPT_TEACHER).touch()
+
+    def read(source: Any, **_: Any) -> Weights:
+        if source not in found:
+            raise UserError(f"{source} is gone")
+        return found[source]
+
+    monkeypatch.setattr(setup, "read", read)
+    return found
+
+
+def test_a_teacher_that_went_on_or_is_gone(kept, tmp_path, caplog) -> None:
+    config = config_of(10)
+    assert setup._teacher(config, TEACHER, tmp_path).step == 50
+    assert "runs/teacher is gone: using the copy of the teacher" in caplog.text
+    kept[TEACHER] = weights(80, 0.8)
+    assert setup._teacher(config, TEACHER, tmp_path).step == 50
+    assert "has changed (it is at step 80): using its copy of step 50" in caplog.text
+    kept[TEACHER] = weights(50, 0.5)  # the same, wherever it lies
+    assert setup._teacher(config, TEACHER, tmp_path).about == {}
+
+
+def test_another_teacher_is_not_replaced(kept, tmp_path) -> None:
+    """Nor is that of a run that has not begun, whatever lies in its workdir."""
+    kept["runs/other"] = weights(80, 0.8)
+    assert setup._teacher(config_of(10), "runs/other", tmp_path).step == 80
+    with pytest.raises(UserError, match="runs/teacher is gone"):
+        setup._teacher(config_of(10), TEACHER, None)
+
+
+def test_the_teacher_is_kept_once(tmp_path: Path) -> None:
+    read = weights(50, 0.5)
+    teacher = setup.Teacher(
+        TEACHER, read.variables, 1, 50, 244, {"config": {}, "step": 50}, read.basis
+    )
+    setup.keep_teacher(teacher, tmp_path)
+    about, model = packed.read(tmp_path / setup.KEPT_TEACHER)
+    assert about["step"] == 50
+    np.testing.assert_array_equal(model["params"]["a"], read.variables["params"]["a"])
+    setup.keep_teacher(teacher._replace(about={"step": 80}), tmp_path)
+    assert packed.read(tmp_path / setup.KEPT_TEACHER)[0]["step"] == 50
+
+
+def test_updates_of_a_schedule() -> None:
+    assert planned_updates(config_of(10).as_given) == 120
+    assert planned_updates({}) is None
+
+
+def test_the_best_weights_are_kept(tmp_path: Path) -> None:
+    """Those of steps 1 and 3 of four validations, one of which is no number."""
+    job: Any = SimpleNamespace(
+        workdir=tmp_path,
+        identity=identity(config_of(10)),
+        setup=SimpleNamespace(basis=np.ones((441, 15), np.float32)),
+    )
+    steps = []
+    for step, psnr in enumerate([25.0, 24.9, 25.1, float("nan")], 1):
+        run: Any = SimpleNamespace(
+            evaluated={"a": jnp.full(3, float(step))},
+            state=SimpleNamespace(batch_stats={}),
+        )
+        loop.keep_best(job, run, step, psnr)
+        about, model = packed.read(tmp_path / packed.BEST_FILE)
+        steps.append((about["step"], float(model["params"]["a"][0])))
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            told = None if np.isnan(psnr) else psnr
+            file.write(json.dumps({"step": step, "validation_psnr": told}) + "\n")
+    assert steps == [(1, 1.0), (1, 1.0), (3, 3.0), (3, 3.0)]
+    assert about["config"]["data"]["hr"] == ""  # no paths, as packed files have none
+
+
+def test_sources_with_a_step(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    assert packed.at_step(f"{run}@970") == (run, "970")
+    assert packed.at_step(f"{run}@best") == (run, "best")
+    assert packed.at_step(f"{run}@x") == (Path(f"{run}@x"), None)
+    assert packed.check_name(f"{run}@970") == f"{run}@970"
+    assert packed.with_step(str(run), "970") == f"{run}@970"
+    with pytest.raises(UserError, match="--step=-3: expected a number of updates"):
+        packed.with_step(str(run), "-3")
+    with pytest.raises(UserError, match="names a step already: leave out --step=3"):
+        packed.with_step(f"{run}@best", "3")
+    (tmp_path / "run@970").mkdir()  # a folder of that very name goes first
+    assert packed.at_step(f"{run}@970") == (Path(f"{run}@970"), None)
