@@ -57,9 +57,9 @@ class Teacher(NamedTuple):
     variables: Tree  # {"params", "batch_stats"}
     checksum: int  # of these
     step: int  # number of training updates
-    planned: int | None  # number of updates in its schedule; None if unknown
-    about: Tree  # metadata for a packed file, see `models.packed`
-    basis: np.ndarray
+    planned: int | None = None  # number of updates in its schedule, if known
+    about: Tree | None = None  # metadata for a packed file, see `models.packed`
+    basis: np.ndarray | None = None
 
 
 class Setup(NamedTuple):
@@ -205,12 +205,10 @@ def _teacher(config: TrainingConfig, name: str, begun: Path | None) -> Weights:
 
 def keep_teacher(teacher: Teacher, workdir: Path) -> None:
     """Writes a run's teacher to its workdir, unless it is there."""
-    if not (workdir / KEPT_TEACHER).exists():
+    file, about = workdir / KEPT_TEACHER, teacher.about or {}
+    if not file.exists():
         model = {**jax.device_get(teacher.variables), "basis": teacher.basis}
-        atomic.replace(
-            workdir / KEPT_TEACHER,
-            lambda new: packed.write(new, teacher.about, model, half=False),
-        )
+        atomic.replace(file, lambda new: packed.write(new, about, model, half=False))
 
 
 def _contrasted(
