@@ -1,5 +1,7 @@
 """Real pairs: partners by name, crops of the same place, and mistakes by name."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -232,3 +234,60 @@ def test_a_step_takes_pairs_as_they_are() -> None:
     np.testing.assert_allclose(mixed[0, 0], lr[0, 0] / np.float32(255), atol=1e-7)
     np.testing.assert_array_equal(mixed[1], made[1])
     assert abs(mixed[0] - made[0]).max() > 0.05
+
+
+@pytest.mark.slow
+def test_a_run_learns_from_pairs_goes_on_and_validates(tmp_path: Path) -> None:
+    """A run that was cut short ends with the weights of one that was not."""
+    from lightbsr_jax.models.model import Model
+    from lightbsr_jax.training.loop import train
+
+    for number in range(3):
+        hr = picture(number, 64, 72)
+        save(tmp_path / "HR" / f"{number}.png", hr)
+        save(tmp_path / "LR" / f"{number}x4.png", hr[1::4, 1::4])
+
+    def run(workdir: Path) -> None:
+        config = student.get_config("setting1-plain")
+        config.update_from_flattened_dict(
+            {
+                "network.groups": 1,
+                "network.blocks": 1,
+                "start": "random",
+                "optimizer": "adam",
+                "data.hr": str(tmp_path / "HR"),
+                "data.lr": str(tmp_path / "LR"),
+                "data.resident": False,
+                "data.batch_size": 4,
+                "data.lr_crop": 8,
+                "data.threads": 0,
+                "schedule.steps_per_epoch": 1,
+                "schedule.stage2_epochs": 3,
+                "schedule.warmup_epochs": 0,
+                "schedule.cooldown_epochs": 1,
+                "checkpoint.every_steps": 1,
+                "log.every_steps": 1,
+                "validation.hr": str(tmp_path / "HR"),
+                "validation.lr": str(tmp_path / "LR"),
+                "validation.every_steps": 3,
+                "validation.images": 1,
+            }
+        )
+        train(config, workdir)
+
+    run(tmp_path / "whole")
+    cut = tmp_path / "cut"
+    shutil.copytree(tmp_path / "whole", cut)
+    for step in ("2", "3"):  # as if it had ended after the first step
+        shutil.rmtree(cut / "checkpoints" / step)
+    run(cut)
+    for workdir in (tmp_path / "whole", cut):
+        lines = (workdir / "metrics.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        scores = [r["validation_psnr"] for r in records if "validation_psnr" in r]
+        assert scores and all(10 < score < 60 for score in scores)
+    whole, again = (
+        [x.tobytes() for x in jax.tree.leaves(Model.load(w).variables)]
+        for w in (tmp_path / "whole", cut)
+    )
+    assert whole == again
