@@ -1,6 +1,6 @@
-"""Programs compiled ahead for accelerators that are not there.
+"""Compilation of programs for absent accelerators.
 
-    pip install "libtpu==0.0.42.*"                       # TPUs: as jax[tpu] asks for it
+    pip install "libtpu==0.0.42.*"                  # TPUs: the version of jax[tpu]
     pip install --no-deps jax-cuda13-plugin jax-cuda13-pjrt      # GPUs: jax's version
     python -m benchmarks.ahead tpu:v5e:1x1 gpu:h100 --programs teacher:2 resident:480
 
@@ -9,10 +9,10 @@ of a config's preset (teacher, student, kdsr_teacher, kdsr_student, dasr);
 restore:BxHxW, the restoration of a batch by the student of --method; degrade:SETTING,
 64 images of 4 crops; resident:WIDTH, a step's crops out of 4,000 tiles of that width.
 
-Each is compiled by the compiler of the target, on this machine's processor. Memory is
-the compiler's own account. Seconds of a TPU are its estimated cycles, with the trip
-counts of loops, by the chip's clock: an estimate, no measurement. For GPUs there is
-none. Results go into --json and replace those of the same name; --table prints them.
+The compiler of the target runs on this machine's processor and reports the memory. The
+time of a TPU is estimated, not measured: the compiler's cycles, with the trip counts of
+loops, divided by the chip's clock. There is no estimate for GPUs. Results go into
+--json and replace those of the same name; --table prints them.
 """
 
 import argparse
@@ -34,7 +34,7 @@ PROGRAMS = (
     "degrade:1",
     "resident:480",
 )
-# So that the compiler of TPUs asks nobody where it is, and others may use it meanwhile.
+# The compiler of TPUs then queries no metadata server, and several may run at once.
 ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "JAX_ENABLE_COMPILATION_CACHE": "false",
@@ -54,7 +54,7 @@ class Chip(NamedTuple):
 
 CHIPS = {
     "TPU v4": Chip(34.4, 1.05e9),
-    "TPU v5 lite": Chip(16.9, 1.5e9),  # 15.75 GiB of them are a program's
+    "TPU v5 lite": Chip(16.9, 1.5e9),  # a program can use 15.75 GiB
     "TPU v5": Chip(102.0, 1.75e9),
     "TPU v6 lite": Chip(34.4, 1.75e9),
     "NVIDIA H100 80GB HBM3": Chip(84.9),
@@ -117,7 +117,7 @@ def devices_of(target: str) -> list[Any]:
 
 
 def lowered(program: str, devices: Sequence[Any], options: argparse.Namespace) -> Any:
-    """A program, traced for the platform of the devices: what can be compiled."""
+    """A program traced for the platform of the devices, ready to be compiled."""
     from lightbsr_jax import target
 
     kind, _, what = program.partition(":")
@@ -150,7 +150,7 @@ def _on_one(function: Callable[..., Any], arguments: Any, device: Any) -> Any:
 
 
 def _config(name: str, options: argparse.Namespace) -> Any:
-    """A config's preset with --set, as training has it."""
+    """A config's preset with the changes of --set, in the form for training."""
     from importlib import import_module
 
     from ml_collections import ConfigDict
@@ -226,7 +226,7 @@ def _learner(config: Any, name: str, options: argparse.Namespace) -> Any:
 
 
 def _restore(what: str, options: argparse.Namespace) -> tuple[Any, Any]:
-    """A batch through the student of --method."""
+    """Restoration of a batch by the student of --method."""
     import jax
     import jax.numpy as jnp
 
@@ -264,7 +264,7 @@ def _degrade(what: str, _: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _resident(what: str, _: argparse.Namespace) -> tuple[Any, Any]:
-    """The crops of a step, 64 x 4 of 256 x 256, out of 4,000 square tiles."""
+    """The crops of a step, 64 x 4 of 256 x 256, cut from 4,000 square tiles."""
     import jax
     import jax.numpy as jnp
 
@@ -285,14 +285,14 @@ def _resident(what: str, _: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def record(name: str, program: str, options: argparse.Namespace) -> dict[str, Any]:
-    """All that is to be known of a program on a target, or why it does not compile."""
+    """The figures of a program on a target, or the error of its compilation."""
     facts: dict[str, Any] = {"target": name, "program": program}
     facts |= {"preset": options.preset, "method": options.method, "set": options.set}
     began = time.process_time()
     try:
         devices = devices_of(name)
         compiled = lowered(program, devices, options).compile()
-    except Exception as error:  # of whatever kind: it is the result
+    except Exception as error:  # any error is a result
         return facts | {"error": _shortened(str(error) or repr(error))}
     facts["compile_cpu_seconds"] = round(time.process_time() - began)
     facts["versions"] = _versions()
@@ -339,7 +339,7 @@ def _facts(compiled: Any, device: Any) -> dict[str, Any]:
 
 
 def _shortened(message: str) -> str:
-    """An error's first lines: the compilers' go on for pages."""
+    """The first lines of an error; compilers write pages."""
     return "\n".join(message.splitlines()[:12])[:1500]
 
 
@@ -389,7 +389,7 @@ def _collectives(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Compiles what the command line names."""
+    """Compiles the programs of the command line for its targets."""
     head, _, rest = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.ahead",

@@ -1,7 +1,8 @@
-"""A compiled program's account of itself: cycles, collectives, kernels.
+"""Statistics of a compiled program from its text: cycles, collectives, kernels.
 
-The text is XLA's optimised HLO. A TPU's has the compiler's estimate of the cycles of
-each operation; here they are multiplied by the trip counts of the loops around it.
+The text is XLA's optimised HLO. For a TPU it contains the compiler's estimate of the
+cycles of each operation; here they are multiplied by the trip counts of the loops
+around the operation.
 """
 
 import re
@@ -23,19 +24,19 @@ _BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation that runs on its own, `times` a call of the program."""
+    """An operation that runs on its own, `times` times in a call of the program."""
 
     name: str
     opcode: str
     shape: str  # of its result, as HLO prints it
-    cycles: int  # once; 0 where the compiler says nothing
+    cycles: int  # once; 0 without an estimate
     times: int
     place: str  # in the program that was traced: scopes and the primitive
     text: str
 
     @property
     def total(self) -> int:
-        """Cycles a call of the program."""
+        """Cycles in a call of the program."""
         return self.cycles * self.times
 
 
@@ -44,7 +45,7 @@ class Program:
     """A compiled program's operations, inside loops as well."""
 
     operations: list[Operation] = field(default_factory=list)
-    unknown_trips: int = 0  # loops whose number of trips is not known, taken as 1
+    unknown_trips: int = 0  # loops with an unknown trip count, counted as 1
 
     @property
     def cycles(self) -> int:
@@ -73,7 +74,7 @@ class Program:
         return found
 
     def kernels(self) -> dict[str, int]:
-        """Launches by kind, as a GPU has them."""
+        """Launches of a GPU's kernels by kind."""
         found: dict[str, int] = defaultdict(int)
         for operation in self.operations:
             kind = operation.opcode
@@ -96,7 +97,7 @@ def shape_bytes(shape: str) -> int:
 
 
 def _result_bytes(operation: Operation) -> int:
-    """Of a collective; one that is started names its operands before its results."""
+    """Bytes of a collective; an asynchronous one lists operands before results."""
     size = shape_bytes(operation.shape)
     if operation.opcode == "all-gather-start":
         arrays = re.findall(_ARRAY, operation.shape)
@@ -176,7 +177,7 @@ def _called(rest: str) -> list[str]:
 
 
 def _shape_and_opcode(rest: str) -> tuple[str, str]:
-    """Of "f32[2]{0} add(...)": ("f32[2]{0}", "add"); a shape may be a tuple."""
+    """Splits "f32[2]{0} add(...)" into "f32[2]{0}" and "add"; shapes may be tuples."""
     depth = 0
     for place, letter in enumerate(rest):
         depth += (letter in "([{") - (letter in ")]}")
@@ -202,7 +203,7 @@ def _trips(computations: _Computations, rest: str, program: Program) -> int:
 
 
 def readable(place: str) -> str:
-    """A place without what jax.jit and its transformations add to it.
+    """A place without the parts that jax.jit and its transformations add.
 
     Gradients are marked by "(gradient)", what is computed again for them "(again)".
     """

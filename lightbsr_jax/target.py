@@ -1,8 +1,8 @@
-"""The platform that is traced for: the only place that asks for it.
+"""The platform that programs are traced for; only this module asks for it.
 
-Formulations of one and the same operation differ by platform, and are chosen while a
-program is traced. That is for this process's own devices, unless the program is
-compiled ahead for devices that are elsewhere.
+An operation may have several formulations, and tracing chooses one by platform. By
+default this is the platform of the process's own devices; a program can also be
+compiled for absent devices.
 """
 
 from collections.abc import Iterator
@@ -10,26 +10,26 @@ from contextlib import AbstractContextManager, contextmanager
 
 import jax
 
-# Part of the key of JAX's caches: what was traced outside is traced again inside.
+# It is part of the key of JAX's caches, so functions are traced anew inside a context.
 _platform = jax.make_user_context(None)
 
 
 def compiling_for(platform: str) -> AbstractContextManager[None]:
-    """Context in which all that is traced is for `platform`: "cpu", "gpu" or "tpu"."""
+    """Context that traces for `platform`: "cpu", "gpu" or "tpu"."""
     return _platform(platform)
 
 
 def platform() -> str:
-    """The platform that is traced for, by default that of JAX's first device."""
+    """The platform to trace for, by default that of JAX's first device."""
     return _platform.value or jax.default_backend()
 
 
 @contextmanager
 def on_host() -> Iterator[None]:
-    """Context in which JAX computes on the host's processor, where it may.
+    """Context that computes on the host's processor, if JAX has it as a device.
 
-    For what is computed once and is to be the same on every machine. (A process that is
-    told of its accelerator alone has no other device: it computes there.)
+    It is for values that are computed once and should be equal on all machines. A
+    process whose JAX has only the accelerator computes on the accelerator.
     """
     try:
         processor = jax.local_devices(backend="cpu")[0]

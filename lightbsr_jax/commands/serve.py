@@ -58,8 +58,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     with server:
         print(
-            f"http://{ADDRESS}:{server.server_port} is open (Ctrl-C ends); the network "
-            "is being prepared, pictures can be given already",
+            f"http://{ADDRESS}:{server.server_port} is open (Ctrl-C ends); it accepts "
+            "pictures while the network is being prepared",
             flush=True,
         )
         server.prepare(lambda server: make_studio(server, sources), say_ready)

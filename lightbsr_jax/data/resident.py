@@ -58,7 +58,7 @@ class ResidentBatches(Iterator[Any]):
         self._sampler, self._transfer = sampler, transfer
         self._next = 0
         heights, widths = source.sizes.T
-        # Of bytes, a TPU would copy all lines for each crop, into another layout.
+        # With bytes, a TPU would copy all lines to another layout for each crop.
         size = 4 if target.platform() == "tpu" else 3
         _check_memory(len(source), int(heights.sum()), int(widths.max()), size)
         lines = np.zeros((heights.sum(), widths.max(), size), np.uint8)

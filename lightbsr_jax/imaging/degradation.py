@@ -127,10 +127,10 @@ def blur_and_shrink(images: Array, kernel: Array, *, scale: int) -> Array:
 
 
 def _by_products(images: Array, kernel: Array, scale: int) -> Array:
-    """Both as two products: by a constant matrix, and by one of the image's kernel.
+    """Blur and shrinking by two matrix products; the second depends on the kernel.
 
-    The first shrinks rows, shifted by each of the kernel's; the second blurs and
-    shrinks columns, and sums over the kernel's rows. It is exact at the border, too.
+    The first shrinks rows, once for each row of the kernel. The second blurs and
+    shrinks columns, and sums over the kernel's rows. The result is exact at the border.
     """
     padded, taps = _padded(images, kernel), kernel.shape[-1]
     *_, height, width, channels = images.shape
@@ -144,7 +144,7 @@ def _by_products(images: Array, kernel: Array, scale: int) -> Array:
 
 
 def _shifted(matrix: np.ndarray, count: int) -> np.ndarray:
-    """A matrix [m, n] moved right by 0, 1, ...: [count, m, n + count - 1]."""
+    """A matrix [m, n] shifted right by 0, 1, ...: [count, m, n + count - 1]."""
     moved = [np.pad(matrix, ((0, 0), (i, count - 1 - i))) for i in range(count)]
     return np.stack(moved)
 

@@ -40,7 +40,7 @@ def make_basis(seed: int) -> np.ndarray:
     u1, u2, u3 = np.random.default_rng(seed).uniform(size=(3, _SAMPLES))
     variance1 = 0.1 + 10 * u1
     variance2 = 0.1 + (variance1 - 0.1) * u2
-    # Accelerators have no float64, or one of other bits.
+    # Accelerators have no float64, or round it differently.
     with target.on_host(), jax.enable_x64(True):
         samples = anisotropic(np.sqrt(variance1), np.sqrt(variance2), np.pi * u3)
     return _principal_components(np.asarray(samples).reshape(_SAMPLES, -1))

@@ -38,7 +38,7 @@ def shipped() -> dict[str, Path]:
 
 
 def purpose(name: str) -> str:
-    """The purpose of shipped weights, as their card has it; "" for other names."""
+    """The purpose of shipped weights, from ", for PURPOSE:" in their card; else ""."""
     card = FOLDER / f"{name}.md"
     if name not in shipped() or not card.is_file():
         return ""

@@ -1,10 +1,10 @@
 """Feature maps with several columns of pixels side by side in the lanes of a TPU.
 
-A TPU computes on rows of 128 lanes, half of which a map of 64 channels leaves empty.
-Here a map [B, h, w, C] is packed as [B, h, w / n, n C] with n columns: blocks of 16
-channels one after the other, in each the n columns and in these the block's channels.
-With n = 8 a block fills the lanes, and channels split between blocks split there, too.
-(Channels that are no multiple of 16 begin with a smaller block: 24 are 8 and 16.)
+A TPU computes on rows of 128 lanes, and a map of 64 channels leaves half of them empty.
+Here a map [B, h, w, C] is packed as [B, h, w / n, n C] with n columns. Channels are
+divided into blocks of 16; a block holds its channels for each of the n columns. With
+n = 8 a block fills the lanes, and a map can be split between blocks of channels. (If C
+is not a multiple of 16, the first block is smaller: 24 channels are 8 and 16.)
 
 Convolutions and dense layers become those of the wider maps, for the matrix unit: their
 kernels are built of the usual ones, with zeros between what does not see each other.
@@ -58,7 +58,7 @@ def unpack(x: Array, columns: int) -> Array:
 
 
 def vector(x: Array, columns: int) -> Array:
-    """Numbers of channels [..., C], the same in all columns: [..., columns C]."""
+    """Values of channels [..., C], repeated for all columns: [..., columns C]."""
     *shape, channels = x.shape
     parts = []
     for first, end, size in _runs(channels):
@@ -84,7 +84,7 @@ def sum_of_columns(x: Array, columns: int) -> Array:
 def channel_mean(x: Array, columns: int) -> Array:
     """Mean over the channels of each pixel: [..., columns C] to a block's lanes.
 
-    A column's mean stands in all of its lanes there. C is a multiple of the block.
+    All lanes of a column hold its mean. C is a multiple of the block.
     """
     channels = x.shape[-1] // columns
     width = columns * _BLOCK
@@ -94,14 +94,14 @@ def channel_mean(x: Array, columns: int) -> Array:
 
 
 def over_blocks(x: Array, lanes: int) -> Array:
-    """Repeats numbers of pixels, as of `channel_mean`, for all blocks of channels."""
+    """Repeats values of pixels, such as `channel_mean`, for all blocks of channels."""
     return jnp.concatenate([x] * (lanes // x.shape[-1]), -1)
 
 
 def _seen(size: int, columns: int) -> np.ndarray:
-    """[groups, column that is seen, column that sees, tap]: where a tap looks.
+    """One-hot [groups, input column, output column, tap]: the input of each tap.
 
-    A kernel of that size reaches into the groups of columns beside the own one.
+    A kernel of `size` also reaches into neighbouring groups of columns.
     """
     groups = 2 * ceil((size // 2) / columns) + 1
     group, seen, sees = np.ogrid[:groups, :columns, :columns]
@@ -151,7 +151,7 @@ def dense(x: Array, kernel: Array, bias: Array, columns: int) -> Array:
 
 
 def _depthwise_kernel(kernel: Array, columns: int) -> Array:
-    """[k, k, 1, C] for packed maps, a group a block: [k, groups, lanes, columns C]."""
+    """[k, k, 1, C] for packed maps, by blocks: [k, groups, lanes, columns C]."""
     seen = jnp.asarray(_seen(kernel.shape[1], columns), kernel.dtype)
     blocks = kernel.reshape(*kernel.shape[:2], -1, _BLOCK)
     wide = jnp.einsum("gqpj,ijtc->igqctp", seen, blocks, precision=_EXACT)
@@ -179,10 +179,10 @@ def depthwise_conv(x: Array, kernel: Array, bias: Array, columns: int) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def barred(function: Callable[[Array, Array], Array], x: Array, kernel: Array) -> Array:
-    """`function` of a map and a kernel, the kernel's gradient behind a barrier.
+    """`function` of a map and a kernel, with the kernel's gradient behind a barrier.
 
-    On a TPU what makes the map may be fused with the convolution that is this gradient,
-    and is then computed again for every tap.
+    The gradient is a convolution of the map. Without the barrier a TPU may fuse the
+    computation of the map with it, and repeat that computation for every tap.
     """
     return function(x, kernel)
 

@@ -59,14 +59,14 @@ def unpack(x: Array, columns: int) -> Array:
 
 
 def for_columns(x: Array, columns: int) -> Array:
-    """Numbers of channels [..., C] for packed maps: [..., columns C]."""
+    """Values of channels [..., C] for packed maps: [..., columns C]."""
     return x if columns == 1 or not x.ndim else lanes.vector(x, columns)
 
 
 def at_full_precision() -> AbstractContextManager[Any]:
     """Context for products and convolutions of pixels, in float32 on any backend.
 
-    (TPUs multiply in bfloat16 and GPUs in TF32 where they are not told otherwise.)
+    (By default TPUs multiply in bfloat16, and GPUs in TF32.)
     """
     if target.platform() == "cpu":
         return nullcontext()
@@ -97,8 +97,8 @@ def global_mean(x: Array, columns: int = 1) -> Array:
 def moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
     """Means and variances [D, 1, 1, 1, C] of each crop's maps x [D, B, h, w, C].
 
-    Over B, h, w and all devices of the axis. Accelerators gather both at once, as they
-    wait longer for one another than for the numbers.
+    They are over B, h, w and all devices of the axis. Accelerators gather both at once,
+    because latency costs more than the data.
     """
 
     def own(x: Array) -> Array:
@@ -127,7 +127,7 @@ def channel_mean(x: Array, columns: int = 1) -> Array:
 
 
 def over_channels(mean: Array, like: Array) -> Array:
-    """Spreads numbers of pixels, as of `channel_mean`, over the channels of `like`."""
+    """Spreads values of pixels, such as `channel_mean`, over the channels of `like`."""
     return mean if mean.shape[-1] == 1 else lanes.over_blocks(mean, like.shape[-1])
 
 
