@@ -86,8 +86,8 @@ def get_config(preset: str = "setting1") -> ConfigDict:
     # Average the results of the 8 flips and transpositions of each LR image.
     config.self_ensemble = False
     # PSNR and SSIM on luma ("y"), as in the paper, or on all channels ("rgb"), and the
-    # border to cut in pixels: by default the scale. With other values than the paper's
-    # its figures are left out.
+    # border to cut in pixels (default: the scale). With other values the figures of the
+    # paper are left out.
     config.channels = "y"
     config.border = config_dict.placeholder(int)
     config.batch_size = 8  # images at once on a device; lower it if memory runs out

@@ -416,7 +416,7 @@ def test_few_images_are_in_memory(tmp_path: Path, monkeypatch) -> None:
     assert len(alive) == 24
 
     save(tmp_path / "many" / "00.png", picture(0, 40, 40))
-    with pytest.raises(UserError, match="00.png of many has changed its size"):
+    with pytest.raises(UserError, match="the size of 00.png of many has changed"):
         reader.read(planned[0])
 
 

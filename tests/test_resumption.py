@@ -73,7 +73,7 @@ def weights(step: int, number: float) -> Weights:
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Any, Weights]:
-    """What can be read: the teacher in the student's workdir is of step 50."""
+    """Readable weights by path; the teacher in the student's workdir is of step 50."""
     found: dict[Any, Weights] = {
         tmp_path / setup.KEPT_TEACHER: weights(50, 0.5)._replace(
             about={"source": TEACHER}

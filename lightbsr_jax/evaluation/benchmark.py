@@ -48,7 +48,7 @@ _Pixels = tuple[Array, dict[str, Array]]  # LR, and SR by method: uint8 [B, ...]
 
 
 class Measures(NamedTuple):
-    """How images are scored; the paper's way by default."""
+    """The convention of PSNR and SSIM; the paper's by default."""
 
     channels: str = "y"  # luma, or "rgb": all three together
     border: int | None = None  # pixels cut on each side; None: the scale
@@ -484,8 +484,8 @@ class _Reader:
         seen = hr if lr is None else self._seen(hr, lr)
         if seen.shape != job.shape:
             raise UserError(
-                f"{job.image.name} of {job.image.benchmark} has changed its size while "
-                "it was measured: start again"
+                f"the size of {job.image.name} of {job.image.benchmark} has changed "
+                "during the evaluation: start again"
             )
         return _Job(job.place, job.image, job.case, seen, lr)
 

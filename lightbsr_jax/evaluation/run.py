@@ -251,7 +251,7 @@ def _contender(name: str, model: Model) -> Contender:
 
 
 def _check_ensemble(wanted: Measurement, networks: dict[str, Model]) -> None:
-    """Raises UserError if a self-ensemble was requested of what cannot have one."""
+    """Raises UserError if a self-ensemble was requested of an unsuitable network."""
     if not wanted.self_ensemble:
         return
     if not networks or wanted.spoilt or wanted.unpaired:
@@ -262,8 +262,8 @@ def _check_ensemble(wanted: Measurement, networks: dict[str, Model]) -> None:
     for name, model in networks.items():
         if model.spec.sees is not Sees.NOTHING:
             raise UserError(
-                f"config.self_ensemble: {name} sees more than the LR image, which has "
-                "no flips: measure a student"
+                f"config.self_ensemble: {name} has inputs besides the LR image that "
+                "cannot be flipped: evaluate a student"
             )
 
 

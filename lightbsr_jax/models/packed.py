@@ -92,7 +92,7 @@ def at_step(source: str | Path) -> tuple[Path, str | None]:
 
 
 def with_step(workdir: str, step: str) -> str:
-    """WORKDIR@STEP. Raises UserError for what is no step, or a workdir that has one."""
+    """WORKDIR@STEP. Raises UserError for a bad step, or a workdir that names one."""
     if at_step(workdir)[1] is not None:
         raise UserError(f"{workdir} names a step already: leave out --step={step}")
     source = f"{workdir}@{step}"
