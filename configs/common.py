@@ -120,6 +120,7 @@ def base(role: str, setting: int | str, recipe: Recipe = RECIPE) -> ConfigDict:
     config.validation.every_steps = 9700
     config.validation.images = 10  # number of images, the first ones
     config.validation.pictures = 2  # number of these to save as pictures
+    config.validation.sr = False  # save the SR images of all, in WORKDIR/validation/sr
 
     config.log = ConfigDict()
     config.log.every_steps = 100

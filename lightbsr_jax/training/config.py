@@ -89,6 +89,7 @@ class Validation:
     images: int
     pictures: int
     lr: str = ""  # of real pairs
+    sr: bool = False
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,12 @@ class Log:
         files.write_png(folder / f"{name}_{step:07d}.png", image)
         self._tensorboard.add_image(name, image, step, dataformats="HWC")
 
+    def sr(self, step: int, name: str, image: np.ndarray) -> None:
+        """Saves a uint8 [H, W, 3] SR image to validation/sr/."""
+        files.write_png(
+            self._workdir / "validation" / "sr" / f"{name}_{step:07d}.png", image
+        )
+
     def pause(self, seconds: float) -> None:
         """Excludes `seconds` from the reported step rate."""
         step, since = self._last

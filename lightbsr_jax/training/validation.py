@@ -60,7 +60,11 @@ def validation(
 
     def validate(step: int, run: Run, log: Log) -> float:
         def picture(restored: benchmark.Restored) -> None:
-            if restored.case == pictured and restored.position < wanted.pictures:
+            if restored.case != pictured:
+                return
+            if wanted.sr:
+                log.sr(step, names[restored.position], restored.sr[spec.role])
+            if restored.position < wanted.pictures:
                 panel = pictures.panel(restored.images, restored.scores)
                 log.picture(step, names[restored.position], panel)
 
