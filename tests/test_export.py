@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.export
@@ -47,7 +48,8 @@ def test_exported_network_is_the_network(
     for package in needed[suffix]:
         pytest.importorskip(package)
     path = tmp_path / f"network{suffix}"
-    export.write(model, path, None, overwrite=False)
+    form = export.Form(batch=True, clipped=False)
+    export.write(model, path, None, overwrite=False, form=form)
     # Any size, also one that 4 does not divide, and any batch.
     lr = np.random.default_rng(1).uniform(size=(2, 11, 18, 3)).astype(np.float32)
     expected = np.asarray(model.restore(lr)) / 255
@@ -56,7 +58,7 @@ def test_exported_network_is_the_network(
 
     with pytest.raises(UserError, match="exists: give another name"):
         export.write(model, path, None, overwrite=False)
-    export.write(model, path, (11, 18), overwrite=True)
+    export.write(model, path, (11, 18), overwrite=True, form=form)
     np.testing.assert_allclose(export.run(path, lr), expected, atol=1e-5)
     with pytest.raises(Exception, match=r"7|18"):  # the runtime's own refusal
         export.run(path, lr[:1, :5, :7])
@@ -83,7 +85,8 @@ def test_dynamic_kernels_in_onnx(network: BlindNetwork, tmp_path: Path) -> None:
     spec = ModelSpec.of_network(network, role, 1)
     model = Model(spec, variables, np.zeros((441, 15)))
     path = tmp_path / "network.onnx"
-    export.write(model, path, None, overwrite=False)
+    form = export.Form(batch=True, clipped=False)
+    export.write(model, path, None, overwrite=False, form=form)
     expected = np.asarray(model.restore(lr)) / 255
     found = export.run(path, lr)
     assert abs(found - expected).max() < 1e-5 * max(1, abs(expected).max())
@@ -96,6 +99,61 @@ def test_dynamic_kernels_in_onnx(network: BlindNetwork, tmp_path: Path) -> None:
         5 * network.scale,
         7 * network.scale,
     )
+    check_split(model, tmp_path / "parts.onnx", lr)
+
+
+def check_split(model: Model, path: Path, lr: np.ndarray) -> None:
+    """Checks both parts: the estimator's mean IDR, and what is restored by it."""
+    form = export.Form(batch=True, clipped=False)
+    parts = export.write_split(model, path, None, overwrite=False, form=form)
+    images = np.moveaxis(lr, -1, 1)
+    idr = export.run_onnx(parts[0], {"input": images})
+    map_ = np.asarray(model.encode(lr))
+    mean = map_.mean((1, 2), keepdims=True)
+    assert idr.shape == (len(lr), map_.shape[-1], 1, 1)
+    np.testing.assert_allclose(np.moveaxis(idr, 1, -1), mean, atol=1e-5, rtol=1e-5)
+    found = export.run_onnx(parts[1], {"input": images, "idr": idr})
+    everywhere = np.broadcast_to(mean, map_.shape)
+    expected: Any = model.network.apply(
+        model.variables, lr, everywhere, method="restore"
+    )
+    expected = np.asarray(expected.sr)
+    found = np.moveaxis(found, 1, -1)
+    assert abs(found - expected).max() < 1e-5 * max(1, abs(expected).max())
+    other = export.run_onnx(parts[1], {"input": images, "idr": idr[::-1].copy()})
+    assert abs(np.moveaxis(other, 1, -1) - expected).max() > 1e-4
+
+
+def test_split_of_a_network_with_a_map(model: Model, tmp_path: Path) -> None:
+    pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    lr = np.random.default_rng(1).uniform(size=(2, 11, 18, 3)).astype(np.float32)
+    lr[1] /= 4
+    check_split(model, tmp_path / "parts.onnx", lr)
+    with pytest.raises(UserError, match="only ONNX can be split"):
+        export.write_split(model, tmp_path / "x.stablehlo", None, overwrite=False)
+
+
+def test_file_for_any_program(model: Model) -> None:
+    """Names, a batch of one, operators of OPSET, clipped values, metadata."""
+    onnx = pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    content = export.to_onnx(model, None)
+    file = onnx.load_from_string(content)
+    shapes = {
+        value.name: [
+            d.dim_value or d.dim_param for d in value.type.tensor_type.shape.dim
+        ]
+        for value in (*file.graph.input, *file.graph.output)
+    }
+    assert shapes == {"input": [1, 3, "h", "w"], "output": [1, 3, "3 h", "3 w"]}
+    assert [(x.domain, x.version) for x in file.opset_import] == [("", 11)]
+    facts = {x.key: x.value for x in file.metadata_props}
+    assert facts["scale"] == "3" and facts["color_order"] == "RGB"
+    assert "license" not in facts
+    session = runtime.InferenceSession(content)
+    images = np.random.default_rng(0).uniform(-2, 3, size=(1, 3, 8, 9))
+    (sr,) = session.run(None, {"input": images.astype(np.float32)})
+    assert sr.min() == 0 and sr.max() == 1
 
 
 def test_nodes_are_named_after_modules(model: Model) -> None:
@@ -104,7 +162,7 @@ def test_nodes_are_named_after_modules(model: Model) -> None:
     names = [node.name for node in graph.node]
     assert len(set(names)) == len(names)
     block = [n for n in names if n.startswith("restorer/body/group_1/block_0/")]
-    assert {n.rsplit("_", 1)[0].rsplit("/", 1)[1] for n in block} >= {"Conv", "Gelu"}
+    assert {n.rsplit("_", 1)[0].rsplit("/", 1)[1] for n in block} >= {"Conv", "Erf"}
     weights = [x.name for x in graph.initializer]
     assert any(n.startswith("restorer/body/group_0/convnext/kernel") for n in weights)
 
@@ -139,6 +197,9 @@ def test_command(
     assert "differs from the network by at most 1.0e-06" in capsys.readouterr().out
     (lr,) = jax.export.deserialize(out.read_bytes()).in_avals
     assert lr.shape[1:] == (11, 18, 3)
+    with pytest.raises(SystemExit):
+        cli.main(["export", "runs/student", str(tmp_path / "y.stablehlo"), "--split"])
+    assert "--batch and --split are for ONNX" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["export", "runs/student", str(out), "--size=18"])
     assert "--size=18: expected WIDTHxHEIGHT" in capsys.readouterr().err

@@ -122,8 +122,9 @@ def body_in_parts(
 def to_onnx(graph: Graph, network: Scaled, variables: dict[str, Any]) -> None:
     params, statistics = onnx_graph.as_numpy(variables)
     idr = onnx_graph.estimator(
-        graph, "lr", params["estimator"], statistics["estimator"]
+        graph, onnx_graph.INPUT, params["estimator"], statistics["estimator"]
     )
+    idr = graph.idr(idr, params["estimator"]["conv_5"])
     pooled = graph.op("GlobalAveragePool", idr)
     idr = graph.leaky_conv(pooled, params["converter"]["compress"])
 
@@ -267,7 +268,8 @@ def test_it_goes_to_onnx(tmp_path: Path) -> None:
     model = Model(
         ModelSpec.of_network(network, "network", 1), variables(), np.zeros((441, 15))
     )
-    export.write(model, tmp_path / "x.onnx", None, overwrite=False)
+    form = export.Form(batch=True, clipped=False)
+    export.write(model, tmp_path / "x.onnx", None, overwrite=False, form=form)
     lr = np.random.default_rng(0).random((2, 9, 14, 3), np.float32)
     expected = np.asarray(model.restore(lr)) / 255
     assert relative_error(export.run(tmp_path / "x.onnx", lr), expected) < 2e-6

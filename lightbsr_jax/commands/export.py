@@ -14,9 +14,10 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         help="write the network for other programs: ONNX or StableHLO",
         description="Write a student's network with its weights as a file that runs "
         "without this package, and compare the file with the network on an image. "
-        ".onnx maps lr [B, 3, h, w] to sr [B, 3, H, W] and requires the packages onnx "
-        "and onnxruntime; .stablehlo, which jax.export.deserialize reads, maps "
-        "[B, h, w, 3] to [B, H, W, 3] and requires flatbuffers. All is RGB in [0, 1].",
+        ".onnx maps input [1, 3, h, w] to output [1, 3, H, W], clipped to 0..1, and "
+        "requires the packages onnx and onnxruntime; .stablehlo, which "
+        "jax.export.deserialize reads, maps [B, h, w, 3] to [B, H, W, 3] and requires "
+        "flatbuffers. All is RGB in [0, 1].",
     )
     parser.add_argument(
         "workdir",
@@ -27,6 +28,18 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--size", metavar="WxH", help="fixed input size (default: dynamic)"
     )
+    parser.add_argument(
+        "--batch",
+        action="store_true",
+        help="ONNX for any number of images at once (default: one)",
+    )
+    parser.add_argument(
+        "--split",
+        action="store_true",
+        help="write NAME-estimator.onnx, from an image to its idr, and "
+        "NAME-restorer.onnx, which restores by a given idr: one for all tiles of an "
+        "image or all frames of a shot",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
     parser.set_defaults(run=run)
 
@@ -35,11 +48,24 @@ def run(arguments: argparse.Namespace) -> None:
     """Writes the file and prints how far it is from the network. Raises UserError."""
     from lightbsr_jax import compilation
     from lightbsr_jax.interop import export
+    from lightbsr_jax.models import packed
 
     compilation.keep_compiled_programs()
     size = _parse_size(arguments.size)
+    if (arguments.batch or arguments.split) and not arguments.out.endswith(".onnx"):
+        raise UserError(
+            f"{arguments.out}: --batch and --split are for ONNX: give a name ending in "
+            ".onnx"
+        )
     model = source.load(arguments.workdir)
-    export.write(model, arguments.out, size, overwrite=arguments.overwrite)
+    shipped = arguments.workdir in packed.shipped()
+    form = export.Form(arguments.batch, license=export.LICENCE if shipped else None)
+    existing = {"overwrite": arguments.overwrite}
+    if arguments.split:
+        files = export.write_split(model, arguments.out, size, form=form, **existing)
+        print(f"{arguments.workdir} -> {', '.join(map(str, files))}")
+        return
+    export.write(model, arguments.out, size, form=form, **existing)
     difference = export.difference(model, arguments.out, size)
     print(
         f"{arguments.workdir} -> {arguments.out}: differs from the network by at most "

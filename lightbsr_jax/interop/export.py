@@ -10,6 +10,7 @@ that is written for XLA, and the maintained one does not work with current Orbax
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,8 @@ from jax import Array, export
 from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files
-from lightbsr_jax.methods.onnx_graph import Graph
+from lightbsr_jax.methods import onnx_graph
+from lightbsr_jax.methods.onnx_graph import IDR, INPUT, OUTPUT, Graph, Part
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks.operators import plain_ops
 from lightbsr_jax.spec import Sees
@@ -27,17 +29,33 @@ from lightbsr_jax.typed import apply
 
 SUFFIXES = (".onnx", ".stablehlo")
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-_OPSET = 20  # the first with Gelu
-_IR_VERSION = 9  # that goes with it
+LICENCE = "Apache-2.0"  # of the weights that come with this program
+
+
+class Form(NamedTuple):
+    """The form of an ONNX file."""
+
+    batch: bool = False  # any number of images, in place of one
+    clipped: bool = True  # the output is limited to 0..1
+    part: Part = "whole"
+    license: str | None = None  # of the weights, for the metadata
+
+
+WHOLE = Form()
 
 
 def write(
-    model: Model, path: str | Path, size: tuple[int, int] | None, *, overwrite: bool
+    model: Model,
+    path: str | Path,
+    size: tuple[int, int] | None,
+    *,
+    overwrite: bool,
+    form: Form = WHOLE,
 ) -> None:
     """Writes a student's network, for any size or for the (height, width) given.
 
     Raises UserError for a teacher, for another ending than SUFFIXES, and for a file
-    that exists, unless `overwrite`.
+    that exists, unless `overwrite`. `form` is for ONNX alone.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -49,9 +67,34 @@ def write(
         )
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists: give another name, or --overwrite")
-    make = {".onnx": to_onnx, ".stablehlo": to_stablehlo}[path.suffix]
-    content = make(model, size)
+    if path.suffix == ".onnx":
+        content = to_onnx(model, size, form)
+    else:
+        content = to_stablehlo(model, size)
     atomic.replace(path, lambda new: new.write_bytes(content))
+
+
+def write_split(
+    model: Model,
+    path: str | Path,
+    size: tuple[int, int] | None,
+    *,
+    overwrite: bool,
+    form: Form = WHOLE,
+) -> tuple[Path, Path]:
+    """Writes NAME-estimator.onnx and NAME-restorer.onnx; returns their paths.
+
+    The estimator gives the mean IDR [B, C, 1, 1] of an image, by which the restorer
+    restores any image. Raises UserError as `write` does, and for StableHLO.
+    """
+    path = Path(path)
+    if path.suffix != ".onnx":
+        raise UserError(f"{path}: only ONNX can be split; give a name ending in .onnx")
+    parts: tuple[Part, Part] = ("estimator", "restorer")
+    first, second = (path.with_name(f"{path.stem}-{part}.onnx") for part in parts)
+    for file, part in zip((first, second), parts, strict=True):
+        write(model, file, size, overwrite=overwrite, form=form._replace(part=part))
+    return first, second
 
 
 def difference(model: Model, path: str | Path, size: tuple[int, int] | None) -> float:
@@ -65,6 +108,8 @@ def difference(model: Model, path: str | Path, size: tuple[int, int] | None) -> 
     lr = np.resize(image[:, :width], (height, width, 3))[None] / np.float32(255)
     with jax.default_matmul_precision("highest"):  # as in the file
         expected = np.asarray(model.restore(jnp.asarray(lr))) / 255
+    if Path(path).suffix == ".onnx":
+        expected = expected.clip(0, 1)
     return float(np.abs(run(path, lr) - expected).max())
 
 
@@ -74,11 +119,16 @@ def run(path: str | Path, lr: np.ndarray) -> np.ndarray:
         return np.asarray(
             export.deserialize(bytearray(Path(path).read_bytes())).call(lr)
         )
+    return np.moveaxis(run_onnx(path, {INPUT: np.moveaxis(lr, -1, 1)}), 1, -1)
+
+
+def run_onnx(path: str | Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """Runs an ONNX file on its named inputs; returns its output as it is."""
     session = _imported("onnxruntime").InferenceSession(
         str(path), providers=["CPUExecutionProvider"]
     )
-    (sr,) = session.run(None, {"lr": np.moveaxis(lr, -1, 1)})
-    return np.moveaxis(sr, 1, -1)
+    (output,) = session.run(None, inputs)
+    return output
 
 
 def to_stablehlo(model: Model, size: tuple[int, int] | None) -> bytes:
@@ -99,31 +149,77 @@ def to_stablehlo(model: Model, size: tuple[int, int] | None) -> bytes:
     return bytes(exported.serialize())
 
 
-def to_onnx(model: Model, size: tuple[int, int] | None) -> bytes:
+def to_onnx(model: Model, size: tuple[int, int] | None, form: Form = WHOLE) -> bytes:
     """The network as an ONNX model; UserError for ablations."""
     onnx = _imported("onnx")
-    graph = Graph(onnx)
-    title, scale = model.method.title, model.scale
+    graph = Graph(onnx, form.part)
     model.method.to_onnx(graph, model.network, model.variables)
-    height, width = size or ("h", "w")
-    large = [n * scale if size else f"{scale} {n}" for n in (height, width)]
-    value = onnx.helper.make_tensor_value_info
-    kind = onnx.TensorProto.FLOAT
-    made = onnx.helper.make_model(
-        onnx.helper.make_graph(
+    _finish(graph, form)
+    helper = onnx.helper
+    made = helper.make_model(
+        helper.make_graph(
             graph.nodes,
-            title,
-            [value("lr", kind, ["b", 3, height, width])],
-            [value("sr", kind, ["b", 3, *large])],
+            model.method.title,
+            *_values(graph, onnx, model, size, form),
             graph.constants,
         ),
-        opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
-        ir_version=_IR_VERSION,
+        opset_imports=[helper.make_opsetid("", onnx_graph.OPSET)],
+        ir_version=onnx_graph.IR_VERSION,
         producer_name="lightbsr_jax",
-        doc_string=f"{title} x{scale}: RGB in [0, 1], [B, 3, h, w]",
+        doc_string=f"{model.method.title} x{model.scale}: RGB in [0, 1], [B, 3, h, w]",
     )
+    helper.set_model_props(made, _facts(model, form))
     onnx.checker.check_model(made, full_check=True)
     return made.SerializeToString()
+
+
+def _finish(graph: Graph, form: Form) -> None:
+    """Clips the output, and removes what a part does not need."""
+    if form.part == "estimator":
+        graph.needed(IDR)
+        return
+    if form.clipped:
+        graph.nodes[-1].output[0] = f"{OUTPUT}_unclipped"
+        bounds = graph.constant(0.0), graph.constant(1.0)
+        graph.op("Clip", f"{OUTPUT}_unclipped", *bounds, out=OUTPUT)
+    graph.needed(OUTPUT)
+
+
+def _values(
+    graph: Graph,
+    onnx: ModuleType,
+    model: Model,
+    size: tuple[int, int] | None,
+    form: Form,
+) -> tuple[list[Any], list[Any]]:
+    """The inputs and the outputs of a part, with names and shapes."""
+
+    def value(name: str, *shape: int | str) -> Any:
+        kind = onnx.TensorProto.FLOAT
+        return onnx.helper.make_tensor_value_info(name, kind, [batch, *shape])
+
+    batch = "b" if form.batch else 1
+    height, width = size or ("h", "w")
+    large = [n * model.scale if size else f"{model.scale} {n}" for n in (height, width)]
+    image, result = value(INPUT, 3, height, width), value(OUTPUT, 3, *large)
+    idr = value(IDR, graph.idr_channels, 1, 1)
+    if form.part == "estimator":
+        return [image], [idr]
+    return ([image] if form.part == "whole" else [image, idr]), [result]
+
+
+def _facts(model: Model, form: Form) -> dict[str, str]:
+    """The metadata of a file, which programs show or read."""
+    facts = {
+        "method": model.method.title,
+        "part": form.part,
+        "scale": str(model.scale),
+        "color_order": "RGB",
+        "layout": "NCHW",
+        "range": "0..1",
+        "setting": str(model.setting),
+    }
+    return facts if form.license is None else {**facts, "license": form.license}
 
 
 def _imported(name: str) -> ModuleType:

@@ -1,13 +1,15 @@
 """Writing ONNX graphs node by node: the layers and parts that methods share.
 
 Values are identified by their names. Maps are [B, C, h, w], vectors [B, C, 1, 1]; a
-graph goes from "lr" to "sr". Nodes and weights have the names of our modules.
+graph goes from INPUT to OUTPUT. Nodes and weights have the names of our modules. The
+operators are those of OPSET, so that runtimes that are years old load the files: GELU
+and LayerNorm are written out, and runtimes that have them fuse them again.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -15,6 +17,11 @@ import numpy as np
 from lightbsr_jax.methods.network import RGB_MEAN, UPSCALER_STEPS, BlindNetwork
 
 Tree = Any  # of parameters, as numpy arrays
+Part = Literal["whole", "estimator", "restorer"]
+
+OPSET = 11  # the first whose DepthToSpace shuffles as torch does
+IR_VERSION = 6  # that goes with it
+INPUT, OUTPUT, IDR = "input", "output", "idr"
 
 _END = np.iinfo(np.int64).max
 
@@ -22,7 +29,10 @@ _END = np.iinfo(np.int64).max
 class Graph:
     """Nodes and constants of an ONNX graph."""
 
-    def __init__(self, onnx: ModuleType) -> None:
+    def __init__(self, onnx: ModuleType, part: Part = "whole") -> None:
+        """Starts a graph of a part: the estimator gives IDR, the restorer takes it."""
+        self.part: Part = part
+        self.idr_channels = 0  # known once `idr` was called
         self._onnx = onnx
         self._scope: list[str] = []
         self._count = 0
@@ -48,20 +58,22 @@ class Graph:
         """Splits channels; returns the names of the parts."""
         name = self._name("Split")
         names = [f"{name}_{i}" for i in range(len(sizes))]
-        inputs = [x, self.constant(np.array(sizes, np.int64))]
-        made = self._onnx.helper.make_node("Split", inputs, names, name, axis=axis)
+        how = {"split": sizes, "axis": axis}
+        made = self._onnx.helper.make_node("Split", [x], names, name, **how)
         self.nodes.append(made)
         return names
 
     def constant(self, value: Any, name: str = "constant") -> str:
         """Adds weights, or integer settings, which nodes share; returns the name."""
         value = np.asarray(value)
-        if value.dtype.kind == "i":
+        if value.dtype.kind != "i":
+            value = value.astype(np.float32)
+        if value.dtype.kind == "i" or not value.ndim:
             known = str(value.dtype), value.shape, value.tobytes()
             if known not in self._settings:
                 self._settings[known] = self._initializer(value, name)
             return self._settings[known]
-        return self._initializer(value.astype(np.float32), name)
+        return self._initializer(value, name)
 
     def _initializer(self, value: np.ndarray, name: str) -> str:
         name = self._name(name)
@@ -86,7 +98,45 @@ class Graph:
 
     def gelu_conv(self, x: str, layer: Tree) -> str:
         """A convolution with its activation."""
-        return self.op("Gelu", self.conv(x, layer))
+        return self.gelu(self.conv(x, layer))
+
+    def gelu(self, x: str) -> str:
+        """Applies GELU, by the error function."""
+        erf = self.op("Erf", self.op("Div", x, self.constant(np.sqrt(2))))
+        twice = self.op("Mul", x, self.op("Add", erf, self.constant(1.0)))
+        return self.op("Mul", twice, self.constant(0.5))
+
+    def layer_norm(self, x: str, layer: Tree, epsilon: float) -> str:
+        """Normalises the last axis."""
+        over = {"axes": [-1], "keepdims": 1}
+        centred = self.op("Sub", x, self.op("ReduceMean", x, **over))
+        squares = self.op("Pow", centred, self.constant(2.0))
+        variance = self.op("ReduceMean", squares, **over)
+        variance = self.op("Add", variance, self.constant(epsilon))
+        x = self.op("Div", centred, self.op("Sqrt", variance))
+        x = self.op("Mul", x, self.constant(layer["scale"], "scale"))
+        return self.op("Add", x, self.constant(layer["bias"], "bias"))
+
+    def idr(self, map_: str, last: Tree) -> str:
+        """The IDR to restore by: the estimator's map, or the vector of a split graph.
+
+        All uses of the estimator's map go through this, so that a graph can be cut
+        here. `last` is the estimator's last layer.
+        """
+        self.idr_channels = np.shape(last["kernel"])[-1]
+        if self.part == "estimator":
+            self.op("GlobalAveragePool", map_, out=IDR)
+        return IDR if self.part == "restorer" else map_
+
+    def needed(self, output: str) -> None:
+        """Keeps only nodes and constants that the output is computed from."""
+        wanted, kept = {output}, []
+        for node in reversed(self.nodes):
+            if wanted & set(node.output):
+                wanted |= set(node.input)
+                kept.append(node)
+        self.nodes = kept[::-1]
+        self.constants = [x for x in self.constants if x.name in wanted]
 
     def leaky_conv(self, x: str, layer: Tree, *, stride: int = 1) -> str:
         """A convolution with its activation."""
@@ -161,14 +211,14 @@ def estimator(graph: Graph, x: str, params: Tree, statistics: Tree) -> str:
 def restorer(
     graph: Graph, network: BlindNetwork, params: Tree, body: Callable[[str], str]
 ) -> None:
-    """Adds `methods.network.Restorer`, from "lr" to "sr".
+    """Adds `methods.network.Restorer`, from INPUT to OUTPUT.
 
     `body` maps the features to the input of the body's last convolution.
     """
     with graph.scope("restorer"):
         mean = np.reshape(RGB_MEAN, (1, 3, 1, 1))
         inner_mean = graph.constant(network.IMAGE_RANGE * mean, "mean")
-        lr = scaled(graph, "lr", network.IMAGE_RANGE)
+        lr = scaled(graph, INPUT, network.IMAGE_RANGE)
         head = graph.conv(graph.op("Sub", lr, inner_mean), params["head"])
         with graph.scope("body"):
             x = graph.conv(body(head), params["body"]["conv"])
@@ -177,4 +227,4 @@ def restorer(
             x = graph.conv(x, params[f"upscale_{index}"])
             x = graph.pixel_shuffle(x, factor)
         x = scaled(graph, graph.conv(x, params["tail"]), 1 / network.IMAGE_RANGE)
-        graph.op("Add", x, graph.constant(mean, "mean"), out="sr")
+        graph.op("Add", x, graph.constant(mean, "mean"), out=OUTPUT)

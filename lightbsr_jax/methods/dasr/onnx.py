@@ -4,14 +4,15 @@ from typing import Any
 
 from lightbsr_jax.methods import onnx_graph
 from lightbsr_jax.methods.dasr.network import DASR
-from lightbsr_jax.methods.onnx_graph import Graph, Tree
+from lightbsr_jax.methods.onnx_graph import INPUT, Graph, Tree
 
 
 def write(graph: Graph, network: DASR, variables: dict[str, Any]) -> None:
-    """Writes the whole network, from "lr" to "sr"."""
+    """Writes the whole network, from INPUT to OUTPUT."""
     params, statistics = onnx_graph.as_numpy(variables)
-    lr = onnx_graph.scaled(graph, "lr", network.IMAGE_RANGE)
+    lr = onnx_graph.scaled(graph, INPUT, network.IMAGE_RANGE)
     idr = onnx_graph.estimator(graph, lr, params["estimator"], statistics["estimator"])
+    idr = graph.idr(idr, params["estimator"]["conv_5"])
     with graph.scope("converter"):
         idr = graph.op("GlobalAveragePool", idr)
         idr = graph.leaky_conv(idr, params["converter"]["compress"])

@@ -4,13 +4,14 @@ from typing import Any
 
 from lightbsr_jax.methods import onnx_graph
 from lightbsr_jax.methods.kdsr.network import KDSR
-from lightbsr_jax.methods.onnx_graph import Graph, Tree
+from lightbsr_jax.methods.onnx_graph import INPUT, Graph, Tree
 
 
 def write(graph: Graph, network: KDSR, variables: dict[str, Any]) -> None:
-    """Writes a whole student, from "lr" to "sr"."""
+    """Writes a whole student, from INPUT to OUTPUT."""
     params, _ = onnx_graph.as_numpy(variables)
     idr = _estimator(graph, network, params["estimator"])
+    idr = graph.idr(idr, params["estimator"]["conv_3"])
     with graph.scope("projector"):
         idr = graph.op("GlobalAveragePool", idr)
         for name in ("hidden", "output"):
@@ -32,7 +33,7 @@ def write(graph: Graph, network: KDSR, variables: dict[str, Any]) -> None:
 
 def _estimator(graph: Graph, network: KDSR, params: Tree) -> str:
     with graph.scope("estimator"):
-        x = graph.leaky_conv("lr", params["conv_0"])
+        x = graph.leaky_conv(INPUT, params["conv_0"])
         for number in range(network.residual_blocks):
             block = onnx_graph.layer(params["blocks"], number)
             with graph.scope(f"block_{number}"):

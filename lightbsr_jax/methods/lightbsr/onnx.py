@@ -12,17 +12,18 @@ from lightbsr_jax.methods.lightbsr.adaptation import (
     Switches,
 )
 from lightbsr_jax.methods.lightbsr.network import LightBSR
-from lightbsr_jax.methods.onnx_graph import Graph, Tree
+from lightbsr_jax.methods.onnx_graph import INPUT, Graph, Tree
 
 
 def write(graph: Graph, network: LightBSR, variables: dict[str, Any]) -> None:
-    """Writes a whole student, from "lr" to "sr". Raises UserError for ablations."""
+    """Writes a whole student, from INPUT to OUTPUT. Raises UserError for ablations."""
     if network.switches != Switches():
         raise UserError("ablations cannot be exported as ONNX: export to .stablehlo")
     params, statistics = onnx_graph.as_numpy(variables)
     idr = onnx_graph.estimator(
-        graph, "lr", params["estimator"], statistics["estimator"]
+        graph, INPUT, params["estimator"], statistics["estimator"]
     )
+    idr = graph.idr(idr, params["estimator"]["conv_5"])
     channel, spatial = _converter(graph, idr, params["converter"])
 
     def body(x: str) -> str:
@@ -40,11 +41,23 @@ def _converter(graph: Graph, idr: str, params: Tree) -> tuple[str, str]:
     with graph.scope("converter"):
         channel = graph.op("GlobalAveragePool", idr)
         channel = graph.gelu_conv(channel, params["channel"])
+        height_and_width = map(graph.constant, ([2], [4]))
+        size = graph.op("Slice", graph.op("Shape", INPUT), *height_and_width)
+        spatial = graph.pixel_shuffle(idr, 4)
+        if graph.part == "restorer":  # the IDR is a vector, the same everywhere
+            spatial = _repeated(graph, spatial, size)
         # The estimator rounds up sizes that 4 does not divide.
-        size = graph.op("Shape", "lr", start=2)
         zeros, axes = graph.constant(np.zeros(2, np.int64)), graph.constant([2, 3])
-        spatial = graph.op("Slice", graph.pixel_shuffle(idr, 4), zeros, size, axes)
+        spatial = graph.op("Slice", spatial, zeros, size, axes)
         return channel, graph.gelu_conv(spatial, params["spatial"])
+
+
+def _repeated(graph: Graph, block: str, size: str) -> str:
+    """Repeats a block [B, C, 4, 4] until it covers `size`, (height, width)."""
+    blocks = graph.op("Add", size, graph.constant([3, 3]))
+    blocks = graph.op("Div", blocks, graph.constant([4, 4]))
+    counts = graph.op("Concat", graph.constant([1, 1]), blocks, axis=0)
+    return graph.op("Tile", block, counts)
 
 
 def _group(
@@ -84,7 +97,7 @@ def _block(graph: Graph, x: str, channel: str, spatial: str, block: Tree) -> str
         weight = graph.op("Sigmoid", graph.conv(weight, layers["weight"]))
         others = graph.op("Mul", others, weight)
 
-    mixed = graph.op("Gelu", graph.op("Concat", first, others, axis=1))
+    mixed = graph.gelu(graph.op("Concat", first, others, axis=1))
     with graph.scope("mixing"):
         return graph.op("Add", x, _mixing(graph, mixed, block["mixing"]))
 
@@ -93,9 +106,8 @@ def _mixing(graph: Graph, x: str, layers: Tree) -> str:
     depthwise = layers["depthwise"]
     x = graph.conv(x, depthwise, group=depthwise["kernel"].shape[-1])
     x = graph.op("Transpose", x, perm=[0, 2, 3, 1])
-    norm = map(graph.constant, (layers["norm"]["scale"], layers["norm"]["bias"]))
-    x = graph.op("LayerNormalization", x, *norm, axis=-1, epsilon=1e-6)
-    x = graph.op("Gelu", graph.dense(x, layers["expand"]))
+    x = graph.layer_norm(x, layers["norm"], 1e-6)
+    x = graph.gelu(graph.dense(x, layers["expand"]))
     x = graph.dense(x, layers["reduce"])
     x = graph.op("Mul", x, graph.constant(layers["layer_scale"]))
     return graph.op("Transpose", x, perm=[0, 3, 1, 2])
