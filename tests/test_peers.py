@@ -604,7 +604,7 @@ def test_presets_can_be_trained(module: Any) -> None:
         with pytest.raises(UserError) as caught:
             checks.check(TrainingConfig.from_flags(config))
         for field in ("schedule.decay_epochs 0", "network.blocks 0"):
-            assert f"config.{field}: at least 1" in str(caught.value)
+            assert f"config.{field} is too small: at least 1" in str(caught.value)
         without = module is kdsr_teacher
         assert ("there is no stage 1" in str(caught.value)) == without
 
