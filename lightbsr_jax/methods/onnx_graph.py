@@ -20,7 +20,7 @@ Tree = Any  # of parameters, as numpy arrays
 Part = Literal["whole", "estimator", "restorer"]
 
 OPSET = 11  # the first whose DepthToSpace shuffles as torch does
-IR_VERSION = 6  # that goes with it
+IR_VERSION = 6  # the version for this opset
 INPUT, OUTPUT, IDR = "input", "output", "idr"
 
 _END = np.iinfo(np.int64).max
