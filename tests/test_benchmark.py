@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -398,7 +399,7 @@ def test_few_images_are_in_memory(tmp_path: Path, monkeypatch) -> None:
         save(tmp_path / "many" / f"{seed:02}.png", picture(seed))
     alive = []
 
-    def read(*arguments: object, **options: object) -> np.ndarray:
+    def read(*arguments: Any, **options: Any) -> np.ndarray:
         hr = read_hr(*arguments, **options).copy()
         alive.append(weakref.ref(hr))
         return hr

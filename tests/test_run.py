@@ -9,7 +9,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -233,7 +233,8 @@ def test_self_ensemble_is_the_mean_of_all_views() -> None:
     x, y = np.arange(5)[:, None], np.arange(3)[:, None, None]
     weights = (x + (4 - x) + y + (2 - y)) / 4
     expected = (lr * weights).repeat(2, axis=1).repeat(2, axis=2)
-    found = restorers.SelfEnsemble(Uneven()).restore(lr)
+    uneven: Any = Uneven()
+    found = restorers.SelfEnsemble(uneven).restore(lr)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
