@@ -15,6 +15,8 @@ import psutil
 
 _UNFINISHED = re.compile(r"\.new-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}(\..*)?")
 _cleaned: set[str] = set()  # folders
+# Windows syncs only what is opened for writing, and no folders.
+_SYNCED = os.O_RDONLY if os.name == "posix" else os.O_RDWR
 
 
 def make_writable(folder: Path) -> None:
@@ -97,7 +99,7 @@ def sync_all(path: Path) -> None:
 def sync(path: Path) -> None:
     """Waits until a file, or the entries of a folder, are on the disk."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, _SYNCED)
     except OSError:  # a folder that may be written to but not read
         return
     try:

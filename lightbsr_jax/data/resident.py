@@ -4,7 +4,6 @@ The host reads each file once and then only draws a few numbers per step. The da
 to fit into memory. The crops are those of pipeline.py, bit for bit.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 from jax import Array, lax
 
 from lightbsr_jax import target
@@ -145,5 +145,5 @@ def _free_memory() -> int:
     """Free bytes of a device, before training allocates any."""
     stats = jax.local_devices()[0].memory_stats()
     if stats is None:  # a CPU
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return psutil.virtual_memory().total
     return stats["bytes_limit"] - stats["bytes_in_use"]

@@ -92,7 +92,7 @@ def jobs(
     a given picture, or if the suffix of `out` contradicts the format; FileNotFoundError
     or UserError if there is no picture.
     """
-    if os.sep in suffix or "\0" in suffix:
+    if any(x in suffix for x in (os.sep, os.altsep or os.sep, "\0")):
         raise UserError(f"--suffix={suffix}: expected a part of a name, such as -x4")
     out = Path(out)
     to_file = not out.is_dir() and out.suffix.lower() in Image.registered_extensions()
