@@ -19,7 +19,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
-from helpers.documents import PAGES, ROOT, blocks, commands, load_config
+from helpers.documents import (
+    PAGES,
+    ROOT,
+    blocks,
+    commands,
+    flags_of,
+    load_config,
+)
 from helpers.pictures import picture, save
 from helpers.reference_weights import reference_tensors
 from helpers.reference_weights import save as save_tensors
@@ -204,13 +211,13 @@ def is_training(words: list[str]) -> bool:
 
 def tiny_flags(words: list[str]) -> list[str]:
     """The flags that make a training tiny, of fields that its config has."""
-    given = dict(word.removeprefix("--").partition("=")[::2] for word in words)
+    given = flags_of(words)
     config = load_config(given["config"])
     flags = []
     for field, value in TINY.items():
         group, name = field.split(".")
-        has_field = group in config and name in config[group]
-        if has_field and config[group][name] and f"config.{field}" not in given:
+        fields = config.to_dict().get(group, {})
+        if fields.get(name) and f"config.{field}" not in given:
             flags.append(f"--config.{field}={value}")
     if "config.minutes" in given:
         flags.append("--config.minutes=0.01")

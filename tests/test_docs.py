@@ -13,7 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from helpers.documents import NAMES, PAGES, ROOT, blocks, load_config, shell_commands
+from helpers.documents import (
+    NAMES,
+    PAGES,
+    ROOT,
+    blocks,
+    flags_of,
+    load_config,
+    shell_commands,
+)
 from ml_collections import ConfigDict
 
 from lightbsr_jax import cli
@@ -88,7 +96,7 @@ def check_options(words: list[str], where: str) -> None:
 def check_flags(program: str, words: list[str], where: str) -> None:
     """Fails for a flag of train.py or eval.py, or a config's field, that is none."""
     words = [w for w in words if w != "..."]
-    given = dict(word.removeprefix("--").partition("=")[::2] for word in words)
+    given = flags_of(words)
     config = load_config(given.get("config", "benchmark"))
     for name in given:
         field = name.removeprefix("config.")

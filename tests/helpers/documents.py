@@ -38,6 +38,12 @@ def shell_commands(text: str) -> Iterator[list[str]]:
         yield from commands(block)
 
 
+def flags_of(words: list[str]) -> dict[str, str]:
+    """The flags --NAME=VALUE among the words of a command, by name."""
+    parts = (word.removeprefix("--").partition("=") for word in words)
+    return {name: value for name, _, value in parts}
+
+
 def load_config(value: str) -> ConfigDict:
     """The config that --config=VALUE names."""
     file, _, preset = config_files.locate(value).partition(":")
