@@ -24,6 +24,7 @@ from PIL import Image
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.inference import results
 from lightbsr_jax.inference import server as page_server
+from lightbsr_jax.inference import studio as studio_module
 from lightbsr_jax.inference.explain import Bank, Known
 from lightbsr_jax.inference.server import Server
 from lightbsr_jax.inference.studio import Studio
@@ -54,7 +55,7 @@ class Enlarger:
         self._level = level
 
     def __call__(
-        self, image: np.ndarray, *, strength: float, on_progress: Progress
+        self, image: np.ndarray, *, strength: float = 1, on_progress: Progress
     ) -> np.ndarray:
         for done in range(1, 21):
             on_progress(done, 20)
@@ -384,14 +385,18 @@ def test_who_says_nothing_is_not_waited_for(
     half.close()
 
 
-@pytest.mark.slow
-def test_a_page_without_its_network_waits_for_it() -> None:
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_page_without_its_network_waits_for_it(
+    real: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The page opens at once; a picture waits for the network and is upscaled."""
     go_on, ready = threading.Event(), threading.Event()
+    if not real:
+        monkeypatch.setattr(studio_module, "Upscaler", lambda _: Enlarger(8))
 
     def make(server: Server) -> Studio:
         assert go_on.wait(20)
-        networks = {"first": model(0)}
+        networks: Any = {"first": model(0) if real else None}
         return Studio(
             networks.__getitem__,
             ["first"],
