@@ -13,7 +13,7 @@ from helpers.goldens import initialise, random_like
 from lightbsr_jax import cli
 from lightbsr_jax.commands import source
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.interop import export
+from lightbsr_jax.interop import export, half
 from lightbsr_jax.methods.dasr.network import DASR
 from lightbsr_jax.methods.kdsr.network import KDSR
 from lightbsr_jax.methods.lightbsr.network import LightBSR
@@ -199,7 +199,42 @@ def test_command(
     assert lr.shape[1:] == (11, 18, 3)
     with pytest.raises(SystemExit):
         cli.main(["export", "runs/student", str(tmp_path / "y.stablehlo"), "--split"])
-    assert "--batch and --split are for ONNX" in capsys.readouterr().err
+    assert "--batch, --split and --half are for ONNX" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["export", "runs/student", str(out), "--size=18"])
     assert "--size=18: expected WIDTHxHEIGHT" in capsys.readouterr().err
+
+
+def test_half_is_half_the_size_and_close(tmp_path: Path) -> None:
+    """Of a convolution by hand: float32 outside, float16 weights and maps inside."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(3, 3, 3, 3)).astype(np.float32) / 9
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Conv", ["input", "w"], ["output"], pads=[1] * 4)],
+            "one",
+            [helper.make_tensor_value_info("input", kind, [1, 3, 8, 9])],
+            [helper.make_tensor_value_info("output", kind, [1, 3, 8, 9])],
+            [onnx.numpy_helper.from_array(weights, "w")],
+        ),
+        opset_imports=[helper.make_opsetid("", 11)],
+        ir_version=6,
+    )
+    image = rng.uniform(size=(1, 3, 8, 9)).astype(np.float32)
+    found = []
+    for name in ("whole", "half"):
+        if name == "half":
+            half.convert(onnx, model)
+        onnx.checker.check_model(model, full_check=True)
+        (tmp_path / name).write_bytes(model.SerializeToString())
+        found.append(export.run_onnx(tmp_path / name, {"input": image}))
+    whole, rounded = found
+    assert rounded.dtype == np.float32
+    assert 0 < np.abs(rounded - whole).max() < 4e-3
+    (stored,) = model.graph.initializer
+    assert stored.data_type == onnx.TensorProto.FLOAT16
+    kept = onnx.numpy_helper.to_array(stored)
+    np.testing.assert_array_equal(kept, weights.astype(np.float16))

@@ -40,6 +40,11 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         "NAME-restorer.onnx, which restores by a given idr: one for all tiles of an "
         "image or all frames of a shot",
     )
+    parser.add_argument(
+        "--half",
+        action="store_true",
+        help="ONNX with float16 weights and maps: half the size",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
     parser.set_defaults(run=run)
 
@@ -52,14 +57,16 @@ def run(arguments: argparse.Namespace) -> None:
 
     compilation.keep_compiled_programs()
     size = _parse_size(arguments.size)
-    if (arguments.batch or arguments.split) and not arguments.out.endswith(".onnx"):
+    for_onnx = arguments.batch or arguments.split or arguments.half
+    if for_onnx and not arguments.out.endswith(".onnx"):
         raise UserError(
-            f"{arguments.out}: --batch and --split are for ONNX: give a name ending in "
-            ".onnx"
+            f"{arguments.out}: --batch, --split and --half are for ONNX: give a name "
+            "ending in .onnx"
         )
     model = source.load(arguments.workdir)
     shipped = arguments.workdir in packed.shipped()
-    form = export.Form(arguments.batch, license=export.LICENCE if shipped else None)
+    licence = export.LICENCE if shipped else None
+    form = export.Form(arguments.batch, license=licence, half=arguments.half)
     existing = {"overwrite": arguments.overwrite}
     if arguments.split:
         files = export.write_split(model, arguments.out, size, form=form, **existing)

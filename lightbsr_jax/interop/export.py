@@ -20,6 +20,7 @@ from jax import Array, export
 from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files
+from lightbsr_jax.interop import half
 from lightbsr_jax.methods import onnx_graph
 from lightbsr_jax.methods.onnx_graph import IDR, INPUT, OUTPUT, Graph, Part
 from lightbsr_jax.models.model import Model
@@ -39,6 +40,7 @@ class Form(NamedTuple):
     clipped: bool = True  # the output is limited to 0..1
     part: Part = "whole"
     license: str | None = None  # of the weights, for the metadata
+    half: bool = False  # weights and maps are float16
 
 
 WHOLE = Form()
@@ -168,6 +170,8 @@ def to_onnx(model: Model, size: tuple[int, int] | None, form: Form = WHOLE) -> b
         producer_name="lightbsr_jax",
         doc_string=f"{model.method.title} x{model.scale}: RGB in [0, 1], [B, 3, h, w]",
     )
+    if form.half:
+        half.convert(onnx, made)
     helper.set_model_props(made, _facts(model, form))
     onnx.checker.check_model(made, full_check=True)
     return made.SerializeToString()
