@@ -8,15 +8,19 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.pictures import picture, save
+from ml_collections import ConfigDict
 
 from configs import kdsr_student, student
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.models import packed
+from lightbsr_jax.models.checkpoint import opened
 from lightbsr_jax.models.load import Weights
 from lightbsr_jax.spec import ModelSpec
 from lightbsr_jax.training import loop, setup
 from lightbsr_jax.training.checks import check_resumable
 from lightbsr_jax.training.config import TrainingConfig, planned_updates
+from lightbsr_jax.training.state import Run, TrainState
 
 TEACHER = "runs/teacher"
 
@@ -164,3 +168,94 @@ def test_sources_with_a_step(tmp_path: Path) -> None:
         packed.with_step(f"{run}@best", "3")
     (tmp_path / "run@970").mkdir()  # a folder of that very name goes first
     assert packed.at_step(f"{run}@970") == (Path(f"{run}@970"), None)
+
+
+@pytest.fixture
+def light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
+    """A run whose steps compile nothing and learn nothing; batch and network are none.
+
+    Validation is 20 dB and a tenth for each step but the last of ten, which is worse.
+    """
+    for seed in range(2):
+        save(tmp_path / "images" / f"{seed}.png", picture(seed, 300, 300))
+    state = TrainState(
+        step=np.array(0, np.int32),
+        params={"a": np.zeros(3, np.float32)},
+        batch_stats={"a": np.zeros(3, np.float32)},
+        opt_state={"a": np.zeros(3, np.float32)},
+    )
+    basis = np.ones((441, 15), np.float32)
+    teacher = setup.Teacher(
+        TEACHER, {"params": {"a": np.ones(1)}}, 1, 50, 244, {"step": 50}, basis
+    )
+    prepared = setup.Setup(state, {1: None, 2: None}, basis, teacher)  # type: ignore
+
+    def step(run: Run, batch: Any, constants: Any) -> tuple[Run, dict[str, Any]]:
+        number = np.array(run.state.step + 1, np.int32)
+        params = {"a": run.state.params["a"] + np.float32(1)}
+        state = run.state.replace(step=number, params=params)
+        zero = np.array(0, np.int32)
+        metrics = {"loss": 1.0, "skipped": zero, "skipped_in_a_row": zero}
+        return run.replace(state=state), metrics
+
+    def validate(number: int, *_: Any) -> float:
+        psnr = 20 + number / 10 - (1 if number == 10 else 0)
+        with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": number, "validation_psnr": psnr}) + "\n")
+        return psnr
+
+    batches = SimpleNamespace(
+        get_state=lambda: {}, set_state=lambda _: None, close=lambda: None
+    )
+    kinds: dict[str, Any] = {
+        "open_batches": lambda *_: BatchesOfNothing(**vars(batches)),
+        "make_network": lambda *_: None,
+        "prepare": lambda *_, **__: prepared,
+        "make_steps": lambda *_: {1: step, 2: step},
+        "constants_on_devices": lambda *_: None,
+        "validation": lambda *_: validate,
+    }
+    for name, value in kinds.items():
+        monkeypatch.setattr(loop, name, value)
+    monkeypatch.setattr(loop.parallel, "replicate", lambda tree: tree)
+    monkeypatch.setattr(loop.parallel, "on_first_device", lambda tree: tree)
+    config = student.get_config("setting1")
+    config.data.hr = str(tmp_path / "images")
+    config.distillation.teacher = TEACHER
+    config.schedule.update(
+        steps_per_epoch=1, stage1_epochs=2, stage2_epochs=8, warmup_epochs=1
+    )
+    config.log.every_steps = config.checkpoint.every_steps = 1
+    config.checkpoint.update(keep=1, keep_every_steps=4)
+    config.validation.every_steps = 2
+    return config
+
+
+class BatchesOfNothing(SimpleNamespace):
+    def __next__(self) -> None:
+        return None
+
+
+def test_a_whole_run_and_its_extension(light, tmp_path, capsys) -> None:
+    run = tmp_path / "run"
+    loop.train(light, run)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "after 50 of 244 updates" in shown
+    assert "is not finished, 50 of 244 updates are made" in shown
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["10", "4", "8"]
+    assert packed.read(run / packed.BEST_FILE)[0]["step"] == 8
+    assert packed.read(run / setup.KEPT_TEACHER)[0]["step"] == 50
+
+    light.schedule.stage2_epochs = 12
+    loop.train(light, run)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "extended from 10 to 14 updates: the learning rate was 1e-06" in shown
+    assert "finished at step 14" in shown
+    kept = json.loads((run / "config.json").read_text())
+    assert kept["schedule"]["stage2_epochs"] == 12
+    assert packed.read(run / packed.BEST_FILE)[0]["step"] == 14
+    with opened(run) as checkpoints:
+        assert checkpoints.steps() == [4, 8, 12, 14]
+    light.schedule.stage2_epochs = 8
+    with pytest.raises(UserError, match="stage2_epochs: was 12, is 8"):
+        loop.train(light, run)
