@@ -40,6 +40,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def named(workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny student in the place of the weights that come with the package."""
     monkeypatch.setattr(packed, "FOLDER", tmp_path / "weights")
+    monkeypatch.setattr(packed, "DEFAULT", "setting2")
     file = tmp_path / "weights" / "setting2.safetensors"
     cli.main(["pack", str(workdir), str(file)])
     return file

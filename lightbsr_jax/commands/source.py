@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--weights",
         metavar="NAME",
-        help="name of weights that come with this program (default: setting2), or a "
+        help="name of weights that come with this program (default: photo), or a "
         "file of lightbsr pack or of the PyTorch reference (.safetensors, .pt, .pth)",
     )
     source.add_argument(

@@ -27,6 +27,7 @@ from lightbsr_jax.inference.in_tiles import Counter, Progress, Tiles
 from lightbsr_jax.inference.tiles import SMALLEST, Grid, Map, Storage
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.methods.parts import InParts
+from lightbsr_jax.models import packed
 from lightbsr_jax.models.load import load_for_pictures
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.spec import Sees
@@ -96,8 +97,12 @@ class Upscaler:
         self._largest = LARGEST
 
     @classmethod
-    def load(cls, source: str | Path, **options: Any) -> "Upscaler":
+    def load(
+        cls, source: str | Path = packed.DEFAULT, **options: Any
+    ) -> "Upscaler":
         """Loads a network like `Model.load`, with the options of `__init__`.
+
+        Without a source it takes the shipped weights for photographs.
 
         Raises UserError, which names the source, if the network is missing or needs
         more than the LR image.

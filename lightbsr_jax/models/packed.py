@@ -24,7 +24,7 @@ from lightbsr_jax.errors import UserError
 Tree = dict[str, Any]
 
 FOLDER = Path(__file__).parents[1] / "weights"  # NAME.safetensors and its card, NAME.md
-DEFAULT = "setting2"
+DEFAULT = "photo"
 SUFFIX = ".safetensors"
 BEST = "best"  # in place of a step: the weights whose validation was best
 BEST_FILE = f"{BEST}{SUFFIX}"  # of a workdir
