@@ -142,7 +142,7 @@ def training_pmap(function: Callable[..., Any], *args: Any, **options: Any) -> A
             _give_back_memory()
         return programs[kinds](*arguments)
 
-    call.lower = mapped.lower
+    vars(call)["lower"] = mapped.lower
     return call
 
 

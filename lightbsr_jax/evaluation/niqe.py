@@ -82,7 +82,9 @@ def _halved(luma: np.ndarray) -> np.ndarray:
         rows = len(luma)
         padded = np.pad(luma, ((3, 3), (0, 0)), mode="symmetric")
         taps = (padded[k : k + rows : 2] for k in range(len(_HALVING)))
-        luma = sum(w * tap for w, tap in zip(_HALVING, taps, strict=True)).T
+        luma = sum(
+            (w * tap for w, tap in zip(_HALVING, taps, strict=True)), np.zeros(())
+        ).T
     return luma
 
 

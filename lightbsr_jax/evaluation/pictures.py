@@ -111,7 +111,7 @@ def panel(images: dict[str, np.ndarray], scores: dict[str, Score]) -> np.ndarray
 
 def busiest(image: np.ndarray, size: int) -> tuple[int, int]:
     """Top and left of the size x size window with the most detail."""
-    blurred = uniform_filter(image.astype(np.float64), (3, 3, 0))
+    blurred = uniform_filter(image.astype(np.float64), 3, axes=(0, 1))
     return _worst(image, blurred, size)
 
 

@@ -97,9 +97,7 @@ class Upscaler:
         self._largest = LARGEST
 
     @classmethod
-    def load(
-        cls, source: str | Path = packed.DEFAULT, **options: Any
-    ) -> "Upscaler":
+    def load(cls, source: str | Path = packed.DEFAULT, **options: Any) -> "Upscaler":
         """Loads a network like `Model.load`, with the options of `__init__`.
 
         Without a source it takes the shipped weights for photographs.

@@ -130,7 +130,7 @@ def _kernel(kernel: Array, columns: int) -> Array:
 
 
 def _padding(size: int, groups: int) -> list[tuple[int, int]]:
-    return [(size // 2,) * 2, (groups // 2,) * 2]
+    return [(size // 2, size // 2), (groups // 2, groups // 2)]
 
 
 def conv(x: Array, kernel: Array, columns: int) -> Array:
@@ -177,13 +177,18 @@ def depthwise_conv(x: Array, kernel: Array, bias: Array, columns: int) -> Array:
     return y + vector(bias, columns)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def barred(function: Callable[[Array, Array], Array], x: Array, kernel: Array) -> Array:
     """`function` of a map and a kernel, with the kernel's gradient behind a barrier.
 
     The gradient is a convolution of the map. Without the barrier a TPU may fuse the
     computation of the map with it, and repeat that computation for every tap.
     """
+    return _barred(function, x, kernel)
+
+
+def _applied(
+    function: Callable[[Array, Array], Array], x: Array, kernel: Array
+) -> Array:
     return function(x, kernel)
 
 
@@ -205,4 +210,5 @@ def _barred_backward(
     return of_x, of_kernel
 
 
-barred.defvjp(_barred_forward, _barred_backward)
+_barred = jax.custom_vjp(_applied, nondiff_argnums=(0,))
+_barred.defvjp(_barred_forward, _barred_backward)

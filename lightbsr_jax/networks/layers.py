@@ -124,8 +124,7 @@ class DepthwiseConv(_Linear):
         return depthwise_conv(x, x_kernel, x_bias, self.columns)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _normalised(x: Array, columns: int) -> Array:
+def _normalise(x: Array, columns: int) -> Array:
     return _normalised_forward(x, columns)[0]
 
 
@@ -145,6 +144,7 @@ def _normalised_backward(
     return (over_channels(scale, y) * (gradient - mean - along),)
 
 
+_normalised = jax.custom_vjp(_normalise, nondiff_argnums=(1,))
 _normalised.defvjp(_normalised_forward, _normalised_backward)
 
 
