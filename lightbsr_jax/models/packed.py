@@ -143,7 +143,8 @@ def write(path: str | Path, about: Tree, model: Tree, *, half: bool) -> None:
     flat = flatten_dict(model, sep="/")
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in flat.items()}
     about = {**about, _CHECKSUM: _checksum(about, tensors)}
-    safetensors.numpy.save_file(tensors, path, {_ABOUT: json.dumps(about)})
+    # safetensors itself writes files that nobody else may read.
+    path.write_bytes(safetensors.numpy.save(tensors, {_ABOUT: json.dumps(about)}))
 
 
 def _checksum(about: Tree, tensors: dict[str, np.ndarray]) -> int:

@@ -80,7 +80,10 @@ def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
     plain = {name: tensor.copy() for name, tensor in tensors.items()}  # contiguous
     if path.suffix == _SAFETENSORS:
         atomic.replace(
-            path, lambda new: safetensors.numpy.save_file(plain, new, {"format": "pt"})
+            path,  # safetensors itself writes files that nobody else may read
+            lambda new: new.write_bytes(
+                safetensors.numpy.save(plain, {"format": "pt"})
+            ),
         )
     else:
         torch = _torch(path)
