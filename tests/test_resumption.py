@@ -122,8 +122,23 @@ def test_the_teacher_is_kept_once(tmp_path: Path) -> None:
     about, model = packed.read(tmp_path / setup.KEPT_TEACHER)
     assert about["step"] == 50
     np.testing.assert_array_equal(model["params"]["a"], read.variables["params"]["a"])
-    setup.keep_teacher(teacher._replace(about={"step": 80}), tmp_path)
+    later = teacher._replace(about={"config": {}, "step": 80})
+    setup.keep_teacher(later, tmp_path, begins=False)
     assert packed.read(tmp_path / setup.KEPT_TEACHER)[0]["step"] == 50
+
+
+def test_a_new_run_replaces_the_copy_of_an_earlier_start(tmp_path: Path) -> None:
+    """It stopped before its first checkpoint, and its teacher was trained on."""
+    for step, number in ((50, 0.5), (80, 0.8)):
+        read = weights(step, number)
+        about = {"config": {}, "step": step}
+        teacher = setup.Teacher(
+            TEACHER, read.variables, 1, step, 244, about, read.basis
+        )
+        setup.keep_teacher(teacher, tmp_path)
+    about, model = packed.read(tmp_path / setup.KEPT_TEACHER)
+    assert about["step"] == 80
+    np.testing.assert_array_equal(model["params"]["a"], read.variables["params"]["a"])
 
 
 def test_updates_of_a_schedule() -> None:

@@ -237,12 +237,13 @@ def find_start(
         start = Start(run, about["unlogged"], basis, init, told)
         batches.set_state(about["batches"])
     if parallel.is_main_process():
-        if checkpoints.latest_step() is None or start.extended:
+        begins = checkpoints.latest_step() is None
+        if begins or start.extended:
             values = {**identity["config"], "init": start.init}
             text = json.dumps(values, indent=1)
             atomic.write_text(workdir / "config.json", text + "\n")
         if setup.teacher is not None:
-            keep_teacher(setup.teacher, workdir)
+            keep_teacher(setup.teacher, workdir, begins=begins)
     parallel.check_same({f"the newest checkpoint's step in {workdir}": start.step})
     return start
 

@@ -203,10 +203,15 @@ def _teacher(config: TrainingConfig, name: str, begun: Path | None) -> Weights:
     return was
 
 
-def keep_teacher(teacher: Teacher, workdir: Path) -> None:
-    """Writes a run's teacher to its workdir, unless it is there."""
+def keep_teacher(teacher: Teacher, workdir: Path, *, begins: bool = True) -> None:
+    """Writes a run's teacher to its workdir.
+
+    Unless the run `begins`, a copy that is there stays. One that an earlier start left
+    behind, before its first checkpoint, may be of another teacher, with which the run
+    could not be resumed.
+    """
     file, about = workdir / KEPT_TEACHER, teacher.about or {}
-    if not file.exists():
+    if begins or not file.exists():
         model = {**jax.device_get(teacher.variables), "basis": teacher.basis}
         atomic.replace(file, lambda new: packed.write(new, about, model, half=False))
 
