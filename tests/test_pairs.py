@@ -177,6 +177,21 @@ def test_misplaced_pairs_are_left_out_and_named(tmp_path: Path) -> None:
         next(batches_of(source, pairs, 1.0))
 
 
+def test_every_thread_is_told_that_no_pair_is_left(tmp_path: Path) -> None:
+    """Two HR images of one name in two folders have the same LR image, which is bad."""
+    for folder in ("a", "b"):
+        save(tmp_path / "HR" / folder / "x.png", textured(0))
+    lr = tmp_path / "LR" / "x.png"
+    save(lr, textured(0)[::SCALE, ::SCALE])
+    _, pairs = pairs_of(tmp_path)
+    assert len(pairs) == 2
+    lr.write_bytes(b"damaged")
+    zero = np.zeros(3, int)
+    for place in (0, 1, 0):
+        with pytest.raises(UserError, match="no pair is left"):
+            pairs.crops(place, zero, zero, SIZE)
+
+
 def config_of(module, preset: str, **fields: object) -> TrainingConfig:
     config = module.get_config(preset)
     flat = {name.replace("__", "."): value for name, value in fields.items()}

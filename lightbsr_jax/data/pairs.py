@@ -87,6 +87,7 @@ class Pairs:
         """
         index, path = self._pairs[place]
         if str(path) in self.skipped:
+            self._check_left()
             return None
         try:
             lr = files.read_rgb(path)
@@ -150,7 +151,11 @@ class Pairs:
             if str(path) not in self.skipped:
                 self.skipped[str(path)] = reason
                 logging.warning("left out from now on: %s", reason)
-        if len(self.skipped) == len(self._pairs):
+        self._check_left()
+
+    def _check_left(self) -> None:
+        """Raises UserError, in each thread that asks, once all pairs are left out."""
+        if len(self.skipped) == len({path for _, path in self._pairs}):
             reasons = _some(list(self.skipped.values()), "; ")
             raise UserError(
                 f"config.data.lr={self._folders}: no pair is left ({reasons})"
