@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from lightbsr_jax.errors import UserError
+from lightbsr_jax.models import checkpoint
 from lightbsr_jax.models.checkpoint import Checkpoints, opened
 from lightbsr_jax.training.state import Run, TrainState
 
@@ -198,6 +199,22 @@ def test_one_that_orbax_cannot_list_is_set_aside(text: str, workdir: Path) -> No
         assert newest(checkpoints) == 3
         assert checkpoints.latest_step() == 3
     assert (workdir / "damaged_checkpoints" / "2.1").is_dir()
+
+
+def test_one_that_is_deleted_while_others_are_listed(workdir: Path) -> None:
+    """A reader of a running training leaves it alone."""
+
+    class Deleted:
+        path = workdir / "checkpoints" / "1"
+
+        @property
+        def commit_timestamp(self) -> None:
+            raise FileNotFoundError(self.path)
+
+    found = Deleted()
+    assert checkpoint._is_listed(found)
+    found.path.mkdir()
+    assert not checkpoint._is_listed(found)
 
 
 def test_every_nth_is_kept(tmp_path: Path) -> None:

@@ -253,11 +253,14 @@ def opened(workdir: str | Path) -> Iterator[Checkpoints]:
 
 
 def _is_listed(found: Any) -> bool:
-    """Returns whether Orbax's metadata of a step is readable (any error: damage)."""
+    """Returns whether Orbax's metadata of a step is readable (any error: damage).
+
+    It is not damage if the run that writes here has just deleted the checkpoint.
+    """
     try:
         return found.commit_timestamp is not None
     except Exception:
-        return False
+        return not found.path.exists()
 
 
 def checksum(tree: Any) -> int:
