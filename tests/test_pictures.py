@@ -58,6 +58,7 @@ def test_example_shows_where_bicubic_errs() -> None:
     assert (height, width) == (32 / 96, 32 / 120)
     y, x = round(top * 96), round(left * 120)
     assert y % 4 == x % 4 == 0 and 28 <= y <= 36 and 66 <= x <= 72
+    assert all(crop.base is None for crop in found.crops.values())  # no whole images
     assert list(found.crops) == ["LR", "bicubic", "LightBSR", "HR"]
     np.testing.assert_array_equal(found.crops["HR"], hr[y : y + 32, x : x + 32])
     np.testing.assert_array_equal(found.crops["bicubic"], sr[y : y + 32, x : x + 32])

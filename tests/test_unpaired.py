@@ -44,6 +44,14 @@ def test_interpolations_are_the_known_ones() -> None:
     assert abs(methods["Lanczos"](lr) - lanczos.clip(0, 255)).max() <= 0.51
 
 
+def test_looks_keep_no_whole_pictures() -> None:
+    lr = picture(3, 40, 60)
+    sr = {"bicubic": unpaired._methods({}, 4)["bicubic"](lr)}
+    look = unpaired._look(lr, sr, 16)
+    assert look.crops["bicubic"].shape == (64, 64, 3)
+    assert all(crop.base is None for crop in look.crops.values())
+
+
 def test_a_report_without_a_network(folder: Path, tmp_path: Path) -> None:
     report, sr = tmp_path / "report", tmp_path / "sr"
     text = measure(folder, report_folder=str(report), dump_sr=str(sr))

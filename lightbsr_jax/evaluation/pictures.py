@@ -45,7 +45,8 @@ def example(restored: Restored, *, crop: int) -> Example:
 
     def cut(image: np.ndarray, factor: int) -> np.ndarray:
         y, x, size = top * factor, left * factor, side * factor
-        return image[y : y + size, x : x + size]
+        # Copy: a view would keep the whole image in memory.
+        return image[y : y + size, x : x + size].copy()
 
     whole = Image.fromarray(restored.hr)
     whole.thumbnail((_WHOLE, _WHOLE))

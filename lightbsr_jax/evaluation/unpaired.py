@@ -111,8 +111,9 @@ def _methods(networks: Mapping[str, Model], scale: int) -> dict[str, Restore]:
     def bicubic(lr: np.ndarray) -> np.ndarray:
         pixels = lr.astype(np.float32) / 255
         enlarged = Blend(pixels, scale=scale, strength=0.0, border=0)
-        rows = enlarged.bicubic(0, len(lr) * scale)
-        return np.rint(255 * rows.clip(0, 1)).astype(np.uint8)
+        size = (scale * lr.shape[0], scale * lr.shape[1], 3)
+        nothing = np.broadcast_to(np.float32(0), size)  # takes no memory
+        return enlarged(nothing, 0, np.dtype(np.uint8))
 
     def lanczos(lr: np.ndarray) -> np.ndarray:
         return conversion.resized(lr, (scale * lr.shape[0], scale * lr.shape[1]))
@@ -144,7 +145,8 @@ def _look(lr: np.ndarray, sr: dict[str, np.ndarray], side: int) -> Look:
     def cut(image: np.ndarray) -> np.ndarray:
         factor = len(image) // height
         y, x, size = top * factor, left * factor, side * factor
-        return image[y : y + size, x : x + size]
+        # Copy: a view would keep the whole image in memory.
+        return image[y : y + size, x : x + size].copy()
 
     whole = Image.fromarray(lr)
     whole.thumbnail((_WHOLE, _WHOLE))
