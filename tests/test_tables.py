@@ -67,6 +67,8 @@ def test_a_table_is_a_benchmark_at_a_noise_level() -> None:
     assert rows["LightBSR (paper)"].psnr == (26.82, None, 26.82)
     assert rows["bicubic"].psnr == (20, 21, 20)  # the mean is over the paper's kernel
     assert [row.psnr for row in made[1].rows] == [(22, 23, 22.5)]
+    alone = tables.make(found, tested, scale=4, contenders=BICUBIC, paper=False)
+    assert [row.psnr for row in alone[0].rows] == [(20, 21, 20)]  # as beside the paper
 
 
 def test_a_teacher_stands_beside_the_ablations() -> None:

@@ -89,11 +89,8 @@ def make(
         for noise in dict.fromkeys(case.noise for case in cases):
             shown = [case for case in cases if case.noise == noise]
             kernels = [case.kernel for case in shown]
-            rows, averaged = [], range(len(kernels))
-            if paper:
-                rows, averaged = _paper_part(
-                    benchmark, noise, kernels, scale, contenders
-                )
+            rows, averaged = _paper_part(benchmark, noise, kernels, scale, contenders)
+            rows = rows if paper else []
             for contender in contenders:
                 figures = [means[contender.name, benchmark, c.label] for c in shown]
                 psnr = _with_mean([mean.psnr for mean in figures], averaged)
