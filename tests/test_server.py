@@ -284,6 +284,27 @@ def test_results_are_kept_for_a_time(
     assert server.results.at(paths[-1]) is None
 
 
+def test_the_results_of_one_picture_are_all_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However large they are, until those of the next one."""
+    monkeypatch.setattr(results, "_KEPT_BYTES", 10)
+    kept = results.Results()
+    paths = [kept.keep("image/png", bytes(100)) for _ in range(8)]
+    assert [kept.at(path) is not None for path in paths] == [False] * 4 + [True] * 4
+
+
+def test_old_results_take_no_memory(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if nobody asks for anything any more."""
+    server.results.keep("image/png", b"x")
+    later = time.monotonic() + 700
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    server.service_actions()
+    assert len(server.results) == 0
+
+
 @pytest.mark.parametrize("length", ["9" * 5000, "99999999999999999999", "-1", "\u0663"])
 def test_absurd_lengths_are_refused(server: Server, length: str) -> None:
     with connection(server) as visitor:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 KEPT_SECONDS = 600  # time for which results can be fetched
 _KEPT_BYTES = 1_000_000_000  # limit of all results; the oldest are deleted first
+_ANSWER = 4  # the most results of a picture; the newest ones are kept beyond the limit
 
 
 class Kept(NamedTuple):
@@ -42,11 +43,17 @@ class Results:
             self._forget()
             return self._results.get(path)
 
+    def forget(self) -> None:
+        """Deletes results whose time is over."""
+        with self._keeping:
+            self._forget()
+
     def _forget(self) -> None:
         oldest = time.monotonic() - KEPT_SECONDS
         size = sum(len(kept.content) for kept in self._results.values())
-        for path, kept in list(self._results.items()):
-            if kept.since >= oldest and size <= _KEPT_BYTES:
+        earlier = len(self._results) - _ANSWER
+        for place, (path, kept) in enumerate(list(self._results.items())):
+            if kept.since >= oldest and (size <= _KEPT_BYTES or place >= earlier):
                 break
             size -= len(kept.content)
             del self._results[path]

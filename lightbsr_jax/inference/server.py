@@ -139,6 +139,10 @@ class Server(ThreadingHTTPServer):
             "mostBytes": _MOST_BYTES,
         }
 
+    def service_actions(self) -> None:
+        """Frees the memory of old results; the server calls this all the time."""
+        self.results.forget()
+
     @contextlib.contextmanager
     def turn(self, is_gone: Callable[[], bool]) -> Iterator[None]:
         """Waits like `Turns.visitor`; raises _Refusal if too many wait."""
