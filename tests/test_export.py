@@ -131,6 +131,10 @@ def test_split_of_a_network_with_a_map(model: Model, tmp_path: Path) -> None:
     check_split(model, tmp_path / "parts.onnx", lr)
     with pytest.raises(UserError, match="only ONNX can be split"):
         export.write_split(model, tmp_path / "x.stablehlo", None, overwrite=False)
+    (tmp_path / "y-restorer.onnx").touch()
+    with pytest.raises(UserError, match="y-restorer.onnx exists"):
+        export.write_split(model, tmp_path / "y.onnx", None, overwrite=False)
+    assert not (tmp_path / "y-estimator.onnx").exists()  # both or none
 
 
 def test_file_for_any_program(model: Model) -> None:

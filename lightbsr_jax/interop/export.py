@@ -67,8 +67,7 @@ def write(
             f"a {model.spec.kind} needs the true degradation, unknown for pictures: "
             "export its student"
         )
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} exists: give another name, or --overwrite")
+    _check_free(path, overwrite=overwrite)
     if path.suffix == ".onnx":
         content = to_onnx(model, size, form)
     else:
@@ -94,9 +93,17 @@ def write_split(
         raise UserError(f"{path}: only ONNX can be split; give a name ending in .onnx")
     parts: tuple[Part, Part] = ("estimator", "restorer")
     first, second = (path.with_name(f"{path.stem}-{part}.onnx") for part in parts)
+    _check_free(first, second, overwrite=overwrite)  # before one of two is written
     for file, part in zip((first, second), parts, strict=True):
         write(model, file, size, overwrite=overwrite, form=form._replace(part=part))
     return first, second
+
+
+def _check_free(*paths: Path, overwrite: bool) -> None:
+    """Raises UserError for a file that exists, unless `overwrite`."""
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise UserError(f"{path} exists: give another name, or --overwrite")
 
 
 def difference(model: Model, path: str | Path, size: tuple[int, int] | None) -> float:
