@@ -31,6 +31,7 @@ from helpers.reference_weights import (
 )
 
 import lightbsr_jax
+from lightbsr_jax import cli
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging.settings import SETTINGS
 from lightbsr_jax.interop import convert
@@ -471,6 +472,13 @@ def test_our_own_student_counts_its_steps(tmp_path) -> None:
     tensors = torch_files.read(tmp_path / "s.safetensors")
     assert tensors.keys() == reference_shapes(1, 1, 3, None).keys()
     assert tensors["E.E.1.num_batches_tracked"] == 6
+    out = str(tmp_path / "step.safetensors")
+    cli.main(["convert", f"{tmp_path / 'run'}@7", out])
+    assert_same_bytes(torch_files.read(out), tensors)
+    with pytest.raises(UserError, match="no checkpoint of step 8, but of 7"):
+        convert.to_file(f"{tmp_path / 'run'}@8", tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"run has no best\.safetensors"):
+        convert.to_file(f"{tmp_path / 'run'}@best", tmp_path / "x.safetensors")
 
 
 def test_torch_is_asked_for_where_it_is_missing(tmp_path, monkeypatch) -> None:

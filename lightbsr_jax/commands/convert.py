@@ -19,7 +19,9 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         "(these require PyTorch) or .safetensors.",
     )
     parser.add_argument(
-        "source", help="state dict, working directory, or name of weights (setting2)"
+        "source",
+        help="state dict, working directory (or WORKDIR@STEP, WORKDIR@best), or name "
+        "of weights (setting2)",
     )
     parser.add_argument("out", help="working directory, or state dict")
     parser.add_argument(
@@ -46,7 +48,8 @@ def run(arguments: argparse.Namespace) -> None:
     from lightbsr_jax.models import packed
 
     given, out = arguments.source, arguments.out
-    if Path(given).is_dir() or packed.find(given):
+    is_step = packed.at_step(given)[1] is not None
+    if Path(given).is_dir() or is_step or packed.find(given):
         if arguments.setting is not None:
             raise UserError(
                 f"--setting is for state dicts: {given} stores its own setting"

@@ -96,9 +96,9 @@ def to_file(
 ) -> ModelSpec:
     """Writes a working directory's newest weights for the reference; returns the spec.
 
-    `workdir` may also name weights that come with the package, or a packed student.
-    `basis_file` is the path for PCA_matrix.mat. Raises UserError for existing files,
-    unless `overwrite` is set.
+    `workdir` may be WORKDIR@STEP or WORKDIR@best. It may also name weights that come
+    with the package, or a packed student. `basis_file` is the path for PCA_matrix.mat.
+    Raises UserError for existing files, unless `overwrite` is set.
     """
     torch_files.check_suffix(file)
     for path in (file, basis_file):
@@ -156,10 +156,13 @@ def _kept(workdir: str | Path) -> tuple[StateDict, np.ndarray]:
     Raises UserError for an ablation, and for a packed network of contrastive training,
     because packed files lack the momentum branch and the queue.
     """
-    file = packed.find(workdir)
+    folder, step = packed.at_step(workdir)
+    best = step == packed.BEST
+    file = packed.best(folder) if best else packed.find(workdir)
     if file is None:
-        with opened(workdir) as checkpoints:
-            run, basis, about = checkpoints.run(_run_shapes)
+        wanted = None if step is None else int(step)
+        with opened(folder) as checkpoints:
+            run, basis, about = checkpoints.run(_run_shapes, wanted)
         spec = _exchangeable(about)
         updates = int(run.state.step - run.skipped)
         state = run.state.replace(params=run.evaluated)

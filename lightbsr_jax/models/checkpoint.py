@@ -105,20 +105,16 @@ class Checkpoints:
             about = self._about(step)
             return step, about, self._read(step, about, model=template(about))[0]
 
-        if step is None:
-            return self._newest(read)
-        if step not in self.steps():
-            raise UserError(
-                f"{self.workdir} has no checkpoint of step {step}, but of "
-                f"{', '.join(map(str, self.steps())) or 'none'}"
-            )
-        return self._newest(read, [step])
+        return self._newest(read, step)
 
-    def run(self, template: Callable[[Tree], tuple[Any, Any]]) -> tuple:
+    def run(
+        self, template: Callable[[Tree], tuple[Any, Any]], step: int | None = None
+    ) -> tuple:
         """Reads the newest run into host memory, with its basis and its `about`.
 
         `template(about)` returns a run and a basis like them, or their shapes. If it
-        raises UserError, that propagates; it is not treated as damage.
+        raises UserError, that propagates; it is not treated as damage. `step` is as
+        for `model`.
         """
 
         def read(step: int) -> tuple[Any, np.ndarray, Tree]:
@@ -127,7 +123,7 @@ class Checkpoints:
             model, training = self._read(step, about, model=model, training=training)
             return *_joined(model, training), about
 
-        return self._newest(read)
+        return self._newest(read, step)
 
     def set_aside_after(self, step: int) -> None:
         """Moves checkpoints later than `step`, which are damaged, to another folder."""
@@ -180,10 +176,16 @@ class Checkpoints:
         atomic.sync(self._folder)
 
     def _newest(
-        self, read: Callable[[int], Result], steps: Sequence[int] | None = None
+        self, read: Callable[[int], Result], wanted: int | None = None
     ) -> Result:
-        problems = []
-        for step in reversed(self.steps() if steps is None else steps):
+        """Reads the newest undamaged checkpoint, or the one of the step `wanted`."""
+        steps, problems = self.steps(), []
+        if wanted is not None and wanted not in steps:
+            raise UserError(
+                f"{self.workdir} has no checkpoint of step {wanted}, but of "
+                f"{', '.join(map(str, steps)) or 'none'}"
+            )
+        for step in reversed(steps if wanted is None else [wanted]):
             try:
                 return read(step)
             except UserError:
@@ -191,7 +193,7 @@ class Checkpoints:
             except Exception as error:  # damage shows as any kind of error
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
                 problems.append(f"{self._folder / str(step)} is damaged ({reason})")
-                if steps is None:
+                if wanted is None:
                     logging.warning("%s: using the previous one", problems[-1])
         if problems:
             raise UserError(

@@ -90,7 +90,7 @@ def read(source: Source, *, setting: settings.Name | None = None) -> Weights:
     if not file.exists():
         folder, step = packed.at_step(source)
         if step == packed.BEST:
-            return _read_best(folder)
+            return _read_packed(packed.best(folder))
         if step is not None:
             return _read_workdir(folder, int(step))
     if not file.is_file():
@@ -130,16 +130,6 @@ def _read_workdir(workdir: Source, step: int | None = None) -> Weights:
     found, about, restored = newest(workdir, step)
     spec = ModelSpec.from_config(about["config"], workdir)
     return _divided(spec, restored, found)._replace(about=about)
-
-
-def _read_best(workdir: Path) -> Weights:
-    file = workdir / packed.BEST_FILE
-    if not file.is_file():
-        raise UserError(
-            f"{workdir} has no {packed.BEST_FILE}: runs keep one where "
-            "config.validation.hr names images and config.checkpoint.best is true"
-        )
-    return _read_packed(file)
 
 
 def _read_packed(file: Path) -> Weights:

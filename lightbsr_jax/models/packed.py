@@ -91,6 +91,17 @@ def at_step(source: str | Path) -> tuple[Path, str | None]:
     return Path(source), None
 
 
+def best(workdir: Path) -> Path:
+    """The file with a workdir's best weights. Raises UserError if there is none."""
+    file = workdir / BEST_FILE
+    if not file.is_file():
+        raise UserError(
+            f"{workdir} has no {BEST_FILE}: runs keep one where config.validation.hr "
+            "names images and config.checkpoint.best is true"
+        )
+    return file
+
+
 def with_step(workdir: str, step: str) -> str:
     """WORKDIR@STEP. Raises UserError for a bad step, or a workdir that names one."""
     if at_step(workdir)[1] is not None:

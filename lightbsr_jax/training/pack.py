@@ -44,7 +44,7 @@ def pack(
         raise UserError(f"{file} exists: give another name, or --overwrite")
     folder, wanted = packed.at_step(workdir)
     if wanted == packed.BEST:
-        about, model = packed.read(folder / packed.BEST_FILE)
+        about, model = packed.read(packed.best(folder))
         step = about["step"]
     else:
         step, about, model = newest(folder, None if wanted is None else int(wanted))
