@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightbsr_jax.imaging import conversion, decoding, files, photographs
+from lightbsr_jax.imaging import conversion, decoding, errors, files, photographs
 
 GREY, COLOUR, PALETTE, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
 DEPTHS = {
@@ -194,6 +194,12 @@ def test_kinds_of_jpeg_that_no_photograph_is(marker: int, kind: str) -> None:
     with pytest.raises(files.ImageError, match=f"x.jpg: is {kind}.*convert it to PNG"):
         photographs.of_bytes(changed, "x.jpg")
     assert photographs.of_bytes(data, "x.jpg").colour.shape == (8, 8, 1)
+
+
+def test_pixels_of_a_jpeg_are_not_taken_for_its_kind() -> None:
+    frame = b"\xff\xc3\0\2"
+    assert "lossless" in str(errors.kind_of(b"\xff\xd8" + frame))
+    assert errors.kind_of(b"\xff\xd8\xff\xda\0\2" + frame) is None
 
 
 def test_png_with_a_damaged_header_is_called_that() -> None:

@@ -53,6 +53,7 @@ _JPEG_FRAMES = {
     b"\xcb": "a lossless JPEG with arithmetic coding",
     **dict.fromkeys((b"\xcd", b"\xce", b"\xcf"), "a hierarchical JPEG"),
 }
+_JPEG_SCAN = b"\xda"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _START = 2**18  # bytes: notes may come before the marker of a JPEG's kind
 
@@ -74,6 +75,8 @@ def _kind_of_jpeg(data: bytes) -> str | None:
         marker = data[place + 1 : place + 2]
         if marker in _JPEG_FRAMES:
             return _JPEG_FRAMES[marker]
+        if marker == _JPEG_SCAN:  # what follows are pixels
+            return None
         place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
     return None
 
