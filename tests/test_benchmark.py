@@ -315,6 +315,10 @@ def test_names_of_benchmarks_and_images(tmp_path, monkeypatch) -> None:
         *set5,
         ("link", "c.png"),
     ]
+    for name in ("some.txt", "others.TXT"):
+        Path(tmp_path, name).write_text("plain/c.png")
+    listed = [("some", "plain/c.png"), ("others", "plain/c.png")]
+    assert names("../some.txt", "../others.TXT") == listed
     items = ["../single.png", ("d", picture(1, 24, 24)), ("e", picture(1))]
     assert names(*items) == [("images", n) for n in ("single.png", "d", "e")]
     # In the order given, though the first and the last share a size and a batch.

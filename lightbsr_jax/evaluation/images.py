@@ -56,9 +56,10 @@ def find(
     folders: dict[str, Path] = {}
     singles = 0
     for item in folders_or_images:
-        listed = not isinstance(item, tuple) and Path(item).suffix == files.LIST
-        if not isinstance(item, tuple) and Path(item).is_file() and not listed:
-            item = (Path(item).name, Path(item))
+        listed = False
+        if not isinstance(item, tuple) and Path(item).is_file():
+            listed = Path(item).suffix.lower() == files.LIST
+            item = item if listed else (Path(item).name, Path(item))
         if isinstance(item, tuple):
             name, source = item
             if isinstance(source, np.ndarray) and (
@@ -73,7 +74,7 @@ def find(
         folder = Path(item, "HR") if Path(item, "HR").is_dir() else Path(item)
         absolute = Path(os.path.abspath(folder))
         benchmark = (absolute.parent if absolute.name == "HR" else absolute).name
-        benchmark = benchmark.removesuffix(files.LIST) if listed else benchmark
+        benchmark = Path(benchmark).stem if listed else benchmark
         if benchmark in folders:
             raise UserError(
                 f"{folders[benchmark]} and {folder} are both called {benchmark}: "
