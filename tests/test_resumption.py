@@ -20,6 +20,7 @@ from lightbsr_jax.spec import ModelSpec
 from lightbsr_jax.training import loop, setup
 from lightbsr_jax.training.checks import check_resumable
 from lightbsr_jax.training.config import TrainingConfig, planned_updates
+from lightbsr_jax.training.log import validated_psnrs
 from lightbsr_jax.training.state import Run, TrainState
 
 TEACHER = "runs/teacher"
@@ -167,6 +168,20 @@ def test_the_best_weights_are_kept(tmp_path: Path) -> None:
             file.write(json.dumps({"step": step, "validation_psnr": told}) + "\n")
     assert steps == [(1, 1.0), (1, 1.0), (3, 3.0), (3, 3.0)]
     assert about["config"]["data"]["hr"] == ""  # no paths, as packed files have none
+
+
+def test_best_weights_are_of_the_validations_on_the_same_images(tmp_path: Path) -> None:
+    """A run was resumed with other images, on which bicubic is better."""
+    bicubic = [25.0, 25.00001, 29.0, 29.0]
+    with (tmp_path / "metrics.jsonl").open("w") as file:
+        for step, psnr in enumerate(bicubic, 1):
+            told = {"validation_psnr": psnr + step, "validation_psnr_bicubic": psnr}
+            file.write(json.dumps({"step": step, **told}) + "\n")
+            file.write(json.dumps({"step": step, "loss": 1.0}) + "\n")
+            if step == 2:
+                file.flush()
+                assert validated_psnrs(tmp_path, before=2) == [26.0]
+    assert validated_psnrs(tmp_path, before=4) == [32.0]
 
 
 def test_sources_with_a_step(tmp_path: Path) -> None:

@@ -172,11 +172,28 @@ def records(workdir: str | Path) -> list[dict[str, Any]]:
 
 
 def validated_psnrs(workdir: str | Path, *, before: int) -> list[float]:
-    """Finite PSNRs (dB) of a run's validations at earlier steps."""
+    """Finite PSNRs (dB) of a run's validations at earlier steps.
+
+    Those on other images than the newest validation's, as the PSNR of bicubic
+    interpolation shows, are left out: a resumed run may have changed them.
+    """
     if not Path(workdir, RECORDS).exists():
         return []
-    told = (r.get("validation_psnr") for r in records(workdir) if r["step"] < before)
-    return [psnr for psnr in told if isinstance(psnr, float)]
+    found = [record for record in records(workdir) if "validation_psnr" in record]
+    return [
+        record["validation_psnr"]
+        for record in found
+        if record["step"] < before
+        and isinstance(record["validation_psnr"], float)
+        and _are_of_the_same_images(record, found[-1])
+    ]
+
+
+def _are_of_the_same_images(*validations: dict[str, Any]) -> bool:
+    bicubic = [record.get("validation_psnr_bicubic") for record in validations]
+    known = [psnr for psnr in bicubic if isinstance(psnr, float)]
+    # Processors differ by far less than 0.001 dB, sets of images by far more.
+    return len(known) < len(bicubic) or max(known) - min(known) < 1e-3
 
 
 def _parsed(file: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
