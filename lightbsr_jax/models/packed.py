@@ -155,7 +155,8 @@ def write(path: str | Path, about: Tree, model: Tree, *, half: bool) -> None:
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in flat.items()}
     about = {**about, _CHECKSUM: _checksum(about, tensors)}
     # safetensors itself writes files that nobody else may read.
-    path.write_bytes(safetensors.numpy.save(tensors, {_ABOUT: json.dumps(about)}))
+    content = safetensors.numpy.save(tensors, {_ABOUT: json.dumps(about)})
+    Path(path).write_bytes(content)
 
 
 def _checksum(about: Tree, tensors: dict[str, np.ndarray]) -> int:
