@@ -23,7 +23,6 @@ _LR = re.compile(r"(lr|lq|lrbi|lrbicx?\d?|low_?res(olution)?)([_-].*|x?\d)?", re
 _LR_PART = re.compile(r".*[_-](lr|lrbi|lrbd|lrdn|lq)([_-].*|x?\d)?", re.I)
 # SelfExSR keeps results of other programs next to its images.
 _SELF_EX_SR = re.compile(r"(img_\d+_SRF_\d)_.+", re.I)
-_ORIGINALS = "original"  # BasicSR's folder next to GTmod12
 _SCALE = re.compile(r"(?:.*srf_|x?)([2348])", re.I)
 _SHRUNK = re.compile(r"(.+?)[_-]?x([2348])(m)?")
 
