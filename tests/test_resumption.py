@@ -106,6 +106,13 @@ def test_a_teacher_that_went_on_or_is_gone(kept, tmp_path, caplog) -> None:
     assert setup._teacher(config, TEACHER, tmp_path).about == {}
 
 
+def test_a_damaged_copy_of_the_teacher_is_not_needed(kept, tmp_path, caplog) -> None:
+    kept[TEACHER] = weights(50, 0.5)
+    del kept[tmp_path / setup.KEPT_TEACHER]  # now reading it raises UserError
+    assert setup._teacher(config_of(10), TEACHER, tmp_path).step == 50
+    assert "using the teacher itself, runs/teacher" in caplog.text
+
+
 def test_another_teacher_is_not_replaced(kept, tmp_path) -> None:
     """Nor is that of a run that has not begun, whatever lies in its workdir."""
     kept["runs/other"] = weights(80, 0.8)

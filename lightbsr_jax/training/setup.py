@@ -192,7 +192,11 @@ def _teacher(config: TrainingConfig, name: str, begun: Path | None) -> Weights:
         return read(kept)
     if kept is None or not kept.exists():
         return named
-    was = read(kept)
+    try:
+        was = read(kept)
+    except UserError as error:
+        logging.warning("%s: using the teacher itself, %s", error, name)
+        return named
     same = checksum(was.variables) == checksum(named.variables)
     if same or (was.about or {}).get("source") != name:
         return named
