@@ -267,7 +267,7 @@ def test_iptc_photoshop_and_comment_are_kept(tmp_path: Path) -> None:
     assert photoshop.iptc(result.metadata.photoshop) == record
     with tifffile.TiffFile(tmp_path / "picture") as file:
         assert bytes(file.pages[0].tags[33723].value) == record
-    assert photographs.left_out(first, "PNG") == ["IPTC and Photoshop's notes"]
+    assert photographs.left_out(first, "PNG") == ["IPTC and Photoshop metadata"]
     assert photographs.left_out(first, "WEBP")[-1] == "the comment"
 
 
@@ -296,7 +296,7 @@ def test_pixel_aspect_is_kept(tmp_path: Path, kind: str) -> None:
     assert result.metadata.dpi is None
     x, y = result.metadata.aspect
     assert x / y == 2
-    assert photographs.left_out(first, "WEBP") == ["the pixels' aspect"]
+    assert photographs.left_out(first, "WEBP") == ["the pixel aspect ratio"]
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
@@ -351,7 +351,7 @@ def test_png_texts_are_said_to_be_lost_elsewhere(tmp_path: Path) -> None:
     data = png.encoded(PIXELS, [png.text_chunk("Author", "Ä".encode())])
     first = read(tmp_path, data)
     assert through(tmp_path, data, "PNG").metadata.texts == {"Author": "Ä"}
-    assert photographs.left_out(first, "JPEG") == ["PNG's texts"]
+    assert photographs.left_out(first, "JPEG") == ["PNG texts"]
 
 
 def test_pillow_reads_what_is_written(tmp_path: Path) -> None:

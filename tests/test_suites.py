@@ -179,7 +179,7 @@ def test_long_and_narrow(
 @pytest.mark.parametrize(
     ("marker", "kind"),
     [
-        (0xC3, "a lossless JPEG, as medical"),
+        (0xC3, "a lossless JPEG, as in medical"),
         (0xC7, "a hierarchical JPEG"),
         (0xCB, "a lossless JPEG with arithmetic coding"),
     ],
