@@ -475,7 +475,7 @@ def test_formats_that_cannot_hold_the_result(
 ) -> None:
     save(tmp_path / "x.png", np.zeros((1, 9000, 3), np.uint8))
     job = folder.Job("x.png", tmp_path / "x.png", tmp_path / "x.webp", "WEBP")
-    with pytest.raises(UserError, match="18000 x 2 pixels are more than WEBP holds"):
+    with pytest.raises(UserError, match="18000 x 2 pixels exceed the limit of WEBP"):
         folder.upscale(Upscaler(replicating), job, Target())
 
 

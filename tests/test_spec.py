@@ -103,10 +103,16 @@ def test_a_network_at_hand() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "esrgan"}, "x.json: method 'esrgan' is none of lightbsr, kdsr"),
-        ({"role": "network"}, "role 'network' is none of teacher, student"),
-        ({"setting": 3}, "setting 3 is none of 1, 2"),
-        ({"scale": 5}, "scale 5 is none of 2, 3, 4"),
+        (
+            {"method": "esrgan"},
+            "x.json: method 'esrgan' is unknown",
+        ),
+        (
+            {"role": "network"},
+            "role 'network' is unknown to this version: use one of teacher",
+        ),
+        ({"setting": 3}, "setting 3 is unknown to this version: use one of 1, 2"),
+        ({"scale": 5}, "scale 5 is unknown to this version: use one of 2, 3, 4"),
         ({"network": {"depth": 1}}, "network.depth: LightBSR has no such size"),
     ],
 )
