@@ -70,7 +70,7 @@ def test_of_another_setting_all_but_the_estimators_input_is_taken() -> None:
 
 
 def test_nothing_fits() -> None:
-    with pytest.raises(UserError, match="none of its 1 tensors has the place"):
+    with pytest.raises(UserError, match="none of its 1 tensors has the path"):
         initial.fit(variables(), {"params": {"other": np.zeros(3)}})
 
 

@@ -108,7 +108,7 @@ def test_changed_images_are_told_by_count_and_name(tmp_path: Path) -> None:
     message = "were 2, are 3, without b.png, and new c.png, d.png"
     with pytest.raises(UserError, match=message):
         checks.check_resumable(saved, now, tmp_path)
-    with pytest.raises(UserError, match="were 2, are 2, of the same names but other"):
+    with pytest.raises(UserError, match="were 2, are 2, with the same names but other"):
         checks.check_resumable(saved, {**saved, "images": "z"}, tmp_path)
     del saved["names"]
     with pytest.raises(UserError, match="are 3, different from before"):

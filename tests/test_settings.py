@@ -101,5 +101,7 @@ def test_training_degrades_by_a_third_one() -> None:
 
 def test_names_that_no_setting_has() -> None:
     for find in (settings.of, settings.parse):
-        with pytest.raises(UserError, match="setting 4: there are 1 .isotropic blur"):
+        with pytest.raises(
+            UserError, match="setting 4 does not exist: use one of 1 .isotropic"
+        ):
             find("4")
