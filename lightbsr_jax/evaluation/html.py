@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from string import Template
@@ -124,28 +125,44 @@ def _pictures(found: Findings) -> str:
 
 
 def _example(example: Example) -> str:
-    top, left, height, width = (f"{100 * value:.2f}%" for value in example.box)
-    box = f"top:{top};left:{left};height:{height};width:{width}"
-    name = escape(f"{example.benchmark} {example.image}, {example.case}")
-    rows, columns = example.whole.shape[:2]
-    width = f"max-width:{_WHOLE_HEIGHT * columns // rows}px"
-    views = [
-        f'<figure class="whole"><div style="{width}">{image(example.whole, name)}'
-        f'<i style="{box}"></i></div><figcaption>{name}</figcaption></figure>'
+    figures = {}
+    for version, score in example.scores.items():
+        figures[version] = f"{score.psnr:.2f} dB / {score.ssim:.4f}"
+        if score.niqe is not None:
+            figures[version] += f" / NIQE {score.niqe:.2f}"
+    name = f"{example.benchmark} {example.image}, {example.case}"
+    return views(name, example.whole, example.box, example.crops, figures)
+
+
+def views(
+    name: str,
+    whole: np.ndarray,
+    box: Sequence[float],
+    crops: Mapping[str, np.ndarray],
+    figures: Mapping[str, str],
+) -> str:
+    """A card of an image with a box, and the crops there with their figures.
+
+    `box` is top, left, height and width, as parts of the image.
+    """
+    top, left, height, width = (f"{100 * value:.2f}%" for value in box)
+    place = f"top:{top};left:{left};height:{height};width:{width}"
+    name = escape(name)
+    rows, columns = whole.shape[:2]
+    wide = f"max-width:{_WHOLE_HEIGHT * columns // rows}px"
+    shown = [
+        f'<figure class="whole"><div style="{wide}">{image(whole, name)}'
+        f'<i style="{place}"></i></div><figcaption>{name}</figcaption></figure>'
     ]
-    for version, pixels in example.crops.items():
-        caption = f"<strong>{escape(version)}</strong>"
-        if version in example.scores:
-            score = example.scores[version]
-            caption += f" {score.psnr:.2f} dB / {score.ssim:.4f}"
-            if score.niqe is not None:
-                caption += f" / NIQE {score.niqe:.2f}"
-        views.append(
+    for version, pixels in crops.items():
+        figure = f" {figures[version]}" if version in figures else ""
+        shown.append(
             f'<figure class="crop">{image(pixels, f"{version} of {name}")}'
-            f"<figcaption>{caption}</figcaption></figure>"
+            f"<figcaption><strong>{escape(version)}</strong>{figure}</figcaption>"
+            "</figure>"
         )
-    columns = f"--crops:{len(example.crops)}"
-    return f'<div class="example card views" style="{columns}">{"".join(views)}</div>'
+    style = f"--crops:{len(crops)}"
+    return f'<div class="example card views" style="{style}">{"".join(shown)}</div>'
 
 
 def _separation(found: Findings, drawn: Plots) -> str:

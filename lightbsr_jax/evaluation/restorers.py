@@ -42,38 +42,41 @@ class Restorer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Interpolation:
+    """Upsampling by `_resize`, without a network."""
+
+    scale: int = field(metadata={"static": True})
+
+    def _resize(self, lr: ArrayLike, size: tuple[int, int]) -> Array:
+        raise NotImplementedError
+
+    def restore(
+        self,
+        lr: ArrayLike,
+        degradation: Known | None = None,
+        hr: ArrayLike | None = None,
+    ) -> Array:
+        height, width = lr.shape[1:3]
+        return 255 * self._resize(lr, (height * self.scale, width * self.scale))
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Bicubic:
+class Bicubic(_Interpolation):
     """Bicubic upsampling, the first row of the paper's tables."""
 
-    scale: int = field(metadata={"static": True})
-
-    def restore(
-        self,
-        lr: ArrayLike,
-        degradation: Known | None = None,
-        hr: ArrayLike | None = None,
-    ) -> Array:
-        height, width = lr.shape[1:3]
-        return 255 * resize.bicubic(lr, (height * self.scale, width * self.scale))
+    def _resize(self, lr: ArrayLike, size: tuple[int, int]) -> Array:
+        return resize.bicubic(lr, size)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Lanczos:
+class Lanczos(_Interpolation):
     """Lanczos upsampling, 3 lobes a side."""
 
-    scale: int = field(metadata={"static": True})
-
-    def restore(
-        self,
-        lr: ArrayLike,
-        degradation: Known | None = None,
-        hr: ArrayLike | None = None,
-    ) -> Array:
-        height, width = lr.shape[1:3]
-        return 255 * resize.lanczos(lr, (height * self.scale, width * self.scale))
+    def _resize(self, lr: ArrayLike, size: tuple[int, int]) -> Array:
+        return resize.lanczos(lr, size)
 
 
 @jax.tree_util.register_dataclass

@@ -19,8 +19,6 @@ from lightbsr_jax.evaluation.images import slug
 from lightbsr_jax.evaluation.unpaired import Look, Measured
 from lightbsr_jax.imaging import files
 
-_WHOLE_HEIGHT = 230  # pixels on the screen
-
 
 def write(
     folder: str | Path,
@@ -99,24 +97,9 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _example(one: Measured, look: Look) -> str:
-    top, left, height, width = (f"{100 * value:.2f}%" for value in look.box)
-    box = f"top:{top};left:{left};height:{height};width:{width}"
-    name = escape(f"{one.benchmark} {one.image}")
-    rows, columns = look.whole.shape[:2]
-    wide = f"max-width:{_WHOLE_HEIGHT * columns // rows}px"
-    views = [
-        f'<figure class="whole"><div style="{wide}">{html.image(look.whole, name)}'
-        f'<i style="{box}"></i></div><figcaption>{name}</figcaption></figure>'
-    ]
-    for version, pixels in look.crops.items():
-        figure = f" NIQE {_figure(one.niqe[version])}" if version in one.niqe else ""
-        caption = f"<strong>{escape(version)}</strong>{figure}"
-        views.append(
-            f'<figure class="crop">{html.image(pixels, f"{version} of {name}")}'
-            f"<figcaption>{caption}</figcaption></figure>"
-        )
-    style = f"--crops:{len(look.crops)}"
-    return f'<div class="example card views" style="{style}">{"".join(views)}</div>'
+    figures = {name: f"NIQE {_figure(value)}" for name, value in one.niqe.items()}
+    name = f"{one.benchmark} {one.image}"
+    return html.views(name, look.whole, look.box, look.crops, figures)
 
 
 def _figure(value: float | None) -> str:

@@ -7,6 +7,7 @@ it, where MATLAB mirrors them. Images are [..., H, W, C].
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -81,18 +82,21 @@ def _taps(size_in: int, size_out: int, support: float) -> tuple[np.ndarray, np.n
 @functools.partial(jax.jit, static_argnames="size")
 def bicubic(images: Array, size: tuple[int, int]) -> Array:
     """Interpolates `images` [..., H, W, C] to `size` (h, w): float32 [..., h, w, C]."""
-    images = jnp.asarray(images, jnp.float32)
-    rows = bicubic_matrix(images.shape[-3], size[0])
-    columns = bicubic_matrix(images.shape[-2], size[1])
-    return by_matrices(images, rows, columns)
+    return _resized(images, size, bicubic_matrix)
 
 
 @functools.partial(jax.jit, static_argnames="size")
 def lanczos(images: Array, size: tuple[int, int]) -> Array:
     """`images` [..., H, W, C] interpolated to `size` (h, w): float32 [..., h, w, C]."""
+    return _resized(images, size, lanczos_matrix)
+
+
+def _resized(
+    images: Array, size: tuple[int, int], matrix: Callable[[int, int], np.ndarray]
+) -> Array:
     images = jnp.asarray(images, jnp.float32)
-    rows = lanczos_matrix(images.shape[-3], size[0])
-    columns = lanczos_matrix(images.shape[-2], size[1])
+    rows = matrix(images.shape[-3], size[0])
+    columns = matrix(images.shape[-2], size[1])
     return by_matrices(images, rows, columns)
 
 

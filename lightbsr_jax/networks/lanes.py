@@ -133,16 +133,21 @@ def _padding(size: int, groups: int) -> list[tuple[int, int]]:
     return [(size // 2, size // 2), (groups // 2, groups // 2)]
 
 
-def conv(x: Array, kernel: Array, columns: int) -> Array:
-    """`plain.conv` of stride 1 and an odd kernel, of packed maps."""
-    wide = _kernel(kernel, columns)
+def _convolved(x: Array, wide: Array) -> Array:
+    """Convolves packed maps by a kernel for them, which sees a group of the lanes."""
     return lax.conv_general_dilated(
         x,
         wide,
         (1, 1),
         _padding(*wide.shape[:2]),
         dimension_numbers=NHWC,
+        feature_group_count=x.shape[-1] // wide.shape[2],
     )
+
+
+def conv(x: Array, kernel: Array, columns: int) -> Array:
+    """`plain.conv` of stride 1 and an odd kernel, of packed maps."""
+    return _convolved(x, _kernel(kernel, columns))
 
 
 def dense(x: Array, kernel: Array, bias: Array, columns: int) -> Array:
@@ -160,15 +165,7 @@ def _depthwise_kernel(kernel: Array, columns: int) -> Array:
 
 
 def _depthwise(x: Array, kernel: Array, columns: int) -> Array:
-    wide = _depthwise_kernel(kernel, columns)
-    return lax.conv_general_dilated(
-        x,
-        wide,
-        (1, 1),
-        _padding(*wide.shape[:2]),
-        dimension_numbers=NHWC,
-        feature_group_count=x.shape[-1] // wide.shape[2],
-    )
+    return _convolved(x, _depthwise_kernel(kernel, columns))
 
 
 def depthwise_conv(x: Array, kernel: Array, bias: Array, columns: int) -> Array:
