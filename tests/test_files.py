@@ -434,6 +434,7 @@ def truncatable() -> dict[str, bytes]:
         "progressive jpeg": encode(colour, "JPEG", progressive=True),
         "webp": encode(colour, "WEBP"),
         "lossless webp": encode(colour, "WEBP", lossless=True),
+        "avif": encode(colour, "AVIF"),
         "bmp": encode(colour, "BMP"),
         "palette bmp": encode(colour.quantize(50), "BMP"),
         "tiff": tiff(np.asarray(colour), photometric="rgb", rowsperstrip=8),
@@ -493,12 +494,16 @@ def test_decompression_bomb(tmp_path):
         (b"", "not a readable PNG"),
         (b"hello", "not a readable PNG"),
         (encode(Image.fromarray(random_array()), "GIF"), "is a GIF"),
-        (b"\0\0\0\x18ftypheic" + bytes(20), "is a HEIC picture"),
+        (b"\0\0\0\x18ftypheic" + bytes(20), "corrupt|needs? the extra heic"),
+        (b"\0\0\0\x18ftypavif" + bytes(20), "is an AVIF file that is damaged"),
         (tiff(random_array().astype(np.float32)), "not supported"),
         (tiff(random_array().astype(np.int16)), "of int16 are not supported"),
         (tiff(random_array().astype(np.uint32)), "of uint32 are not supported"),
         (tiff(random_array(3), photometric="cielab"), "of kind CIELAB"),
-        (tiff(random_array(), photometric="cfa"), "of kind CFA"),
+        (
+            tiff(random_array(), photometric="cfa"),
+            "a raw photograph of a kind|extra raw",
+        ),
     ],
 )
 def test_unsupported(tmp_path, data, message):

@@ -364,7 +364,7 @@ def test_a_folder_with_a_bad_file(
     image = np.random.default_rng(2).integers(256, size=(9, 12, 3), dtype=np.uint8)
     save(tmp_path / "in" / "ä b" / "c.png", image)
     (tmp_path / "in" / "text.png").write_text("no picture")
-    (tmp_path / "in" / "raw.CR2").write_text("skipped")
+    (tmp_path / "in" / "old.XCF").write_text("skipped")
     (tmp_path / "in" / "link.png").symlink_to("nowhere")
     out = tmp_path / "out"
     command = ["upscale", str(tmp_path / "in"), "-o", str(out), f"--workdir={workdir}"]
@@ -376,7 +376,7 @@ def test_a_folder_with_a_bad_file(
         return "".join(capsys.readouterr())
 
     shown = run("--dry-run")
-    assert "12x9 -> 24x18" in shown and "skipped 1 unsupported file (.cr2)" in shown
+    assert "12x9 -> 24x18" in shown and "skipped 1 unsupported file (.xcf)" in shown
     assert not out.exists()
     shown = run()
     assert "text.png: not a readable" in shown
@@ -448,9 +448,9 @@ def test_a_result_as_a_line() -> None:
 @pytest.mark.parametrize(
     "kinds, printed",
     [
-        ({".heic": 3}, "3 unsupported files (.heic)"),
+        ({".gif": 3}, "3 unsupported files (.gif)"),
         ({"": 1}, "1 unsupported file (no suffix)"),
-        ({".cr2": 1, ".heic": 2}, "3 unsupported files (2 .heic, 1 .cr2)"),
+        ({".xcf": 1, ".gif": 2}, "3 unsupported files (2 .gif, 1 .xcf)"),
     ],
 )
 def test_unsupported_files_as_a_line(kinds: dict[str, int], printed: str) -> None:

@@ -15,6 +15,7 @@ from lightbsr_jax import atomic
 from lightbsr_jax.commands import source
 from lightbsr_jax.commands.printing import printable, say
 from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging import formats
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,8 +40,9 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "upscale",
         help="upscale your own pictures",
-        description="Upscale pictures of any size: PNG, JPEG, WebP, TIFF and BMP "
-        "files, and folders of them. Depth, transparency, colour profile and metadata "
+        description="Upscale pictures of any size: PNG, JPEG, WebP, TIFF, BMP and "
+        "AVIF files (with extras: HEIC and raw photographs), and folders of them. "
+        "Depth, transparency, colour profile and metadata "
         "are kept. Exit status 1 if a picture could not be upscaled.",
     )
     parser.add_argument("input", nargs="+", help="picture, or folder of pictures")
@@ -81,14 +83,15 @@ def _add_result_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=("png", "jpg", "webp", "tif", "bmp"),
-        help="format of the result (default: that of the picture)",
+        choices=formats.known(),
+        help="format of the result (default: that of the picture; TIFF for a raw "
+        "photograph)",
     )
     parser.add_argument(
         "--quality",
         type=int,
         default=95,
-        help="quality of JPEG and WebP results, 1 to 100 (default: 95)",
+        help="quality of results in lossy formats, 1 to 100 (default: 95)",
     )
     parser.add_argument(
         "--suffix", default="", help="suffix of the results' names, such as -x4"
@@ -356,7 +359,10 @@ def describe_unsupported(kinds: Counter[str]) -> str:
             f"{n} {suffix or 'without suffix'}" for suffix, n in kinds.most_common()
         ]
     files = "file" if count == 1 else "files"
-    return f"skipped {count} unsupported {files} ({', '.join(names)})"
+    text = f"skipped {count} unsupported {files} ({', '.join(names)})"
+    extras = [e for e in map(formats.missing, kinds) if e is not None]
+    remedies = dict.fromkeys(extra.remedy for extra in extras)
+    return "; ".join([text, *(f"{remedy} reads more" for remedy in remedies)])
 
 
 def _describe_sizes(sizes: Sizes) -> str:

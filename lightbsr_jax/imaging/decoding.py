@@ -1,19 +1,23 @@
 """Decoding image files of all supported formats to samples.
 
-Samples are [H, W, C], upright, in the machine's byte order. They use the full range of
-their type: uint8, uint16 or (only from TIFF) float32.
+The content of a file, not its name, decides its format. Samples are [H, W, C], upright,
+in the machine's byte order. They use the full range of their type: uint8, uint16 or
+(only from TIFF) float32.
 """
 
 import contextlib
 import io
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple
 
+import imagecodecs
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 from PIL.TiffImagePlugin import TiffImageFile
 
-from lightbsr_jax.imaging import bmp, png, tiff
-from lightbsr_jax.imaging.errors import FORMATS, ImageError
+from lightbsr_jax.imaging import bmp, depths, heif, isobmff, png, raw, tiff
+from lightbsr_jax.imaging.errors import BY_PILLOW, ImageError
 
 # Limit for profiles and texts in a PNG; Pillow's default rejects more than 1 MB.
 PngImagePlugin.MAX_TEXT_CHUNK = 32_000_000
@@ -44,8 +48,16 @@ class Decoded(NamedTuple):
     format: str
     samples: np.ndarray  # [H, W, C]
     colours: int  # 1, 3, or 4: CMYK, without alpha
-    image: Image.Image | None  # with metadata; None for a TIFF unknown to Pillow
+    image: Image.Image | None  # with metadata; None if Pillow did not open it
     pictures: int = 1  # number of frames or pages in the file
+    # Metadata, by Pillow's names, where `image` is None:
+    notes: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The metadata, by Pillow's names."""
+        found = self.notes if self.image is None else self.image.info
+        return {str(name): value for name, value in found.items()}
 
 
 def decode(data: bytes) -> Decoded:
@@ -53,8 +65,13 @@ def decode(data: bytes) -> Decoded:
 
     Raises ImageError for unsupported kinds, and any exception of the parsers.
     """
+    if raw.is_raw(io.BytesIO(data)):
+        samples, found = raw.samples(data)
+        return Decoded("RAW", samples, 3, None, notes=found)
     if tiff.is_tiff(data):
         return _decode_tiff(data)
+    if isobmff.format_of(data) == "HEIF":
+        return _decode_heif(data)
     if bmp.has_own_masks(data):
         return Decoded("BMP", bmp.samples(data), 3, None)
     image = _open(data)
@@ -75,6 +92,8 @@ def decode(data: bytes) -> Decoded:
         samples = np.asarray(image)[..., None].astype(np.uint16)
     elif kind == "PNG" and any(";16" in mode for mode in raw_modes):
         samples = _sixteen_bit_samples(data, raw_modes)
+    elif kind == "AVIF":
+        samples = _avif_samples(data, image)
     elif image.mode in _MODES:
         image.load()
         samples = eight_bit_samples(image, _raw_depth(raw_modes))
@@ -92,6 +111,10 @@ def size(file: BinaryIO) -> tuple[int, int]:
     """The (height, width) of the picture that `decode` returns, from the header."""
     start = file.read(_HEADER)
     file.seek(0)
+    if raw.is_raw(file):
+        return raw.size(file)
+    if isobmff.format_of(start) == "HEIF":
+        return heif.size(file)
     if tiff.is_tiff(start):
         index, _ = tiff.pages(file)
         height, width = tiff.size(file, index)
@@ -99,7 +122,7 @@ def size(file: BinaryIO) -> tuple[int, int]:
     elif bmp.has_own_masks(start):
         return bmp.size(start)
     else:
-        image = Image.open(file, formats=FORMATS)
+        image = Image.open(file, formats=BY_PILLOW)
         width, height = image.size
         orientation = _orientation(image, file)
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
@@ -109,11 +132,15 @@ def format_of(file: BinaryIO) -> str:
     """The format of a file, as in `Decoded.format`, from its header."""
     start = file.read(_HEADER)
     file.seek(0)
+    if raw.is_raw(file):
+        return "RAW"
     if tiff.is_tiff(start):
         return "TIFF"
+    if (kind := isobmff.format_of(start)) is not None:
+        return kind
     if bmp.has_own_masks(start):
         return "BMP"
-    kind = Image.open(file, formats=FORMATS).format
+    kind = Image.open(file, formats=BY_PILLOW).format
     return "JPEG" if kind == "MPO" else str(kind)
 
 
@@ -155,8 +182,37 @@ def _decode_tiff(data: bytes) -> Decoded:
     return Decoded("TIFF", upright(samples, orientation), colours, image, count)
 
 
+def _decode_heif(data: bytes) -> Decoded:
+    samples, found, count = heif.samples(data)
+    _state_colours(found, data)
+    colours = 1 if samples.shape[-1] < 3 else 3
+    return Decoded("HEIF", samples, colours, None, count, found)
+
+
+def _avif_samples(data: bytes, image: Image.Image) -> np.ndarray:
+    """The samples of an AVIF; Pillow reduces 10 and 12 bits to 8."""
+    _state_colours(image.info, data)
+    bits = 8
+    with contextlib.suppress(ValueError):  # an animation has no primary picture
+        bits = isobmff.depth(isobmff.properties(data))
+    if bits == 8:
+        image.load()
+        return eight_bit_samples(image)
+    samples = imagecodecs.avif_decode(data, index=0)
+    samples = samples[..., None] if samples.ndim == 2 else samples
+    return depths.scaled(samples, bits)
+
+
+def _state_colours(info: dict[Any, Any], data: bytes) -> None:
+    """Adds to metadata the colour space that a file states by codes ("cicp")."""
+    with contextlib.suppress(ValueError):
+        stated = isobmff.cicp(isobmff.properties(data))
+        if stated is not None and not info.get("icc_profile"):
+            info["cicp"] = stated
+
+
 def _open(data: bytes) -> ImageFile.ImageFile:
-    return Image.open(io.BytesIO(data), formats=FORMATS)
+    return Image.open(io.BytesIO(data), formats=BY_PILLOW)
 
 
 def _open_tiff(data: bytes, index: int) -> Image.Image | None:

@@ -8,12 +8,11 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from lightbsr_jax.imaging import exif, ifd, notes, photoshop, png
+from lightbsr_jax.imaging import exif, heif, ifd, notes, photoshop, png
 from lightbsr_jax.imaging.notes import Metadata
 
-DEEP = ("PNG", "TIFF")  # formats with 16 bits
-TRANSPARENT = ("PNG", "TIFF", "WEBP")
 _INCH, _NO_UNIT = 2, 1  # units of a TIFF's resolution
+_FULL_CHROMA = 90  # least quality with colours at full resolution
 _JFIF = 20  # bytes of a JPEG up to the end of its first segment
 
 
@@ -27,7 +26,7 @@ def encode(
 ) -> bytes:
     """Encodes uint8 samples [h, w, C], or other types that `kind` supports.
 
-    `quality`, 1 to 100, applies to JPEG and lossy WebP.
+    `quality`, 1 to 100, applies to lossy formats.
     """
     if kind == "PNG":
         return png.encoded(samples, _png_notes(profile, metadata))
@@ -41,13 +40,23 @@ def encode(
         "dpi": metadata.dpi,
     }
     if kind == "JPEG":
-        options |= {"quality": quality, "subsampling": 0 if quality >= 90 else 2}
+        options |= {
+            "quality": quality,
+            "subsampling": 0 if quality >= _FULL_CHROMA else 2,
+        }
         options["comment"] = metadata.comment
         options["extra"] = photoshop.jpeg_segment(metadata.photoshop) or None
     if kind == "WEBP":
         lossless = {"lossless": True, "exact": True}
         options |= lossless if metadata.lossless else {"quality": quality}
+    if kind == "AVIF":
+        subsampling = "4:4:4" if quality >= _FULL_CHROMA else "4:2:0"
+        options |= {"quality": quality, "subsampling": subsampling}
+        if samples.shape[-1] == 1:
+            options["subsampling"] = "4:0:0"
     given = {name: value for name, value in options.items() if value is not None}
+    if kind == "HEIF":
+        return heif.encoded(image, quality, given)
     buffer = io.BytesIO()
     image.save(buffer, kind, **given)
     content = buffer.getvalue()

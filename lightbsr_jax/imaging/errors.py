@@ -7,20 +7,17 @@ from pathlib import Path
 from PIL import Image
 
 from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging import isobmff
+from lightbsr_jax.imaging.formats import FORMATS
 
-# Supported formats, by Pillow's names.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+# Formats that Pillow decodes, by its names.
+BY_PILLOW = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF")
 
 # Bytes that identify other kinds of files, and their offset.
 _OTHERS = (
     (0, b"GIF8", "a GIF"),
-    (4, b"ftypheic", "a HEIC picture"),
-    (4, b"ftypheix", "a HEIC picture"),
     (4, b"ftypmif1", "a HEIF picture"),
     (4, b"ftypmsf1", "a HEIF picture"),
-    (4, b"ftypavif", "an AVIF picture"),
-    (4, b"ftypavis", "an AVIF animation"),
-    (4, b"ftypcrx", "a raw photograph (CR3)"),
     (4, b"ftyp", "a video"),
     (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
     (0, b"\xff\x0a", "a JPEG XL picture"),
@@ -33,10 +30,6 @@ _OTHERS = (
     (0, b"#?RADIANCE", "a Radiance HDR picture"),
     (0, b"DDS ", "a DDS texture"),
     (0, b"gimp xcf", "a GIMP document"),
-    (0, b"FUJIFILMCCD-RAW", "a raw photograph (RAF)"),
-    (0, b"IIRO", "a raw photograph (ORF)"),
-    (0, b"IIRS", "a raw photograph (ORF)"),
-    (0, b"IIU\0", "a raw photograph (RW2)"),
     (0, b"\0\0\1\0", "an icon (ICO)"),
     (0, b"<svg", "an SVG drawing"),
     (0, b"<?xml", "an XML file"),
@@ -63,7 +56,7 @@ class ImageError(UserError):
 
 
 def kind_of(data: bytes) -> str | None:
-    """Kind of a file outside FORMATS, such as "a GIF", from its first bytes."""
+    """Kind of a file of no supported format, such as "a GIF", from its first bytes."""
     kinds = (k for at, b, k in _OTHERS if data[at : at + len(b)] == b)
     return next(kinds, None) or _kind_of_jpeg(data)
 
@@ -81,6 +74,12 @@ def _kind_of_jpeg(data: bytes) -> str | None:
     return None
 
 
+def check_pixels(count: int) -> None:
+    """Raises Pillow's error for more pixels than Pillow would decode."""
+    if count > 2 * (Image.MAX_IMAGE_PIXELS or count):
+        raise Image.DecompressionBombError(f"{count} pixels")
+
+
 @contextlib.contextmanager
 def errors_named(path: str | Path, data: bytes | None = None) -> Iterator[None]:
     """Turns any exception of the parsers of a file into an ImageError.
@@ -89,7 +88,7 @@ def errors_named(path: str | Path, data: bytes | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except ImageError as error:
+    except UserError as error:
         raise ImageError(f"{path}: {error}") from error
     except Image.DecompressionBombError as error:
         # Pillow warns at half of that size, and refuses at all of it.
@@ -125,6 +124,9 @@ def _other(kind: str) -> str:
 
 def _unidentified(path: str | Path, data: bytes | None) -> str:
     start = _start(path, data)
+    damaged = isobmff.format_of(start)
+    if damaged is not None:
+        return f"is an {damaged} file that is damaged; replace it by an intact copy"
     kind = kind_of(start)
     if kind is not None:
         return _other(kind)

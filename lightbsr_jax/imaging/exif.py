@@ -6,6 +6,7 @@ block, are kept. Tags move only from and to TIFF, where the whole file is the bl
 """
 
 import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lightbsr_jax.imaging import ifd
@@ -118,6 +119,15 @@ def with_values(block: bytes, values: dict[int, bytes]) -> bytes:
             entry = entry._replace(count=count, value=value)
         entries.append(entry)
     return _block(found._replace(main=found.main._replace(entries=entries)))
+
+
+def without_tags(block: bytes, is_removed: Callable[[int], bool]) -> bytes | None:
+    """Removes tags from the main directory of a block; None if nothing is left."""
+    found = parts(block)
+    kept = [e for e in found.main.entries if not is_removed(e.tag)]
+    if not kept and found.exif is None and found.gps is None:
+        return None
+    return _block(found._replace(main=found.main._replace(entries=kept)))
 
 
 def directories(found: Parts, begin: int) -> tuple[bytes, dict[int, int]]:

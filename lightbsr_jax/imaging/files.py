@@ -17,12 +17,10 @@ from PIL import Image
 
 from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.imaging import decoding
+from lightbsr_jax.imaging import decoding, formats
 from lightbsr_jax.imaging.errors import ImageError, errors_named
 
-SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".tif", ".tiff"),
-)
+SUFFIXES = formats.suffixes()  # of the files that can be read here
 
 LIST = ".txt"  # suffix of a file with the paths of images, one a line
 
@@ -79,6 +77,8 @@ def find_images(
         ]
     found = [(name, path) for name, path in found if path.suffix.lower() in SUFFIXES]
     if not found:
+        if folder.is_file() and (extra := formats.missing(folder.suffix)) is not None:
+            raise UserError(f"{folder} needs the extra {extra.name}: {extra.remedy}")
         raise UserError(
             f"{folder} holds no image: expected files ending in "
             f"{' '.join(SUFFIXES)} (in either case)"
@@ -101,7 +101,11 @@ def _listed(file: Path) -> list[tuple[str, Path]]:
         if not path.is_file():
             raise FileNotFoundError(f"{file}, line {number}: no such image: {path}")
         if path.suffix.lower() not in SUFFIXES:
-            raise UserError(f"{file}, line {number}: {path} is no image by its name")
+            extra = formats.missing(path.suffix)
+            reason = "is no image by its name"
+            if extra is not None:
+                reason = f"needs the extra {extra.name}: {extra.remedy}"
+            raise UserError(f"{file}, line {number}: {path} {reason}")
         inside = os.path.normpath(name)
         outside = os.path.isabs(inside) or inside.startswith("..")
         found.append((path.name if outside else Path(inside).as_posix(), path))
@@ -223,7 +227,7 @@ def is_regular(path: Path) -> bool:
 
 
 def format_of(path: str | Path) -> str:
-    """Pillow's name of a file's format, from its content. ImageError, OSError."""
+    """Name of a file's format, from its content. Raises ImageError, OSError."""
     with opened(path) as file, errors_named(path):
         kind = decoding.format_of(file)
     return kind

@@ -38,13 +38,11 @@ def read(data: bytes, decoded: Decoded) -> Metadata:
     """Reads the metadata of a file's bytes. Broken parts are left out, not fatal."""
     if decoded.format == "TIFF":
         return _of_tiff(data)
-    image = decoded.image
-    if image is None:
-        return Metadata(None, None, None, {})
-    block, texts, lost = image.info.get("exif"), {}, []
-    packet = image.info.get("xmp") or image.info.get(_PNG_XMP)
+    image, info = decoded.image, decoded.info
+    block, texts, lost = info.get("exif"), {}, list(info.get("lost", ()))
+    packet = info.get("xmp") or info.get(_PNG_XMP)
     packet = packet.encode() if isinstance(packet, str) else packet
-    colour = ()
+    colour = ((b"cICP", info["cicp"]),) if "cicp" in info else ()
     if decoded.format == "PNG":
         texts = {
             k: str(v) for k, v in getattr(image, "text", {}).items() if k != _PNG_XMP
@@ -53,7 +51,7 @@ def read(data: bytes, decoded: Decoded) -> Metadata:
         block = block or hidden.get("exif")
         packet = packet or hidden.get("xmp")
         found = png.chunks(io.BytesIO(data))
-        if not image.info.get("icc_profile"):
+        if not info.get("icc_profile"):
             colour = tuple(c for c in found if c[0] in png.COLOUR_CHUNKS)
     if block is not None:
         block = block if block.startswith(exif.PREFIX) else exif.PREFIX + block
@@ -63,10 +61,10 @@ def read(data: bytes, decoded: Decoded) -> Metadata:
     if packet is not None:
         packet, gone = xmp.cleaned(xmp.upright(packet))
         lost += gone
-    dpi = _usable(image.info.get("dpi"))
-    aspect = image.info.get("aspect")  # of a PNG
-    if image.info.get("jfif_unit") == 0:
-        dpi, aspect = None, image.info.get("jfif_density")
+    dpi = _usable(info.get("dpi"))
+    aspect = info.get("aspect")  # of a PNG
+    if info.get("jfif_unit") == 0:
+        dpi, aspect = None, info.get("jfif_density")
     return Metadata(
         block,
         packet,
@@ -74,8 +72,8 @@ def read(data: bytes, decoded: Decoded) -> Metadata:
         texts,
         aspect=_usable(aspect) if aspect and len(set(aspect)) > 1 else None,
         colour=colour,
-        photoshop=photoshop.of_jpeg(image),
-        comment=image.info.get("comment") if decoded.format == "JPEG" else None,
+        photoshop=None if image is None else photoshop.of_jpeg(image),
+        comment=info.get("comment") if decoded.format == "JPEG" else None,
         lossless=decoded.format == "WEBP" and _is_lossless(data),
         lost=tuple(lost),
     )

@@ -12,35 +12,20 @@ import numpy as np
 
 from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.imaging import decoding, encoding, exif, files, notes, png, tiff
-from lightbsr_jax.imaging.encoding import DEEP, TRANSPARENT
+from lightbsr_jax.imaging import (
+    decoding,
+    encoding,
+    exif,
+    files,
+    formats,
+    notes,
+    png,
+    tiff,
+)
 from lightbsr_jax.imaging.errors import ImageError, errors_named
 from lightbsr_jax.imaging.notes import Metadata
 
-# Suffixes and formats; results get the first suffix of their format.
-FORMATS = {
-    "png": "PNG",
-    "jpg": "JPEG",
-    "jpeg": "JPEG",
-    "jfif": "JPEG",
-    "jpe": "JPEG",
-    "webp": "WEBP",
-    "tif": "TIFF",
-    "tiff": "TIFF",
-    "bmp": "BMP",
-}
-_LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
-_LONGEST_NOTES = {  # bytes
-    "JPEG": {"exif": 65533, "xmp": 65504, "photoshop": 65519, "comment": 65533}
-}
-# Metadata that each format holds; no format holds all of it.
-_HELD = {
-    "PNG": {"exif", "xmp", "texts", "comment"},
-    "JPEG": {"exif", "xmp", "photoshop", "comment"},
-    "WEBP": {"exif", "xmp"},
-    "TIFF": {"exif", "xmp", "photoshop"},
-    "BMP": set(),
-}
+FORMATS = formats.RESULTS  # the formats of results by their suffixes
 _NAMES = {
     "exif": "EXIF",
     "xmp": "XMP",
@@ -56,7 +41,7 @@ class Photograph(NamedTuple):
     colour: np.ndarray  # [h, w, 3], or [h, w, 1] if it is grey
     alpha: np.ndarray | None  # [h, w, 1]
     profile: bytes | None  # ICC; for a PNG also one made from its colour chunks
-    format: str  # one of FORMATS' values
+    format: str  # one of FORMATS' values: the file's, or TIFF for a raw photograph
     metadata: Metadata
 
 
@@ -90,14 +75,20 @@ def of_bytes(data: bytes, name: str | Path) -> Photograph:
             colour,
             alpha if alpha.shape[-1] else None,
             _profile(data, decoded, metadata),
-            decoded.format,
+            formats.of_result(decoded.format).name,
             metadata,
         )
 
 
 def check_format(kind: str, size: tuple[int, int], path: str | Path) -> None:
-    """Raises UserError if a format cannot hold a picture of that (height, width)."""
-    longest = _LONGEST_SIDE.get(kind, 2**31 - 1)
+    """Raises UserError if a format cannot hold a picture of that (height, width).
+
+    Also if the format takes an extra that is not installed.
+    """
+    form = formats.FORMATS[kind]
+    if form.extra is not None:
+        form.extra.imported(f"{path}: {kind} results")
+    longest = form.longest_side
     if max(size) > longest:
         raise UserError(
             f"{path}: {size[1]} x {size[0]} pixels exceed the limit of {kind}, "
@@ -108,25 +99,26 @@ def check_format(kind: str, size: tuple[int, int], path: str | Path) -> None:
 def left_out(photograph: Photograph, kind: str) -> list[str]:
     """Names of everything in the photograph that the format `kind` cannot hold."""
     metadata, lost = photograph.metadata, list(photograph.metadata.lost)
+    form = formats.FORMATS[kind]
     too_long = _too_long(metadata, kind)
     for field, name in _NAMES.items():
         if not getattr(metadata, field):
             continue
         if field in too_long:
             lost.append(f"{name}: too long for {kind}")
-        elif field not in _HELD[kind]:
+        elif field not in form.held:
             lost.append(name)
     if kind == "TIFF" and metadata.exif is not None:
         details = exif.parts(metadata.exif).exif
         if details is not None and details.value(exif.MAKER_NOTE) is not None:
             lost.append("the maker note")
-    if metadata.aspect is not None and kind in ("WEBP", "BMP"):
+    if metadata.aspect is not None and "aspect" not in form.held:
         lost.append("the pixel aspect ratio")
-    if kind == "BMP" and photograph.profile is not None:
+    if photograph.profile is not None and "profile" not in form.held:
         lost.append("the colour profile")
-    if photograph.alpha is not None and kind not in TRANSPARENT:
+    if photograph.alpha is not None and not form.is_transparent:
         lost.append("transparency")
-    if photograph.colour.dtype != np.uint8 and kind not in DEEP:
+    if photograph.colour.dtype != np.uint8 and not form.is_deep:
         lost.append("more than 8 bits")
     return lost
 
@@ -142,9 +134,9 @@ def write(
     """Writes the picture atomically and creates missing folders.
 
     If the format `kind` cannot hold them, 16 bits become 8, transparency becomes white,
-    and metadata is left out: see `left_out`. `quality`, 1 to 100, applies to JPEG and
-    WebP; `mode` is the file's permissions. Raises UserError for float32 samples outside
-    0..1 in formats other than TIFF.
+    and metadata is left out: see `left_out`. `quality`, 1 to 100, applies to lossy
+    formats; `mode` is the file's permissions. Raises UserError for float32 samples
+    outside 0..1 in formats other than TIFF.
     """
     content = encode(photograph, kind=kind, quality=quality)
     atomic.replace(path, lambda new: new.write_bytes(content), mode=mode)
@@ -153,18 +145,19 @@ def write(
 def encode(photograph: Photograph, *, kind: str, quality: int = 95) -> bytes:
     """Encodes the picture in the format `kind`; see `write`."""
     colour, alpha, profile, _, metadata = photograph
+    form = formats.FORMATS[kind]
     if colour.dtype == np.float32 and kind != "TIFF":
         colour = _sixteen_bits(colour, kind)
         alpha = None if alpha is None else _sixteen_bits(alpha, kind)
-    if alpha is not None and kind not in TRANSPARENT:
+    if alpha is not None and not form.is_transparent:
         top = np.iinfo(colour.dtype).max
         opacity = alpha / np.float32(top)
         colour = np.rint(colour * opacity + top * (1 - opacity)).astype(colour.dtype)
         alpha = None
     samples = colour if alpha is None else np.concatenate([colour, alpha], -1)
-    if samples.dtype == np.uint16 and kind not in DEEP:
+    if samples.dtype == np.uint16 and not form.is_deep:
         samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    unheld = (_NAMES.keys() - _HELD[kind]) | set(_too_long(metadata, kind))
+    unheld = (_NAMES.keys() - form.held) | set(_too_long(metadata, kind))
     held = metadata._replace(
         **{name: {} if name == "texts" else None for name in unheld}
     )
@@ -193,7 +186,7 @@ def _sixteen_bits(samples: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _too_long(metadata: Metadata, kind: str) -> list[str]:
-    longest = _LONGEST_NOTES.get(kind, {})
+    longest = formats.FORMATS[kind].longest_notes
     return [n for n, most in longest.items() if len(getattr(metadata, n) or b"") > most]
 
 
@@ -204,6 +197,4 @@ def _profile(
         return tiff.profile(data)
     if metadata.colour:
         return png.stated_profile(list(metadata.colour))
-    if decoded.image is None:
-        return None
-    return decoded.image.info.get("icc_profile") or None
+    return decoded.info.get("icc_profile") or None

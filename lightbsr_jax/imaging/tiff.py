@@ -10,11 +10,10 @@ from typing import BinaryIO
 
 import numpy as np
 import tifffile
-from PIL import Image
 from tifffile import PHOTOMETRIC, TiffPage
 
-from lightbsr_jax.imaging import ifd
-from lightbsr_jax.imaging.errors import ImageError
+from lightbsr_jax.imaging import depths, ifd
+from lightbsr_jax.imaging.errors import ImageError, check_pixels
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST_PAGES = 64  # limit of pages to search
@@ -146,9 +145,7 @@ def _checked(page: TiffPage, data: bytes) -> int:
     for entry in ifd.read(data, page.offset).entries:
         if entry.tag in _LAYOUT and entry.value is None:
             raise ValueError(f"the value of tag {entry.tag} is missing")
-    pixels = page.imagelength * page.imagewidth
-    if pixels > 2 * (Image.MAX_IMAGE_PIXELS or pixels):
-        raise Image.DecompressionBombError(f"{pixels} pixels")
+    check_pixels(page.imagelength * page.imagewidth)
     ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=False))
     if max(ends, default=0) > len(data) or 0 in page.databytecounts:
         raise ValueError("the file ends before its pixels do")
@@ -186,12 +183,7 @@ def _scaled(array: np.ndarray, bits: int) -> np.ndarray:
         return array.astype(np.uint8) * 255
     if array.dtype.kind == "f":
         return array.astype(np.float32)
-    kind = np.uint8 if bits <= 8 else np.uint16
-    top = np.iinfo(kind).max
-    if bits in (8, 16):
-        return array.astype(kind)
-    scaled = array.astype(np.uint32) * top + (2**bits - 1) // 2
-    return (scaled // (2**bits - 1)).astype(kind)
+    return depths.scaled(array, bits)
 
 
 def _divided(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:

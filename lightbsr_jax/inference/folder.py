@@ -13,7 +13,7 @@ from PIL import Image
 
 from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.imaging import conversion, files, photographs
+from lightbsr_jax.imaging import conversion, files, formats, photographs
 from lightbsr_jax.inference import explain
 from lightbsr_jax.inference.explain import Bank, Known
 from lightbsr_jax.inference.upscaler import Progress, Upscaler
@@ -323,6 +323,9 @@ def _explained(target: Path) -> Path:
 def _target(named: Path, source: Path, suffix: str, format: str | None) -> Path:
     """Path of a source's result; a name without a suffix gets that of its format."""
     end = f".{format}" if format is not None else named.suffix
+    result = formats.result_suffix(named.suffix)
+    if format is None and result is not None:
+        end = result  # the source's format is only read
     if named.suffix.lower() not in files.SUFFIXES:
         named = named.with_name(
             named.name + ".png"
@@ -333,8 +336,7 @@ def _target(named: Path, source: Path, suffix: str, format: str | None) -> Path:
 
 def _format_of(source: Path) -> str:
     """The suffix for the format of a file. Raises UserError, OSError."""
-    kind = files.format_of(source)
-    return next(end for end, name in photographs.FORMATS.items() if name == kind)
+    return formats.of_result(files.format_of(source)).suffixes[0]
 
 
 def _told_apart(planned: list[Job], suffix: str) -> list[Job]:

@@ -117,7 +117,7 @@ class Server(ThreadingHTTPServer):
 
     def about(self) -> Answer:
         """Lists the options of the page, and the state of the preparation."""
-        from lightbsr_jax.imaging.photographs import FORMATS
+        from lightbsr_jax.imaging import formats
 
         studio = self._studio
         return {
@@ -131,10 +131,7 @@ class Server(ThreadingHTTPServer):
                 }
                 for name, purpose in self.weights.items()
             ],
-            "formats": [
-                next(end for end, known in FORMATS.items() if known == kind)
-                for kind in dict.fromkeys(FORMATS.values())
-            ],
+            "formats": formats.offered(),
             "megapixels": self.megapixels,
             "mostBytes": _MOST_BYTES,
         }

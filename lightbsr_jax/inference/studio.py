@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.imaging import conversion, files, photographs
+from lightbsr_jax.imaging import conversion, files, formats, photographs
 from lightbsr_jax.imaging.photographs import Photograph
 from lightbsr_jax.inference import blending, explain
 from lightbsr_jax.inference.explain import Bank
@@ -28,14 +28,7 @@ from lightbsr_jax.inference.turns import Turns
 from lightbsr_jax.inference.upscaler import BORDER, LARGEST, Progress, Upscaler
 from lightbsr_jax.models.model import Model
 
-MEDIA_TYPES = {
-    "PNG": "image/png",
-    "JPEG": "image/jpeg",
-    "WEBP": "image/webp",
-    "TIFF": "image/tiff",
-    "BMP": "image/bmp",
-}
-_SHOWN = ("PNG", "JPEG", "WEBP", "BMP")  # by browsers
+MEDIA_TYPES = {name: kind.media_type for name, kind in formats.FORMATS.items()}
 _QUALITY = 95
 _FIRST_SIDES = (64, LARGEST)  # of pictures that programs are compiled with
 
@@ -49,7 +42,7 @@ class Wish(NamedTuple):
     weights: str  # a name of the studio's
     target: Target
     format: str | None  # one of photographs.FORMATS' values; None: the picture's
-    quality: int  # 1 to 100, of JPEG and WebP
+    quality: int  # 1 to 100, of lossy formats
     strength: float  # 0 to 1, of the restoration; less blends with bicubic
 
 
@@ -157,7 +150,7 @@ class Studio:
         content = photographs.encode(result, kind=kind, quality=wish.quality)
         after = keep(MEDIA_TYPES[kind], content)
         shown = after
-        if kind not in _SHOWN:
+        if not formats.FORMATS[kind].is_shown:
             shown = keep(MEDIA_TYPES["PNG"], photographs.encode(result, kind="PNG"))
         before = photographs.encode(photograph, kind="PNG")
         maps, nearest = self._explained(wish.weights, upscaler, pixels)
@@ -256,7 +249,7 @@ def _result_name(
     name: str, wished: Target, size: tuple[int, int], scale: int, kind: str
 ) -> str:
     """Names a result: "a-x4.png", or "a-1920x1080.png" for a size in pixels."""
-    end = next(end for end, known in photographs.FORMATS.items() if known == kind)
+    end = formats.FORMATS[kind].suffixes[0]
     if wished.height is None and wished.width is None:
         return f"{Path(name).stem}-x{wished.scale or scale:g}.{end}"
     return f"{Path(name).stem}-{size[1]}x{size[0]}.{end}"
