@@ -5,6 +5,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -435,6 +436,8 @@ def truncatable() -> dict[str, bytes]:
         "webp": encode(colour, "WEBP"),
         "lossless webp": encode(colour, "WEBP", lossless=True),
         "avif": encode(colour, "AVIF"),
+        "jxl": imagecodecs.jpegxl_encode(np.asarray(colour), distance=1.0),
+        "lossless jxl": imagecodecs.jpegxl_encode(samples, lossless=True),
         "bmp": encode(colour, "BMP"),
         "palette bmp": encode(colour.quantize(50), "BMP"),
         "tiff": tiff(np.asarray(colour), photometric="rgb", rowsperstrip=8),

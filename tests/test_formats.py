@@ -43,6 +43,8 @@ def written(kind: str, **options) -> bytes:
     if kind == "HEIF":
         heif = pytest.importorskip("pillow_heif")
         heif.from_pillow(image).save(buffer, quality=100, chroma=444, **options)
+    elif kind == "JXL":
+        return imagecodecs.jpegxl_encode(PIXELS, lossless=True)
     else:
         image.save(buffer, kind, quality=100, subsampling="4:4:4", **options)
     return buffer.getvalue()
@@ -186,7 +188,7 @@ def test_brands_decide_between_heic_and_avif() -> None:
     assert isobmff.format_of(b"\0\0\0\x14ftypisom\0\0\0\0isom") is None
 
 
-@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF", "JXL"])
 def test_content_decides_and_not_the_name(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "holiday.jpg"
     path.write_bytes(written(kind))

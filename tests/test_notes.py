@@ -100,7 +100,7 @@ def details_of(photograph: Photograph) -> exif.Parts:
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "JXL"])
 def test_exif_keeps_bytes_of_any_encoding(
     tmp_path: Path, kind: str, order: str
 ) -> None:

@@ -90,7 +90,7 @@ def test_orientation_is_applied_once(
     assert dict(again) == {ExifTags.Base.Make: "Camera"}
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG", "TIFF", "AVIF", "HEIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG", "TIFF", "AVIF", "HEIF", "JXL"])
 def test_metadata_and_profile_are_kept(tmp_path: Path, kind: str) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Make] = "Camera"

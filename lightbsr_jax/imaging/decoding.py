@@ -2,7 +2,7 @@
 
 The content of a file, not its name, decides its format. Samples are [H, W, C], upright,
 in the machine's byte order. They use the full range of their type: uint8, uint16 or
-(only from TIFF) float32.
+(only from TIFF and JPEG XL) float32.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 from PIL.TiffImagePlugin import TiffImageFile
 
-from lightbsr_jax.imaging import bmp, depths, heif, isobmff, png, raw, tiff
+from lightbsr_jax.imaging import bmp, depths, heif, isobmff, jxl, png, raw, tiff
 from lightbsr_jax.imaging.errors import BY_PILLOW, ImageError
 
 # Limit for profiles and texts in a PNG; Pillow's default rejects more than 1 MB.
@@ -72,6 +72,10 @@ def decode(data: bytes) -> Decoded:
         return _decode_tiff(data)
     if isobmff.format_of(data) == "HEIF":
         return _decode_heif(data)
+    if jxl.is_jxl(data):
+        samples, found, count = jxl.samples(data)
+        colours = 1 if samples.shape[-1] < 3 else 3
+        return Decoded("JXL", samples, colours, None, count, found)
     if bmp.has_own_masks(data):
         return Decoded("BMP", bmp.samples(data), 3, None)
     image = _open(data)
@@ -115,6 +119,8 @@ def size(file: BinaryIO) -> tuple[int, int]:
         return raw.size(file)
     if isobmff.format_of(start) == "HEIF":
         return heif.size(file)
+    if jxl.is_jxl(start):
+        return jxl.size(file)
     if tiff.is_tiff(start):
         index, _ = tiff.pages(file)
         height, width = tiff.size(file, index)
@@ -136,6 +142,8 @@ def format_of(file: BinaryIO) -> str:
         return "RAW"
     if tiff.is_tiff(start):
         return "TIFF"
+    if jxl.is_jxl(start):
+        return "JXL"
     if (kind := isobmff.format_of(start)) is not None:
         return kind
     if bmp.has_own_masks(start):

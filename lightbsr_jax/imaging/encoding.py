@@ -8,7 +8,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from lightbsr_jax.imaging import exif, heif, ifd, notes, photoshop, png
+from lightbsr_jax.imaging import exif, heif, ifd, jxl, notes, photoshop, png
 from lightbsr_jax.imaging.notes import Metadata
 
 _INCH, _NO_UNIT = 2, 1  # units of a TIFF's resolution
@@ -32,6 +32,15 @@ def encode(
         return png.encoded(samples, _png_notes(profile, metadata))
     if kind == "TIFF":
         return _tiff(samples, profile, metadata)
+    if kind == "JXL":
+        return jxl.encoded(
+            samples,
+            profile,
+            exif=metadata.exif,
+            xmp=metadata.xmp,
+            quality=quality,
+            lossless=metadata.lossless,
+        )
     image = Image.fromarray(samples[..., 0] if samples.shape[-1] == 1 else samples)
     options: dict[str, Any] = {
         "icc_profile": profile,

@@ -19,8 +19,6 @@ _OTHERS = (
     (4, b"ftypmif1", "a HEIF picture"),
     (4, b"ftypmsf1", "a HEIF picture"),
     (4, b"ftyp", "a video"),
-    (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
-    (0, b"\xff\x0a", "a JPEG XL picture"),
     (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 picture"),
     (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
     (0, b"8BPS", "a Photoshop document"),

@@ -116,6 +116,16 @@ _ALL: tuple[dict[str, Any], ...] = (
         longest_side=32768,  # libavif reads no longer ones
     ),
     dict(
+        name="JXL",
+        suffixes=("jxl",),
+        media_type="image/jxl",
+        held={"profile", "exif", "xmp"},
+        is_deep=True,
+        is_transparent=True,
+        is_lossy=True,
+        longest_side=262144,  # of the highest level that is in use
+    ),
+    dict(
         name="HEIF",
         suffixes=("heic", "heif", "hif"),
         media_type="image/heic",

@@ -30,7 +30,7 @@ class Metadata(NamedTuple):
     colour: tuple[png.Chunk, ...] = ()  # a PNG's colour chunks, instead of a profile
     photoshop: bytes | None = None  # resources, including IPTC
     comment: bytes | None = None  # of a JPEG
-    lossless: bool = False  # a WebP
+    lossless: bool = False  # a WebP or JPEG XL
     lost: tuple[str, ...] = ()  # names of metadata that no result keeps
 
 
@@ -42,7 +42,7 @@ def read(data: bytes, decoded: Decoded) -> Metadata:
     block, texts, lost = info.get("exif"), {}, list(info.get("lost", ()))
     packet = info.get("xmp") or info.get(_PNG_XMP)
     packet = packet.encode() if isinstance(packet, str) else packet
-    colour = ((b"cICP", info["cicp"]),) if "cicp" in info else ()
+    colour = ((b"cICP", info["cicp"]),) if "cicp" in info else info.get("colour", ())
     if decoded.format == "PNG":
         texts = {
             k: str(v) for k, v in getattr(image, "text", {}).items() if k != _PNG_XMP
@@ -74,7 +74,8 @@ def read(data: bytes, decoded: Decoded) -> Metadata:
         colour=colour,
         photoshop=None if image is None else photoshop.of_jpeg(image),
         comment=info.get("comment") if decoded.format == "JPEG" else None,
-        lossless=decoded.format == "WEBP" and _is_lossless(data),
+        lossless=(decoded.format == "WEBP" and _is_lossless(data))
+        or (decoded.format == "JXL" and info.get("lossless", False)),
         lost=tuple(lost),
     )
 

@@ -2,7 +2,7 @@
 
 `files.read_rgb` converts anything to uint8 RGB, for training and measuring. Here grey
 stays grey, 16 bits stay 16, and transparency, colour profile and metadata are kept.
-Pixels are uint8 in 0..255, uint16 in 0..65535, or (in TIFF) float32 of any range.
+Pixels are uint8 in 0..255, uint16 in 0..65535, or (in TIFF and JPEG XL) float32.
 """
 
 from pathlib import Path
