@@ -1,21 +1,22 @@
-# `lightbsr` in a container, on the CPU or on an NVIDIA GPU:
+# `lightbsr` in a container, on the CPU:
 #
 #   docker build -t lightbsr .
-#   docker build -t lightbsr-cuda --build-arg JAX=jax[cuda13] .
+#   docker run --rm -p 127.0.0.1:7860:7860 lightbsr
 #   docker run --rm -v "$PWD:/pictures" lightbsr upscale photo.jpg -o large.png
-#   docker run --rm --gpus all -v "$PWD:/pictures" lightbsr-cuda upscale photo.jpg -o x.png
 #
-# CUDA's libraries come with JAX; the host needs NVIDIA's driver and container toolkit.
+# The second command opens the page at http://localhost:7860.
 # What is compiled is kept in /cache: give it a volume (-v lightbsr:/cache).
+# No image has been built from this file yet.
 
 FROM python:3.12-slim
 
-ARG JAX=jax
 ENV PIP_NO_CACHE_DIR=1 XDG_CACHE_HOME=/cache
 
 COPY . /source
-RUN pip install "$JAX" "/source[explain]" && rm -r /source && mkdir -m 777 /cache
+RUN pip install "jax" "/source[explain,heic,raw]" \
+    && rm -r /source && mkdir -m 777 /cache
 
 WORKDIR /pictures
+EXPOSE 7860
 ENTRYPOINT ["lightbsr"]
-CMD ["--help"]
+CMD ["serve", "--host=0.0.0.0"]

@@ -1,6 +1,7 @@
 """The local page, as a browser talks to it."""
 
 import errno
+import http.client
 import io
 import json
 import re
@@ -331,6 +332,20 @@ def test_uploads_need_no_files(studio: Studio, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     read = studio.read("x.png", png(9, 12), studio.wish({}))
     assert read.colour.shape == (9, 12, 3)
+
+
+def test_a_containers_page_answers_to_localhost_alone() -> None:
+    """It listens on all addresses; the published port has the same number."""
+    with Server({"first": ""}, port=0, host="0.0.0.0") as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert server.server_address[0] == "0.0.0.0"
+        own = f"localhost:{server.server_port}"
+        for host, status in ((own, 200), ("192.168.0.7:7860", 403)):
+            connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
+            connection.request("GET", "/about", headers={"Host": host})
+            assert connection.getresponse().status == status
+            connection.close()
+        server.shutdown()
 
 
 def test_the_port_that_browsers_leave_out(

@@ -28,6 +28,12 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     source.add_options(parser)
     parser.add_argument("--port", type=int, default=7860, help="default: 7860")
     parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on: 0.0.0.0 in a container, whose port is published to "
+        "this machine alone (default: 127.0.0.1)",
+    )
+    parser.add_argument(
         "--megapixels",
         type=float,
         default=16,
@@ -46,12 +52,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     begin = time.monotonic()
     sources = offered(source.named(arguments))
-    port, megapixels = arguments.port, arguments.megapixels
+    port, host, megapixels = arguments.port, arguments.host, arguments.megapixels
     weights = {name: packed.purpose(name) for name in sources}
     try:
-        server = Server(weights, port=port, megapixels=megapixels)
+        server = Server(weights, port=port, megapixels=megapixels, host=host)
     except (OSError, OverflowError) as error:  # in use, forbidden, or not a port
-        raise UserError(f"--port={port}: {error}; 0 picks a free port") from error
+        given = f"--port={port}" if host == ADDRESS else f"--host={host} --port={port}"
+        raise UserError(f"{given}: {error}; port 0 picks a free one") from error
 
     def say_ready() -> None:
         print(f"ready after {time.monotonic() - begin:.0f} s", flush=True)

@@ -4,39 +4,11 @@ A format that an optional package reads names the extra of this package that ins
 it.
 """
 
-import importlib
-import importlib.util
 from collections.abc import Mapping
-from types import MappingProxyType, ModuleType
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
-from lightbsr_jax.errors import UserError
-
-
-class Extra(NamedTuple):
-    """An optional package."""
-
-    module: str
-    name: str  # of the extra of this package
-
-    @property
-    def is_installed(self) -> bool:
-        """Returns whether the package is there."""
-        return importlib.util.find_spec(self.module) is not None
-
-    @property
-    def remedy(self) -> str:
-        """The command that installs it."""
-        return f"pip install 'lightbsr-jax[{self.name}]'"
-
-    def imported(self, purpose: str) -> ModuleType:
-        """Imports the package. Raises UserError, which names extra and remedy."""
-        try:
-            return importlib.import_module(self.module)
-        except ImportError as error:
-            raise UserError(
-                f"{purpose} need the extra {self.name}: {self.remedy} ({error})"
-            ) from error
+from lightbsr_jax.errors import Extra
 
 
 class Format(NamedTuple):
@@ -56,21 +28,21 @@ class Format(NamedTuple):
     result: str | None = None  # format of results, if this one is only read
 
 
-_ALL: tuple[dict[str, Any], ...] = (
-    dict(
+_ALL = (
+    Format(
         name="PNG",
         suffixes=("png",),
         media_type="image/png",
-        held={"profile", "aspect", "exif", "xmp", "texts", "comment"},
+        held=frozenset({"profile", "aspect", "exif", "xmp", "texts", "comment"}),
         is_deep=True,
         is_transparent=True,
         is_shown=True,
     ),
-    dict(
+    Format(
         name="JPEG",
         suffixes=("jpg", "jpeg", "jfif", "jpe"),
         media_type="image/jpeg",
-        held={"profile", "aspect", "exif", "xmp", "photoshop", "comment"},
+        held=frozenset({"profile", "aspect", "exif", "xmp", "photoshop", "comment"}),
         is_lossy=True,
         is_shown=True,
         longest_side=65500,
@@ -81,61 +53,61 @@ _ALL: tuple[dict[str, Any], ...] = (
             "comment": 65533,
         },
     ),
-    dict(
+    Format(
         name="WEBP",
         suffixes=("webp",),
         media_type="image/webp",
-        held={"profile", "exif", "xmp"},
+        held=frozenset({"profile", "exif", "xmp"}),
         is_transparent=True,
         is_lossy=True,
         is_shown=True,
         longest_side=16383,
     ),
-    dict(
+    Format(
         name="TIFF",
         suffixes=("tif", "tiff"),
         media_type="image/tiff",
-        held={"profile", "aspect", "exif", "xmp", "photoshop"},
+        held=frozenset({"profile", "aspect", "exif", "xmp", "photoshop"}),
         is_deep=True,
         is_transparent=True,
     ),
-    dict(
+    Format(
         name="BMP",
         suffixes=("bmp",),
         media_type="image/bmp",
         is_shown=True,
     ),
-    dict(
+    Format(
         name="AVIF",
         suffixes=("avif",),
         media_type="image/avif",
-        held={"profile", "exif", "xmp"},
+        held=frozenset({"profile", "exif", "xmp"}),
         is_transparent=True,
         is_lossy=True,
         is_shown=True,
         longest_side=32768,  # libavif reads no longer ones
     ),
-    dict(
+    Format(
         name="JXL",
         suffixes=("jxl",),
         media_type="image/jxl",
-        held={"profile", "exif", "xmp"},
+        held=frozenset({"profile", "exif", "xmp"}),
         is_deep=True,
         is_transparent=True,
         is_lossy=True,
         longest_side=262144,  # of the highest level that is in use
     ),
-    dict(
+    Format(
         name="HEIF",
         suffixes=("heic", "heif", "hif"),
         media_type="image/heic",
-        held={"profile", "exif", "xmp"},
+        held=frozenset({"profile", "exif", "xmp"}),
         is_transparent=True,
         is_lossy=True,
         longest_side=16384,  # 8192 in many decoders
         extra=Extra("pillow_heif", "heic"),
     ),
-    dict(
+    Format(
         name="RAW",
         suffixes=(
             *("dng", "cr2", "cr3", "nef", "nrw", "arw", "orf", "rw2", "raf", "pef"),
@@ -146,10 +118,7 @@ _ALL: tuple[dict[str, Any], ...] = (
         result="TIFF",
     ),
 )
-FORMATS: dict[str, Format] = {
-    entry["name"]: Format(**(entry | {"held": frozenset(entry.get("held", ()))}))
-    for entry in _ALL
-}
+FORMATS = {kind.name: kind for kind in _ALL}
 # The formats of results by their suffixes.
 RESULTS = {
     suffix: kind.name

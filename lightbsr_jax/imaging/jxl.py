@@ -257,7 +257,8 @@ def _header(stream: bytes) -> Header:
     last = bits.place
     if has_profile:
         colours = Colours(jxl_icc.read(bits))
-    upright = sides if orientation < 5 else sides[::-1]
+    height, width = sides
+    upright = (height, width) if orientation < 5 else (width, height)
     black = _BLACK in kinds
     return Header(
         upright, depth, animated, black, is_xyb, is_grey, colours, begin, end, last

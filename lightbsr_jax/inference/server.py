@@ -64,10 +64,17 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(
-        self, weights: Mapping[str, str], *, port: int, megapixels: float = 16
+        self,
+        weights: Mapping[str, str],
+        *,
+        port: int,
+        megapixels: float = 16,
+        host: str = ADDRESS,
     ) -> None:
         """Opens the port. Raises OSError if it is in use.
 
+        `host` is the address to listen on. The page answers to localhost's names alone,
+        whatever it is: in a container, the published port must have the same number.
         `weights` maps the names of offered weights, the default first, to their
         purposes. Pictures larger than `megapixels` are refused.
         """
@@ -78,7 +85,7 @@ class Server(ThreadingHTTPServer):
         self.failure: BaseException | None = None  # of `prepare`
         self._studio: Studio | None = None
         self._is_there = threading.Event()
-        super().__init__((ADDRESS, port), _Handler)
+        super().__init__((host, port), _Handler)
 
     def prepare(
         self, make: Callable[[Server], Studio], on_ready: Callable[[], None]

@@ -27,7 +27,7 @@ from lightbsr_jax.inference.in_tiles import Counter, Progress, Tiles
 from lightbsr_jax.inference.tiles import SMALLEST, Grid, Map, Storage
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.methods.parts import InParts
-from lightbsr_jax.models import packed
+from lightbsr_jax.models import hub, packed
 from lightbsr_jax.models.load import load_for_pictures
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.spec import Sees
@@ -106,6 +106,27 @@ class Upscaler:
         more than the LR image.
         """
         return cls(load_for_pictures(source), **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repository: str | Path,
+        *,
+        filename: str | None = None,
+        revision: str | None = None,
+        **options: Any,
+    ) -> "Upscaler":
+        """Loads a network from the Hugging Face Hub ("owner/name"), or a local copy.
+
+        The repository holds one file of `lightbsr pack` or a state dict
+        (.safetensors), or several, of which `filename` names one. Options are those of
+        `__init__`. See `models.hub.fetch` for `revision`, and for use without a
+        connection.
+
+        Raises UserError, which names the repository.
+        """
+        file = hub.fetch(repository, filename=filename, revision=revision)
+        return cls(load_for_pictures(file), **options)
 
     def __call__(
         self,
