@@ -2,6 +2,8 @@
 # one of them by the weights that come with the program.
 # make check: lint, types and the quick tests. make test: lint, types and all tests.
 # make docs: the documentation as a site, docs/_build/index.html.
+# make page: a page that upscales in the browser, page/dist; needs Node.js 20 or newer.
+# WEIGHTS names its networks.
 # Each makes a virtual environment in .venv first; PYTHON names the interpreter, and
 # WORKERS the number of processes that run tests.
 
@@ -10,9 +12,10 @@ WORKERS ?= 2
 BIN := .venv/bin
 DEMO := runs/demo
 PHOTOGRAPHS := scikit-image:test
+WEIGHTS ?= photo
 CAT := import skimage; print(skimage.__path__[0] + '/data/chelsea.png')
 
-.PHONY: demo check test lint types quick-tests all-tests docs format clean
+.PHONY: demo check test lint types quick-tests all-tests docs page format clean
 
 demo: .venv/requirements
 	$(BIN)/python train.py --config=configs/teacher.py:demo --workdir=$(DEMO)/teacher
@@ -46,12 +49,20 @@ all-tests: .venv/requirements-test
 docs: .venv/requirements-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build
 
+page: .venv/requirements-test page/node_modules/.package-lock.json
+	$(BIN)/python -m page.models page/build $(WEIGHTS)
+	node page/build.mjs page/build page/dist
+
+page/node_modules/.package-lock.json: page/package-lock.json
+	npm ci --prefix page --ignore-scripts --no-audit --no-fund
+
 format: .venv/requirements-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .pytest_cache runs/demo docs/_build
+	rm -rf .venv .pytest_cache runs/demo docs/_build page/build page/dist \
+	    page/node_modules
 
 .venv/%: %.txt requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

@@ -43,6 +43,7 @@ NOT_RUN = {
     "git clone": "needs the network",
     "make demo": "takes ten minutes",
     "make check": "runs the tests",
+    "make page": "needs Node.js and the network; test_parts.py builds the page",
     "make test": "runs the tests",
     "lightbsr serve": "runs until Ctrl-C; test_server.py asks it for its pages",
     "lightbsr compare": "needs a checkout of the reference; test_compare.py has none",

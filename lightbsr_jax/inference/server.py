@@ -140,6 +140,7 @@ class Server(ThreadingHTTPServer):
             ],
             "formats": formats.offered(),
             "megapixels": self.megapixels,
+            "keeps": "transparency, 16 bits and colour profiles are kept",
             "mostBytes": _MOST_BYTES,
         }
 

@@ -133,7 +133,7 @@ def run(path: str | Path, lr: np.ndarray) -> np.ndarray:
 
 def run_onnx(path: str | Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
     """Runs an ONNX file on its named inputs; returns its output as it is."""
-    session = _imported("onnxruntime").InferenceSession(
+    session = imported("onnxruntime").InferenceSession(
         str(path), providers=["CPUExecutionProvider"]
     )
     (output,) = session.run(None, inputs)
@@ -142,7 +142,7 @@ def run_onnx(path: str | Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
 
 def to_stablehlo(model: Model, size: tuple[int, int] | None) -> bytes:
     """The network as JAX's serialised StableHLO, for all of PLATFORMS."""
-    _imported("flatbuffers")  # by JAX
+    imported("flatbuffers")  # by JAX
 
     def restore(lr: Array) -> Array:
         return apply(model.network, model.variables, lr).sr
@@ -160,7 +160,7 @@ def to_stablehlo(model: Model, size: tuple[int, int] | None) -> bytes:
 
 def to_onnx(model: Model, size: tuple[int, int] | None, form: Form = WHOLE) -> bytes:
     """The network as an ONNX model; UserError for ablations."""
-    onnx = _imported("onnx")
+    onnx = imported("onnx")
     graph = Graph(onnx, form.part)
     model.method.to_onnx(graph, model.network, model.variables)
     _finish(graph, form)
@@ -233,7 +233,8 @@ def _facts(model: Model, form: Form) -> dict[str, str]:
     return facts if form.license is None else {**facts, "license": form.license}
 
 
-def _imported(name: str) -> ModuleType:
+def imported(name: str) -> ModuleType:
+    """Imports a package of an extra. Raises UserError if it is not installed."""
     try:
         return __import__(name)
     except ImportError as error:

@@ -40,3 +40,8 @@ class Method:
     in_parts: InParts = field(repr=False)
     # Writes a student's (graph, network, variables), for `interop.export`.
     to_onnx: Callable[[Graph, Any, dict[str, Any]], None] = field(repr=False)
+    # Write the stages of `in_parts` by the names of their functions, for
+    # `interop.parts`: (graph, network, variables, *values) to the name of the result.
+    onnx_parts: Mapping[str, Callable[..., str]] | None = field(
+        default=None, repr=False
+    )

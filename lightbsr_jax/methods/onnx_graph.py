@@ -24,6 +24,7 @@ IR_VERSION = 6  # the version for this opset
 INPUT, OUTPUT, IDR = "input", "output", "idr"
 
 _END = np.iinfo(np.int64).max
+_MEAN = np.reshape(RGB_MEAN, (1, 3, 1, 1))
 
 
 class Graph:
@@ -216,15 +217,31 @@ def restorer(
     `body` maps the features to the input of the body's last convolution.
     """
     with graph.scope("restorer"):
-        mean = np.reshape(RGB_MEAN, (1, 3, 1, 1))
-        inner_mean = graph.constant(network.IMAGE_RANGE * mean, "mean")
-        lr = scaled(graph, INPUT, network.IMAGE_RANGE)
-        head = graph.conv(graph.op("Sub", lr, inner_mean), params["head"])
+        head = extracted(graph, network, params, INPUT)
         with graph.scope("body"):
             x = graph.conv(body(head), params["body"]["conv"])
             x = graph.op("Add", head, x)
-        for index, factor in enumerate(UPSCALER_STEPS[network.scale]):
-            x = graph.conv(x, params[f"upscale_{index}"])
-            x = graph.pixel_shuffle(x, factor)
-        x = scaled(graph, graph.conv(x, params["tail"]), 1 / network.IMAGE_RANGE)
-        graph.op("Add", x, graph.constant(mean, "mean"), out=OUTPUT)
+        reconstructed(graph, network, params, x, out=OUTPUT)
+
+
+def extracted(graph: Graph, network: BlindNetwork, params: Tree, lr: str) -> str:
+    """Adds `Restorer.extract`, the features of an LR image."""
+    inner_mean = graph.constant(network.IMAGE_RANGE * _MEAN, "mean")
+    lr = scaled(graph, lr, network.IMAGE_RANGE)
+    return graph.conv(graph.op("Sub", lr, inner_mean), params["head"])
+
+
+def reconstructed(
+    graph: Graph, network: BlindNetwork, params: Tree, x: str, out: str | None = None
+) -> str:
+    """Adds `Restorer.reconstruct_stepwise`; returns the name of the SR image."""
+    for index, factor in enumerate(UPSCALER_STEPS[network.scale]):
+        x = graph.conv(x, params[f"upscale_{index}"])
+        x = graph.pixel_shuffle(x, factor)
+    return pixels(graph, network, graph.conv(x, params["tail"]), out)
+
+
+def pixels(graph: Graph, network: BlindNetwork, x: str, out: str | None = None) -> str:
+    """Adds the end of `Restorer`: the mean, in the range of pixels."""
+    x = scaled(graph, x, 1 / network.IMAGE_RANGE)
+    return graph.op("Add", x, graph.constant(_MEAN, "mean"), out=out)

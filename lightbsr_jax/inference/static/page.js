@@ -70,8 +70,7 @@ function fill() {
   for (const end of offer.formats)
     option(at("format"), end, FORMATS[end] ?? end.toUpperCase());
   at("limits").textContent = `Up to ${offer.megapixels} megapixels each. ` +
-    `${offer.formats.map(end => FORMATS[end] ?? end).join(", ")}; transparency, ` +
-    "16 bits and colour profiles are kept.";
+    `${offer.formats.map(end => FORMATS[end] ?? end).join(", ")}; ${offer.keeps}.`;
   restore();
   settle();
 }
@@ -85,7 +84,7 @@ async function watch() {
   if (found && first) fill();
   at("state").className = `state ${!found ? "lost" : found.ready ? "ready" : ""}`;
   at("state-text").textContent = !found ? "No answer"
-    : found.ready ? "Ready" : capital(found.said);
+    : capital(found.ready ? found.engine ?? "ready" : found.said);
   const scale = found?.weights.find(one => one.name === at("weights").value)?.scale;
   if (scale) at("size").options[0].text = `${scale} × as large`;
   if (scale) for (const other of at("size").options)

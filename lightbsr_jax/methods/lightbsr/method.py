@@ -32,4 +32,5 @@ METHOD = Method(
     recognise=recognise,
     in_parts=IN_PARTS,
     to_onnx=onnx.write,
+    onnx_parts=onnx.PARTS,
 )

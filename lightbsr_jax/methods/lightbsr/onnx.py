@@ -17,8 +17,7 @@ from lightbsr_jax.methods.onnx_graph import INPUT, Graph, Tree
 
 def write(graph: Graph, network: LightBSR, variables: dict[str, Any]) -> None:
     """Writes a whole student, from INPUT to OUTPUT. Raises UserError for ablations."""
-    if network.switches != Switches():
-        raise UserError("ablations cannot be exported as ONNX: export to .stablehlo")
+    _refuse_ablations(network)
     params, statistics = onnx_graph.as_numpy(variables)
     idr = onnx_graph.estimator(
         graph, INPUT, params["estimator"], statistics["estimator"]
@@ -35,6 +34,11 @@ def write(graph: Graph, network: LightBSR, variables: dict[str, Any]) -> None:
         return x
 
     onnx_graph.restorer(graph, network, params["restorer"], body)
+
+
+def _refuse_ablations(network: LightBSR) -> None:
+    if network.switches != Switches():
+        raise UserError("ablations cannot be exported as ONNX: export to .stablehlo")
 
 
 def _converter(graph: Graph, idr: str, params: Tree) -> tuple[str, str]:
@@ -63,24 +67,38 @@ def _repeated(graph: Graph, block: str, size: str) -> str:
 def _group(
     graph: Graph, features: str, channel: str, spatial: str, group: Tree
 ) -> tuple[str, str, str]:
-    def converted(idr: str, name: str) -> str:
-        with graph.scope(name):
-            hidden = graph.gelu_conv(idr, group[name]["expand"])
-            return graph.op("Add", idr, graph.gelu_conv(hidden, group[name]["reduce"]))
-
-    channel = converted(channel, "channel_converter")
-    spatial = converted(spatial, "spatial_converter")
+    channel = _converted(graph, channel, group, "channel_converter")
+    spatial = _converted(graph, spatial, group, "spatial_converter")
     x = features
     for number in range(len(group["blocks"]["mixing"]["layer_scale"])):
         block = onnx_graph.layer(group["blocks"], number)
         with graph.scope(f"block_{number}"):
             x = _block(graph, x, channel, spatial, block)
+    return _merged(graph, x, features, group), channel, spatial
+
+
+def _converted(graph: Graph, idr: str, group: Tree, name: str) -> str:
+    with graph.scope(name):
+        hidden = graph.gelu_conv(idr, group[name]["expand"])
+        return graph.op("Add", idr, graph.gelu_conv(hidden, group[name]["reduce"]))
+
+
+def _merged(graph: Graph, x: str, features: str, group: Tree) -> str:
+    """The end of a group."""
     with graph.scope("convnext"):
         x = graph.op("Add", x, _mixing(graph, x, group["convnext"]))
-    return graph.op("Add", features, graph.conv(x, group["conv"])), channel, spatial
+    return graph.op("Add", features, graph.conv(x, group["conv"]))
 
 
-def _block(graph: Graph, x: str, channel: str, spatial: str, block: Tree) -> str:
+def _block(
+    graph: Graph,
+    x: str,
+    channel: str,
+    spatial: str,
+    block: Tree,
+    means: str | None = None,
+) -> str:
+    """Adds a block; `means` [B, 48, 1, 1] are those of another, larger map."""
     first, others = graph.split(x, [SPATIAL_FEATURES, CHANNEL_FEATURES])
     layers = block["spatial"]
     with graph.scope("spatial"):
@@ -91,7 +109,7 @@ def _block(graph: Graph, x: str, channel: str, spatial: str, block: Tree) -> str
 
     layers = block["channel"]
     with graph.scope("channel"):
-        weight = graph.op("GlobalAveragePool", others)
+        weight = means or graph.op("GlobalAveragePool", others)
         weight = graph.op("Concat", weight, channel, axis=1)
         weight = graph.gelu_conv(weight, layers["weight_hidden"])
         weight = graph.op("Sigmoid", graph.conv(weight, layers["weight"]))
@@ -111,3 +129,66 @@ def _mixing(graph: Graph, x: str, layers: Tree) -> str:
     x = graph.dense(x, layers["reduce"])
     x = graph.op("Mul", x, graph.constant(layers["layer_scale"]))
     return graph.op("Transpose", x, perm=[0, 3, 1, 2])
+
+
+def _part_vector(graph: Graph, network: LightBSR, variables: Tree, mean: str) -> str:
+    """R_c of the mean IDR [1, C, 1, 1]."""
+    _refuse_ablations(network)
+    return graph.gelu_conv(mean, variables["params"]["converter"]["channel"])
+
+
+def _part_spatial(graph: Graph, network: LightBSR, variables: Tree, idr: str) -> str:
+    """R_s of the IDR, in pixels of the LR image, whose size is an input."""
+    spatial = graph.pixel_shuffle(idr, 4)
+    zeros, axes = graph.constant(np.zeros(2, np.int64)), graph.constant([2, 3])
+    spatial = graph.op("Slice", spatial, zeros, "size", axes)
+    return graph.gelu_conv(spatial, variables["params"]["converter"]["spatial"])
+
+
+def _part_channel(
+    graph: Graph, network: LightBSR, variables: Tree, group: int, channel: str
+) -> str:
+    return _converted(graph, channel, _of(variables, group), "channel_converter")
+
+
+def _part_converted(
+    graph: Graph, network: LightBSR, variables: Tree, spatial: str, group: int
+) -> str:
+    return _converted(graph, spatial, _of(variables, group), "spatial_converter")
+
+
+def _part_block(
+    graph: Graph,
+    network: LightBSR,
+    variables: Tree,
+    x: str,
+    spatial: str,
+    group: int,
+    index: int,
+    channel: str,
+    means: str,
+) -> str:
+    block = onnx_graph.layer(_of(variables, group)["blocks"], index)
+    _, means = graph.split(means, [SPATIAL_FEATURES, CHANNEL_FEATURES])
+    return _block(graph, x, channel, spatial, block, means)
+
+
+def _part_merge(
+    graph: Graph, network: LightBSR, variables: Tree, x: str, features: str, group: int
+) -> str:
+    return _merged(graph, x, features, _of(variables, group))
+
+
+def _of(variables: Tree, group: int) -> Tree:
+    return onnx_graph.layer(variables["params"]["restorer"]["body"]["groups"], group)
+
+
+# By the names of the functions of `in_parts`.
+PARTS = {
+    "convert_mean": _part_vector,
+    "spatial": _part_spatial,
+    "convert_channel": _part_channel,
+    "convert_spatial": _part_converted,
+    "block": _part_block,
+    "merge": _part_merge,
+}

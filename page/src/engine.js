@@ -1,0 +1,103 @@
+// What upscales the page's pictures: here the browser itself, in a worker.
+//
+// The same interface as lightbsr_jax/inference/static/engine.js, which asks a server.
+
+const WORKER = "worker.js";
+const SILENCE = 180;  // seconds without a word after which a worker counts as lost
+const CONTROL = 4000;  // milliseconds to wait for the service worker
+
+let worker = null, state = {said: "starting", ready: false}, waiting = null;
+let number = 0, begun = null;
+
+// Makes pictures from files of the page only, and keeps the files for use offline. It
+// adds the headers without which browsers allow one thread: they count after a reload.
+async function controlled() {
+  const workers = navigator.serviceWorker;
+  if (!workers || !isSecureContext) return;
+  try {
+    await workers.register("sw.js");
+    if (!workers.controller)
+      await Promise.race([
+        new Promise(done => workers.addEventListener("controllerchange", done)),
+        new Promise(done => setTimeout(done, CONTROL)),
+      ]);
+  } catch {
+    return;  // a private window: the page works, but not offline
+  }
+  if (crossOriginIsolated || !workers.controller) return;
+  if (sessionStorage.getItem("reloaded")) return;
+  sessionStorage.setItem("reloaded", "yes");
+  if (!waiting) location.reload();
+}
+
+function start() {
+  worker = new Worker(WORKER, {type: "module"});
+  worker.onmessage = ({data}) => {
+    if (data.id) return waiting?.hear(data);
+    state = {...state, ...data};
+    waiting?.hear({});
+  };
+  worker.onerror = event => lose(event.message || "the worker of this page has failed");
+  worker.postMessage({prepare: FILES.weights[0].name});
+}
+
+// Ends a worker that is of no use any more; the next picture gets another one.
+function lose(reason) {
+  worker?.terminate();
+  worker = null;
+  state = {said: "starting again", ready: false};
+  waiting?.hear({error: `${reason}: try again`});
+}
+
+// What the engine offers and how far it is; null where it cannot be started.
+export async function about() {
+  begun ??= controlled();
+  await begun;
+  if (!worker && !state.lost) start();
+  if (state.lost) return null;
+  return {
+    ready: state.ready,
+    said: state.said,
+    engine: state.engine && `ready, on ${state.engine}`,
+    weights: FILES.weights,
+    formats: ["png", "jpg"],
+    megapixels: FILES.megapixels,
+    mostBytes: Infinity,
+    keeps: "transparency, EXIF and colour profiles are kept. Pictures with 16 bits " +
+      "are refused",
+  };
+}
+
+// Upscales a File. `onProgress` gets percent. The result's `before`, `after` and `shown`
+// are Blobs. Errors are in words.
+export async function upscale(file, wish, {signal, onProgress}) {
+  if (state.lost) throw new Error(state.lost);
+  begun ??= controlled();
+  await begun;
+  if (!worker) start();
+  const id = ++number;
+  let silence;
+  const answer = new Promise((resolve, reject) => {
+    const attend = () => {
+      clearTimeout(silence);
+      silence = setTimeout(() => lose(`no word from this page's worker for ${SILENCE} ` +
+        "seconds"), 1000 * SILENCE);
+    };
+    waiting = {hear(data) {
+      attend();
+      if (data.percent) onProgress(data.percent);
+      if (data.result) resolve(data.result);
+      if (data.error) reject(new Error(data.error));
+      if (state.lost) reject(new Error(state.lost));
+    }};
+    attend();
+    signal.addEventListener("abort", () => worker?.postMessage({cancel: id}));
+    worker.postMessage({id, file, wish});
+  });
+  try {
+    return await answer;
+  } finally {
+    clearTimeout(silence);
+    waiting = null;
+  }
+}

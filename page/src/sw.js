@@ -1,0 +1,40 @@
+// The service worker: keeps the page's files, so that it works offline, and adds the
+// headers by which browsers allow threads. VERSION and SHELL are set by build.mjs.
+
+const KEPT = `lightbsr-${VERSION}`;
+
+oninstall = event => event.waitUntil(
+  caches.open(KEPT).then(cache => cache.addAll(SHELL)));
+
+onactivate = event => event.waitUntil((async () => {
+  for (const name of await caches.keys())
+    if (name.startsWith("lightbsr-") && name !== KEPT) await caches.delete(name);
+  await clients.claim();
+})());
+
+function isolated(answer) {
+  const headers = new Headers(answer.headers);
+  headers.set("Cross-Origin-Opener-Policy", "same-origin");
+  headers.set("Cross-Origin-Embedder-Policy", "require-corp");
+  headers.set("Cross-Origin-Resource-Policy", "same-origin");
+  const {status, statusText} = answer;
+  return new Response(answer.body, {status, statusText, headers});
+}
+
+async function answered(request) {
+  const cache = await caches.open(KEPT);
+  const kept = await cache.match(request, {ignoreSearch: true});
+  if (kept) return isolated(kept);
+  const answer = await fetch(request);
+  if (answer.status === 200) {
+    const copy = answer.clone();
+    cache.put(request, copy).catch(() => null);  // no space: it works, but not offline
+  }
+  return isolated(answer);
+}
+
+onfetch = event => {
+  const {url, method} = event.request;
+  if (method !== "GET" || new URL(url).origin !== location.origin) return;
+  event.respondWith(answered(event.request));
+};

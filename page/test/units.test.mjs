@@ -1,0 +1,165 @@
+// Units without a network and without a browser: node --test.
+import assert from "node:assert/strict";
+import {test} from "node:test";
+import {inflateSync} from "node:zlib";
+import {inspect, updated} from "../src/headers.js";
+import {FileMap, Maps, MemoryMap, NoSpace} from "../src/maps.js";
+import {ranges} from "../src/network.js";
+import {encode} from "../src/png.js";
+import {fill, mirrored} from "../src/resample.js";
+import {resultName, target} from "../src/upscale.js";
+
+const bytes = (...parts) => new Uint8Array(parts.flatMap(part =>
+  typeof part === "string" ? [...part].map(c => c.charCodeAt(0)) : part));
+
+test("a tile's ranges cover a side without gaps", () => {
+  for (const [size, largest] of [[17, 32], [256, 64], [301, 192], [33, 32]]) {
+    const found = ranges(size, largest);
+    assert.equal(found[0][0], 0);
+    assert.equal(found.at(-1)[1], size);
+    for (const [n, [from, to]] of found.entries()) {
+      assert.ok(to > from && to - from <= largest && from % 4 === 0);
+      if (n) assert.equal(from, found[n - 1][1]);
+    }
+  }
+});
+
+test("maps in memory and in files hold the same", async () => {
+  const stored = new Uint8Array(4 * 5 * 7 * 2);
+  const handle = {
+    truncate() {},
+    read: (part, {at}) => new Uint8Array(part.buffer, part.byteOffset, part.byteLength)
+      .set(stored.subarray(at, at + part.byteLength)),
+    write(part, {at}) {
+      stored.set(new Uint8Array(part.buffer, part.byteOffset, part.byteLength), at);
+      return part.byteLength;
+    },
+  };
+  const values = Float32Array.from({length: 3 * 4 * 2}, (_, n) => n + 0.5);
+  const place = {top: 1, bottom: 4, left: 2, right: 6};
+  for (const map of [new MemoryMap(5, 7, 2), new FileMap(5, 7, 2, {handle})]) {
+    map.write(place, values);
+    assert.deepEqual(map.read(place), values);
+    const row = map.read({top: 2, bottom: 3, left: 1, right: 4});
+    assert.deepEqual([...row], [0, 0, 8.5, 9.5, 10.5, 11.5]);
+  }
+});
+
+test("maps beyond the budget are files, and a full disk is named", async () => {
+  let opened = 0;
+  const handle = {truncate() {}, write: () => 0};
+  const maps = new Maps(100, async () => ({handle, close() {}, n: ++opened}));
+  const first = await maps.make(4, 6, 1);
+  assert.ok(first instanceof MemoryMap);
+  const second = await maps.make(1, 1, 2);
+  assert.ok(second instanceof FileMap && opened === 1);
+  assert.throws(() => second.write({top: 0, bottom: 1, left: 0, right: 1},
+    new Float32Array(2)), NoSpace);
+  first.free();
+  assert.ok(await maps.make(1, 1, 2) instanceof MemoryMap);
+});
+
+test("a PNG holds its rows, profile and EXIF", async () => {
+  const [width, height] = [9, 70];
+  const pixels = Uint8Array.from({length: 3 * width * height},
+    (_, n) => (n * n) % 251);
+  const exif = bytes("II*\0", [8, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+  const profile = Uint8Array.from({length: 300}, (_, n) => n & 255);
+  const blob = await encode(pixels, {width, height, channels: 3, profile, exif});
+  const file = new Uint8Array(await blob.arrayBuffer());
+  const head = inspect(file);
+  assert.deepEqual([head.width, head.height], [width, height]);
+  assert.deepEqual(new Uint8Array(inflateSync(head.profile.packed)), profile);
+  assert.deepEqual(head.exif, exif);
+  assert.deepEqual(unfiltered(file, width, height), pixels);
+});
+
+// The pixels of a PNG of 3 channels, by the text of its specification.
+function unfiltered(file, width, height) {
+  const view = new DataView(file.buffer), parts = [];
+  for (let at = 8; at < file.length; at += view.getUint32(at) + 12)
+    if (String.fromCharCode(...file.subarray(at + 4, at + 8)) === "IDAT")
+      parts.push(file.subarray(at + 8, at + 8 + view.getUint32(at)));
+  const raw = inflateSync(Buffer.concat(parts)), size = 3 * width;
+  const out = new Uint8Array(size * height);
+  const at = (y, i) => y < 0 || i < 0 ? 0 : out[y * size + i];
+  for (let y = 0; y < height; y++)
+    for (let i = 0; i < size; i++) {
+      const [a, b, c] = [at(y, i - 3), at(y - 1, i), i < 3 ? 0 : at(y - 1, i - 3)];
+      const p = a + b - c;
+      const paeth = [a, b, c].reduce((best, n) =>
+        Math.abs(p - n) < Math.abs(p - best) ? n : best);
+      const guess = [0, a, b, (a + b) >> 1, paeth][raw[y * (size + 1)]];
+      out[y * size + i] = raw[y * (size + 1) + 1 + i] + guess;
+    }
+  return out;
+}
+
+const PNG = "\x89PNG\r\n\x1a\n";
+const chunk = (name, body) => bytes([0, 0, 0, body.length], name, body, [0, 0, 0, 0]);
+const ihdr = bits => chunk("IHDR", [0, 0, 0, 5, 0, 0, 0, 6, bits, 2, 0, 0, 0]);
+const jpeg = (components, bits = 8) => bytes([0xff, 0xd8, 0xff, 0xc0, 0, 8, bits, 0, 6,
+  0, 5, components, 0xff, 0xda, 0, 2, 1, 2, 3]);
+
+test("what cannot be upscaled is refused by name", () => {
+  const end = [...chunk("IEND", [])];
+  const refused = [
+    [bytes(PNG, [...ihdr(16)], end), /16 bits/],
+    [bytes(PNG, [...ihdr(8)], [...chunk("acTL", [])], end), /animation/],
+    [bytes(PNG, [...ihdr(8)], [...chunk("cICP", [9, 16, 0, 1])], end), /dynamic range/],
+    [bytes(PNG, [...ihdr(8)]), /ends too early/],
+    [bytes([...jpeg(4)], [0xff, 0xd9]), /CMYK/],
+    [bytes([...jpeg(3, 12)], [0xff, 0xd9]), /12 bits/],
+    [jpeg(3), /ends too early/],
+    [bytes("II*\0", [0, 0]), /TIFF/],
+    [new Uint8Array(), /empty/],
+  ];
+  for (const [file, message] of refused) assert.throws(() => inspect(file), message);
+  const found = inspect(bytes([...jpeg(3)], [0xff, 0xd9]));
+  assert.deepEqual([found.kind, found.width, found.height], ["jpg", 5, 6]);
+  assert.equal(inspect(bytes(PNG, [...ihdr(8)], end)).kind, "png");
+  assert.equal(inspect(bytes("something else")).kind, null);
+});
+
+test("EXIF loses its orientation and gets the new size", () => {
+  const entry = (tag, kind, value) => [tag & 255, tag >> 8, kind, 0, 1, 0, 0, 0,
+    value & 255, value >> 8, 0, 0];
+  const exif = bytes("II*\0", [8, 0, 0, 0, 2, 0], entry(0x0112, 3, 6),
+    entry(0x8769, 4, 38), [99, 0, 0, 0], [1, 0], entry(0xa002, 4, 5), [0, 0, 0, 0]);
+  const expected = bytes("II*\0", [8, 0, 0, 0, 2, 0], entry(0x0112, 3, 1),
+    entry(0x8769, 4, 38), [0, 0, 0, 0], [1, 0], entry(0xa002, 4, 20), [0, 0, 0, 0]);
+  assert.deepEqual(updated(exif, 20, 24), expected);
+  assert.equal(updated(bytes("II*\0", [200, 0, 0, 0]), 20, 24), null);
+});
+
+test("hidden pixels get the colour of the nearest visible one", () => {
+  const [height, width] = [9, 11];
+  const alpha = Uint8Array.from({length: height * width},
+    (_, n) => [3, 40, 61].includes(n) ? 200 : 0);
+  const pixels = Uint8Array.from({length: 3 * alpha.length}, (_, n) => n % 256);
+  const old = pixels.slice();
+  fill(pixels, alpha, height, width);
+  const far = (a, b) => (Math.trunc(a / width) - Math.trunc(b / width)) ** 2
+    + (a % width - b % width) ** 2;
+  for (let n = 0; n < alpha.length; n++) {
+    const least = Math.min(...[3, 40, 61].map(other => far(n, other)));
+    const from = [3, 40, 61].filter(other => far(n, other) === least);
+    assert.ok(from.some(other => pixels[3 * n] === old[3 * other]), `pixel ${n}`);
+  }
+});
+
+test("a picture is mirrored, also where it is smaller than the border", () => {
+  const pixels = Uint8Array.from({length: 2 * 3}, (_, n) => n + 1);
+  const row = [...mirrored(pixels, 1, 2, 3)].slice(0, 8 * 3);
+  assert.deepEqual(row.filter((_, n) => n % 3 === 0), [4, 4, 1, 1, 4, 4, 1, 1]);
+});
+
+test("sizes and names are those of the settings", () => {
+  const picture = {height: 30, width: 40};
+  assert.deepEqual(target({}, picture, 4), [120, 160]);
+  assert.deepEqual(target({scale: "3"}, picture, 4), [90, 120]);
+  assert.deepEqual(target({size: "100x"}, picture, 4), [75, 100]);
+  assert.deepEqual(target({size: "x60"}, picture, 4), [60, 80]);
+  assert.equal(resultName("a.b.jpg", {}, [120, 160], 4, "png"), "a.b-x4.png");
+  assert.equal(resultName("a", {size: "100x"}, [75, 100], 4, "jpg"), "a-100x75.jpg");
+});
