@@ -4,10 +4,11 @@
 
 const WORKER = "worker.js";
 const SILENCE = 180;  // seconds without a word after which a worker counts as lost
+const MOST_FAILURES = 3;  // of workers that were never ready
 const CONTROL = 4000;  // milliseconds to wait for the service worker
 
 let worker = null, state = {said: "starting", ready: false}, waiting = null;
-let number = 0, begun = null;
+let number = 0, begun = null, failures = 0;
 
 // Makes pictures from files of the page only, and keeps the files for use offline. It
 // adds the headers without which browsers allow one thread: they count after a reload.
@@ -35,6 +36,7 @@ function start() {
   worker.onmessage = ({data}) => {
     if (data.id) return waiting?.hear(data);
     state = {...state, ...data};
+    if (data.ready) failures = 0;
     waiting?.hear({});
   };
   worker.onerror = event => lose(event.message || "the worker of this page has failed");
@@ -46,16 +48,17 @@ function lose(reason) {
   worker?.terminate();
   worker = null;
   state = {said: "starting again", ready: false};
+  if (++failures === MOST_FAILURES) state.lost = `${reason}: reload the page`;
   waiting?.hear({error: `${reason}: try again`});
 }
 
-// What the engine offers and how far it is; null where it cannot be started.
+// What the engine offers and how far it is; `lost` says why it cannot be started.
 export async function about() {
   begun ??= controlled();
   await begun;
   if (!worker && !state.lost) start();
-  if (state.lost) return null;
   return {
+    lost: state.lost,
     ready: state.ready,
     said: state.said,
     engine: state.engine && `ready, on ${state.engine}`,

@@ -96,9 +96,8 @@ export class Maps {
   }
 }
 
-let number = 0;
-
-// Opens a new file of the private file system; null where a browser has none.
+// Opens new files of the private file system; null where a browser has none. Those of
+// an earlier visit are removed; files in use cannot be.
 export async function privateFiles() {
   try {
     const root = await navigator.storage.getDirectory();
@@ -106,7 +105,7 @@ export async function privateFiles() {
     const folder = await root.getDirectoryHandle(FOLDER, {create: true});
     if (!("createSyncAccessHandle" in FileSystemFileHandle.prototype)) return null;
     return async () => {
-      const name = `map-${++number}`;
+      const name = crypto.randomUUID();  // other tabs have maps here, too
       const file = await folder.getFileHandle(name, {create: true});
       const handle = await file.createSyncAccessHandle();
       const close = () => {

@@ -78,7 +78,8 @@ export class Network {
     return this.weights.get(stage);
   }
 
-  async #run(stage, values, sizes = {}) {
+  // Computes a stage: {name: {dims, data}} of its outputs.
+  async run(stage, values, sizes = {}) {
     const {inputs, sizes: wanted} = this.plan.graphs[stage.graph];
     const feeds = {};
     inputs.forEach((name, index) => { feeds[name] = values[index]; });
@@ -105,8 +106,6 @@ export class Network {
       pass.free();
     }
   }
-
-  run(stage, values, sizes) { return this.#run(stage, values, sizes); }
 }
 
 // The pass of one picture.
@@ -232,7 +231,7 @@ class Pass {
   // The SR picture, from the features before the upscaler. Its outermost LR pixels are
   // computed step by step: there every convolution pads.
   async reconstruct(put) {
-    const {plan, scale} = this.network;
+    const {plan} = this.network;
     for (const row of this.rows)
       for (const column of this.columns) {
         const {height, width} = this;
@@ -246,7 +245,6 @@ class Pass {
           if (is) await this.part(plan.stepwise, rows, columns, put);
         await this.advance();
       }
-    this.scale = scale;
   }
 
   async part(stage, row, column, put) {

@@ -4,7 +4,8 @@
 const KEPT = `lightbsr-${VERSION}`;
 
 oninstall = event => event.waitUntil(
-  caches.open(KEPT).then(cache => cache.addAll(SHELL)));
+  caches.open(KEPT).then(cache => cache.addAll(
+    SHELL.map(name => new Request(name, {cache: "reload"})))));
 
 onactivate = event => event.waitUntil((async () => {
   for (const name of await caches.keys())
@@ -25,7 +26,7 @@ async function answered(request) {
   const cache = await caches.open(KEPT);
   const kept = await cache.match(request, {ignoreSearch: true});
   if (kept) return isolated(kept);
-  const answer = await fetch(request);
+  const answer = await fetch(request, {cache: "no-cache"});  // none of an older page
   if (answer.status === 200) {
     const copy = answer.clone();
     cache.put(request, copy).catch(() => null);  // no space: it works, but not offline

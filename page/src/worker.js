@@ -9,6 +9,8 @@ import {resultName, upscaled} from "./upscale.js";
 const {models, runtimes} = FILES;  // sizes in bytes by file; see build.mjs
 const GIGABYTE = 2 ** 30;
 const MAPS = 0.15;  // share of the memory for maps; larger ones are files
+const MOST_THREADS = 16;
+const BEAT = 10;  // seconds between two signs of life
 const TILE = 192;  // LR pixels along a side
 
 const networks = new Map();
@@ -57,7 +59,7 @@ async function start(kind) {
   used.env.wasm.wasmPaths = {mjs: new URL(glue, location.href).href};
   used.env.wasm.wasmBinary = program.buffer;
   used.env.wasm.numThreads = kind === "webgpu" ? 1
-    : crossOriginIsolated ? navigator.hardwareConcurrency : 1;
+    : crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, MOST_THREADS) : 1;
   used.env.logLevel = "error";
   return {kind, ort: used, options: {executionProviders: [kind]}};
 }
@@ -159,10 +161,13 @@ onmessage = async ({data}) => {
       postMessage({lost: `the network cannot be loaded: ${error.message}`}));
   }
   const {id} = data;
+  const beat = setInterval(() => postMessage({id}), 1000 * BEAT);
   try {
     postMessage({id, result: await one(data)});
   } catch (error) {
     if (!(error instanceof Unusable)) console.error(error);
     postMessage({id, error: error instanceof Cancelled ? "cancelled" : words(error)});
+  } finally {
+    clearInterval(beat);
   }
 };

@@ -14,4 +14,4 @@ const blended = new Uint8ClampedArray(height * width * scale ** 2 * 3);
 for (let y = 0, n = 0; y < height * scale; y++)
   for (let x = 0; x < width * scale; x++)
     for (let c = 0; c < 3; c++) blended[n++] = 255 * bicubic.at(y, x, c);
-writeFileSync(target, Buffer.concat([...parts, blended]));
+writeFileSync(target, Buffer.concat([...parts, new Uint8Array(blended.buffer)]));

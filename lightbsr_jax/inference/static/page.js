@@ -82,9 +82,10 @@ async function watch() {
   const first = !offer.weights.length;
   if (found) offer = found;
   if (found && first) fill();
-  at("state").className = `state ${!found ? "lost" : found.ready ? "ready" : ""}`;
-  at("state-text").textContent = !found ? "No answer"
-    : capital(found.ready ? found.engine ?? "ready" : found.said);
+  const lost = found ? found.lost : "no answer";
+  at("state").className = `state ${lost ? "lost" : found.ready ? "ready" : ""}`;
+  at("state-text").textContent = capital(lost ? lost
+    : found.ready ? found.engine ?? "ready" : found.said);
   const scale = found?.weights.find(one => one.name === at("weights").value)?.scale;
   if (scale) at("size").options[0].text = `${scale} × as large`;
   if (scale) for (const other of at("size").options)
