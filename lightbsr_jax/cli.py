@@ -25,12 +25,13 @@ from lightbsr_jax.commands import (
     serve,
     train,
     upscale,
+    video,
 )
 from lightbsr_jax.commands.mistakes import extras_named, fail
 from lightbsr_jax.errors import UserError
 
 COMMANDS = (
-    *(upscale, serve, degrade),
+    *(upscale, video, serve, degrade),
     *(datasets, prepare, train, evaluate),
     *(pack, convert, export),
     *(compare, psnr),

@@ -45,6 +45,7 @@ NOT_RUN = {
     "make check": "runs the tests",
     "make page": "needs Node.js and the network; test_parts.py builds the page",
     "make test": "runs the tests",
+    "lightbsr video": "needs PyAV and a clip; test_video.py runs it",
     "lightbsr serve": "runs until Ctrl-C; test_server.py asks it for its pages",
     "lightbsr compare": "needs a checkout of the reference; test_compare.py has none",
     "python train.py ...": "stands for any flags",
@@ -52,6 +53,7 @@ NOT_RUN = {
     "python train.py --distributed": "needs a TPU pod",
     "python train.py --coordinator_address": "test_processes.py starts two processes",
     "python -m benchmarks.ahead": "needs compilers of accelerators",
+    "python -m benchmarks.flicker": "needs PyAV and a clip",
     "python -m benchmarks.speed": "measures for minutes, on a quiet machine",
     "python -m benchmarks.recipes": "trains the full network for minutes",
 }

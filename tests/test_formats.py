@@ -262,6 +262,17 @@ def test_results_of_raw_photographs_are_tiff(tmp_path: Path) -> None:
     assert {job.format for job in found} == {"AVIF"}
 
 
+@pytest.mark.parametrize("name", ["x.jxl", "x.avif", "x.heic", "x.jfif"])
+def test_a_result_is_named_in_every_format(tmp_path: Path, name: str) -> None:
+    source = tmp_path / "a.png"
+    Image.fromarray(PIXELS).save(source)
+    (job,) = folder.jobs([source], tmp_path / name, suffix="", format=None)
+    assert job.target == tmp_path / name
+    assert job.format == formats.RESULTS[name[2:]]
+    with pytest.raises(UserError, match="expected a name ending in"):
+        folder.jobs([source], tmp_path / "x.dng", suffix="", format=None)
+
+
 def test_a_cut_raw_photograph_is_an_error(tmp_path: Path) -> None:
     pytest.importorskip("rawpy")
     path = tmp_path / "a.dng"

@@ -138,6 +138,11 @@ def suffixes() -> tuple[str, ...]:
     )
 
 
+def is_known(suffix: str) -> bool:
+    """Returns whether a suffix (".jxl") is that of a format."""
+    return suffix.lower().lstrip(".") in _BY_SUFFIX
+
+
 def missing(suffix: str) -> Extra | None:
     """The extra that files with this suffix (".heic") take, if it is not installed."""
     kind = _BY_SUFFIX.get(suffix.lower().lstrip("."))

@@ -95,7 +95,9 @@ def jobs(
     if any(x in suffix for x in (os.sep, os.altsep or os.sep, "\0")):
         raise UserError(f"--suffix={suffix}: expected a part of a name, such as -x4")
     out = Path(out)
-    to_file = not out.is_dir() and out.suffix.lower() in Image.registered_extensions()
+    named = out.suffix.lower()
+    is_image = named in Image.registered_extensions() or formats.is_known(named)
+    to_file = is_image and not out.is_dir()
     kind = _kind(inputs, out, format, to_file=to_file)
     planned, errors = [], []
     for given in inputs:
