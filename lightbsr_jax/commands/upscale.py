@@ -182,9 +182,7 @@ def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
         jax.config.update("jax_platforms", "cpu")  # before JAX opens other devices
     compilation.check_devices()
     model = load()
-    upscaler = make_upscaler(
-        model, arguments.memory, arguments.precision, arguments.device
-    )
+    upscaler = _upscaler(model, arguments.memory, arguments.precision, arguments.device)
     idr = _idr(upscaler, arguments.idr_from)
     existing = arguments.existing
 
@@ -243,13 +241,12 @@ def _plan(arguments: argparse.Namespace) -> tuple[Target, list[Job]]:
     return target, jobs
 
 
-def make_upscaler(
+def _upscaler(
     model: Model,
     gigabytes: float | None,
     precision: Literal["float32", "bfloat16"],
     device: str | None,
 ) -> Upscaler:
-    """An upscaler with the values of --memory, --precision, --device. UserError."""
     import jax
 
     from lightbsr_jax import target

@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
     import jax
 
     from lightbsr_jax import compilation
-    from lightbsr_jax.commands.upscale import make_upscaler
+    from lightbsr_jax.commands import upscale
     from lightbsr_jax.inference import video
 
     video.EXTRA.imported("videos")
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
         jax.config.update("jax_platforms", "cpu")  # before JAX opens other devices
     compilation.keep_compiled_programs()
     compilation.check_devices()
-    upscaler = make_upscaler(
+    upscaler = upscale._upscaler(
         source.load(weights), arguments.memory, arguments.precision, arguments.device
     )
     settings = video.Settings(
