@@ -60,10 +60,11 @@ def take_crops(folder: str, count: int) -> list[np.ndarray]:
         for row in range(rows):
             for column in range(columns):
                 y, x = top + row * SIDE, left + column * SIDE
-                crops.append(image[y : y + SIDE, x : x + SIDE])
-    if len(crops) < count:
-        sys.exit(f"{folder} has {len(crops)} crops of {SIDE} pixels, not {count}")
-    return crops[:count]
+                # A view would keep the whole image in memory.
+                crops.append(image[y : y + SIDE, x : x + SIDE].copy())
+        if len(crops) >= count:
+            return crops[:count]
+    sys.exit(f"{folder} has {len(crops)} crops of {SIDE} pixels, not {count}")
 
 
 def degraded(crops: Sequence[np.ndarray], setting: str) -> list[np.ndarray]:

@@ -614,6 +614,12 @@ def test_lists_of_files(tmp_path: Path) -> None:
     found = files.find_images(file)
     assert [name for name, _ in found] == ["a.png", "d.png", "d.png", "in/b.png"]
     assert all(path.is_file() for _, path in found)
+    (tmp_path / "e").mkdir()
+    Image.new("RGB", (5, 2)).save(tmp_path / "e" / "d.png")
+    file.write_text("../d.png\n../e/d.png\na.png\n")
+    place = "/".join(tmp_path.parts[1:])
+    names = [name for name, _ in files.find_images(file)]
+    assert names == sorted(["a.png", f"{place}/d.png", f"{place}/e/d.png"])
 
     for text, problem in {
         "a.png\nx.png": "some.txt, line 2: no such image: .*x.png",

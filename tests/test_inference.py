@@ -291,7 +291,9 @@ def test_target_sizes(scale: float, size: str, expected: tuple[int, int]) -> Non
     assert folder.parse_target(scale, size).of((10, 15), 4) == expected
 
 
-@pytest.mark.parametrize("scale, size", [(0, None), (None, "x"), (None, "0x4")])
+@pytest.mark.parametrize(
+    "scale, size", [(0, None), (None, "x"), (None, "0x4"), (None, "9" * 5000 + "x")]
+)
 def test_senseless_target_sizes(scale: float, size: str) -> None:
     with pytest.raises(UserError, match="expected"):
         folder.parse_target(scale, size)

@@ -98,6 +98,19 @@ def test_threads_and_places_change_nothing(folder: Path) -> None:
     batches.close()
 
 
+def test_an_error_of_a_pair_has_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, pairs = pairs_of(folder)
+
+    def fails(*given: object) -> None:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(pairs, "crops", fails)
+    with pytest.raises(RuntimeError, match=r"LR/.*: RuntimeError\('out of order'\)"):
+        next(batches_of(source, pairs, 1.0))
+
+
 def test_missing_partners_are_named(folder: Path) -> None:
     save(folder / "HR" / "d.png", numbered(3, 28, 34))
     with pytest.raises(UserError, match=r"no LR image for d\.png\. With .*below 1"):

@@ -46,6 +46,7 @@ def test_crops_lie_beside_each_other(tmp_path) -> None:
     image[5:405, 5:405], image[5:405, 405:805], image[5:405, 805:1205] = 1, 2, 3
     Image.fromarray(image).save(tmp_path / "a.png")
     crops = realworld.take_crops(str(tmp_path), 3)
+    assert all(crop.base is None for crop in crops)  # none keeps its whole image
     assert [crop.min() for crop in crops] == [1, 2, 3]
     with pytest.raises(SystemExit, match="has 3 crops of 400 pixels, not 4"):
         realworld.take_crops(str(tmp_path), 4)

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from lightbsr_jax.evaluation import cases, published, tables
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.evaluation import cases, published, run, tables
 from lightbsr_jax.evaluation.benchmark import Score
 from lightbsr_jax.evaluation.restorers import Contender
 from lightbsr_jax.methods.registry import METHODS
@@ -136,3 +137,9 @@ def test_a_name_of_ones_own_stands_below_the_method() -> None:
 
 def test_names_do_not_break_markdown() -> None:
     assert tables.escaped("a|b_c<img>.png\n") == r"a\|b\_c\<img\>.png?"
+
+
+def test_sr_images_of_two_methods_have_two_folders() -> None:
+    run._check_slugs(["Bicubic", "a b", "a-c"])
+    with pytest.raises(UserError, match=r"'a b' and 'a-b' would both be in a-b"):
+        run._check_slugs(["Bicubic", "a b", "a-b"])

@@ -72,6 +72,10 @@ class Pairs:
     def __len__(self) -> int:
         return len(self._pairs)
 
+    def name(self, place: int) -> str:
+        """The path of a pair's LR image."""
+        return str(self._pairs[place][1])
+
     @property
     def _indices(self) -> Iterator[tuple[int, int]]:
         """The places among the pairs, and those in the source."""
@@ -194,7 +198,13 @@ class PairedBatches(CropBatches):
         places: Places = self._paired.places(batch)
         drawn = (int(places.images[row]), places.tops[row], places.lefts[row])
         for image, tops, lefts in self._paired.tries(drawn, batch, row):
-            crops = self._pairs.crops(image, tops, lefts, size)
+            try:
+                crops = self._pairs.crops(image, tops, lefts, size)
+            except UserError:
+                raise
+            except BaseException as error:  # SystemExit would end the thread silently
+                name = self._pairs.name(image)
+                raise RuntimeError(f"reading {name} failed: {error!r}") from error
             if crops is not None:
                 hr, lr = (turned(x, places.turns[row]) for x in crops)
                 return Mixed(hr, lr, np.bool_(True))

@@ -3,6 +3,7 @@
 Images are uint8 [H, W, 3].
 """
 
+import functools
 import math
 import os
 from collections.abc import Sequence
@@ -135,12 +136,20 @@ def read_lr(
             f"{hr.shape[0]}, needs {width}x{height} at scale {scale}"
         )
     if max(missing):
-        logging.warning(
-            "%s of %s is cropped to %dx%d pixels, %d times those of %s",
-            *(image.name, image.benchmark, lr.shape[1] * scale, lr.shape[0] * scale),
-            *(scale, path),
-        )
+        size = lr.shape[1] * scale, lr.shape[0] * scale
+        _warn_of_crop(image.name, image.benchmark, *size, scale, path)
     return lr
+
+
+@functools.cache
+def _warn_of_crop(
+    name: str, benchmark: str, width: int, height: int, scale: int, path: Path
+) -> None:
+    """Warns once of each pair, which is read several times."""
+    logging.warning(
+        "%s of %s is cropped to %dx%d pixels, %d times those of %s",
+        *(name, benchmark, width, height, scale, path),
+    )
 
 
 def lr_path(folder: str | Path, benchmark: str, image: str, case: Case) -> Path:

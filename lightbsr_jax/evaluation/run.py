@@ -276,8 +276,22 @@ def _check_lr_folders(
     """Raises UserError if images cannot be written or read as requested."""
     if dump_lr is not None and lr_folder is not None:
         raise UserError("--dump-lr writes what --lr-dir reads: give one of them")
+    if dump_sr is not None:
+        _check_slugs([BICUBIC, LANCZOS, *measured.networks])
     if dump_lr or lr_folder or dump_sr:
         _check_names(measured.folders, measured.scale)
+
+
+def _check_slugs(names: Sequence[str]) -> None:
+    """Raises UserError if the SR images of two methods would have the same folder."""
+    folders: dict[str, str] = {}
+    for name in names:
+        other = folders.setdefault(images.slug(name), name)
+        if other != name:
+            raise UserError(
+                f"--dump-sr: the images of {other!r} and {name!r} would both be in "
+                f"{images.slug(name)}: evaluate one at a time"
+            )
 
 
 def _default_report(

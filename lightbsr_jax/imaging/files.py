@@ -109,7 +109,22 @@ def _listed(file: Path) -> list[tuple[str, Path]]:
         inside = os.path.normpath(name)
         outside = os.path.isabs(inside) or inside.startswith("..")
         found.append((path.name if outside else Path(inside).as_posix(), path))
-    return found
+    return _told_apart(found)
+
+
+def _told_apart(found: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Gives different images of one name the names of their folders, too."""
+    files: dict[str, set[str]] = {}
+    for name, path in found:
+        files.setdefault(name, set()).add(os.path.realpath(path))
+    return [
+        (name if len(files[name]) == 1 else _whole_name(path), path)
+        for name, path in found
+    ]
+
+
+def _whole_name(path: Path) -> str:
+    return "/".join(Path(os.path.abspath(path)).parts[1:])
 
 
 def split_folders(text: str) -> list[str]:

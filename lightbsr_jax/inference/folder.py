@@ -19,6 +19,7 @@ from lightbsr_jax.inference.explain import Bank, Known
 from lightbsr_jax.inference.upscaler import Progress, Upscaler
 
 Size = tuple[int, int]  # height, width
+_DIGITS = 7  # of a side in pixels
 Result = TypeVar("Result")
 
 
@@ -61,12 +62,12 @@ def parse_target(scale: float | None, size: str | None) -> Target:
         raise UserError(f"--scale={scale}: expected a number above 0, up to 64")
     if size is None:
         return Target(scale)
-    match = re.fullmatch(r"(\d*)x(\d*)", size)
+    match = re.fullmatch(rf"(\d{{0,{_DIGITS}}})x(\d{{0,{_DIGITS}}})", size)
     sides = [int(text) if text else None for text in match.groups()] if match else []
     if not any(sides) or 0 in sides:
         raise UserError(
-            f"--size={size}: expected WIDTHxHEIGHT, or WIDTHx or xHEIGHT to keep the "
-            "proportions"
+            f"--size={size[:40]}: expected WIDTHxHEIGHT, or WIDTHx or xHEIGHT to keep "
+            f"the proportions, each of up to {_DIGITS} digits"
         )
     return Target(None, sides[1], sides[0])
 
