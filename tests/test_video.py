@@ -254,6 +254,17 @@ def test_an_interrupted_video_goes_on(
     assert packets(target, "audio") == packets(whole, "audio")
 
 
+def test_parts_may_differ_in_length(clip: Path, tmp_path: Path) -> None:
+    stopped = StandIn()
+    stopped.fails_at = 20
+    with pytest.raises(KeyboardInterrupt):
+        video.upscale(stopped, clip, tmp_path / "a.mp4", Settings(part=16))
+    done = video.upscale(StandIn(), clip, tmp_path / "a.mp4", Settings(part=7))
+    assert (done.resumed, done.frames) == (16, FRAMES)
+    times = [time for time, _ in frames(tmp_path / "a.mp4")]
+    assert times == [time for time, _ in frames(clip)]
+
+
 def test_parts_of_other_settings_are_refused(clip: Path, tmp_path: Path) -> None:
     stopped = StandIn()
     stopped.fails_at = 20

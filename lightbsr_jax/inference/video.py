@@ -41,7 +41,7 @@ _HD = 720  # rows from which players take BT.709 for an unspecified matrix
 
 
 class Settings(NamedTuple):
-    """The settings of a result; a part made with others is not used."""
+    """The settings of a result; parts made with others are not used."""
 
     scale: float | None = None  # of the result (default: the network's)
     codec: str = "h264"  # one of CODECS
@@ -167,7 +167,7 @@ def _fingerprint(upscaler: Upscaler, source: Path, settings: Settings) -> dict:
     stat = source.stat()
     return {
         "source": [source.name, stat.st_size, stat.st_mtime_ns],
-        "settings": list(settings),
+        "settings": list(settings._replace(part=0)),  # parts may differ in length
         "weights": upscaler.checksum(),
     }
 
