@@ -3,6 +3,7 @@
 A stand-in repeats pixels; what a result holds is then known. One test takes a network.
 """
 
+import json
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
@@ -226,6 +227,14 @@ def test_one_idr_for_a_shot(clip: Path, tmp_path: Path) -> None:
     assert len(set(each.idrs)) > 20
 
 
+@pytest.mark.parametrize("part", [1, 2, 7, 120])
+def test_parts_of_any_length(clip: Path, tmp_path: Path, part: int) -> None:
+    done = video.upscale(StandIn(), clip, tmp_path / "a.mp4", Settings(part=part))
+    assert done.frames == FRAMES
+    times = [time for time, _ in frames(tmp_path / "a.mp4")]
+    assert times == [time for time, _ in frames(clip)]
+
+
 @pytest.mark.parametrize("fails_at", [5, 33])
 def test_an_interrupted_video_goes_on(
     clip: Path, tmp_path: Path, fails_at: int
@@ -281,7 +290,12 @@ def test_a_damaged_part_is_made_again(clip: Path, tmp_path: Path) -> None:
     settings = Settings(part=16)
     with pytest.raises(KeyboardInterrupt):
         video.upscale(stopped, clip, tmp_path / "a.mp4", settings)
-    (tmp_path / "a.mp4.parts" / "000001.json").unlink()
+    part = tmp_path / "a.mp4.parts" / "000001.json"
+    times = json.loads(part.read_text())
+    part.write_text(json.dumps(times | {"times": times["times"][:-1]}))
+    with pytest.raises(UserError, match=r"000001\.nut is damaged: remove it"):
+        video.upscale(StandIn(), clip, tmp_path / "a.mp4", settings)
+    part.unlink()
     done = video.upscale(StandIn(), clip, tmp_path / "a.mp4", settings)
     assert (done.resumed, done.frames) == (16, FRAMES)
 

@@ -466,19 +466,18 @@ def _video_packets(
     av: Any, parts: _Parts, stream: Any, time_base: Fraction
 ) -> Iterator[Any]:
     for part in parts.all:
-        times = iter(part.times)
         with av.open(str(part.path)) as opened:
-            for packet in opened.demux(video=0):
-                if packet.dts is None:
-                    continue
-                pts, duration = next(times)
+            packets = [p for p in opened.demux(video=0) if p.size]  # without the end
+            if len(packets) != len(part.times):
+                raise UserError(
+                    f"{part.path} is damaged: remove it and repeat the command"
+                )
+            for packet, (pts, duration) in zip(packets, part.times, strict=True):
                 packet.pts = packet.dts = pts
                 packet.time_base = time_base
                 packet.duration = duration
                 packet.stream = stream
                 yield packet
-        if next(times, None) is not None:
-            raise UserError(f"{part.path} is damaged: remove it and repeat the command")
 
 
 def _copied_packets(opened: Any, streams: dict[int, Any]) -> Iterator[Any]:
