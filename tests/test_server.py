@@ -168,6 +168,7 @@ def test_what_the_page_offers(server: Server) -> None:
     assert [one["name"] for one in printed["weights"]] == list(WEIGHTS)
     assert printed["formats"][:3] == ["png", "jpg", "webp"]
     assert (printed["megapixels"], printed["mostBytes"]) == (0.01, 100_000_000)
+    assert printed["keeps"] == "transparency, 16 bits and colour profiles are kept"
     assert printed["ready"] is False
 
 

@@ -61,7 +61,7 @@ export async function about() {
     lost: state.lost,
     ready: state.ready,
     said: state.said,
-    engine: state.engine && `ready, on ${state.engine}`,
+    on: state.engine,
     weights: FILES.weights,
     formats: ["png", "jpg"],
     megapixels: FILES.megapixels,

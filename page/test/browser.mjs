@@ -27,7 +27,7 @@ page.on("pageerror", error => told.push(error.message));
 const ready = async () => {
   await page.waitForFunction(() =>
     document.querySelector(".state.ready, .state.lost"), null, {timeout: 120000});
-  return page.textContent("#state-text");
+  return page.innerText("#state");
 };
 const found = {pictures: {}, foreign, told};
 try {

@@ -10,6 +10,7 @@ const SETTINGS = ["weights", "size", "pixels", "format", "quality", "strength"];
 const LOSSY = ["jpg", "webp", "avif", "jxl"];
 const FORMATS = {png: "PNG", jpg: "JPEG", webp: "WebP", tif: "TIFF", bmp: "BMP",
   avif: "AVIF", jxl: "JPEG XL"};
+const ENDED = ["done", "failed", "cancelled"];
 const POLL = 1500;  // milliseconds between two looks at how far the engine is
 
 let offer = {weights: [], formats: [], mostBytes: Infinity};  // of the engine
@@ -85,7 +86,8 @@ async function watch() {
   const lost = found ? found.lost : "no answer";
   at("state").className = `state ${lost ? "lost" : found.ready ? "ready" : ""}`;
   at("state-text").textContent = capital(lost ? lost
-    : found.ready ? found.engine ?? "ready" : found.said);
+    : found.ready ? "ready" : found.said);
+  at("state-on").textContent = !lost && found.ready && found.on ? `, on ${found.on}` : "";
   const scale = found?.weights.find(one => one.name === at("weights").value)?.scale;
   if (scale) at("size").options[0].text = `${scale} × as large`;
   if (scale) for (const other of at("size").options)
@@ -106,7 +108,7 @@ function add(files) {
     prepare(item);
     items.push(item);
     at("list").append(node);
-    if (!chosen || chosen.state === "done" || chosen.state === "failed") chosen = item;
+    if (!chosen || ENDED.includes(chosen.state)) chosen = item;
   }
   if (files.length) news(`${files.length} added`);
   draw();
