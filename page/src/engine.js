@@ -3,7 +3,7 @@
 // The same interface as lightbsr_jax/inference/static/engine.js, which asks a server.
 
 const WORKER = "worker.js";
-const SILENCE = 180;  // seconds without a word after which a worker counts as lost
+const SILENCE = 120;  // seconds without a word after which a worker counts as lost
 const MOST_FAILURES = 3;  // of workers that were never ready
 const CONTROL = 4000;  // milliseconds to wait for the service worker
 
