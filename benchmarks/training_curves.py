@@ -19,6 +19,7 @@ from lightbsr_jax.training import log
 COLUMNS = (
     *("run", "step", "stage", "learning_rate", "steps_per_second"),
     *("contrastive", "reconstruction", "spatial", "channel", "gradient_norm"),
+    *("adversarial", "perceptual", "real", "fake", "discriminator_gradient_norm"),
     *("validation_psnr", "validation_psnr_bicubic", "validation_ssim"),
 )
 PANELS = {
@@ -26,6 +27,8 @@ PANELS = {
     "L_SR (0..255)": ("reconstruction",),
     "L_CL": ("contrastive",),
     "L_DL": ("channel", "spatial"),
+    "GAN": ("adversarial", "real", "fake"),
+    "perceptual": ("perceptual",),
     "learning rate": ("learning_rate",),
 }
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from ml_collections import ConfigDict
 
 from lightbsr_jax.methods.lightbsr.recipe import RECIPE
-from lightbsr_jax.methods.recipe import Recipe
+from lightbsr_jax.methods.recipe import Adversarial, Recipe
 
 PRESETS = {  # presets except ablations, and their settings
     "setting1": 1,
@@ -131,6 +131,20 @@ def base(role: str, setting: int | str, recipe: Recipe = RECIPE) -> ConfigDict:
     config.checkpoint.keep_every_steps = 0  # keep those of every N-th step too; 0: none
     # Keep the weights with the highest validation PSNR as WORKDIR/best.safetensors.
     config.checkpoint.best = True
+    return config
+
+
+def adversarial(weights: Adversarial, features: int = 64) -> ConfigDict:
+    """The fields of a last stage with a GAN loss, of a network that is trained.
+
+    The `weights` of losses are relative to L1 on images in [0, 1]; `features` is the
+    width of the discriminator.
+    """
+    config = ConfigDict(asdict(weights))  # weight, perceptual_weight
+    config.features = features
+    # torchvision's state dict of VGG19 (.pth, or .safetensors without torch), which
+    # does not come with the program; empty: no perceptual loss.
+    config.perceptual = ""
     return config
 
 

@@ -11,6 +11,10 @@ Presets:
                                     a teacher: to continue from weights (--config.init)
     real, photo (and -short)        as setting2 with real-world degradations, which are
                                     not in the paper
+    real-gan, photo-gan             a third stage for the student of real or photo
+                                    (--config.init), with KDSR's losses: 400,000 steps
+    photo-detail                    the weights photo by L1 and a small GAN loss in 400
+                                    steps, without a teacher
     demo                            setting 1, minutes on a CPU
     m1 to m5                        setting 1, distilled from the teacher of that preset
 
@@ -40,6 +44,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from lightbsr_jax.methods.lightbsr.recipe import RECIPE
+from lightbsr_jax.methods.recipe import Adversarial
 
 PLAIN = {  # presets without a teacher
     "setting1-plain": 1,
@@ -47,6 +52,39 @@ PLAIN = {  # presets without a teacher
     "real-plain": "real",
     "photo-plain": "photo",
 }
+
+
+# A last stage is ours: the weight of the GAN loss is that of Real-ESRGAN.
+GAN = {"real-gan": "real", "photo-gan": "photo"}
+DETAIL = "photo-detail"
+
+
+def gan(config: ConfigDict) -> ConfigDict:
+    """Sets a last stage of 400,000 steps at KDSR's rate."""
+    config.adversarial = common.adversarial(
+        Adversarial(weight=0.1, perceptual_weight=1.0)
+    )
+    config.schedule.steps_per_epoch = 1000
+    config.schedule.stage1_epochs = 0
+    config.schedule.stage2_epochs = 400
+    config.schedule.learning_rate = 1e-4
+    config.ema_decay = 0.999
+    return config
+
+
+def detail(config: ConfigDict) -> ConfigDict:
+    """Sets fine-tuning of the shipped weights by a GAN loss, with few steps."""
+    plain(config)
+    config.init = "photo"
+    config.start = "random"
+    config.optimizer = "adam"
+    config.adversarial = common.adversarial(
+        Adversarial(weight=0.02, perceptual_weight=0.2), features=32
+    )
+    config.schedule.stage2_epochs = 10
+    config.schedule.cooldown_epochs = 5
+    config.schedule.learning_rate = 1e-4
+    return config
 
 
 def plain(config: ConfigDict) -> ConfigDict:
@@ -63,20 +101,25 @@ def plain(config: ConfigDict) -> ConfigDict:
 
 def get_config(preset: str = "setting1") -> ConfigDict:
     """The locked config of a preset."""
-    presets = [*common.PRESETS, *PLAIN, *common.NETWORKS]
+    settings = common.PRESETS | PLAIN | GAN | {DETAIL: "photo"}
+    presets = [*settings, *common.NETWORKS]
     if preset not in presets:
         raise ValueError(f"no preset {preset!r}: use one of {', '.join(presets)}")
-    config = common.base("student", (common.PRESETS | PLAIN).get(preset, 1))
+    config = common.base("student", settings.get(preset, 1))
     config.network.update(common.NETWORKS.get(preset, {}))
 
     if preset in PLAIN:
         return plain(config).lock()
+    if preset == DETAIL:
+        return detail(config).lock()
 
     config.distillation = ConfigDict()
     config.distillation.teacher = ""  # the teacher's workdir
     # The temperature of the softmax inside KL, the weight of |R_Tc - R_Sc| beside KL.
     config.distillation.update(asdict(RECIPE.distillation))
 
+    if preset in GAN:
+        gan(config)
     if preset == "demo":
         common.shrink(config)
         # It starts from the teacher's network, so the rate is lower.

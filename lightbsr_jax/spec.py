@@ -230,6 +230,7 @@ class RunSpec:
     contrast: Contrast | None = None
     averaged: bool = False  # True if the parameters are averaged
     optimizer: str = "adam"
+    discriminator: int | None = None  # its features; None without a GAN loss
 
     @classmethod
     def from_config(
@@ -246,8 +247,11 @@ class RunSpec:
             )
         averaged = _get(config, "ema_decay", 0) > 0  # converted weights lack it
         optimizer = _get(config, "optimizer", cls.optimizer)
+        discriminator = None
+        if "adversarial" in config:
+            discriminator = config["adversarial"]["features"]
         model = ModelSpec.from_config(config, source)
-        return cls(model, contrast, averaged, optimizer)
+        return cls(model, contrast, averaged, optimizer, discriminator)
 
     def as_config(self) -> Tree:
         """The JSON stored with converted weights; `from_config` reads it."""

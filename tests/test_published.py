@@ -8,7 +8,10 @@ import pytest
 from lightbsr_jax.evaluation import published
 from lightbsr_jax.imaging import settings
 
-METHOD = Path(__file__).parents[2] / "shared" / "spec" / "method.md"
+SPECS = Path(__file__).parents[2] / "shared" / "spec"
+METHOD = SPECS / "method.md"
+REAL_WORLD = SPECS / "realworld.md"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,26 @@ def test_table_4(method_text):
         assert (float(cells[0]), cells[1]) == (row.noise, row.method)
         assert millions(cells[2]) == pytest.approx(row.parameters, abs=1e-9)
         assert numbers(cells[3]) == row.b100
+
+
+def real_world_rows(text: str, heading: str) -> list[tuple[str, list[float]]]:
+    rows = [cells for cells in table_rows(text, heading) if "not yet" not in cells[-1]]
+    return [(c[0].removesuffix(" (paper)"), [*numbers(" ".join(c[1:]))]) for c in rows]
+
+
+@pytest.mark.parametrize("place", ["spec", "documentation"])
+def test_real_world_table_of_kdsr(place: str) -> None:
+    if place == "spec":
+        if not REAL_WORLD.exists():
+            pytest.skip("needs KDSR's table (../shared/spec/realworld.md)")
+        rows = real_world_rows(REAL_WORLD.read_text(), "KDSR's results (")
+    else:
+        text = (ROOT / "docs" / "results.md").read_text()
+        rows = real_world_rows(text, "## Networks with a GAN loss")
+    assert rows == [
+        (row.method, [row.parameters, row.gflops, *row.aim2019, *row.ntire2020])
+        for row in published.KDSR_REAL_WORLD
+    ]
 
 
 def test_ablations(method_text):

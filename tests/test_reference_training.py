@@ -137,7 +137,7 @@ def test_traces(goldens) -> None:
         losses = []
         for step in range(6):
             batch = updates.Batch(lr[step], prior[step], hr[step])
-            state, metrics = stages[step // 3](state, batch, teacher)
+            state, metrics = stages[step // 3](state, batch, updates.Frozen(teacher))
             losses.append([float(metrics.get(name, 0)) for name in names])
         return state, losses
 

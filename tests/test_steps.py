@@ -185,7 +185,7 @@ def test_microbatches_give_the_numbers_of_one() -> None:
         loss = updates.reconstruction(learner(microbatches=count))
 
         def doubled(params: Any, modulators: Any) -> jax.Array:
-            return 2 * loss(params, modulators, images)
+            return 2 * loss(params, modulators, images, None)[0]
 
         gradient = jax.jit(jax.value_and_grad(doubled, argnums=(0, 1)))
         return gradient(variables["params"], modulators)

@@ -29,7 +29,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         "--reference",
         metavar="DIR",
         help="your checkout of github.com/MJ-NCEPU/LightBSR, of KDSR "
-        "(github.com/Zj-BinXia/KDSR) or of DASR (github.com/"
+        "(github.com/Zj-BinXia/KDSR, or its folder KDSR-GAN) or of DASR (github.com/"
         "The-Learning-And-Vision-Atelier-LAVA/DASR). It is not modified, and it runs "
         "with or without CUDA (requires PyTorch, and OpenCV for SSIM)",
     )
@@ -77,11 +77,24 @@ def run(arguments: argparse.Namespace) -> None:
         case, theirs = cases.load(arguments.replay)
     else:
         scale, setting = arguments.scale, arguments.setting
+        program = compare.find_program(arguments.reference)
+        features = program.features
         if arguments.weights is not None:
-            case = cases.of_file(arguments.weights, scale=scale, setting=setting)
+            case = cases.of_file(
+                arguments.weights, scale=scale, setting=setting, discriminator=features
+            )
         else:
-            program, _ = compare.find_program(arguments.reference)
-            case = cases.make(scale=scale or 4, setting=setting or 1, method=program)
+            case = cases.make(
+                scale=scale or 4,
+                setting=setting or 1,
+                method=program.method,
+                discriminator=features,
+            )
+        if arguments.images is not None and features:
+            raise UserError(
+                f"--images does not work with {program.folder}, whose degradations "
+                "are in another package: leave it out"
+            )
         if arguments.images is not None:
             case = cases.with_images(case, arguments.images)
         theirs = compare.run_reference(arguments.reference, case)
@@ -112,7 +125,7 @@ def _describe(case: Case, found: Comparison, theirs: Arrays) -> str:
     ]
     if case.meta["images"]:
         parts.append(report.images(case, found.ours, theirs))
-    if not compare.has_ssim(theirs):
+    if not compare.has_ssim(theirs) and not case.features:
         parts.append("No SSIM: OpenCV was not installed where the reference ran.")
     return "\n\n".join(parts)
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from lightbsr_jax.commands import source
 from lightbsr_jax.errors import UserError
 
+STATE_DICTS = (".pt", ".pth", ".safetensors")
+
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     """Adds the command and its options."""
@@ -15,8 +17,9 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         description="Convert a state dict of the PyTorch programs of LightBSR, KDSR or "
         "DASR (recognised by its tensors) into a new working directory for eval.py and "
         "train.py; or convert a working directory's newest checkpoint, or weights that "
-        "come with this program, into a state dict. State dicts end in .pt or .pth "
-        "(these require PyTorch) or .safetensors.",
+        "come with this program, into a state dict; or copy the convolutions of "
+        "torchvision's VGG19, for a perceptual loss, into a state dict. State dicts "
+        "end in .pt or .pth (these require PyTorch) or .safetensors.",
     )
     parser.add_argument(
         "source",
@@ -57,6 +60,10 @@ def run(arguments: argparse.Namespace) -> None:
         spec = convert.to_file(
             given, out, basis_file=arguments.pca, overwrite=arguments.overwrite
         )
+    elif Path(out).suffix in STATE_DICTS and convert.is_vgg(given):
+        convert.vgg_to_file(given, out, overwrite=arguments.overwrite)
+        print(f"{given} -> {out}: VGG19 for config.adversarial.perceptual")
+        return
     else:
         if arguments.overwrite:
             raise UserError("--overwrite replaces state dicts, not working directories")

@@ -24,8 +24,9 @@ from lightbsr_jax.imaging import prior, settings
 from lightbsr_jax.models import packed, state_dict, torch_files, torch_names
 from lightbsr_jax.models.checkpoint import Checkpoints, opened
 from lightbsr_jax.models.state_dict import PUBLISHED_QUEUE, Momentum, StateDict
+from lightbsr_jax.networks.discriminator import Discriminator
 from lightbsr_jax.spec import ModelSpec, RunSpec, Sees
-from lightbsr_jax.training import contrast, optimizers
+from lightbsr_jax.training import adversary, contrast, optimizers
 from lightbsr_jax.training.state import (
     ContrastiveState,
     Run,
@@ -36,6 +37,7 @@ from lightbsr_jax.training.state import (
     fresh_optimizer,
     fresh_run,
     fresh_train_state,
+    with_discriminator,
 )
 
 _OPTIMIZER = optax.scale_by_adam()
@@ -117,6 +119,22 @@ def to_file(
         )
     _warn_of_size(kept.run)
     return kept.run.model
+
+
+def is_vgg(file: str | Path) -> bool:
+    """Returns whether a state dict has the names of torchvision's VGG networks."""
+    return "features.0.weight" in torch_files.read(file)
+
+
+def vgg_to_file(file: str | Path, out: str | Path, *, overwrite: bool = False) -> None:
+    """Writes the convolutions of VGG19 alone, for a perceptual loss.
+
+    Raises UserError if `out` exists, unless `overwrite` is set, or if the state dict
+    `file` is of another network.
+    """
+    if Path(out).exists() and not overwrite:
+        raise UserError(f"{out} exists: give another name, or --overwrite")
+    torch_files.write(out, adversary.vgg_tensors(adversary.read_vgg(file)))
 
 
 def to_state(found: StateDict) -> State:
@@ -205,6 +223,9 @@ def _run_shapes(about: Tree) -> tuple[Run, jax.ShapeDtypeStruct]:
         variables = spec.model.fresh_variables(key)
         if spec.contrast is None:
             state = fresh_train_state(variables, optimizer)
+            if spec.discriminator is not None:
+                judge = Discriminator(spec.discriminator)
+                state = with_discriminator(state, judge, _OPTIMIZER, key)
         else:
             size = spec.contrast.queue_size
             state = fresh_contrastive_state(variables, optimizer, key, queue_size=size)

@@ -28,6 +28,14 @@ class Distillation:
 
 
 @dataclass(frozen=True)
+class Adversarial:
+    """Weights of losses beside L1, all measured on images in [0, 1]."""
+
+    weight: float  # of the GAN loss
+    perceptual_weight: float
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The training parameters of a method, for its teacher and its student."""
 
@@ -35,3 +43,4 @@ class Recipe:
     learning_rates: tuple[float, float]  # of both stages, after any warm-up
     contrast: Contrast | None = None
     distillation: Distillation | None = None
+    adversarial: Adversarial | None = None  # of a last stage, if there is one

@@ -23,9 +23,16 @@ from lightbsr_jax.imaging.degradation import Degradation
 from lightbsr_jax.interop import convert
 from lightbsr_jax.methods import registry
 from lightbsr_jax.methods.network import BlindNetwork
-from lightbsr_jax.methods.recipe import Adam, Contrast, Distillation, Recipe
+from lightbsr_jax.methods.recipe import (
+    Adam,
+    Adversarial,
+    Contrast,
+    Distillation,
+    Recipe,
+)
 from lightbsr_jax.methods.registry import METHODS, Method
 from lightbsr_jax.models import state_dict, torch_files
+from lightbsr_jax.parity import torch_discriminator
 from lightbsr_jax.spec import RunSpec, method_of
 from lightbsr_jax.training.state import State
 
@@ -53,6 +60,32 @@ class Compared:
 
 
 COMPARED = {"lightbsr": Compared(True, True, True)}
+
+
+@dataclass(frozen=True)
+class LastStage:
+    """A published last stage with a GAN loss, in a folder of its own."""
+
+    files: tuple[str, ...]  # that are used, and that identify the folder
+    network: Mapping[str, int]  # sizes
+    features: int  # of the discriminator
+    adam: Adam  # of both networks
+
+
+LAST_STAGES = {
+    "kdsr": LastStage(
+        files=(
+            "kdsrgan/archs/TA_arch.py",
+            "kdsrgan/archs/ST_arch.py",
+            "kdsrgan/archs/discriminator_arch.py",
+            "kdsrgan/losses/my_loss.py",
+        ),
+        network={"features": 128, "blocks": 42, "residual_blocks": 6},
+        features=64,
+        adam=Adam(b1=0.9, b2=0.99, eps=1e-8),
+    )
+}
+DISCRIMINATOR = "discriminator"  # the role of its weights in a case
 
 
 @dataclass(frozen=True)
@@ -94,12 +127,19 @@ class Case:
         """The training parameters of both programs."""
         given = self.meta["recipe"]
         contrast, distillation = given["contrast"], given["distillation"]
+        adversarial = given.get("adversarial")  # older recordings lack it
         return Recipe(
             adam=Adam(**given["adam"]),
             learning_rates=tuple(given["learning_rates"]),
             contrast=contrast and Contrast(**contrast),
             distillation=distillation and Distillation(**distillation),
+            adversarial=adversarial and Adversarial(**adversarial),
         )
+
+    @property
+    def features(self) -> int:
+        """The size of the discriminator of a last stage; 0 without."""
+        return self.meta.get(DISCRIMINATOR, 0)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -136,13 +176,19 @@ def make(
     batch: int = 2,
     crops: int = 3,
     stages: Sequence[int] = STAGES,
+    discriminator: int = 0,
 ) -> Case:
     """Makes a case with seeded weights and LR images of this `size` for training.
 
     `network` is {"groups", "blocks"} (default: the published sizes); `stages` are the
-    stages of the training steps.
+    stages of the training steps. With a `discriminator` of so many features it is one
+    of `LAST_STAGES`.
     """
-    published = registry.sizes(METHODS[method].network())
+    published: Mapping[str, int] = registry.sizes(METHODS[method].network())
+    recipe, stage = METHODS[method].recipe, LAST_STAGES.get(method)
+    if discriminator and stage is not None:
+        published, stages = stage.network, (2,) * len(stages)
+        recipe = dataclasses.replace(recipe, adam=stage.adam)
     meta = {
         "format": _FORMAT,
         "method": method,
@@ -153,17 +199,26 @@ def make(
         "prior_channels": settings.of(setting).prior_channels,
         "weights": dict.fromkeys(METHODS[method].roles, "seeded"),
         "stages": list(stages),
-        "recipe": _json(METHODS[method].recipe),
+        "recipe": _json(recipe),
         "fixed_degradation": _FIXED_DEGRADATION[setting],
         "images": [],
     }
+    if discriminator:
+        meta[DISCRIMINATOR] = discriminator
+        meta["weights"][DISCRIMINATOR] = "seeded"
     arrays = _inputs(meta, size, batch, crops)
-    for role in _roles(meta):
+    for role in meta["weights"]:
         arrays |= _seeded_weights(meta, role)
     return Case(meta, arrays)
 
 
-def of_file(file: str | Path, *, scale: int | None, setting: int | None) -> Case:
+def of_file(
+    file: str | Path,
+    *,
+    scale: int | None,
+    setting: int | None,
+    discriminator: int = 0,
+) -> Case:
     """Makes a case with a file's weights for a student, or a teacher and its student.
 
     Scale and setting may be None if the file stores them; most files do not store the
@@ -183,6 +238,7 @@ def of_file(file: str | Path, *, scale: int | None, setting: int | None) -> Case
         queue_size=run.contrast.queue_size
         if run.contrast
         else state_dict.PUBLISHED_QUEUE,
+        discriminator=discriminator,
     )
     arrays, sources = dict(case.arrays), dict(case.meta["weights"])
     arrays |= {f"weights/{role}/{name}": tensor for name, tensor in tensors.items()}
@@ -266,7 +322,8 @@ def load(path: str | Path) -> tuple[Case, Arrays]:
             f"{path} is a recording of format {found}, not {_FORMAT}: record it again "
             "with this version"
         )
-    meta.setdefault("recipe", _recipe_before(meta))
+    if "recipe" not in meta:
+        meta["recipe"] = _recipe_before(meta)
     results = _below(arrays, "result")
     arrays = {n: a for n, a in arrays.items() if not n.startswith("result/")}
     for role, source in meta["weights"].items():
@@ -314,13 +371,17 @@ def _run(meta: Mapping[str, Any], role: str) -> RunSpec:
 
 def _checksum(case: Case) -> int:
     value = 0
-    for role in case.roles:
+    for role in (*case.roles, DISCRIMINATOR):
         for name, tensor in sorted(case.below(f"weights/{role}").items()):
             value = zlib.crc32(name.encode() + tensor.tobytes(), value)
     return value
 
 
 def _seeded_weights(meta: Mapping[str, Any], role: str) -> Arrays:
+    if role == DISCRIMINATOR:
+        shapes = torch_discriminator.shapes(meta[DISCRIMINATOR])
+        names = {f"{role}/{name}": shape for name, shape in shapes.items()}
+        return {f"weights/{name}": _draw(name, names[name]) for name in names}
     fixed = ("sub_mean", "add_mean", "num_batches_tracked", "queue_ptr")
     run = _run(meta, role)
     pixel_range = np.float32(method_of(meta).network.IMAGE_RANGE)

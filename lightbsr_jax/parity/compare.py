@@ -41,13 +41,15 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import metrics
 from lightbsr_jax.methods import registry
 from lightbsr_jax.models.state_dict import PUBLISHED_QUEUE
+from lightbsr_jax.parity import last_stage
 from lightbsr_jax.parity import ours as our_side
-from lightbsr_jax.parity.case import Arrays, Case
+from lightbsr_jax.parity.case import LAST_STAGES, Arrays, Case
 
 FORWARD = 1e-5
 GRADIENT = 1e-4
 TRACE_LOSS = 1e-4
 WIDE = 1e-8  # in float64
+STEP = 1e-9  # parameters after a single step in float64
 PSNR = 1e-3  # dB
 ROUNDED = 1e-3  # share of values in rounded images that may differ by a level
 
@@ -68,6 +70,12 @@ class Kind(NamedTuple):
 # a colon, the part of the network is appended.
 _CANCELLED = r"E\.(encoder_q\.)?E\.(0|3|6|9|12|15)\.bias"
 _KINDS = {
+    r"(\w+)/size": Kind("numbers of parameters", WIDE),
+    "discriminator/pass/": Kind("discriminator, three passes", FORWARD),
+    "discriminator/gradient64/": Kind("discriminator, gradients in float64", WIDE),
+    "discriminator/step64/": Kind("discriminator, a step in float64", STEP),
+    "discriminator/trace/": Kind("discriminator, trace in float64", WIDE),
+    r"(\w+)/step64/": Kind(r"\1, a step in float64: parameters", STEP),
     "degradation/isotropic": Kind("kernels, isotropic", FORWARD),
     "degradation/anisotropic": Kind("kernels, anisotropic", FORWARD),
     "degradation/blurred": Kind("blur", FORWARD),
@@ -166,12 +174,16 @@ def run_reference(checkout: str | Path, case: Case) -> Arrays:
 
     Raises UserError if the folder is not a checkout of it, or if it fails.
     """
-    program, checkout = find_program(checkout)
-    method = case.method
-    if registry.METHODS[program] is not method:
+    found, method = find_program(checkout), case.method
+    checkout = found.folder
+    if registry.METHODS[found.method] is not method:
         raise UserError(
-            f"{checkout} is a checkout of {registry.METHODS[program].title}, but the "
-            f"weights are for {method.title}: give a checkout of {method.reference}"
+            f"{checkout} is a checkout of {registry.METHODS[found.method].title}, but "
+            f"the weights are for {method.title}: give a checkout of {method.reference}"
+        )
+    if found.features and case.scale != 4:
+        raise UserError(
+            f"scale {case.scale}: the reference's code in {checkout} fixes scale 4"
         )
     sizes = {**case.meta["network"], "queue_size": case.meta["queue_size"]}
     published = {**method.published, "queue_size": PUBLISHED_QUEUE}
@@ -206,15 +218,26 @@ def run_reference(checkout: str | Path, case: Case) -> Arrays:
             return dict(results)
 
 
-def find_program(checkout: str | Path) -> tuple[str, Path]:
-    """The name of a checkout's method, and the folder of its code.
+class Program(NamedTuple):
+    """A published program."""
+
+    method: str  # its name
+    folder: Path  # of the code
+    features: int = 0  # of the discriminator of a last stage
+
+
+def find_program(checkout: str | Path) -> Program:
+    """The program of a checkout, or of its folder.
 
     Raises UserError if it is not a checkout of any method.
     """
     for folder in (Path(checkout).resolve(), Path(checkout, "KDSR-classic").resolve()):
         for name, method in registry.METHODS.items():
+            stage = LAST_STAGES.get(name)
             if all((folder / file).is_file() for file in method.checkout):
-                return name, folder
+                return Program(name, folder)
+            if stage and all((folder / file).is_file() for file in stage.files):
+                return Program(name, folder, stage.features)
     known = ", ".join(method.reference for method in registry.METHODS.values())
     files = registry.METHODS["lightbsr"].checkout
     missing = [name for name in files if not Path(checkout, name).is_file()]
@@ -357,7 +380,7 @@ def with_ours(case: Case, theirs: Arrays) -> Comparison:
         raise UserError(
             "training in float64 runs on the CPU: unset JAX_PLATFORMS, or add cpu"
         ) from error
-    ours = our_side.everything(case)
+    ours = (last_stage if case.features else our_side).everything(case)
     if not has_ssim(theirs):
         ours = {name: x for name, x in ours.items() if not name.endswith("/ssim")}
     method = case.method

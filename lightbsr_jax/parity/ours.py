@@ -166,7 +166,7 @@ def make_updates(
         learner = updates.Learner(
             case.method,
             case.network.clone(axis_name=updates.AXIS, dtype=dtype),
-            _recording_adam(case.recipe.adam),
+            recording_adam(case.recipe.adam),
             optax.constant_schedule(rate),
         )
         update = _make_update(case.recipe, role, learner, stage)
@@ -189,16 +189,16 @@ def _make_update(
 
 def step(case: Case, role: str, by_stage: Updates) -> Arrays:
     """Losses, gradients and new buffers of a step of the second stage."""
-    state, batches, teacher = _start(case, role, np.float32)
-    state, measured = by_stage[2](state, batches[0], teacher)
+    state, batches, frozen = start(case, role, np.float32)
+    state, measured = by_stage[2](state, batches[0], frozen)
     buffers = {
         name: tensor
-        for name, tensor in _tensors(state, case, role).items()
+        for name, tensor in tensors(state, case, role).items()
         if any(part in name for part in ("running_", "encoder_k", "queue"))
     }
     results = _named(f"{role}/loss", _losses(measured))
     if case.compared.float32_gradients:
-        results |= _named(f"{role}/gradient", _gradients(case, role, state))
+        results |= _named(f"{role}/gradient", gradients(case, role, state))
     return results | _named(f"{role}/after", buffers)
 
 
@@ -208,36 +208,36 @@ def wide_gradients(case: Case, role: str, by_stage: Updates) -> Arrays:
     This is for networks with many LeakyReLUs: if rounding changes the sign of a value
     near zero, gradients change by more than rounding.
     """
-    state, batches, teacher = _start(case, role, np.float64)
+    state, batches, frozen = start(case, role, np.float64)
     with jax.enable_x64(True):
-        state, _ = by_stage[2](state, batches[0], teacher)
-    return _named(f"{role}/gradient64", _gradients(case, role, state))
+        state, _ = by_stage[2](state, batches[0], frozen)
+    return _named(f"{role}/gradient64", gradients(case, role, state))
 
 
-def _gradients(case: Case, role: str, state: State) -> Arrays:
+def gradients(case: Case, role: str, state: State) -> Arrays:
     """Gradients of the last step, by the reference's names."""
-    gradients = {name: gradient for name, (_, gradient) in state.opt_state.items()}
+    latest = {name: gradient for name, (_, gradient) in state.opt_state.items()}
     estimator = case.method.roles[role]
-    return torch_names.to_torch({"params": gradients}, case.network, estimator)
+    return torch_names.to_torch({"params": latest}, case.network, estimator)
 
 
 def trace_losses(case: Case, role: str, by_stage: Updates) -> Arrays:
     """Losses of training across the boundary of the stages."""
-    _, trace = _trace(case, by_stage, *_start(case, role, np.float32))
+    _, trace = _trace(case, by_stage, *start(case, role, np.float32))
     return _named(f"{role}/trace/loss", trace)
 
 
 def trace_tensors(case: Case, role: str, by_stage: Updates) -> Arrays:
     """All tensors after that training in float64, on the CPU (TPUs lack float64)."""
-    start = _start(case, role, np.float64)
+    given = start(case, role, np.float64)
     with jax.enable_x64(True):
-        state, trace = _trace(case, by_stage, *start)
-    tensors = {
+        state, trace = _trace(case, by_stage, *given)
+    found = {
         name: tensor
-        for name, tensor in _tensors(state, case, role).items()
+        for name, tensor in tensors(state, case, role).items()
         if "_mean." not in name  # without constants
     }
-    results = _named(f"{role}/trace/tensor", tensors)
+    results = _named(f"{role}/trace/tensor", found)
     if not case.compared.float32_gradients:
         results |= _named(f"{role}/trace/loss64", trace)
     return results
@@ -292,7 +292,7 @@ def _random_degradation(case: Case, uniform: np.ndarray) -> Degradation:
     return Degradation(kernel, jnp.asarray(level * np.float32(25)))
 
 
-def _recording_adam(numbers: Adam) -> optax.GradientTransformation:
+def recording_adam(numbers: Adam) -> optax.GradientTransformation:
     """Adam with the latest gradient in its state."""
     adam = optax.scale_by_adam(**dataclasses.asdict(numbers))
 
@@ -307,25 +307,28 @@ def _recording_adam(numbers: Adam) -> optax.GradientTransformation:
     return optax.GradientTransformation(*functions)
 
 
-def _start(
+def start(
     case: Case, role: str, dtype: type
-) -> tuple[State, list[updates.Batch], Tree | None]:
-    """The state before training, the steps' batches and a student's teacher.
+) -> tuple[State, list[updates.Batch], updates.Frozen]:
+    """The state before training, the steps' batches, and a student's teacher.
 
     They are on the host, with floats of type `dtype`.
     """
     state = case.state(role)
-    adam = _recording_adam(case.recipe.adam)
+    adam = recording_adam(case.recipe.adam)
     fresh = fresh_optimizer(adam, state.params)
     state = dataclasses.replace(state, opt_state=fresh)
     batches = _batches(case)
     teacher = _variables(case.state("teacher")) if role == "student" else None
 
-    def cast(x: Any) -> np.ndarray:
-        x = np.asarray(x)
-        return x.astype(dtype) if x.dtype == np.float32 else x
+    given = (state, batches, updates.Frozen(teacher))
+    return jax.tree.map(partial(cast, dtype=dtype), given)
 
-    return jax.tree.map(cast, (state, batches, teacher))
+
+def cast(x: Any, dtype: type) -> np.ndarray:
+    """An array on the host; float32 becomes `dtype`."""
+    x = np.asarray(x)
+    return x.astype(dtype) if x.dtype == np.float32 else x
 
 
 def _trace(
@@ -333,12 +336,12 @@ def _trace(
     by_stage: Updates,
     state: State,
     batches: list[updates.Batch],
-    teacher: Tree | None,
+    frozen: updates.Frozen,
 ) -> tuple[State, dict[str, list[Array]]]:
     """The state after all steps, and the losses of each step."""
     trace: dict[str, list[Array]] = {}
     for stage, batch in zip(case.meta["stages"], batches, strict=True):
-        state, measured = by_stage[stage](state, batch, teacher)
+        state, measured = by_stage[stage](state, batch, frozen)
         for name, loss in _losses(measured).items():
             trace.setdefault(name, []).append(loss)
     return state, trace
@@ -365,7 +368,7 @@ def _losses(measured: updates.Metrics) -> updates.Metrics:
     return {n: value for n, value in measured.items() if n != "gradient_norm"}
 
 
-def _tensors(state: Any, case: Case, role: str) -> Arrays:
+def tensors(state: Any, case: Case, role: str) -> Arrays:
     """Converts a training state to tensors by the reference's names."""
     run = case.run(role)
     return state_dict.to_tensors(convert.from_state(state, run, {}))

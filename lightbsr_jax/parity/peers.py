@@ -11,7 +11,7 @@ import json
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -109,6 +109,185 @@ class KDSR(_Peer):
         return {**losses, "channel": F.kl_div(own, target, reduction="batchmean")}
 
 
+class LastStageOfKDSR(KDSR):
+    """KDSR's program with a GAN loss, in the folder KDSR-GAN.
+
+    Its trainer, GAN loss and degradations are in the package BasicSR, which is not
+    needed here: the stage is put together as in that trainer.
+    """
+
+    def import_modules(self) -> None:
+        _stub_basicsr()
+        # Their files import whatever else is in the folder.
+        for package in ("kdsrgan", "kdsrgan.archs", "kdsrgan.losses"):
+            module = ModuleType(package)
+            module.__path__ = [str(Path(sys.path[0], *package.split(".")))]
+            sys.modules[package] = module
+        self.modules = {
+            "student": importlib.import_module("kdsrgan.archs.ST_arch").BlindSR_ST,
+            "teacher": importlib.import_module("kdsrgan.archs.TA_arch").BlindSR_TA,
+        }
+        judge = importlib.import_module("kdsrgan.archs.discriminator_arch")
+        self.judge = judge.UNetDiscriminatorSN
+        self.kd_loss = importlib.import_module("kdsrgan.losses.my_loss").KDLoss
+
+    def import_utilities(self) -> None:
+        """Takes no degradations and metrics from this program."""
+
+    def model(self, role: str) -> nn.Module:
+        sizes = self.meta["network"]
+        model = self.modules[role](
+            n_feats=sizes["features"],
+            n_encoder_res=sizes["residual_blocks"],
+            scale=self.scale,
+            n_sr_blocks=sizes["blocks"],
+        )
+        model.load_state_dict(self.weights[role], strict=True)
+        return model.to(DEVICE).train()
+
+    def restore(self, role: str, model: nn.Module, lr: Tensor) -> Tensor:
+        if role == "student":
+            return model(lr)
+        return model(lr, self.inputs["evaluation/hr"].movedim(-1, -3) / 255)
+
+    def discriminator(self) -> nn.Module:
+        """Makes the discriminator with the case's weights, in training mode."""
+        model = self.judge(num_in_ch=3, num_feat=self.meta["discriminator"])
+        model.load_state_dict(self.weights["discriminator"], strict=True)
+        return model.to(DEVICE).train()
+
+    def degradations(self) -> Results:
+        return {}
+
+    def metrics(self) -> Results:
+        return {}
+
+    def images(self) -> Results:
+        return {}
+
+    def evaluation(self) -> Results:
+        """Every module's output, three passes of the discriminator, and sizes."""
+        results, judge = super().evaluation(), self.discriminator()
+        images = self.inputs["training/hr"][0].movedim(-1, -3) / 255
+        for index in range(3):
+            with torch.no_grad():
+                results[f"discriminator/pass/{index}"] = judge(images)
+        for role in self.roles:
+            results[f"{role}/size"] = _size(self.model(role))
+        results["discriminator/size"] = _size(judge)
+        return results
+
+    def training(self) -> Results:
+        """Losses of a step."""
+        networks = self.model("student"), self.discriminator()
+        losses = self._adversarial_step(*networks, _optimizers(networks, self.meta), 0)
+        return program._named("student/loss", losses)
+
+    def traces(self) -> Results:
+        """Gradients, losses and tensors of steps in float64, of both networks."""
+        networks = self.model("student").double(), self.discriminator().double()
+        optimizers = _optimizers(networks, self.meta)
+        results: Results = {}
+        trace: dict[str, list[Tensor]] = {}
+        for index in range(len(self.meta["stages"])):
+            losses = self._adversarial_step(*networks, optimizers, index)
+            for name, loss in losses.items():
+                trace.setdefault(name, []).append(loss)
+            if index == 0:
+                results |= self._tensors(networks, "step64")
+                for role, network in zip(_TRAINED, networks, strict=True):
+                    found = program._gradients(network)
+                    results |= program._named(f"{role}/gradient64", found)
+        results |= self._tensors(networks, "trace/tensor")
+        stacked = {name: torch.stack(losses) for name, losses in trace.items()}
+        return results | program._named("student/trace/loss64", stacked)
+
+    def _tensors(self, networks: tuple[nn.Module, nn.Module], kind: str) -> Results:
+        results: Results = {}
+        for role, network in zip(_TRAINED, networks, strict=True):
+            tensors = {
+                name: tensor.clone()
+                for name, tensor in program._state(network).items()
+                if not name.endswith("weight_v")
+            }
+            results |= program._named(f"{role}/{kind}", tensors)
+        return results
+
+    def _adversarial_step(
+        self, student: Any, judge: Any, optimizers: Any, index: int
+    ) -> dict[str, Tensor]:
+        """The generator's step, then the discriminator's; returns all losses."""
+        of_student, of_judge = optimizers
+        precision = next(student.parameters()).dtype
+        lr, hr = (
+            self.inputs[f"training/{name}"][index].to(precision).movedim(-1, -3)
+            for name in ("lr", "hr")
+        )
+        lr, hr = lr[:, 0].contiguous(), (hr / 255).contiguous()
+        teacher = self.teacher.to(precision)
+        _, target = teacher.E(self._beside(lr, hr))
+
+        judge.requires_grad_(False)
+        of_student.zero_grad()
+        sr, feature = student(lr)
+        recipe = self.meta["recipe"]
+        distilled = self.kd_loss(temperature=recipe["distillation"]["temperature"])(
+            target, feature
+        )
+        losses = {
+            "reconstruction": F.l1_loss(sr, hr),
+            "channel": distilled,
+            "adversarial": _gan_loss(judge(sr), real=True),
+        }
+        weight = recipe["adversarial"]["weight"]
+        total = losses["reconstruction"] + losses["channel"]
+        (total + weight * losses["adversarial"]).backward()
+        of_student.step()
+
+        judge.requires_grad_(True)
+        of_judge.zero_grad()
+        for name, images in {"real": hr, "fake": sr.detach().clone()}.items():
+            losses[name] = _gan_loss(judge(images), real=name == "real")
+            losses[name].backward()
+        of_judge.step()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+
+_TRAINED = ("student", "discriminator")
+
+
+def _gan_loss(logits: Tensor, *, real: bool) -> Tensor:
+    """BasicSR's "vanilla" loss."""
+    target = torch.full_like(logits, float(real))
+    return F.binary_cross_entropy_with_logits(logits, target)
+
+
+def _optimizers(networks: Any, meta: dict[str, Any]) -> list[torch.optim.Optimizer]:
+    adam, rate = meta["recipe"]["adam"], meta["recipe"]["learning_rates"][-1]
+    betas = adam["b1"], adam["b2"]
+    return [
+        torch.optim.Adam(network.parameters(), rate, betas, adam["eps"])
+        for network in networks
+    ]
+
+
+def _size(model: nn.Module) -> float:
+    """The number of all parameters, with fixed ones."""
+    return float(sum(parameter.numel() for parameter in model.parameters()))
+
+
+def _stub_basicsr() -> None:
+    """Replaces BasicSR's registries, if it is missing, by ones that do nothing."""
+    try:
+        importlib.import_module("basicsr.utils.registry")
+    except ImportError:
+        for package in ("basicsr", "basicsr.utils", "basicsr.utils.registry"):
+            sys.modules[package] = ModuleType(package)
+        registry = SimpleNamespace(register=lambda: lambda kind: kind)
+        module: Any = sys.modules["basicsr.utils.registry"]
+        module.ARCH_REGISTRY = module.LOSS_REGISTRY = registry
+
+
 class DASR(_Peer):
     """DASR's program, whose images are in 0..255."""
 
@@ -140,6 +319,8 @@ def load(checkout: str | Path, case_file: str | Path) -> Reference:
     case = dict(np.load(case_file))
     meta = json.loads(str(case.pop("meta")))
     program = {"lightbsr": Reference, "kdsr": KDSR, "dasr": DASR}[meta["method"]]
+    if meta.get("discriminator"):
+        program = LastStageOfKDSR
     return program(str(checkout), meta, case)
 
 

@@ -91,8 +91,7 @@ class Reference:
         torch.backends.cudnn.allow_tf32 = False
         sys.path.insert(0, checkout)
         self.import_modules()
-        self.util = importlib.import_module("utils.util")
-        self.utility = importlib.import_module("utility")
+        self.import_utilities()
         self.meta = meta
         self.scale = meta["scale"]
         self.inputs = {
@@ -106,7 +105,7 @@ class Reference:
                 for name, value in case.items()
                 if name.startswith(f"weights/{role}/")
             }
-            for role in self.roles
+            for role in meta["weights"]
         }
         if "teacher" in self.roles:
             self.teacher = self.model("teacher").eval()  # a student's
@@ -129,6 +128,10 @@ class Reference:
         self.student_module = importlib.import_module("model.student")
         self.teacher_module = importlib.import_module("model.teacher")
         self.losses = importlib.import_module("loss.distillation_loss")
+
+    def import_utilities(self) -> None:
+        self.util = importlib.import_module("utils.util")
+        self.utility = importlib.import_module("utility")
 
     def outputs(self, model: nn.Module) -> AbstractContextManager[dict]:
         """Collects the outputs of modules, call by call."""

@@ -1,5 +1,6 @@
 """Checks before a run: its config, its workdir, and the run that it resumes."""
 
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from flax.traverse_util import flatten_dict
 from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation
+from lightbsr_jax.networks.discriminator import REDUCTION
 from lightbsr_jax.spec import Sees
 from lightbsr_jax.training.config import SteppedSchedule, TrainingConfig
 from lightbsr_jax.training.initial import STARTS
@@ -24,6 +26,7 @@ RESUMABLE = (
     "data.resident",
     "data.threads",
     "distillation.teacher",
+    "adversarial.perceptual",
     "compute.rematerialise",
     "compute.parts",
     "skipped_in_a_row",
@@ -53,6 +56,9 @@ LEAST = {
     "minutes": 0,
     "skipped_in_a_row": 1,
     "gradient_clip": 0,
+    "adversarial.weight": 0,
+    "adversarial.perceptual_weight": 0,
+    "adversarial.features": 1,
     "data.batch_size": 1,
     "data.threads": 0,
     "compute.parts": 1,
@@ -75,7 +81,7 @@ IMAGES = "the images of config.data.hr"  # in messages
 
 def check(config: TrainingConfig) -> None:
     """Raises UserError, with the remedies, for a config that cannot be trained."""
-    rules = (_too_small, _numbers, _data, _pairs, _contrast, _stages)
+    rules = (_too_small, _numbers, _data, _pairs, _contrast, _adversarial, _stages)
     problems = [problem for rule in rules for problem in rule(config)]
     if problems:
         raise UserError("; ".join(f"config.{problem}" for problem in problems))
@@ -175,10 +181,32 @@ def _contrast(config: TrainingConfig) -> Iterator[str]:
         yield f"contrast.crops {crops}: the method contrasts pairs: use 2"
 
 
+def _adversarial(config: TrainingConfig) -> Iterator[str]:
+    if config.adversarial is None:
+        return
+    if config.contrast is not None:
+        yield (
+            "adversarial does not work with contrast: train the network's stages "
+            "first, then start from it with a preset such as photo-gan"
+        )
+    crop, scale = config.data.lr_crop, config.model.scale
+    step = REDUCTION // math.gcd(REDUCTION, scale)
+    if crop % step:
+        yield (
+            f"data.lr_crop {crop}: the discriminator needs a multiple of {step} at "
+            f"scale {scale}: use {max(crop // step, 1) * step}"
+        )
+
+
 def _stages(config: TrainingConfig) -> Iterator[str]:
     schedule = config.schedule
     has_first = config.contrasts or config.distillation is not None
-    if schedule.stage1_epochs and not has_first:
+    if schedule.stage1_epochs and config.adversarial is not None:
+        yield (
+            f"schedule.stage1_epochs {schedule.stage1_epochs}: with a GAN loss there "
+            "is no stage 1: use 0"
+        )
+    elif schedule.stage1_epochs and not has_first:
         yield (
             f"schedule.stage1_epochs {schedule.stage1_epochs}: without contrastive "
             "learning or distillation there is no stage 1: use 0"
@@ -254,6 +282,7 @@ def fixed_fields(identity: dict[str, Any]) -> dict[str, Any]:
         **{f"config.{k}": v for k, v in fields.items() if not _may_change(k)},
         IMAGES: identity["images"],
         "the weights of config.distillation.teacher": identity["teacher"],
+        "the weights of config.adversarial.perceptual": identity.get("vgg"),
     }
 
 

@@ -118,6 +118,12 @@ class Distillation(recipe.Distillation):
 
 
 @dataclass(frozen=True)
+class Adversarial(recipe.Adversarial):
+    features: int  # of the discriminator
+    perceptual: str = ""  # file with torchvision's VGG19; empty: no perceptual loss
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """The config of a run: its network (`model`) and its training."""
 
@@ -137,6 +143,7 @@ class TrainingConfig:
     as_given: Mapping[str, Any]  # all fields as in config.json, JSON types only
     contrast: Contrast | None = None
     distillation: Distillation | None = None
+    adversarial: Adversarial | None = None
     init: str = ""  # weights to start from
     start: str = "random"
     optimizer: str = "adam"

@@ -100,7 +100,7 @@ class Log:
         self._last = (step, now)
         rate = (step - then) / (now - since)
         self._record(step, {"stage": stage, **values, "steps_per_second": rate})
-        hidden = {"learning_rate", "gradient_norm"}
+        hidden = {"learning_rate", "gradient_norm", "discriminator_gradient_norm"}
         if not values["skipped"]:
             hidden.add("skipped")
         shown = "  ".join(

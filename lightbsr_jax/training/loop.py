@@ -24,7 +24,7 @@ from lightbsr_jax.data.sources import ImageFolders, PreparedImages, open_source
 from lightbsr_jax.errors import Interrupted, UserError
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.models.checkpoint import Checkpoints, checksum
-from lightbsr_jax.training import initial, pack, parallel, schedules
+from lightbsr_jax.training import adversary, initial, pack, parallel, schedules
 from lightbsr_jax.training.checks import (
     check,
     check_resumable,
@@ -128,6 +128,7 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
         "images": source.fingerprint + (f"+{pairs.fingerprint}" if pairs else ""),
         "names": list(source.names),  # to name those that changed
         "teacher": None if setup.teacher is None else setup.teacher.checksum,
+        "vgg": None if setup.vgg is None else checksum(setup.vgg),
     }
     of_init = {"the weights of config.init": checksum(given)}
     parallel.check_same(fixed_fields(identity) | of_init)
@@ -281,6 +282,8 @@ def announce(job: Job, start: int) -> None:
             f"{len(job.pairs)} of them have LR images in {config.data.lr}: "
             f"{config.data.paired_share:.0%} of the training examples are pairs"
         )
+    if config.adversarial is not None:
+        job.log.say(adversary.describe(config.adversarial))
     if teacher is not None:
         of = "" if teacher.planned is None else f" of {teacher.planned}"
         job.log.say(f"distilled from {teacher.name} after {teacher.step}{of} updates")

@@ -1,5 +1,7 @@
 """The losses of training except the contrastive one: means over the batch."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -30,3 +32,25 @@ def channel_distillation(
     log_q = jax.nn.log_softmax(student / temperature)
     divergence = (jnp.exp(log_p) * (log_p - log_q)).sum(-1).mean()
     return divergence + l1_weight * jnp.abs(teacher - student).mean()
+
+
+# Weights of the layers of VGG19 in the perceptual loss.
+PERCEPTUAL = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1, "conv4_4": 1, "conv5_4": 1}
+
+
+def perceptual(features: Mapping[str, Array], expected: Mapping[str, Array]) -> Array:
+    """Weighted sum of mean absolute differences of features, by layer of VGG19."""
+    return jnp.stack(
+        [
+            weight * jnp.abs(features[name] - expected[name]).mean()
+            for name, weight in PERCEPTUAL.items()
+        ]
+    ).sum()
+
+
+def adversarial(logits: Array, *, real: bool) -> Array:
+    """Binary cross entropy of a discriminator's logits, if all images are real or not.
+
+    A generator minimises it for its images as if they were `real`.
+    """
+    return jax.nn.softplus(-logits if real else logits).mean()

@@ -17,7 +17,12 @@ from lightbsr_jax.training import log
 Tree = dict[str, Any]
 
 # Private fields of a config, which are not packed.
-PATHS = (("data", "hr"), ("validation", "hr"), ("distillation", "teacher"))
+PATHS = (
+    ("data", "hr"),
+    ("validation", "hr"),
+    ("distillation", "teacher"),
+    ("adversarial", "perceptual"),
+)
 
 
 class Facts(NamedTuple):

@@ -44,8 +44,8 @@ def on_one_device(update: Update, device: Device) -> Update:
     mapped = training_pmap(
         update, AXIS, in_axes=(None, 0, None), out_axes=None, devices=[device]
     )
-    return lambda state, batch, teacher: mapped(
-        state, jax.tree.map(lambda x: x[None], batch), teacher
+    return lambda state, batch, frozen: mapped(
+        state, jax.tree.map(lambda x: x[None], batch), frozen
     )
 
 

@@ -1,7 +1,7 @@
 """Setting up a run: its initial state, and the updates that train it.
 
 The updates depend on the config groups that exist: `distillation`, `contrast`, or
-neither.
+neither. The group `adversarial` adds a GAN loss to those without contrast.
 """
 
 import dataclasses
@@ -21,8 +21,9 @@ from lightbsr_jax.models.checkpoint import checksum
 from lightbsr_jax.models.load import Weights, model_of, read
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.spec import ModelSpec
-from lightbsr_jax.training import initial, optimizers, schedules
+from lightbsr_jax.training import adversary, initial, optimizers, schedules
 from lightbsr_jax.training.config import (
+    Adversarial,
     Contrast,
     Distillation,
     TrainingConfig,
@@ -31,10 +32,12 @@ from lightbsr_jax.training.config import (
 from lightbsr_jax.training.initial import Fitted
 from lightbsr_jax.training.state import (
     State,
+    TrainState,
     Tree,
     fresh_contrastive_state,
     fresh_train_state,
     inherit,
+    with_discriminator,
 )
 from lightbsr_jax.training.steps import Constants
 from lightbsr_jax.training.updates import (
@@ -46,6 +49,7 @@ from lightbsr_jax.training.updates import (
 )
 
 STAGES = (1, 2)  # of runs with contrast or distillation
+DISCRIMINATOR = 0x6A  # number of the discriminator's random key
 # Copy of a student's teacher in the student's workdir, made when the run starts.
 KEPT_TEACHER = f"teacher{packed.SUFFIX}"
 
@@ -70,11 +74,12 @@ class Setup(NamedTuple):
     basis: np.ndarray  # of the prior
     teacher: Teacher | None = None  # a student's
     start: Fitted | None = None  # the initial variables of `state`
+    vgg: Tree | None = None  # parameters of VGG19, for a perceptual loss
 
     def constants(self, seed: int) -> Constants:
         """The constants of steps; `seed` is the seed of the degradations."""
         teacher = None if self.teacher is None else self.teacher.variables
-        return Constants(seed, self.basis, teacher)
+        return Constants(seed, self.basis, teacher, vgg=self.vgg)
 
 
 def prepare(
@@ -93,9 +98,18 @@ def prepare(
     """
     learner = make_learner(config, network)
     if config.distillation is not None:
-        return _distilled(config, config.distillation, learner, given, begun)
-    if config.contrast is not None:
-        return _contrasted(config, config.contrast, learner, given)
+        setup = _distilled(config, config.distillation, learner, given, begun)
+    elif config.contrast is not None:
+        setup = _contrasted(config, config.contrast, learner, given)
+    else:
+        setup = _supervised(config, learner, given)
+    if config.adversarial is not None:
+        return _against(config.adversarial, setup, learner, config.seed)
+    return setup
+
+
+def _supervised(config: TrainingConfig, learner: Learner, given: Tree | None) -> Setup:
+    """Sets up training by the loss of the SR images alone."""
     fresh = initial.fresh_variables(config, jax.random.key(config.seed))
     start = initial.fit(fresh, given)
     return Setup(
@@ -104,6 +118,21 @@ def prepare(
         basis=_first_basis(config, start, given),
         start=start,
     )
+
+
+def _against(
+    adversarial: Adversarial, setup: Setup, learner: Learner, seed: int
+) -> Setup:
+    """Adds a fresh discriminator, and the weights of a perceptual loss, to a setup."""
+    opponent, state, vgg = learner.adversary, setup.state, None
+    if opponent is None or not isinstance(state, TrainState):
+        raise ValueError("a GAN loss does not go with contrast")
+    # Apart from the network's keys, so that the network is the one without a GAN loss.
+    key = jax.random.fold_in(jax.random.key(seed), DISCRIMINATOR)
+    if adversarial.perceptual:
+        vgg = adversary.load_vgg(adversarial.perceptual)
+    state = with_discriminator(state, opponent.network, opponent.optimizer, key)
+    return setup._replace(state=state, vgg=vgg)
 
 
 def make_learner(config: TrainingConfig, network: BlindNetwork) -> Learner:
@@ -116,11 +145,12 @@ def make_learner(config: TrainingConfig, network: BlindNetwork) -> Learner:
         microbatches=config.compute.parts,
         sees_prior=config.model.is_teacher and config.model.prior,
         gradient_clip=config.gradient_clip,
+        adversary=adversary.make(config),
     )
 
 
 def make_updates(config: TrainingConfig, learner: Learner) -> dict[int, Update]:
-    """The updates that train it, by stage."""
+    """The updates that train it, by stage; with a GAN loss there is no stage 1."""
     if config.distillation is not None:
         update = partial(
             distillation_update,
@@ -137,7 +167,8 @@ def make_updates(config: TrainingConfig, learner: Learner) -> dict[int, Update]:
         )
     else:
         return {2: supervised_update(learner)}
-    return {stage: update(stage=stage) for stage in STAGES}
+    stages = STAGES if config.adversarial is None else STAGES[1:]
+    return {stage: update(stage=stage) for stage in stages}
 
 
 def _distilled(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from lightbsr_jax.networks.discriminator import Discriminator
 from lightbsr_jax.spec import CONTRASTED
 from lightbsr_jax.training import contrast
 
@@ -41,6 +42,22 @@ class ContrastiveState:
     queue: Array  # [Q, E] unit vectors
     queue_pointer: Array  # int32, row of the oldest key
     opt_state: Tree
+
+
+@flax.struct.dataclass
+class DiscriminatorState:
+    """A discriminator in training."""
+
+    params: Tree
+    vectors: Tree  # of power iteration
+    opt_state: Any
+
+
+@flax.struct.dataclass
+class AdversarialState(TrainState):
+    """The state of training with a GAN loss: the generator's, and a discriminator."""
+
+    discriminator: DiscriminatorState
 
 
 State = TrainState | ContrastiveState
@@ -107,6 +124,18 @@ def fresh_train_state(
         batch_stats=variables["batch_stats"],
         opt_state=fresh_optimizer(optimizer, variables["params"]),
     )
+
+
+def with_discriminator(
+    state: TrainState,
+    discriminator: Discriminator,
+    optimizer: optax.GradientTransformation,
+    key: Array,
+) -> AdversarialState:
+    """Adds a fresh discriminator to a state of training; `key` is its random key."""
+    params, vectors = discriminator.fresh(key)
+    own = DiscriminatorState(params, vectors, optimizer.init(params))
+    return AdversarialState(**vars(state), discriminator=own)
 
 
 def inherit(fresh: Tree, teacher: Tree, inherited: Sequence[str]) -> Tree:

@@ -19,7 +19,7 @@ from lightbsr_jax.data import resident
 from lightbsr_jax.data.pairs import Mixed
 from lightbsr_jax.imaging import settings
 from lightbsr_jax.training.state import Run, Tree
-from lightbsr_jax.training.updates import AXIS, Batch, Metrics, Update
+from lightbsr_jax.training.updates import AXIS, Batch, Frozen, Metrics, Update
 
 
 class Constants(NamedTuple):
@@ -29,6 +29,7 @@ class Constants(NamedTuple):
     basis: Array | np.ndarray  # [441, 15] of the prior
     teacher: Tree | None  # {"params", "batch_stats"} of a student's teacher
     pixels: resident.Pixels | None = None  # of all images, if the device holds them
+    vgg: Tree | None = None  # the parameters of VGG19, for a perceptual loss
 
 
 # A function of a state or run, a device's crops (or their places) and constants.
@@ -59,7 +60,7 @@ def degrading_step(
             lr = jnp.where(paired, crops.lr.astype(lr.dtype) / 255, lr)
         prior = kind.prior_vector(drawn, constants.basis)
         batch = Batch(lr=lr, prior=prior, hr=hr[:, 0])
-        return update(state, batch, constants.teacher)
+        return update(state, batch, Frozen(constants.teacher, constants.vgg))
 
     return step
 

@@ -25,10 +25,24 @@ from jax import Array, lax
 
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.methods.registry import Method
-from lightbsr_jax.training import contrast, losses
-from lightbsr_jax.training.state import CONTRASTED, ContrastiveState, TrainState, Tree
+from lightbsr_jax.training import adversary, contrast, losses
+from lightbsr_jax.training.adversary import (
+    Adversary,
+    Judges,
+    Restored,
+    in_unit_range,
+    of_generator,
+    weighted,
+)
+from lightbsr_jax.training.descent import AXIS, clip, descend, microbatched
+from lightbsr_jax.training.state import (
+    CONTRASTED,
+    AdversarialState,
+    ContrastiveState,
+    TrainState,
+    Tree,
+)
 
-AXIS = "data"
 Metrics = dict[str, Array]
 
 
@@ -40,9 +54,16 @@ class Batch(NamedTuple):
     hr: Array  # [B, H, W, 3] in 0..255, of crop 1
 
 
-# A function of a state, a batch and a student's teacher {"params", "batch_stats"} (or
-# None) that returns the new state and metrics.
-Update = Callable[[Any, Batch, Tree | None], tuple[Any, Metrics]]
+class Frozen(NamedTuple):
+    """Variables of networks that training uses and does not change."""
+
+    teacher: Tree | None = None  # {"params", "batch_stats"} of a student's teacher
+    vgg: Tree | None = None  # the parameters of VGG19, for a perceptual loss
+
+
+# A function of a state, a batch and frozen networks that returns the new state and
+# metrics.
+Update = Callable[[Any, Batch, Frozen], tuple[Any, Metrics]]
 
 
 class Learner(NamedTuple):
@@ -55,6 +76,7 @@ class Learner(NamedTuple):
     microbatches: int = 1  # parts of a device's share of the batch, to save memory
     sees_prior: bool = True  # False hides the prior from a teacher (an ablation)
     gradient_clip: float = 0.0  # largest norm of all gradients; 0: no limit
+    adversary: Adversary | None = None  # of a run with a GAN loss
 
     @property
     def apply(self) -> Callable[..., Any]:
@@ -80,7 +102,7 @@ def contrastive_update(
     objective = _contrastive_objective(learner, stage=stage, temperature=temperature)
 
     def update(
-        state: ContrastiveState, batch: Batch, _: Tree | None
+        state: ContrastiveState, batch: Batch, _: Frozen
     ) -> tuple[ContrastiveState, Metrics]:
         lr = jnp.moveaxis(batch.lr, 1, 0)  # [D, B, h, w, 3]
         seen = learner.privileged(batch)
@@ -161,8 +183,8 @@ def _contrastive_objective(
             modulators = learner.apply(
                 {"params": params}, idr[0], lr.shape[2:4], method="convert"
             )
-            metrics["reconstruction"] = reconstruct(
-                params, modulators, (lr[0], given.hr)
+            metrics["reconstruction"], _ = reconstruct(
+                params, modulators, (lr[0], given.hr), None
             )
         return _total(metrics), (metrics, batch_stats)
 
@@ -212,26 +234,28 @@ def _total(metrics: Metrics) -> Array:
 def supervised_update(learner: Learner) -> Update:
     """Makes the update that minimises only L_SR, with all modules.
 
-    It takes either kind of state; a momentum branch and a queue do not change.
+    It takes any kind of state; a momentum branch and a queue do not change. With an
+    adversary it adds the losses and the update of `adversary`.
     """
     reconstruct = reconstruction(learner)
 
-    def update(state: Any, batch: Batch, _: Tree | None) -> tuple[Any, Metrics]:
+    def update(state: Any, batch: Batch, frozen: Frozen) -> tuple[Any, Metrics]:
         seen = learner.privileged(batch)
-        lr = batch.lr[:, 0]
+        lr, judges = batch.lr[:, 0], judges_of(state, frozen)
 
-        def objective(params: Tree) -> tuple[Array, Tree]:
+        def objective(params: Tree) -> tuple[Array, tuple[Tree, Restored | None]]:
             idr, batch_stats = _encode(
                 learner, params, state.batch_stats, lr[None], seen, (0,)
             )
             modulators = learner.apply(
                 {"params": params}, idr[0], lr.shape[1:3], method="convert"
             )
-            return reconstruct(params, modulators, (lr, batch.hr)), batch_stats
+            images = (lr, batch.hr)
+            loss, restored = reconstruct(params, modulators, images, judges)
+            return loss, (batch_stats, restored)
 
-        (loss, batch_stats), gradients = jax.value_and_grad(objective, has_aux=True)(
-            state.params
-        )
+        value_and_grad = jax.value_and_grad(objective, has_aux=True)
+        (loss, (batch_stats, restored)), gradients = value_and_grad(state.params)
         params, opt_state, norm = apply_gradients(learner, state, gradients)
         state = state.replace(
             step=state.step + 1,
@@ -239,8 +263,9 @@ def supervised_update(learner: Learner) -> Update:
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
-        metrics = {"reconstruction": loss}
-        return state, lax.pmean(metrics, AXIS) | {"gradient_norm": norm}
+        metrics = {"reconstruction": loss} | metrics_of(restored)
+        metrics = lax.pmean(metrics, AXIS) | {"gradient_norm": norm}
+        return discriminate(learner, state, batch.hr, restored, metrics)
 
     return update
 
@@ -251,7 +276,8 @@ def distillation_update(
     """Makes the update of a student, of a TrainState, with one crop per image.
 
     Stage 1 minimises L_DL with the modules of the representation, stage 2 L_SR + L_DL
-    with all modules. `learner.sees_prior` describes the teacher.
+    with all modules, and with an adversary its losses. `learner.sees_prior` describes
+    the teacher.
     """
     distilled = learner.method.distilled
     objective = _distillation_objective(
@@ -259,8 +285,9 @@ def distillation_update(
     )
 
     def update(
-        state: TrainState, batch: Batch, teacher: Tree | None
+        state: TrainState, batch: Batch, frozen: Frozen
     ) -> tuple[TrainState, Metrics]:
+        teacher = frozen.teacher
         if teacher is None:
             raise ValueError("a student's update needs its teacher")
         lr, seen = batch.lr[:, 0], learner.privileged(batch)
@@ -269,24 +296,26 @@ def distillation_update(
 
         learning = distilled if stage == 1 else tuple(state.params)
         learnt = {name: state.params[name] for name in learning}
-        gradients, (metrics, batch_stats) = jax.grad(objective, has_aux=True)(
-            learnt, state, (lr, batch.hr), target
+        images, judges = (lr, batch.hr), judges_of(state, frozen)
+        gradients, (metrics, batch_stats, restored) = jax.grad(objective, has_aux=True)(
+            learnt, state, images, target, judges
         )
         params, opt_state, norm = apply_gradients(learner, state, gradients)
-        state = TrainState(
+        state = state.replace(
             step=state.step + 1,
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
-        return state, lax.pmean(metrics, AXIS) | {"gradient_norm": norm}
+        metrics = lax.pmean(metrics, AXIS) | {"gradient_norm": norm}
+        return discriminate(learner, state, batch.hr, restored, metrics)
 
     return update
 
 
 def _distillation_objective(
     learner: Learner, *, stage: int, temperature: float, l1_weight: float
-) -> Callable[..., tuple[Array, tuple[Metrics, Tree]]]:
+) -> Callable[..., tuple[Array, tuple[Metrics, Tree, Restored | None]]]:
     """L_DL, from stage 2 on with L_SR, of what learns; with metrics and statistics."""
     reconstruct = reconstruction(learner)
 
@@ -295,7 +324,8 @@ def _distillation_objective(
         state: TrainState,
         images: tuple[Array, Array],
         target: tuple[Array, ...],
-    ) -> tuple[Array, tuple[Metrics, Tree]]:
+        judges: Judges | None,
+    ) -> tuple[Array, tuple[Metrics, Tree, Restored | None]]:
         params = {**state.params, **learnt}
         lr, _ = images
         idr, batch_stats = _encode(
@@ -303,15 +333,18 @@ def _distillation_objective(
         )
         modulators, own = _represent(learner, params, idr[0], lr.shape[1:3])
         (channel, *spatial), (target_channel, *target_spatial) = own, target
-        metrics = {}
+        metrics, restored = {}, None
         if stage == 2:
-            metrics["reconstruction"] = reconstruct(params, modulators, images)
+            metrics["reconstruction"], restored = reconstruct(
+                params, modulators, images, judges
+            )
         if spatial:
             metrics["spatial"] = losses.spatial_distillation(*target_spatial, *spatial)
         metrics["channel"] = losses.channel_distillation(
             target_channel, channel, temperature=temperature, l1_weight=l1_weight
         )
-        return _total(metrics), (metrics, batch_stats)
+        loss = _total(metrics)
+        return loss, (metrics | metrics_of(restored), batch_stats, restored)
 
     return objective
 
@@ -342,18 +375,67 @@ def privileged(
     return None
 
 
-def reconstruction(learner: Learner) -> Callable[..., Array]:
-    """Makes L_SR of (params, modulators, (lr, hr)), computed in microbatches."""
-    pixel_range = learner.method.loss_range
+def reconstruction(
+    learner: Learner,
+) -> Callable[..., tuple[Array, Restored | None]]:
+    """Makes L_SR of (params, modulators, (lr, hr), judges), in microbatches.
+
+    With an adversary the weighted losses of `adversary` are added. They are on the
+    scale of L_SR, so that weights mean the same for all methods.
+    """
+    pixel_range, opponent = learner.method.loss_range, learner.adversary
 
     def loss(
-        params: Tree, modulators: tuple[Array, ...], images: tuple[Array, Array]
-    ) -> Array:
+        params: Tree,
+        modulators: tuple[Array, ...],
+        images: tuple[Array, Array],
+        judges: Judges | None,
+    ) -> tuple[Array, Restored | None]:
         lr, hr = images
         sr = learner.apply({"params": params}, lr, *modulators, method="upscale")
-        return losses.reconstruction(sr, hr, pixel_range=pixel_range)
+        value = losses.reconstruction(sr, hr, pixel_range=pixel_range)
+        if opponent is None or judges is None:
+            return value, None
+        found = of_generator(opponent, sr, in_unit_range(hr, sr), judges)
+        metrics = {"reconstruction": value, **found}
+        value += pixel_range * weighted(opponent, found)
+        return value, Restored(metrics, sr)
 
     return microbatched(loss, learner.microbatches)
+
+
+def metrics_of(restored: Restored | None) -> Metrics:
+    """The losses of SR images before weighting; none without an adversary."""
+    return {} if restored is None else restored.metrics
+
+
+def judges_of(state: Any, frozen: Frozen) -> Judges | None:
+    """The networks that judge SR images in a step from `state` on, if there are any."""
+    if not isinstance(state, AdversarialState):
+        return None
+    own = state.discriminator
+    return Judges(own.params, own.vectors, frozen.vgg)
+
+
+def discriminate(
+    learner: Learner, state: Any, hr: Array, restored: Restored | None, metrics: Metrics
+) -> tuple[Any, Metrics]:
+    """Updates the discriminator of a state, if it has one, and adds its metrics.
+
+    `state` has the generator of after the step, `restored` SR images of before it, as
+    in the published program; hr is in 0..255.
+    """
+    if learner.adversary is None or restored is None:
+        return state, metrics
+    discriminator, measured = adversary.discriminate(
+        learner.adversary,
+        state.discriminator,
+        (in_unit_range(hr, restored.sr), restored.sr),
+        rate=learner.learning_rate(state.step - 1),
+        microbatches=learner.microbatches,
+        gradient_clip=learner.gradient_clip,
+    )
+    return state.replace(discriminator=discriminator), metrics | measured
 
 
 def apply_gradients(
@@ -365,53 +447,11 @@ def apply_gradients(
     factor, like torch.nn.utils.clip_grad_norm_; the norm is the one before clipping.
     """
     gradients = lax.pmean(gradients, AXIS)
-    before = gradients
-    if learner.gradient_clip:
-        factor = learner.gradient_clip / (optax.tree.norm(before) + 1e-6)
-        gradients = jax.tree.map(lambda g: jnp.minimum(1, factor) * g, before)
+    gradients, norm = clip(gradients, learner.gradient_clip)
     rate: Any = learner.learning_rate(state.step)
     params, opt_state = dict(state.params), dict(state.opt_state)
     for name, gradient in gradients.items():
-        update, opt_state[name] = learner.optimizer.update(
-            gradient, opt_state[name], params[name]
+        params[name], opt_state[name] = descend(
+            learner.optimizer, rate, gradient, opt_state[name], params[name]
         )
-        update = jax.tree.map(lambda u: -rate * u, update)
-        params[name] = optax.apply_updates(params[name], update)
-    return params, opt_state, optax.tree.norm(before)
-
-
-def microbatched(loss: Callable[..., Array], count: int) -> Callable[..., Array]:
-    """Computes `loss(params, inputs, data)`, a mean over images, in microbatches.
-
-    `inputs` and `data` are trees of arrays with the images' axis first. The gradients
-    of a microbatch, with respect to `params` and `inputs`, are computed together with
-    its loss, so that its activations are neither stored nor computed twice.
-    """
-    if count == 1:
-        return loss
-
-    def with_gradients(params: Tree, inputs: Any, data: Any) -> tuple[Array, Any]:
-        def add(total: Any, images: Any) -> tuple[Any, Any]:
-            gradient = jax.value_and_grad(loss, argnums=(0, 1))
-            value, (of_params, of_inputs) = gradient(params, *images)
-            return jax.tree.map(jnp.add, total, (value, of_params)), of_inputs
-
-        cut = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), (inputs, data))
-        zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
-        total, of_inputs = lax.scan(add, zero, cut)
-        value, of_params = jax.tree.map(lambda x: x / count, total)
-        of_inputs = jax.tree.map(
-            lambda x: x.reshape(-1, *x.shape[2:]) / count, of_inputs
-        )
-        return value, (of_params, of_inputs)
-
-    @jax.custom_vjp
-    def mean(params: Tree, inputs: Any, data: Any) -> Array:
-        return with_gradients(params, inputs, data)[0]
-
-    def backward(gradients: Any, outer: Array) -> tuple[Any, Any, None]:
-        of_params, of_inputs = jax.tree.map(lambda x: outer * x, gradients)
-        return of_params, of_inputs, None
-
-    mean.defvjp(with_gradients, backward)
-    return mean
+    return params, opt_state, norm

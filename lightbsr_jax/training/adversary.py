@@ -1,0 +1,214 @@
+"""Training with a GAN loss: the generator's losses and the discriminator's update.
+
+The generator minimises L_SR plus a weighted GAN loss and, with the weights of VGG19, a
+perceptual loss. Then the discriminator learns to tell its SR images from HR images. As
+in the published program, a step passes through the discriminator three times: SR for
+the generator, HR, and SR for the discriminator. Each pass advances the vectors of
+spectral normalisation once.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax import Array, lax
+
+from lightbsr_jax.errors import UserError
+from lightbsr_jax.models import torch_files
+from lightbsr_jax.networks import discriminator, vgg
+from lightbsr_jax.networks.discriminator import VECTORS, Discriminator
+from lightbsr_jax.networks.vgg import VGG19
+from lightbsr_jax.training import losses
+from lightbsr_jax.training.config import Adversarial, TrainingConfig
+from lightbsr_jax.training.descent import AXIS, clip, descend, microbatched
+from lightbsr_jax.training.state import DiscriminatorState, Tree
+from lightbsr_jax.typed import apply
+
+Metrics = dict[str, Array]
+
+
+class Adversary(NamedTuple):
+    """A discriminator, and the losses of a generator that trains against it."""
+
+    network: Discriminator
+    optimizer: optax.GradientTransformation
+    weight: float  # of the GAN loss
+    vgg: VGG19 | None  # None: no perceptual loss
+    perceptual_weight: float
+
+    def judge(self, params: Tree, vectors: Tree, images: Array) -> Array:
+        """The logits of images [B, H, W, 3] in [0, 1]."""
+        return apply(self.network, {"params": params, VECTORS: vectors}, images)
+
+
+class Judges(NamedTuple):
+    """The networks in a generator's losses, which its gradients do not change."""
+
+    params: Tree  # the discriminator's
+    vectors: Tree
+    vgg: Tree | None  # parameters
+
+
+class Restored(NamedTuple):
+    """The SR images of a step with an adversary, and its losses before weighting."""
+
+    metrics: Metrics
+    sr: Array  # [B, H, W, 3] in [0, 1]
+
+
+def in_unit_range(hr: Array, like: Array) -> Array:
+    """HR images in [0, 1] of those in 0..255, of the type of `like`."""
+    return hr.astype(like.dtype) / 255
+
+
+def of_generator(adversary: Adversary, sr: Array, hr: Array, given: Judges) -> Metrics:
+    """A generator's losses of SR images beside L_SR; images are in [0, 1]."""
+    logits = adversary.judge(given.params, given.vectors, sr)
+    found = {"adversarial": losses.adversarial(logits, real=True)}
+    if adversary.vgg is not None:
+        variables = {"params": given.vgg}
+        features, expected = (apply(adversary.vgg, variables, x) for x in (sr, hr))
+        found["perceptual"] = losses.perceptual(features, expected)
+    return found
+
+
+def weighted(adversary: Adversary, found: Metrics) -> Array:
+    """The weighted sum of the losses of `of_generator`."""
+    total = adversary.weight * found["adversarial"]
+    if "perceptual" in found:
+        total += adversary.perceptual_weight * found["perceptual"]
+    return total
+
+
+def discriminate(
+    adversary: Adversary,
+    state: DiscriminatorState,
+    images: tuple[Array, Array],
+    *,
+    rate: Any,
+    microbatches: int = 1,
+    gradient_clip: float = 0.0,
+) -> tuple[DiscriminatorState, Metrics]:
+    """Updates a discriminator by (HR, SR) images [B, H, W, 3] in [0, 1].
+
+    The first pass of the step, that of the generator, is done.
+    """
+
+    def loss(
+        params: Tree, _: Any, images: tuple[Array, Array], vectors: tuple[Tree, Tree]
+    ) -> tuple[Array, Metrics]:
+        real, fake = (
+            adversary.judge(params, own, seen)
+            for own, seen in zip(vectors, images, strict=True)
+        )
+        found = {
+            "real": losses.adversarial(real, real=True),
+            "fake": losses.adversarial(fake, real=False),
+        }
+        return found["real"] + found["fake"], found
+
+    second, third, last = _passes(state)
+    gradient = jax.grad(microbatched(loss, microbatches), has_aux=True)
+    images = lax.stop_gradient(images)
+    gradients, found = gradient(state.params, (), images, (second, third))
+    gradients, norm = clip(lax.pmean(gradients, AXIS), gradient_clip)
+    params, opt_state = descend(
+        adversary.optimizer, rate, gradients, state.opt_state, state.params
+    )
+    metrics = lax.pmean(found, AXIS) | {"discriminator_gradient_norm": norm}
+    return DiscriminatorState(params, last, opt_state), metrics
+
+
+def _passes(state: DiscriminatorState) -> tuple[Tree, Tree, Tree]:
+    """The vectors with which a step's second and third pass begin, and the last."""
+    second = discriminator.iterate(state.params, state.vectors)
+    third = discriminator.iterate(state.params, second)
+    return second, third, discriminator.iterate(state.params, third)
+
+
+def make(config: TrainingConfig) -> Adversary | None:
+    """Makes the adversary of a config, or None for a run without a GAN loss."""
+    given, dtype = config.adversarial, config.compute.dtype
+    if given is None:
+        return None
+    return Adversary(
+        network=Discriminator(given.features, dtype),
+        optimizer=optax.scale_by_adam(
+            b1=config.adam.b1, b2=config.adam.b2, eps=config.adam.eps
+        ),
+        weight=given.weight,
+        vgg=VGG19(vgg.FEATURES, dtype) if given.perceptual else None,
+        perceptual_weight=given.perceptual_weight,
+    )
+
+
+def describe(given: Adversarial) -> str:
+    """A line for a run's log on its losses."""
+    line = f"GAN loss with weight {given.weight:g} beside L1 on [0, 1]"
+    if given.perceptual:
+        weight, file = given.perceptual_weight, given.perceptual
+        return f"{line}, perceptual loss with weight {weight:g} by VGG19 of {file}"
+    return (
+        f"{line}, no perceptual loss: config.adversarial.perceptual names no file "
+        "with torchvision's VGG19"
+    )
+
+
+def read_vgg(path: str | Path) -> Tree:
+    """Reads VGG19's parameters from torchvision's state dict.
+
+    Raises UserError if the file holds another network, OSError if it cannot be read.
+    """
+    tensors = torch_files.read(path)
+    params, inputs = {}, 3
+    for (name, place), width in zip(vgg.places().items(), _widths(), strict=True):
+        kernel = _tensor(path, tensors, f"features.{place}.weight", (width, inputs))
+        bias = _tensor(path, tensors, f"features.{place}.bias", (width,))
+        params[name] = {"kernel": kernel.transpose(2, 3, 1, 0).copy(), "bias": bias}
+        inputs = width
+    return params
+
+
+def load_vgg(path: str) -> Tree:
+    """Reads VGG19's parameters of a config. Raises UserError, which names the field."""
+    try:
+        return read_vgg(path)
+    except (OSError, UserError) as error:
+        raise UserError(f"config.adversarial.perceptual: {error}") from error
+
+
+def vgg_tensors(params: Tree) -> dict[str, np.ndarray]:
+    """The tensors of torchvision's state dict: the inverse of `read_vgg`."""
+    found = {}
+    for name, place in vgg.places().items():
+        kernel, bias = params[name]["kernel"], params[name]["bias"]
+        found[f"features.{place}.weight"] = kernel.transpose(3, 2, 0, 1)
+        found[f"features.{place}.bias"] = bias
+    return found
+
+
+def _widths() -> list[int]:
+    """The number of outputs of each layer."""
+    pairs = zip(vgg.GROUPS, vgg.FEATURES, strict=True)
+    return [width for count, width in pairs for _ in range(count)]
+
+
+def _tensor(
+    path: str | Path,
+    tensors: dict[str, np.ndarray],
+    name: str,
+    channels: tuple[int, ...],
+) -> np.ndarray:
+    """The tensor of that name, checked; kernels are 3 x 3."""
+    shape = (*channels, 3, 3) if len(channels) > 1 else channels
+    found: Any = tensors.get(name)
+    if found is None or found.shape != shape:
+        held = "is missing" if found is None else f"is {list(found.shape)}"
+        raise UserError(
+            f"{path} is not VGG19: {name} {held}, expected {list(shape)}. Give "
+            "torchvision's state dict of VGG19, whole or its features, without batch "
+            "normalisation"
+        )
+    return found
