@@ -5,11 +5,15 @@ from typing import Any
 
 import numpy as np
 
+_SMALLEST = float(np.finfo(np.float16).smallest_normal)
+
 
 def convert(onnx: ModuleType, model: Any) -> None:
     """Converts a float32 model in place; nodes keep their names.
 
-    Weights beyond the range of float16 become its largest number.
+    Weights beyond the range of float16 become its largest number. A constant like the
+    epsilon of a normalisation, by which programs avoid dividing by zero, becomes at
+    least the smallest number of full precision (6.1e-5).
     """
     graph, kinds = model.graph, onnx.TensorProto
     for tensor in graph.initializer:
@@ -39,6 +43,8 @@ def _round(onnx: ModuleType, tensor: Any) -> None:
         return
     largest = np.finfo(np.float16).max
     values = onnx.numpy_helper.to_array(tensor).clip(-largest, largest)
+    if values.size == 1 and 0 < values.item() < _SMALLEST:
+        values = np.full_like(values, _SMALLEST)  # some programs take less for 0
     half = onnx.numpy_helper.from_array(values.astype(np.float16), tensor.name)
     tensor.CopyFrom(half)
 
