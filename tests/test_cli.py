@@ -97,7 +97,7 @@ def test_prepare(tmp_path, capsys, monkeypatch) -> None:
         ("convert {file}", "required: out (lightbsr convert --help shows how)"),
         (
             "convert {file} {new} --setting=3",
-            "argument --setting: setting 3: there are 1 (isotropic",
+            "argument --setting: setting 3 does not exist: use one of 1 (isotropic",
         ),
         ("convert {file} {new}", "is a student, whose weights do not store"),
         ("convert {file} {new} --overwrite", "--overwrite replaces state dicts, not"),

@@ -418,7 +418,7 @@ def test_network_that_the_reference_cannot_have(recording, tmp_path) -> None:
     for name in registry.METHODS["lightbsr"].checkout:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    with pytest.raises(UserError, match="the reference has {'groups': 8"):
+    with pytest.raises(UserError, match="code fixes {'groups': 8"):
         compare.run_reference(tmp_path, recording[0])
 
 

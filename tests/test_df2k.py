@@ -304,7 +304,7 @@ def test_full_disk(folder, tmp_path) -> None:
         ({"stride": 0}, "stride 0 and tile 16: the stride must be between 1 and"),
         ({"stride": 17}, "stride 17 and tile 16"),
         ({"hold_out": 9}, "9 of 9 images cannot be held out for validation"),
-        ({"hold_out": -1}, "-1 cannot be held out"),
+        ({"hold_out": -1}, "-1 of 9 images cannot be held out"),
     ],
 )
 def test_mistakes(folder, tmp_path, changes, message) -> None:

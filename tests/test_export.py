@@ -24,7 +24,7 @@ from lightbsr_jax.spec import ModelSpec
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    """A random network in which every block and the BatchNorms matter."""
+    """A random network in which every block, the IDR and the BatchNorms matter."""
     network = LightBSR(3, groups=2, blocks=2)
     rng = np.random.default_rng(0)
 
@@ -33,7 +33,7 @@ def model() -> Model:
             return rng.uniform(0.5, 1, leaf.shape).astype(np.float32)
         return np.array(leaf)
 
-    variables = initialise(network, jax.random.key(0))
+    variables = random_like(initialise(network, jax.random.key(0)), 0)
     variables = jax.tree_util.tree_map_with_path(lively, variables)
     return Model(
         ModelSpec.of_network(network, "student", 1), variables, np.zeros((441, 15))

@@ -351,7 +351,7 @@ def test_checkouts_are_recognised(tmp_path: Path) -> None:
     found = [compare.find_program(tmp_path / name) for name in "abc"]
     assert found == [(name, tmp_path / folder) for name, folder in folders.items()]
     case = cases.make(scale=2, setting=1, method="dasr", network=DASR_SIZES)
-    with pytest.raises(UserError, match="is a checkout of KDSR, and the weights are"):
+    with pytest.raises(UserError, match="is a checkout of KDSR, but the weights are"):
         compare.run_reference(tmp_path / "a", case)
 
 

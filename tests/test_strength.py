@@ -101,7 +101,18 @@ def test_the_command_blends(upscale: Upscaler, tmp_path: Path) -> None:
     image = picture(4, 16, 20)
     Image.fromarray(image).save(tmp_path / "a.png")
     out = tmp_path / "out.png"
-    cli.main(["upscale", str(tmp_path / "a.png"), "-o", str(out), "--strength", "0.5"])
+    cli.main(
+        [
+            "upscale",
+            str(tmp_path / "a.png"),
+            "-o",
+            str(out),
+            "--strength",
+            "0.5",
+            "--weights",
+            "setting2",
+        ]
+    )
     np.testing.assert_array_equal(
         np.asarray(Image.open(out)), upscale(image, strength=0.5)
     )

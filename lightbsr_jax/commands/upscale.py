@@ -343,8 +343,11 @@ def describe_failure(job: Job, error: Exception) -> str:
         named = reason if place == str(job.source) else f"{place}: {reason}"
         return f"{job.source}: {named}"
     if isinstance(error, UserError):
-        text = " ".join(str(error).split())
-        named = any(str(path) in text for path in (job.source, job.target))
+        text, names = str(error), [str(job.source), str(job.target)]
+        named = any(name in text for name in names)
+        for name in names:
+            text = text.replace(name, printable(name))  # lines in it stay
+        text = " ".join(text.split())
         return text if named else f"{job.source}: {text}"
     traceback.print_exception(error)
     return f"{job.source}: a bug: {error!r}, see above"
