@@ -263,6 +263,27 @@ def test_an_interrupted_video_goes_on(
     assert packets(target, "audio") == packets(whole, "audio")
 
 
+def test_a_shot_that_fades_in_takes_the_idr_of_clear_frames(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From black over 16 frames; without a fade, one estimate would do."""
+
+    def fading(index: int) -> np.ndarray:
+        y, x = np.mgrid[:HEIGHT, :WIDTH]
+        picture = np.stack([5 * x, 4 * x + y, 200 - 3 * x], -1).clip(0, 255)
+        return (picture * min(index / 16, 1)).astype(np.uint8)
+
+    monkeypatch.setitem(globals(), "scene", fading)
+    times = [512 * i for i in range(30)]
+    source = write_clip(tmp_path / "a.mp4", times, time_base=Fraction(1, 12800))
+    stand_in = StandIn()
+    done = video.upscale(stand_in, source, tmp_path / "b.mp4", Settings(part=5))
+    assert done.shots == 1
+    assert 3 <= len(set(stand_in.idrs)) <= 8
+    assert len(set(stand_in.idrs[16:])) == 1
+    assert stand_in.idrs[16] > 0.4 * fading(16)[..., 0].mean()
+
+
 def test_parts_may_differ_in_length(clip: Path, tmp_path: Path) -> None:
     stopped = StandIn()
     stopped.fails_at = 20

@@ -2,10 +2,13 @@
 
 Each frame is decoded, upscaled and encoded, one at a time; frames are never on the
 disk. All frames of a shot are restored with the IDR of its first frame, so that the
-restoration does not change from frame to frame. The encoded video grows in parts of
-some hundred frames next to the result, and a video that was interrupted goes on after
-its last whole part. In the end the parts and the other streams of the source, packet by
-packet, become the result. Every frame keeps its time stamp and its duration.
+restoration does not change from frame to frame. (A shot that fades in takes another IDR
+each time that the contrast has doubled: nothing is to be seen in black.)
+
+The encoded video grows in parts of some hundred frames next to the result, and a video
+that was interrupted goes on after its last whole part. In the end the parts and the
+other streams of the source, packet by packet, become the result. Every frame keeps its
+time stamp and its duration.
 
 Parts are encoded without B-frames: their packets are in the order of the frames, and
 can be put one after another whatever the time stamps are.
@@ -37,6 +40,7 @@ _UNSPECIFIED, _BT709, _BT601, _SMPTE170, _BT2020 = 2, 1, 5, 6, 9  # matrices (H.
 # Flags of swscale: bicubic, exact rounding, and chroma computed for each pixel. Without
 # them a frame gets darker by one level.
 _EXACT = 0x4 | 0x40000 | 0x2000 | 0x4000
+_CLEARER = 2  # times the contrast of the IDR's frame, from which another is better
 _HD = 720  # rows from which players take BT.709 for an unspecified matrix
 
 
@@ -244,6 +248,7 @@ class _Work:
         self._video = video
         self._source = source
         self._idr: np.ndarray | None = None
+        self._contrast = 0.0  # of the frame that the IDR is from
         self._cuts = shots.Cuts()
         self.shots = 0
         self.size = (0, 0)
@@ -289,6 +294,7 @@ class _Work:
     def _go_on(self, state: dict[str, Any]) -> None:
         self._cuts = shots.Cuts(state["cuts"])
         self._idr = np.array(state["idr"], np.float32)
+        self._contrast = state["contrast"]
         self.shots = state["shots"]
         self.size = tuple(state["size"])
 
@@ -297,6 +303,7 @@ class _Work:
         return {
             "cuts": self._cuts.state,
             "idr": self._idr.tolist(),
+            "contrast": self._contrast,
             "shots": self.shots,
             "size": self.size,
         }
@@ -368,10 +375,13 @@ class _Work:
             format="gray",
             interpolation="AREA",
         )
-        begins = self._cuts.begins_shot(small.to_ndarray())
+        luma = small.to_ndarray()
+        begins = self._cuts.begins_shot(luma)
         self.shots += begins
-        if begins or self._settings.each_frame:
+        clearer = luma.std() > _CLEARER * max(self._contrast, 1)  # after a fade-in
+        if begins or clearer or self._settings.each_frame:
             self._idr = self._upscaler.estimate(pixels).mean
+            self._contrast = float(luma.std())
         sr = self._upscaler(pixels, idr=self._idr, strength=self._settings.strength)
         self.size = self._target(pixels.shape[:2])
         return conversion.resized(sr, self.size)
