@@ -39,7 +39,8 @@ function start() {
     if (data.ready) failures = 0;
     waiting?.hear({});
   };
-  worker.onerror = event => lose(event.message || "the worker of this page has failed");
+  worker.onerror = ({message}) =>
+    lose(`this page's worker has failed (${message || "no reason given"})`);
   worker.postMessage({prepare: FILES.weights[0].name});
 }
 
