@@ -344,12 +344,17 @@ def test_network_is_torchs(name: str, torch: Any) -> None:
 
 def test_checkouts_are_recognised(tmp_path: Path) -> None:
     folders = {"kdsr": "a/KDSR-classic", "dasr": "b", "lightbsr": "c"}
-    for program, folder in folders.items():
-        for name in registry.METHODS[program].checkout:
+    files = {
+        folder: registry.METHODS[name].checkout for name, folder in folders.items()
+    }
+    files["d"] = cases.LAST_STAGES["kdsr"].files
+    for folder, names in files.items():
+        for name in names:
             (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / folder / name).touch()
     found = [compare.find_program(tmp_path / name) for name in "abc"]
-    assert found == [(name, tmp_path / folder) for name, folder in folders.items()]
+    assert found == [(name, tmp_path / folder, 0) for name, folder in folders.items()]
+    assert compare.find_program(tmp_path / "d") == ("kdsr", tmp_path / "d", 64)
     case = cases.make(scale=2, setting=1, method="dasr", network=DASR_SIZES)
     with pytest.raises(UserError, match="is a checkout of KDSR, but the weights are"):
         compare.run_reference(tmp_path / "a", case)
@@ -490,7 +495,7 @@ def stepped(update: updates.Update, state: Any, crops: int, teacher: Any) -> Any
         out_axes=None,
         devices=jax.devices()[:1],
     )
-    return step(state, batch_of(crops), teacher)
+    return step(state, batch_of(crops), updates.Frozen(teacher))
 
 
 def test_kdsr_student_learns_by_stage() -> None:
@@ -605,7 +610,7 @@ def test_presets_can_be_trained(module: Any) -> None:
             checks.check(TrainingConfig.from_flags(config))
         for field in ("schedule.decay_epochs 0", "network.blocks 0"):
             assert f"config.{field} is too small: at least 1" in str(caught.value)
-        without = module is kdsr_teacher
+        without = module is kdsr_teacher or "adversarial" in config
         assert ("there is no stage 1" in str(caught.value)) == without
 
 

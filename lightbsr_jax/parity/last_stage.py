@@ -14,7 +14,7 @@ import optax
 
 from lightbsr_jax.networks.discriminator import Discriminator, iterate
 from lightbsr_jax.parity import ours
-from lightbsr_jax.parity.case import Arrays, Case
+from lightbsr_jax.parity.case import DISCRIMINATOR, Arrays, Case
 from lightbsr_jax.parity.outputs import channels_first
 from lightbsr_jax.parity.torch_discriminator import from_torch, to_torch
 from lightbsr_jax.training import updates
@@ -23,6 +23,7 @@ from lightbsr_jax.training.parallel import on_one_device
 from lightbsr_jax.training.state import (
     AdversarialState,
     DiscriminatorState,
+    Tree,
 )
 
 ROLE = "student"  # the generator
@@ -43,9 +44,8 @@ def everything(case: Case) -> Arrays:
 
 def passes(case: Case) -> Arrays:
     """Logits of the discriminator's first passes, and its size."""
-    own = _discriminator(case)
-    network, params, vectors = Discriminator(case.features), own.params, own.vectors
-    judge = jax.jit(network.apply)
+    params, vectors = _discriminator(case)
+    judge = jax.jit(Discriminator(case.features).apply)
     results: Arrays = {"discriminator/size": _size(params)}
     images = case.arrays["training/hr"][0].astype(np.float32) / 255
     for index in range(PASSES):
@@ -105,9 +105,9 @@ def _update(
 
 def _start(case: Case, dtype: type) -> tuple[Any, list[updates.Batch], updates.Frozen]:
     state, batches, frozen = ours.start(case, ROLE, dtype)
-    own = _discriminator(case)
+    params, vectors = _discriminator(case)
     adam = ours.recording_adam(case.recipe.adam)
-    own = own.replace(opt_state=adam.init(own.params))
+    own = DiscriminatorState(params, vectors, adam.init(params))
     wide = jax.tree.map(partial(ours.cast, dtype=dtype), own)
     return AdversarialState(**vars(state), discriminator=wide), batches, frozen
 
@@ -144,7 +144,6 @@ def _size(tree: Any) -> np.ndarray:
     return np.array(sum(x.size for x in jax.tree.leaves(tree)), float)
 
 
-def _discriminator(case: Case) -> DiscriminatorState:
-    """The case's discriminator, without an optimiser's state."""
-    params, vectors = from_torch(case.below("weights/discriminator"))
-    return DiscriminatorState(params, vectors, ())
+def _discriminator(case: Case) -> tuple[Tree, Tree]:
+    """The parameters and vectors of the case's discriminator."""
+    return from_torch(case.below(f"weights/{DISCRIMINATOR}"))

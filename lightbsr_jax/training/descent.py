@@ -28,7 +28,7 @@ def descend(
     gradient: Tree,
     opt_state: Any,
     params: Tree,
-) -> tuple[Tree, Any]:
+) -> tuple[Any, Any]:
     """New parameters and optimiser state after a step of a learning rate."""
     update, opt_state = optimizer.update(gradient, opt_state, params)
     update: Any = jax.tree.map(lambda u: -rate * u, update)

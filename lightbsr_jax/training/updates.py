@@ -284,9 +284,7 @@ def distillation_update(
         learner, stage=stage, temperature=temperature, l1_weight=l1_weight
     )
 
-    def update(
-        state: TrainState, batch: Batch, frozen: Frozen
-    ) -> tuple[TrainState, Metrics]:
+    def update(state: Any, batch: Batch, frozen: Frozen) -> tuple[Any, Metrics]:
         teacher = frozen.teacher
         if teacher is None:
             raise ValueError("a student's update needs its teacher")
