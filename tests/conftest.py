@@ -10,9 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-# Before jax starts: the tests of several devices need some.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+# Before jax starts: the tests of several devices need some, and most of their time goes
+# into compiling, which takes half as long if LLVM does not optimise.
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        "--xla_force_host_platform_device_count=4",
+        "--xla_backend_optimization_level=0",
+        os.environ.get("XLA_FLAGS", ""),
+    )
 )
 
 import jax

@@ -76,6 +76,7 @@ TINY = {
     "schedule.cooldown_epochs": 1,
     "validation.hr": "",
 }
+FLAGS = "--xla_backend_optimization_level=0"  # as in conftest.py, but one device
 DRIVER = """
 import sys
 from pathlib import Path
@@ -114,10 +115,6 @@ def is_quick(words: list[str]) -> bool:
     return " ".join(words).startswith(QUICK)
 
 
-# To be removed: the stand-ins for data and weights do not yet serve all trainings.
-TRAININGS = pytest.mark.xfail(reason="stand-ins of trainings are incomplete")
-
-
 def parameters() -> list:
     """A parameter for each block with a command to run; slow ones are marked."""
     found = []
@@ -126,16 +123,16 @@ def parameters() -> list:
         if wanted:
             quick = all(map(is_quick, wanted))
             marks = [] if quick else [pytest.mark.slow]
-            if any(map(is_training, wanted)):
-                marks.append(TRAININGS)
             name = f"{page}: {' '.join(wanted[0][:3])}"
             found.append(pytest.param(wanted, id=name, marks=marks))
     return found
 
 
-def images(folder: Path, count: int, size: int = 48) -> None:
-    for number in range(count):
-        save(folder / f"{number}.png", picture(number, size, size + 4))
+def images(
+    folder: Path, count: int, height: int = 48, width: int = 52, first: int = 0
+) -> None:
+    for number in range(first, first + count):
+        save(folder / f"{number}.png", picture(number, height, width))
 
 
 def tiny(channels: int | None) -> dict[str, np.ndarray]:
@@ -168,10 +165,12 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     "photo.jpg": lambda path: save(path, picture(1)),
     "a.tif": lambda path: save(path, picture(2)),
     "b.png": lambda path: save(path, picture(3)),
-    "holidays": lambda path: images(path, 2, 24),
-    "FOLDER": lambda path: images(path, 2, 64),
-    "DIV2K_train_HR": lambda path: images(path, 6, 64),
-    "Flickr2K_HR": lambda path: images(path / "more", 6, 64),
+    "holidays": lambda path: images(path, 2, 24, 28),
+    "FOLDER": lambda path: images(path, 2, 64, 68),
+    "pairs/HR": lambda path: images(path, 4, 64, 80),
+    "pairs/LR": lambda path: images(path, 4, 16, 20),
+    "DIV2K_train_HR": lambda path: images(path, 6, 64, 68, first=800),
+    "Flickr2K_HR": lambda path: images(path / "more", 6, 64, 68),
     **{
         f"data/{name}": lambda path: images(path / "HR", 1)
         for name in ("Set5", "Set14", "B100", "Urban100")
@@ -246,7 +245,7 @@ def run(words: list[str], folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, *words[1:]],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},  # one device
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": FLAGS},
         capture_output=True,
         text=True,
     )

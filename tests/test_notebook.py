@@ -15,7 +15,6 @@ VALIDATION_IMAGES = 1
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="not seen to pass yet")  # to be removed once it was
 def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")

@@ -122,6 +122,16 @@ def test_missing_partners_are_named(folder: Path) -> None:
         pairs_of(folder, every=False)
 
 
+def test_a_partner_of_several_images_is_named(folder: Path) -> None:
+    """As if another set of HR images, without LR ones, numbered its images alike."""
+    save(folder / "HR" / "more" / "b.png", numbered(3, 28, 34))
+    for every in (True, False):
+        with pytest.raises(UserError, match=r"several HR .*b_LR2\.png \(2\): rename"):
+            pairs_of(folder, every=every)
+    save(folder / "LR" / "more" / "b.png", numbered(3, 14, 17))
+    assert len(pairs_of(folder)[1]) == 4
+
+
 def test_names_of_another_set_are_told(tmp_path: Path) -> None:
     write(tmp_path, {"a.png": "", "b.png": ""})
     save(tmp_path / "LR" / "x.png", numbered(0, 14, 17))
@@ -191,16 +201,15 @@ def test_misplaced_pairs_are_left_out_and_named(tmp_path: Path) -> None:
 
 
 def test_every_thread_is_told_that_no_pair_is_left(tmp_path: Path) -> None:
-    """Two HR images of one name in two folders have the same LR image, which is bad."""
-    for folder in ("a", "b"):
-        save(tmp_path / "HR" / folder / "x.png", textured(0))
-    lr = tmp_path / "LR" / "x.png"
-    save(lr, textured(0)[::SCALE, ::SCALE])
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "HR" / name, textured(0))
+        save(tmp_path / "LR" / name, textured(0)[::SCALE, ::SCALE])
     _, pairs = pairs_of(tmp_path)
-    assert len(pairs) == 2
-    lr.write_bytes(b"damaged")
+    for path in (tmp_path / "LR").iterdir():
+        path.write_bytes(b"damaged")
     zero = np.zeros(3, int)
-    for place in (0, 1, 0):
+    assert pairs.crops(0, zero, zero, SIZE) is None
+    for place in (1, 0, 1):
         with pytest.raises(UserError, match="no pair is left"):
             pairs.crops(place, zero, zero, SIZE)
 

@@ -7,6 +7,7 @@ first read.
 
 import hashlib
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -276,8 +277,9 @@ def _check_partners(
     *,
     every: bool,
 ) -> None:
-    """Raises UserError for images that have no partner."""
-    used = {path for path in found.values() if path is not None}
+    """Raises UserError for images that have no partner, or more than one."""
+    partners = Counter(path for path in found.values() if path is not None)
+    used = set(partners)
     without = [source.names[i] for i, path in found.items() if path is None]
     alone = [str(path) for path in lr.values() if path not in used]
     text = f"config.data.lr={folders}: "
@@ -288,6 +290,12 @@ def _check_partners(
         )
     if alone:
         raise UserError(f"{text}without an HR image of that name: {_some(alone)}")
+    claimed = [f"{path} ({count})" for path, count in partners.items() if count > 1]
+    if claimed:
+        raise UserError(
+            f"{text}several HR images of config.data.hr have the same name as "
+            f"{_some(claimed)}: rename the ones that are no partners"
+        )
     if without and every:
         raise UserError(
             f"{text}no LR image for {_some(without)}. With config.data.paired_share "
