@@ -7,6 +7,9 @@ import {dirname, join, resolve} from "node:path";
 import {fileURLToPath} from "node:url";
 import {gzipSync} from "node:zlib";
 import {build} from "esbuild";
+import * as ort from "onnxruntime-web";
+import {trial} from "./src/check.js";
+import {Network} from "./src/network.js";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 const STATIC = resolve(HERE, "../lightbsr_jax/inference/static");
@@ -19,6 +22,7 @@ const POLICY = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; " +
   "img-src 'self' blob: data:; connect-src 'self' blob:; worker-src 'self' blob:; " +
   "object-src 'none'; form-action 'none'; base-uri 'none'";
 
+ort.env.wasm.numThreads = 1;
 const [models, out] = process.argv.slice(2).map(path => resolve(path));
 rmSync(out, {recursive: true, force: true});
 mkdirSync(out, {recursive: true});
@@ -34,7 +38,10 @@ const files = {weights, megapixels: MEGAPIXELS, models: {}, runtimes: {}};
 for (const {name} of weights) {
   const file = `${name}.model.gz`;
   const size = packed(file, join(models, `${name}.model`));
-  files.models[name] = {file, size};
+  const content = new Uint8Array(readFileSync(join(models, `${name}.model`)));
+  const made = await trial(new Network(ort, content.buffer));
+  const expected = Array.from(made, value => Number(value.toFixed(4)));
+  files.models[name] = {file, size, expected};
 }
 for (const [kind, stem] of Object.entries(GLUE)) {
   copyFileSync(join(RUNTIME, `${stem}.mjs`), join(out, `${stem}.mjs`));

@@ -1,4 +1,5 @@
 // The worker of the page: loads the network and upscales one picture at a time.
+import {difference, TOLERANCE, trial} from "./check.js";
 import {Unusable} from "./headers.js";
 import {Maps, NoSpace, privateFiles} from "./maps.js";
 import {Cancelled, Network} from "./network.js";
@@ -66,28 +67,37 @@ async function start(kind) {
 
 async function network(name) {
   if (!networks.has(name)) {
-    const {file, size} = models[name];
+    const {file, size, expected} = models[name];
     const bytes = await load(file, size, "the network");
     const {ort, options} = runtime;
     const made = new Network(ort, bytes.buffer, {options, tile: TILE, yielding});
     say("preparing the network");
     await made.prepare();
+    if (runtime.kind === "webgpu") {
+      const apart = difference(await trial(made), expected);
+      if (!(apart <= TOLERANCE))
+        throw new Error(`the graphics card errs by ${apart}`);
+    }
     networks.set(name, made);
   }
   return networks.get(name);
 }
 
 async function prepare(name) {
+  openFile = await privateFiles();
+  const kind = await hasGpu() ? "webgpu" : "wasm";
   try {
-    openFile = await privateFiles();
-    runtime = await start(await hasGpu() ? "webgpu" : "wasm");
+    runtime = await start(kind);
     await network(name);
   } catch (error) {
-    if (runtime?.kind !== "webgpu") throw error;
-    await withoutGpu(name);
+    if (kind === "wasm") throw error;
+    console.info(`without the graphics card: ${error.message}`);
+    return withoutGpu(name);
   }
-  postMessage({said: "ready", ready: true, engine: engine()});
+  sayReady();
 }
+
+function sayReady() { postMessage({said: "ready", ready: true, engine: engine()}); }
 
 function engine() {
   if (runtime.kind === "webgpu") return "graphics card";
@@ -99,7 +109,7 @@ async function withoutGpu(name) {
   networks.clear();
   runtime = await start("wasm");
   await network(name);
-  postMessage({said: "ready", ready: true, engine: engine()});
+  sayReady();
 }
 
 function budget() { return MAPS * (navigator.deviceMemory ?? 4) * GIGABYTE; }
@@ -115,9 +125,9 @@ async function one({id, file, wish}) {
   };
   const options = {maps: new Maps(budget(), openFile), megapixels, onProgress,
     isCancelled: () => cancelled.has(id)};
-  const made = await network(wish.weights);
-  let result;
+  let made, result;
   try {
+    made = await network(wish.weights);
     result = await upscaled(made, picture, wish, options);
   } catch (error) {
     const known = [Cancelled, Unusable, NoSpace].some(kind => error instanceof kind);

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import {test} from "node:test";
 import {inflateSync} from "node:zlib";
+import {difference} from "../src/check.js";
 import {inspect, updated} from "../src/headers.js";
 import {FileMap, Maps, MemoryMap, NoSpace} from "../src/maps.js";
 import {ranges} from "../src/network.js";
@@ -152,6 +153,12 @@ test("a picture is mirrored, also where it is smaller than the border", () => {
   const pixels = Uint8Array.from({length: 2 * 3}, (_, n) => n + 1);
   const row = [...mirrored(pixels, 1, 2, 3)].slice(0, 8 * 3);
   assert.deepEqual(row.filter((_, n) => n % 3 === 0), [4, 4, 1, 1, 4, 4, 1, 1]);
+});
+
+test("a trial without a value differs by no number", () => {
+  assert.equal(difference(new Float32Array([1, 2.5]), [1, 2]), 0.5);
+  assert.ok(Number.isNaN(difference(new Float32Array([1, NaN]), [1, 2])));
+  assert.ok(Number.isNaN(difference(new Float32Array([1]), [1, 2])));
 });
 
 test("sizes and names are those of the settings", () => {
