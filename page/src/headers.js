@@ -11,10 +11,11 @@ const BROKEN = "the file is damaged: it ends too early";
 const deep = bits => `it has ${bits} bits per channel, and a browser reads only 8: ` +
   "lightbsr upscale and lightbsr serve keep them";
 
-// {kind, width, height, profile, exif}: null where the file does not say. `profile` of
-// a PNG is {packed}, still compressed. Raises Unusable.
+// {kind, width, height, grey, profile, exif}: null where the file does not say.
+// `profile` of a PNG is {packed}, still compressed. Raises Unusable.
 export function inspect(bytes) {
-  const found = {kind: null, width: null, height: null, profile: null, exif: null};
+  const found = {kind: null, width: null, height: null, grey: false, profile: null,
+    exif: null};
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   if (!bytes.length) throw new Unusable("the file is empty");
   try {
@@ -42,6 +43,7 @@ function png(bytes, view, found) {
     if (kind === "IHDR") {
       found.width = view.getUint32(body);
       found.height = view.getUint32(body + 4);
+      found.grey = [0, 4].includes(bytes[body + 9]);
       if (bytes[body + 8] === 16) throw new Unusable(deep(16));
     }
     if (kind === "acTL") throw new Unusable(MOVES);
@@ -71,6 +73,7 @@ function jpeg(bytes, view, found) {
       if (bytes[body] !== 8) throw new Unusable(deep(bytes[body]));
       found.height = view.getUint16(body + 1);
       found.width = view.getUint16(body + 3);
+      found.grey = bytes[body + 5] === 1;
       if (view.getUint8(body + 5) === 4) throw new Unusable(CMYK);
     }
     if (marker === 0xe1 && text(bytes, body, 6) === "Exif\0\0")

@@ -8,8 +8,8 @@ export const FORMATS = ["png", "jpg"];
 const TEXTURE = 2048;  // pixels along a side
 const MOST_PROFILE = 65519;  // bytes of a segment of a JPEG
 
-// {kind, width, height, colour [h, w, 3], alpha [h, w] or null, profile, exif}. Upright:
-// browsers follow the orientation of EXIF. Raises Unusable.
+// {kind, width, height, grey, colour [h, w, 3], alpha [h, w] or null, profile, exif}.
+// Upright: browsers follow the orientation of EXIF. Raises Unusable.
 export async function read(file, megapixels) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   const head = inspect(bytes);
@@ -26,8 +26,9 @@ export async function read(file, megapixels) {
   bitmap.close();
   let profile = head.profile;
   if (profile?.packed) profile = await png.inflated(profile.packed).catch(() => null);
-  return {...head, profile: isRgb(profile) ? profile : null, width, height, colour,
-    alpha};
+  const fits = !head.grey && isRgb(profile);
+  return {...head, profile: fits ? profile : null, hadProfile: Boolean(head.profile),
+    width, height, colour, alpha};
 }
 
 async function decoded(file, kind) {
@@ -124,8 +125,9 @@ export function finished(picture, pixels, scale, [height, width]) {
     const grey = new Uint8ClampedArray(colour.length / 3);
     for (let n = 0; n < grey.length; n++)
       grey[n] = (colour[3 * n] + colour[3 * n + 1] + colour[3 * n + 2]) / 3;
-    colour = new Uint8Array(grey.buffer);
-    channels = 1;
+    channels = picture.grey ? 1 : 3;
+    colour = channels === 1 ? new Uint8Array(grey.buffer)
+      : Uint8Array.from(colour, (_, n) => grey[Math.floor(n / 3)]);
   }
   const alpha = picture.alpha
     && resized(picture.alpha, old, [height, width], 1, CUBIC);

@@ -152,6 +152,7 @@ function leftOut(picture, result, format) {
   const lost = [];
   if (picture.alpha && format === "jpg") lost.push("transparency");
   if (picture.exif && !result.exif) lost.push("EXIF");
+  if (picture.hadProfile && !result.profile) lost.push("the colour profile");
   return lost;
 }
 

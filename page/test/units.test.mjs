@@ -118,6 +118,8 @@ test("what cannot be upscaled is refused by name", () => {
   for (const [file, message] of refused) assert.throws(() => inspect(file), message);
   const found = inspect(bytes([...jpeg(3)], [0xff, 0xd9]));
   assert.deepEqual([found.kind, found.width, found.height], ["jpg", 5, 6]);
+  assert.deepEqual([found.grey, inspect(bytes([...jpeg(1)], [0xff, 0xd9])).grey],
+    [false, true]);
   assert.equal(inspect(bytes(PNG, [...ihdr(8)], end)).kind, "png");
   assert.equal(inspect(bytes("something else")).kind, null);
 });
