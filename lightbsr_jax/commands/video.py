@@ -50,7 +50,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         "--each-frame",
         action="store_true",
         help="estimate the degradation of each frame by itself, instead of once for a "
-        "shot: flickers more",
+        "shot",
     )
     parser.add_argument(
         "--part",
