@@ -37,6 +37,7 @@ from lightbsr_jax.interop import convert
 from lightbsr_jax.models import torch_files
 from lightbsr_jax.training import pack
 
+GAN = "needs large files; test_adversary.py trains a tiny network with a GAN loss"
 # The beginnings of commands that are not run.
 NOT_RUN = {
     "pip install": "needs the network",
@@ -52,6 +53,10 @@ NOT_RUN = {
     "srun": "needs a SLURM cluster",
     "python train.py --distributed": "needs a TPU pod",
     "python train.py --coordinator_address": "test_processes.py starts two processes",
+    "python train.py --config=configs/kdsr_student.py:real-gan": GAN,
+    "python train.py --config=configs/student.py:photo-gan": GAN,
+    "python train.py --config=configs/student.py:photo-detail": GAN,
+    "python eval.py --config=configs/benchmark.py:given --workdir=runs/kdsr_gan": GAN,
     "python -m benchmarks.ahead": "needs compilers of accelerators",
     "python -m benchmarks.flicker": "needs PyAV and a clip",
     "python -m benchmarks.speed": "measures for minutes, on a quiet machine",
