@@ -191,17 +191,30 @@ def test_page_in_a_browser(written: Path, model: Model, tmp_path: Path) -> None:
     build = [node(), PAGE / "build.mjs", written.parent, built]
     subprocess.run(build, check=True, timeout=120)
     pixels = picture(45, 82)
-    good, bad, huge = (tmp_path / f"{name}.png" for name in ("good", "bad", "huge"))
+    names = "good", "bad", "huge", "clear"
+    good, bad, huge, clear = (tmp_path / f"{name}.png" for name in names)
     Image.fromarray(pixels).save(good)
+    opacity = np.linspace(1, 255, pixels[..., :1].size).reshape(45, 82, 1)
+    Image.fromarray(np.concatenate([pixels, opacity.astype(np.uint8)], -1)).save(clear)
     bad.write_bytes(good.read_bytes()[:-200])
     Image.new("1", (10000, 10000)).save(huge)
-    printed = run_node("browser.mjs", browser, built, out, good, bad, huge)
+    printed = run_node("browser.mjs", browser, built, out, good, bad, huge, clear)
     found = json.loads(printed)
     assert found["foreign"] == [] and found["told"] == []
     assert found["isolated"] and found["offline"].startswith("Ready")
     assert "ends too early" in found["pictures"]["bad.png"]["text"]
     assert "exceed the 16 megapixels" in found["pictures"]["huge.png"]["text"]
-    made = np.asarray(Image.open(out / "good-x3.png")).astype(int)
     expected = Upscaler(model)(pixels)
+    made, through = (
+        np.asarray(Image.open(out / f"{name}-x3.png")).astype(int)
+        for name in ("good", "clear")
+    )
     assert made.shape == expected.shape
     assert abs(made - expected).max() <= 1
+    # Colours do not suffer where little of them is seen.
+    assert abs(through[..., :3] - expected).max() <= 1
+    size = expected.shape[:2]
+    alpha = conversion.resized(
+        opacity.astype(np.uint8), size, resampling=Image.Resampling.BICUBIC
+    )
+    assert abs(through[..., 3:] - alpha).max() <= 1
