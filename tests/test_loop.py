@@ -3,6 +3,7 @@
 import json
 import resource
 import shutil
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -523,8 +524,9 @@ def test_a_run_starts_from_given_weights(
     )
     ours = Model.load(tmp_path / "run").variables["params"]
     theirs = Model.load(given).variables["params"]
+    same = partial(np.testing.assert_allclose, rtol=1e-6, atol=0)  # an average rounds
     for module in ("restorer", "converter"):
-        jax.tree.map(np.testing.assert_array_equal, ours[module], theirs[module])
+        jax.tree.map(same, ours[module], theirs[module])
     first, second = (x["estimator"]["conv_0"]["kernel"] for x in (ours, theirs))
     assert first.shape != second.shape
     assert json.loads((tmp_path / "run" / "config.json").read_text())["init"]
