@@ -202,7 +202,7 @@ def test_empty_results_are_made_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("memory", [float("nan"), float("inf"), 0, -1])
 def test_senseless_memory_is_refused(memory: float) -> None:
     with pytest.raises(UserError, match="expected GB above 0"):
-        upscale._upscaler(None, memory, "float32", "cpu")
+        upscale.make_upscaler(None, memory, "float32", "cpu")
 
 
 def test_the_bar_takes_any_name() -> None:

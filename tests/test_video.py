@@ -432,7 +432,7 @@ def test_the_command_prints_a_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(upscale, "_upscaler", lambda *given: StandIn())
+    monkeypatch.setattr(upscale, "make_upscaler", lambda *given: StandIn())
     monkeypatch.setattr(source, "load", lambda weights: None)
     target = tmp_path / "a.mkv"
     cli.main(["video", str(clip), "-o", str(target), "--codec=hevc", "--part=30"])

@@ -182,7 +182,9 @@ def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
         jax.config.update("jax_platforms", "cpu")  # before JAX opens other devices
     compilation.check_devices()
     model = load()
-    upscaler = _upscaler(model, arguments.memory, arguments.precision, arguments.device)
+    upscaler = make_upscaler(
+        model, arguments.memory, arguments.precision, arguments.device
+    )
     idr = _idr(upscaler, arguments.idr_from)
     existing = arguments.existing
 
@@ -241,7 +243,7 @@ def _plan(arguments: argparse.Namespace) -> tuple[Target, list[Job]]:
     return target, jobs
 
 
-def _upscaler(
+def make_upscaler(
     model: Model,
     gigabytes: float | None,
     precision: Literal["float32", "bfloat16"],

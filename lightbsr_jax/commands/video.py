@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
         jax.config.update("jax_platforms", "cpu")  # before JAX opens other devices
     compilation.keep_compiled_programs()
     compilation.check_devices()
-    upscaler = upscale._upscaler(
+    upscaler = upscale.make_upscaler(
         source.load(weights), arguments.memory, arguments.precision, arguments.device
     )
     settings = video.Settings(
