@@ -58,7 +58,6 @@ NOT_RUN = {
     "python train.py --config=configs/student.py:photo-detail": GAN,
     "python eval.py --config=configs/benchmark.py:given --workdir=runs/kdsr_gan": GAN,
     "python -m benchmarks.ahead": "needs compilers of accelerators",
-    "python -m benchmarks.flicker": "needs PyAV and a clip",
     "python -m benchmarks.speed": "measures for minutes, on a quiet machine",
     "python -m benchmarks.recipes": "trains the full network for minutes",
 }
