@@ -12,6 +12,7 @@ from helpers.goldens import relative_error
 
 from lightbsr_jax import cli
 from lightbsr_jax.errors import UserError
+from lightbsr_jax.models import vgg_file
 from lightbsr_jax.networks import vgg
 from lightbsr_jax.networks.discriminator import (
     VECTORS,
@@ -162,7 +163,7 @@ def test_vgg_is_torchs_layer_by_layer(torch, tmp_path: Path) -> None:
     tensors = vgg_tensors(WIDTHS)
     path = tmp_path / "vgg19.safetensors"
     safetensors.numpy.save_file(tensors, path)
-    params = adversary.read_vgg(path)
+    params = vgg_file.read(path)
     network: Any = VGG19(WIDTHS)
     found = jax.jit(network.apply)({"params": params}, images(0))
     functional = torch.nn.functional
@@ -233,8 +234,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     del tensors["features.34.weight"]
     safetensors.numpy.save_file(tensors, path)
     with pytest.raises(UserError, match=r"is not VGG19: features.34.weight is missing"):
-        adversary.read_vgg(path)
+        vgg_file.read(path)
     tensors["features.34.weight"] = np.zeros((6, 5, 3, 3), np.float32)
     safetensors.numpy.save_file(tensors, path)
     with pytest.raises(UserError, match=r"\[6, 5, 3, 3\], expected \[6, 6, 3, 3\]"):
-        adversary.read_vgg(path)
+        vgg_file.read(path)

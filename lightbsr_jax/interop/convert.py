@@ -21,12 +21,12 @@ from absl import logging
 from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import prior, settings
-from lightbsr_jax.models import packed, state_dict, torch_files, torch_names
+from lightbsr_jax.models import packed, state_dict, torch_files, torch_names, vgg_file
 from lightbsr_jax.models.checkpoint import Checkpoints, opened
 from lightbsr_jax.models.state_dict import PUBLISHED_QUEUE, Momentum, StateDict
 from lightbsr_jax.networks.discriminator import Discriminator
 from lightbsr_jax.spec import ModelSpec, RunSpec, Sees
-from lightbsr_jax.training import adversary, contrast, optimizers
+from lightbsr_jax.training import contrast, optimizers
 from lightbsr_jax.training.state import (
     ContrastiveState,
     Run,
@@ -134,7 +134,7 @@ def vgg_to_file(file: str | Path, out: str | Path, *, overwrite: bool = False) -
     """
     if Path(out).exists() and not overwrite:
         raise UserError(f"{out} exists: give another name, or --overwrite")
-    torch_files.write(out, adversary.vgg_tensors(adversary.read_vgg(file)))
+    torch_files.write(out, vgg_file.tensors(vgg_file.read(file)))
 
 
 def to_state(found: StateDict) -> State:

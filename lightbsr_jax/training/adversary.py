@@ -7,16 +7,14 @@ the generator, HR, and SR for the discriminator. Each pass advances the vectors 
 spectral normalisation once.
 """
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
 from jax import Array, lax
 
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.models import torch_files
+from lightbsr_jax.models import vgg_file
 from lightbsr_jax.networks import discriminator, vgg
 from lightbsr_jax.networks.discriminator import VECTORS, Discriminator
 from lightbsr_jax.networks.vgg import VGG19
@@ -156,59 +154,9 @@ def describe(given: Adversarial) -> str:
     )
 
 
-def read_vgg(path: str | Path) -> Tree:
-    """Reads VGG19's parameters from torchvision's state dict.
-
-    Raises UserError if the file holds another network, OSError if it cannot be read.
-    """
-    tensors = torch_files.read(path)
-    params, inputs = {}, 3
-    for (name, place), width in zip(vgg.places().items(), _widths(), strict=True):
-        kernel = _tensor(path, tensors, f"features.{place}.weight", (width, inputs))
-        bias = _tensor(path, tensors, f"features.{place}.bias", (width,))
-        params[name] = {"kernel": kernel.transpose(2, 3, 1, 0).copy(), "bias": bias}
-        inputs = width
-    return params
-
-
 def load_vgg(path: str) -> Tree:
     """Reads VGG19's parameters of a config. Raises UserError, which names the field."""
     try:
-        return read_vgg(path)
+        return vgg_file.read(path)
     except (OSError, UserError) as error:
         raise UserError(f"config.adversarial.perceptual: {error}") from error
-
-
-def vgg_tensors(params: Tree) -> dict[str, np.ndarray]:
-    """The tensors of torchvision's state dict: the inverse of `read_vgg`."""
-    found = {}
-    for name, place in vgg.places().items():
-        kernel, bias = params[name]["kernel"], params[name]["bias"]
-        found[f"features.{place}.weight"] = kernel.transpose(3, 2, 0, 1)
-        found[f"features.{place}.bias"] = bias
-    return found
-
-
-def _widths() -> list[int]:
-    """The number of outputs of each layer."""
-    pairs = zip(vgg.GROUPS, vgg.FEATURES, strict=True)
-    return [width for count, width in pairs for _ in range(count)]
-
-
-def _tensor(
-    path: str | Path,
-    tensors: dict[str, np.ndarray],
-    name: str,
-    channels: tuple[int, ...],
-) -> np.ndarray:
-    """The tensor of that name, checked; kernels are 3 x 3."""
-    shape = (*channels, 3, 3) if len(channels) > 1 else channels
-    found: Any = tensors.get(name)
-    if found is None or found.shape != shape:
-        held = "is missing" if found is None else f"is {list(found.shape)}"
-        raise UserError(
-            f"{path} is not VGG19: {name} {held}, expected {list(shape)}. Give "
-            "torchvision's state dict of VGG19, whole or its features, without batch "
-            "normalisation"
-        )
-    return found
