@@ -93,6 +93,31 @@ def test_unknown_mixtures_are_refused(tmp_path: Path, names: list[str]) -> None:
     assert "cannot be evaluated on as a whole" in datasets.describe(found)[-1]
 
 
+@pytest.mark.parametrize(
+    ("large", "small"),
+    [
+        ("{name}.png", "{name}_small.png"),
+        ("{name}-big.png", "{name}.png"),
+        ("my_{name}.png", "my_{name} of 2.png"),
+        ("first/{name}.png", "second/{name}.png"),
+    ],
+)
+@pytest.mark.parametrize("side", [8, 9, 8 * 3 + 1])
+def test_smaller_versions_are_refused(
+    tmp_path: Path, large: str, small: str, side: int
+) -> None:
+    """Whatever they are called; images of unrelated sizes are not."""
+    make(tmp_path / "mixed", *files_of(large), side=side)
+    make(tmp_path / "mixed", *files_of(small), side=side // 4)
+    with pytest.raises(UserError, match="is a smaller version of another"):
+        layouts.hr_images(tmp_path / "mixed")
+    make(tmp_path / "other", *files_of(large), side=side)
+    make(tmp_path / "other", *files_of(small), side=side - 1)
+    assert len(layouts.hr_images(tmp_path / "other").images) == 4
+    make(tmp_path / "mixed", *(f"{i}.png" for i in range(4)))  # now below half
+    assert len(layouts.hr_images(tmp_path / "mixed").images) == 8
+
+
 def test_folders_of_one_kind_are_taken_as_they_are(tmp_path: Path) -> None:
     """Names that only look like others', and folders that are named themselves."""
     make(tmp_path / "holidays", "beach.png", "hr 1.png", "theatre/gt500.png")

@@ -24,6 +24,8 @@ _LR_PART = re.compile(r".*[_-](lr|lrbi|lrbd|lrdn|lq)([_-].*|x?\d)?", re.I)
 # SelfExSR keeps results of other programs next to its images.
 _SELF_EX_SR = re.compile(r"(img_\d+_SRF_\d)_.+", re.I)
 _SCALE = re.compile(r"(?:.*srf_|x?)([2348])", re.I)
+_SEPARATOR = re.compile(r"[_. -]")
+_FACTORS = (2, 3, 4, 8)
 _SHRUNK = re.compile(r"(.+?)[_-]?x([2348])(m)?")
 
 
@@ -67,6 +69,7 @@ def hr_images(folder: str | Path, scale: int | None = None) -> Layout:
     lr = [name for name, _ in found if kinds[name] == "LR"]
     if not hr:
         _refuse_mixed(folder, [name for name, _ in found], lr)
+        _refuse_reduced(folder, found)
         return Layout(found, {})
     hr = _of_scale(folder, hr, scale)
     chosen = {name for name, _ in hr}
@@ -147,6 +150,39 @@ def _refuse_mixed(folder: str | Path, names: Sequence[str], lr: list[str]) -> No
             f"{folder} mixes HR and LR images ({lr[0]} is LR by its name) in an "
             "unknown layout: name a folder that holds only HR images"
         )
+
+
+def _refuse_reduced(folder: str | Path, found: list[Found]) -> None:
+    """Raises UserError if half of the images are smaller versions of the others.
+
+    A version has the same name in another folder, or the name with an addition
+    (baby.png and baby_small.png), and a second, third, fourth or eighth of the sides.
+    """
+    paths = {PurePosixPath(name).with_suffix(""): path for name, path in found}
+    by_name: dict[str, list[PurePosixPath]] = {}
+    for image in paths:
+        by_name.setdefault(image.name, []).append(image)
+    reduced = set()
+    for image in paths:
+        ends = [match.start() for match in _SEPARATOR.finditer(image.name)]
+        shorter = [image.with_name(image.name[:end]) for end in ends if end]
+        others = [x for x in by_name[image.name] if x != image]
+        for other in [*filter(paths.__contains__, shorter), *others]:
+            reduced |= _reduced(paths[image], paths[other])
+    if reduced and 2 * len(reduced) >= len(paths):
+        raise UserError(
+            f"{folder} mixes HR and LR images ({min(reduced)} is a smaller version of "
+            "another) in an unknown layout: name a folder that holds only HR images"
+        )
+
+
+def _reduced(first: Path, second: Path) -> set[Path]:
+    """The one of two images that has an integer fraction of the other's sides."""
+    sizes = {path: files.image_size(path) for path in (first, second)}
+    small, large = sorted((first, second), key=sizes.__getitem__)
+    height, width = sizes[large]
+    fits = any(sizes[small] == (height // s, width // s) for s in _FACTORS)
+    return {small} if fits else set()
 
 
 def _of_scale(folder: str | Path, hr: list[Found], scale: int | None) -> list[Found]:
