@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy
 from helpers.goldens import relative_error
 from helpers.pictures import picture, save
+from helpers.torch_discriminator import torch_logits
 from ml_collections import ConfigDict
 
 from configs import kdsr_student, student, teacher
@@ -146,24 +147,6 @@ def torch_layers(torch: Any, own: states.DiscriminatorState) -> Any:
             layer.bias.data = torch.tensor(np.float64(values["bias"]))
         layers[name] = layer
     return layers
-
-
-def torch_logits(torch: Any, layers: Any, x: Any) -> Any:
-    functional = torch.nn.functional
-
-    def active(name: str, x: Any) -> Any:
-        return functional.leaky_relu(layers[name](x), 0.2)
-
-    def larger(x: Any) -> Any:
-        return functional.interpolate(x, scale_factor=2, mode="bilinear")
-
-    maps = [active("conv0", x)]
-    for name in ("conv1", "conv2", "conv3"):
-        maps.append(active(name, maps[-1]))
-    x = maps[3]
-    for name, beside in (("conv4", 2), ("conv5", 1), ("conv6", 0)):
-        x = active(name, larger(x)) + maps[beside]
-    return layers["conv9"](active("conv8", active("conv7", x)))
 
 
 def torch_perceptual(torch: Any, params: Any, sr: Any, hr: Any) -> Any:

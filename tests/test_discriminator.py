@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from helpers.goldens import relative_error
+from helpers.torch_discriminator import torch_logits
 
 from lightbsr_jax import cli
 from lightbsr_jax.errors import UserError
@@ -47,7 +48,7 @@ def logits_of(params: Any, vectors: Any, x: np.ndarray) -> jax.Array:
 
 def torch_discriminator(torch: Any, params: Any, vectors: Any) -> Any:
     """The published layers, written anew; spectral normalisation is torch's own."""
-    nn, functional = torch.nn, torch.nn.functional
+    nn = torch.nn
     layers = {}
     for name, own in params.items():
         height, _, inputs, outputs = own["kernel"].shape
@@ -67,23 +68,7 @@ def torch_discriminator(torch: Any, params: Any, vectors: Any) -> Any:
 
     def forward(x: np.ndarray) -> Any:
         x = torch.tensor(x).movedim(-1, 1)
-
-        def active(name: str, x: Any) -> Any:
-            return functional.leaky_relu(model[name](x), 0.2)
-
-        def larger(x: Any) -> Any:
-            return functional.interpolate(
-                x, scale_factor=2, mode="bilinear", align_corners=False
-            )
-
-        maps = [active("conv0", x)]
-        for name in ("conv1", "conv2", "conv3"):
-            maps.append(active(name, maps[-1]))
-        x = maps[3]
-        for name, beside in (("conv4", 2), ("conv5", 1), ("conv6", 0)):
-            x = active(name, larger(x)) + maps[beside]
-        x = active("conv8", active("conv7", x))
-        return model["conv9"](x).movedim(1, -1)
+        return torch_logits(torch, model, x).movedim(1, -1)
 
     return model, forward
 

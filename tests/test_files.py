@@ -9,6 +9,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from helpers.pictures import UPRIGHT
 from PIL import ExifTags, Image
 
 from lightbsr_jax.errors import UserError
@@ -381,17 +382,6 @@ def test_cmyk_of_16_bits(tmp_path):
 
 
 # Orientation
-
-UPRIGHT = {  # EXIF orientation -> what to do with the stored array
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: a[::-1].swapaxes(0, 1),
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: a.swapaxes(0, 1)[::-1],
-}
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)

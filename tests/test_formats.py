@@ -9,7 +9,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from helpers.pictures import picture
+from helpers.pictures import UPRIGHT, picture
 from PIL import ExifTags, Image
 
 from lightbsr_jax.commands import upscale
@@ -20,17 +20,6 @@ from lightbsr_jax.imaging.photographs import Photograph
 from lightbsr_jax.inference import folder
 
 PIXELS = picture(3)  # [24, 28, 3]
-# Where a file's first row and column are on the picture (TIFF 6.0).
-UPRIGHT = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: a[::-1].swapaxes(0, 1),
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: a.swapaxes(0, 1)[::-1],
-}
 # Of a synthetic sensor: a matrix to its colours, and white in them.
 IDENTITY = (1, 1, 0, 1, 0, 1, 0, 1, 1, 1, 0, 1, 0, 1, 0, 1, 1, 1)
 NEUTRAL = (1, 2, 1, 1, 1, 2)

@@ -60,8 +60,9 @@ def run(arguments: argparse.Namespace) -> None:
         spec = convert.to_file(
             given, out, basis_file=arguments.pca, overwrite=arguments.overwrite
         )
-    elif Path(out).suffix in STATE_DICTS and convert.is_vgg(given):
-        convert.vgg_to_file(given, out, overwrite=arguments.overwrite)
+    elif Path(out).suffix in STATE_DICTS and convert.vgg_to_file(
+        given, out, overwrite=arguments.overwrite
+    ):
         print(f"{given} -> {out}: VGG19 for config.adversarial.perceptual")
         return
     else:

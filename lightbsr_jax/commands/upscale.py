@@ -114,7 +114,8 @@ def _add_result_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_network_options(parser: argparse.ArgumentParser) -> None:
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that `make_upscaler` takes."""
     parser.add_argument(
         "--memory",
         metavar="GB",
@@ -133,12 +134,10 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="precision of the network's arithmetic (default: float32)",
     )
-    parser.add_argument(
-        "--self-ensemble",
-        action="store_true",
-        help="average over flips and transpositions: takes 8 times as long and is "
-        "slightly better",
-    )
+
+
+def add_strength(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that `check_strength` checks."""
     parser.add_argument(
         "--strength",
         type=float,
@@ -146,6 +145,17 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         help="0 to 1: blend the network's result with bicubic interpolation; a lower "
         "strength enhances JPEG blocks and grain less (default: 1)",
     )
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
+    add_device_options(parser)
+    parser.add_argument(
+        "--self-ensemble",
+        action="store_true",
+        help="average over flips and transpositions: takes 8 times as long and is "
+        "slightly better",
+    )
+    add_strength(parser)
     parser.add_argument(
         "--idr-from",
         metavar="PICTURE",
@@ -172,15 +182,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
     """Returns whether no picture failed."""
-    import jax
-
-    from lightbsr_jax import compilation
     from lightbsr_jax.inference import folder
 
     target, jobs = _plan(arguments)
-    if arguments.device == "cpu":
-        jax.config.update("jax_platforms", "cpu")  # before JAX opens other devices
-    compilation.check_devices()
+    open_devices(arguments.device)
     model = load()
     upscaler = make_upscaler(
         model, arguments.memory, arguments.precision, arguments.device
@@ -227,8 +232,7 @@ def _plan(arguments: argparse.Namespace) -> tuple[Target, list[Job]]:
 
     if not 1 <= arguments.quality <= 100:
         raise UserError(f"--quality={arguments.quality}: expected 1 to 100")
-    if not 0 <= arguments.strength <= 1:  # nan, too
-        raise UserError(f"--strength={arguments.strength}: expected 0 to 1")
+    check_strength(arguments)
     target = folder.parse_target(arguments.scale, arguments.size)
     jobs = folder.jobs(
         arguments.input,
@@ -241,6 +245,23 @@ def _plan(arguments: argparse.Namespace) -> tuple[Target, list[Job]]:
     if unsupported:
         say(describe_unsupported(unsupported))
     return target, jobs
+
+
+def check_strength(arguments: argparse.Namespace) -> None:
+    """Raises UserError for a strength out of range."""
+    if not 0 <= arguments.strength <= 1:  # nan, too
+        raise UserError(f"--strength={arguments.strength}: expected 0 to 1")
+
+
+def open_devices(device: str | None) -> None:
+    """Opens the devices of an option of `add_device_options`. Raises UserError."""
+    import jax
+
+    from lightbsr_jax import compilation
+
+    if device == "cpu":
+        jax.config.update("jax_platforms", "cpu")  # before JAX opens other devices
+    compilation.check_devices()
 
 
 def make_upscaler(

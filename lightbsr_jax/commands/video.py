@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lightbsr_jax.commands import source
+from lightbsr_jax.commands import source, upscale
 from lightbsr_jax.commands.printing import say
 from lightbsr_jax.errors import UserError
 
@@ -39,13 +39,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         default=17,
         help="constant quality of the codec, 0 to 51, less is better (default: 17)",
     )
-    parser.add_argument(
-        "--strength",
-        type=float,
-        default=1.0,
-        help="0 to 1: blend the network's result with bicubic interpolation "
-        "(default: 1)",
-    )
+    upscale.add_strength(parser)
     parser.add_argument(
         "--each-frame",
         action="store_true",
@@ -59,15 +53,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         metavar="FRAMES",
         help="frames after which the work so far is kept (default: 120)",
     )
-    parser.add_argument(
-        "--memory", metavar="GB", type=float, help="memory for feature maps"
-    )
-    parser.add_argument(
-        "--device", choices=("cpu", "gpu", "tpu"), help="default: the best available"
-    )
-    parser.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32"
-    )
+    upscale.add_device_options(parser)
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an existing result"
     )
@@ -79,18 +65,13 @@ def run(arguments: argparse.Namespace) -> None:
     weights = source.named(arguments)
     target = Path(arguments.output)
     _check(arguments, target)
-    import jax
-
     from lightbsr_jax import compilation
-    from lightbsr_jax.commands import upscale
     from lightbsr_jax.inference import video
 
     video.EXTRA.imported("videos")
     video.check_target(target)
-    if arguments.device == "cpu":
-        jax.config.update("jax_platforms", "cpu")  # before JAX opens other devices
     compilation.keep_compiled_programs()
-    compilation.check_devices()
+    upscale.open_devices(arguments.device)
     upscaler = upscale.make_upscaler(
         source.load(weights), arguments.memory, arguments.precision, arguments.device
     )
@@ -126,8 +107,7 @@ def _check(arguments: argparse.Namespace, target: Path) -> None:
         raise UserError(f"--scale={arguments.scale}: expected above 0, up to 64")
     if not 0 <= arguments.crf <= 51:
         raise UserError(f"--crf={arguments.crf}: expected 0 to 51")
-    if not 0 <= arguments.strength <= 1:  # nan, too
-        raise UserError(f"--strength={arguments.strength}: expected 0 to 1")
+    upscale.check_strength(arguments)
     if arguments.part < 1:
         raise UserError(f"--part={arguments.part}: expected 1 or more")
     if target.exists() and target.samefile(arguments.input):

@@ -27,6 +27,11 @@ class Format(NamedTuple):
     extra: Extra | None = None
     result: str | None = None  # format of results, if this one is only read
 
+    @property
+    def is_available(self) -> bool:
+        """Returns whether what it takes is installed."""
+        return self.extra is None or self.extra.is_installed
+
 
 _ALL = (
     Format(
@@ -132,9 +137,7 @@ _BY_SUFFIX = {s: kind for kind in FORMATS.values() for s in kind.suffixes}
 def suffixes() -> tuple[str, ...]:
     """Suffixes, with dots, of the files that can be read with what is installed."""
     return tuple(
-        f".{suffix}"
-        for suffix, kind in _BY_SUFFIX.items()
-        if kind.extra is None or kind.extra.is_installed
+        f".{suffix}" for suffix, kind in _BY_SUFFIX.items() if kind.is_available
     )
 
 
@@ -146,7 +149,7 @@ def is_known(suffix: str) -> bool:
 def missing(suffix: str) -> Extra | None:
     """The extra that files with this suffix (".heic") take, if it is not installed."""
     kind = _BY_SUFFIX.get(suffix.lower().lstrip("."))
-    if kind is None or kind.extra is None or kind.extra.is_installed:
+    if kind is None or kind.is_available:
         return None
     return kind.extra
 
@@ -175,5 +178,5 @@ def offered() -> list[str]:
     return [
         kind.suffixes[0]
         for kind in FORMATS.values()
-        if kind.result is None and (kind.extra is None or kind.extra.is_installed)
+        if kind.result is None and kind.is_available
     ]

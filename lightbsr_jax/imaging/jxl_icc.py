@@ -302,15 +302,6 @@ _LOGARITHMS = {
 _SAME = 13  # a logarithm that stands for a repetition
 
 
-def _read_logarithm(bits: Bits) -> int:
-    code = ""
-    while len(code) < 7:
-        code = f"{bits.read(1)}{code}"
-        if code in _LOGARITHMS:
-            return _LOGARITHMS[code]
-    raise ValueError("a broken probability")
-
-
 def _read_probabilities(bits: Bits) -> list[int]:
     """Frequencies of symbols, whose sum is 4096 (C.2.5)."""
     whole = 1 << _PRECISION
@@ -338,7 +329,7 @@ def _read_logarithmic(bits: Bits) -> list[int]:
     logarithms, repeated = [0] * length, [0] * length
     place, largest = 0, -1
     while place < length:
-        logarithms[place] = value = _read_logarithm(bits)
+        logarithms[place] = value = _read_code(bits, _LOGARITHMS)
         if value == _SAME:
             count = _read_count(bits, 3)
             repeated[place] = count + 4
@@ -486,8 +477,9 @@ def _canonical(lengths: dict[int, int]) -> Callable[[Bits], int]:
 
 
 def _read_code(bits: Bits, codes: dict[str, int]) -> int:
-    code = ""
-    while len(code) < 4:
+    """The value of a code, whose first bit is the last of its name."""
+    code, longest = "", max(map(len, codes))
+    while len(code) < longest:
         code = f"{bits.read(1)}{code}"
         if code in codes:
             return codes[code]

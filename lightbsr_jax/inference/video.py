@@ -15,10 +15,12 @@ can be put one after another whatever the time stamps are.
 """
 
 import heapq
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -215,9 +217,10 @@ class _Parts:
         path = self._path(len(self.all))
         atomic.replace(path, save)
         if times:
-            found = {"times": times, "state": state()}
+            part = _Part(path, times, state())
+            found = {"times": part.times, "state": part.state}
             atomic.write_text(path.with_suffix(".json"), json.dumps(found))
-            self.all.append(_Part(path, times, state()))
+            self.all.append(part)
 
     def remove(self) -> None:
         """Removes the folder."""
@@ -262,32 +265,16 @@ class _Work:
         for _ in range(parts.frames):
             next(frames)
         total = self._video.frames
-        waiting = next(frames, None)
-        while waiting is not None:
-            first: Any = waiting
+        while (first := next(frames, None)) is not None:
+            following = itertools.islice(frames, self._settings.part - 1)
             times: list[tuple[int, int]] = []
-            done = parts.frames
-
-            def one_part(first: Any = first) -> Iterator[Any]:
-                yield first
-                for _ in range(self._settings.part - 1):
-                    if (frame := next(frames, None)) is None:
-                        return
-                    yield frame
-
-            def show(count: int, done: int = done) -> None:
-                on_progress(done + count, total)
-
-            def save(
-                path: Path,
-                frames: Iterator[Any] = one_part(),  # noqa: B008 (of this part)
-                times: list[tuple[int, int]] = times,
-                show: Callable[[int], None] = show,
-            ) -> None:
-                self._encode(path, frames, times, show)
-
-            parts.add(save, times, self._state)
-            waiting = next(frames, None)
+            encode = partial(
+                self._encode,
+                frames=itertools.chain([first], following),
+                times=times,
+                show=partial(_show, on_progress, parts.frames, total),
+            )
+            parts.add(encode, times, self._state)
         if not parts.frames:
             raise UserError(f"{self._source}: holds no frame that can be decoded")
 
@@ -405,6 +392,10 @@ class _Work:
                 f"{self._source}: is in high dynamic range ({name}): convert it to "
                 "standard range"
             )
+
+
+def _show(on_progress: OnProgress, before: int, total: int, count: int) -> None:
+    on_progress(before + count, total)
 
 
 def _matrix(frame: Any) -> int:

@@ -121,20 +121,20 @@ def to_file(
     return kept.run.model
 
 
-def is_vgg(file: str | Path) -> bool:
-    """Returns whether a state dict has the names of torchvision's VGG networks."""
-    return "features.0.weight" in torch_files.read(file)
-
-
-def vgg_to_file(file: str | Path, out: str | Path, *, overwrite: bool = False) -> None:
+def vgg_to_file(file: str | Path, out: str | Path, *, overwrite: bool = False) -> bool:
     """Writes the convolutions of VGG19 alone, for a perceptual loss.
 
-    Raises UserError if `out` exists, unless `overwrite` is set, or if the state dict
-    `file` is of another network.
+    Returns False, and writes nothing, if the state dict `file` lacks the names of
+    torchvision's VGG networks. Raises UserError if `out` exists, unless `overwrite` is
+    set, or if the file is of another VGG network.
     """
+    tensors = torch_files.read(file)
+    if not vgg_file.has_names(tensors):
+        return False
     if Path(out).exists() and not overwrite:
         raise UserError(f"{out} exists: give another name, or --overwrite")
-    torch_files.write(out, vgg_file.tensors(vgg_file.read(file)))
+    torch_files.write(out, vgg_file.tensors(vgg_file.params_of(tensors, file)))
+    return True
 
 
 def to_state(found: StateDict) -> State:

@@ -15,11 +15,20 @@ def read(path: str | Path) -> Any:
 
     Raises UserError if the file holds another network, OSError if it cannot be read.
     """
-    given = torch_files.read(path)
+    return params_of(torch_files.read(path), path)
+
+
+def has_names(tensors: dict[str, np.ndarray]) -> bool:
+    """Returns whether tensors have the names of torchvision's VGG networks."""
+    return "features.0.weight" in tensors
+
+
+def params_of(tensors: dict[str, np.ndarray], path: str | Path) -> Any:
+    """VGG19's parameters of the tensors in a file. Raises UserError, which names it."""
     params, inputs = {}, 3
     for (name, place), width in zip(vgg.places().items(), _widths(), strict=True):
-        kernel = _tensor(path, given, f"features.{place}.weight", (width, inputs))
-        bias = _tensor(path, given, f"features.{place}.bias", (width,))
+        kernel = _tensor(path, tensors, f"features.{place}.weight", (width, inputs))
+        bias = _tensor(path, tensors, f"features.{place}.bias", (width,))
         params[name] = {"kernel": kernel.transpose(2, 3, 1, 0).copy(), "bias": bias}
         inputs = width
     return params
