@@ -24,6 +24,7 @@ _DAMAGED = "Error reading persistent compilation cache entry"
 
 # Operations that YNNPACK computes (see `_options`).
 _NOTHING = ""
+_PRODUCTS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 _SUMS = "LIBRARY_FUSION_TYPE_REDUCE"
 
 
@@ -107,13 +108,14 @@ def inference_jit(function: Callable[..., Any], **options: Any) -> Callable[...,
     within = jax.jit(function, **options)
 
     @functools.cache
-    def outermost() -> Callable[..., Any]:
-        return jax.jit(function, compiler_options=_options(_NOTHING), **options)
+    def outermost(fusions: str) -> Callable[..., Any]:
+        return jax.jit(function, compiler_options=_options(fusions), **options)
 
     @functools.wraps(function)
     def call(*arguments: Any, **keywords: Any) -> Any:
         is_part = target.platform() != "cpu" or _traced((arguments, keywords))
-        chosen = within if is_part else outermost()
+        fusions = _PRODUCTS if target.has_narrow_products() else _NOTHING
+        chosen = within if is_part else outermost(fusions)
         return chosen(*arguments, **keywords)
 
     return call
@@ -165,9 +167,10 @@ def _options(fusions: str) -> dict[str, str | int]:
     """XLA's options on a CPU: the fusions that YNNPACK computes, and the vector width.
 
     Eigen computes everything else: YNNPACK is slower at this network's products and
-    convolutions. YNNPACK parallelises reductions, so training uses it for those;
-    inference does not, so that its results are the same bits in every batch. Vectors
-    are as wide as the CPU's, up to 512 bits, where XLA's default is 256.
+    convolutions in float32, but only YNNPACK multiplies in bfloat16. YNNPACK
+    parallelises reductions, so training uses it for those; inference does not, so that
+    its results are the same bits in every batch. Vectors are as wide as the CPU's, up
+    to 512 bits, where XLA's default is 256.
     """
     options = {
         "xla_cpu_experimental_ynn_fusion_type": fusions,

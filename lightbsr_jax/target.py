@@ -5,13 +5,16 @@ default this is the platform of the process's own devices; a program can also be
 compiled for absent devices.
 """
 
+import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import jax
 
-# It is part of the key of JAX's caches, so functions are traced anew inside a context.
+# Parts of the key of JAX's caches, so functions are traced anew inside a context.
 _platform = jax.make_user_context(None)
+_narrow = jax.make_user_context(False)
 
 
 def compiling_for(platform: str) -> AbstractContextManager[None]:
@@ -38,3 +41,35 @@ def on_host() -> Iterator[None]:
         return
     with jax.default_device(processor), compiling_for("cpu"):
         yield
+
+
+def narrow_products() -> AbstractContextManager[None]:
+    """Context that traces the products of dense layers in bfloat16, on a CPU.
+
+    Their sums, and everything else, stay in float32.
+    """
+    return _narrow(True)
+
+
+def has_narrow_products() -> bool:
+    """Returns whether `narrow_products` is active."""
+    return _narrow.value
+
+
+@functools.cache
+def processor_features() -> frozenset[str]:
+    """Names of what this machine's processor offers, as Linux spells them.
+
+    Other systems do not tell: the set is empty.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    flags = (line for line in lines if line.startswith("flags"))
+    return frozenset(next(flags, "").partition(":")[2].split())
+
+
+def multiplies_bfloat16() -> bool:
+    """Returns whether the processor has a unit for bfloat16 products (AMX)."""
+    return "amx_bf16" in processor_features()

@@ -8,21 +8,23 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import skimage.data
 from helpers.goldens import initialise
 from PIL import Image
 
-from lightbsr_jax import cli
+from lightbsr_jax import cli, target
 from lightbsr_jax.commands import source, upscale
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import photographs
 from lightbsr_jax.inference import folder, stages, upscaler
 from lightbsr_jax.inference.explain import Known
 from lightbsr_jax.inference.folder import Target
-from lightbsr_jax.inference.tiles import Grid
+from lightbsr_jax.inference.tiles import LARGEST, SIDES, Grid
 from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.methods import torch_layers
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models import packed, torch_files, torch_names
+from lightbsr_jax.models.load import load_for_pictures
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.networks.operators import plain_ops
 from lightbsr_jax.spec import ModelSpec
@@ -244,18 +246,53 @@ def test_integers_are_rounded_and_clipped(
 
 def test_few_shapes_of_tiles_for_all_sizes() -> None:
     def tile(*size: int) -> tuple[int, int]:
-        return Grid(size, 256, jax.devices()[:1]).tile
+        return Grid(size, LARGEST, jax.devices()[:1]).tile
 
     assert tile(1, 1) == tile(7, 5) == (32, 32)
-    assert tile(1, 4000) == (32, 256)
-    assert tile(640, 4000) == (128, 256)  # 5 x 128 is less than 3 x 256
-    sides = {tile(size, size)[0] for size in range(1, 3000)}
-    assert sides == {32, 64, 128, 256}
-    assert {tile(size, size)[0] for size in range(129, 3000)} == {128, 256}
+    assert tile(144, 272) == (160, 272)  # a single one
+    assert tile(1, 4080) == (32, 272)
+    assert tile(640, 4080) == (224, 272)  # 3 x 224 is less than 3 x 272
+    assert {tile(size, size)[0] for size in range(1, 3000)} == set(SIDES)
+    wasted = [
+        -(-size // tile(size, size)[0]) * tile(size, size)[0] / size
+        for size in range(256, 3000)
+    ]
+    assert max(wasted) < 1.25
+
+
+def test_a_single_tile_has_no_halo(model: Model, whole: np.ndarray) -> None:
+    """It extends beyond the image, where there are zeros."""
+    assert Grid((45, 70), LARGEST, jax.devices()[:1]).tile == (64, 128)
+    upscale = Upscaler(model, border=0)
+    np.testing.assert_allclose(upscale(picture()), whole, atol=2e-6)
+
+
+@pytest.mark.parametrize("multiplies", [True, False])
+def test_precision_is_chosen_by_the_processor(
+    multiplies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if jax.default_backend() != "cpu":
+        pytest.skip("it is about CPUs")
+    monkeypatch.setattr(target, "multiplies_bfloat16", lambda: multiplies)
+    model = load_for_pictures("photo")
+    upscalers = {
+        precision: Upscaler(model, precision=precision)
+        for precision in ("float32", "bfloat16", "auto")
+    }
+    chosen = [upscale.precision for upscale in upscalers.values()]
+    narrow = "bfloat16" if multiplies else "float32"
+    assert chosen == ["float32", narrow, narrow]
+    image = skimage.data.astronaut()[:40, 40:80].astype(np.float32) / 255
+    exact, asked, own = (255 * upscale(image) for upscale in upscalers.values())
+    np.testing.assert_array_equal(asked, own)
+    assert (abs(asked - exact).max() > 1e-3) == multiplies
+    assert abs(asked - exact).max() < 0.5
+    checksums = {upscale.checksum() for upscale in upscalers.values()}
+    assert len(checksums) == 1 + multiplies
 
 
 def test_less_memory_means_smaller_tiles_and_a_file(model: Model) -> None:
-    budgets = {10: (256, "host"), 9: (128, "host"), 3: (256, "file"), 1: (64, "file")}
+    budgets = {10: (272, "host"), 9: (128, "host"), 3: (272, "file"), 1: (64, "file")}
     for gigabytes, plan in budgets.items():
         upscale = Upscaler(model, memory=gigabytes * 10**9)
         assert upscale._plan((3000, 4000)) == plan

@@ -1,8 +1,12 @@
 """The memory that a container leaves, from files as Linux writes them."""
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from lightbsr_jax.inference import memory
 
@@ -39,3 +43,36 @@ def test_version_1_in_a_container(tmp_path: Path) -> None:
 
 def test_without_control_groups(tmp_path: Path) -> None:
     assert memory.available(tmp_path / "none", tmp_path) > 10**8
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_freed_memory_stays_in_the_process() -> None:
+    """Of another thread, too, as XLA's threads are."""
+    code = """
+import concurrent.futures, ctypes, sys
+import psutil
+from lightbsr_jax.inference import memory
+
+if sys.argv[1] == "kept":
+    memory.keep_freed()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+
+def work():
+    block = libc.malloc(ctypes.c_size_t(200_000_000))
+    ctypes.memset(block, 1, 200_000_000)
+    libc.free(block)
+
+with concurrent.futures.ThreadPoolExecutor(1) as threads:
+    threads.submit(work).result()
+print(psutil.Process().memory_info().rss > 200_000_000)
+"""
+
+    def stays(how: str) -> str:
+        command = [sys.executable, "-c", code, how]
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    assert (stays("kept"), stays("returned")) == ("True", "False")

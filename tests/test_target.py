@@ -111,3 +111,22 @@ def test_pixels_are_reconstructed_at_full_precision_on_accelerators() -> None:
     with target.compiling_for("tpu"):
         found = precisions()
     assert len(found) == 2 and all(line.endswith("HIGHEST") for line in found)
+
+
+def test_narrow_products_round_their_factors_and_not_their_sums() -> None:
+    """To bfloat16, in maps alone; the other operators stay as they are."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("a formulation for CPUs")
+    random = np.random.default_rng(0)
+    x = random.normal(size=(1, 4, 5, 64)).astype(np.float32)
+    kernel = random.normal(size=(64, 8)).astype(np.float32)
+    bias = np.ones(8, np.float32)
+    exact = operators.dense(x, kernel, bias)
+    with target.narrow_products():
+        narrow = operators.dense(x, kernel, bias)
+        of_vectors = operators.dense(x[0, 0], kernel, bias)
+    wide = [y.astype(jnp.bfloat16).astype(np.float64) for y in (x, kernel)]
+    assert narrow.dtype == jnp.float32
+    np.testing.assert_allclose(narrow, wide[0] @ wide[1] + 1, atol=1e-5)
+    assert abs(narrow - exact).max() > 1e-3
+    np.testing.assert_array_equal(of_vectors, operators.dense(x[0, 0], kernel, bias))

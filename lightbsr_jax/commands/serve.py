@@ -86,11 +86,12 @@ def offered(given: str) -> dict[str, str]:
 def make_studio(server: Server, sources: Mapping[str, str]) -> Studio:
     """Makes the networks behind the page; slow imports happen here."""
     from lightbsr_jax import compilation
+    from lightbsr_jax.commands import upscale
     from lightbsr_jax.imaging import files
     from lightbsr_jax.inference.studio import Studio
 
     compilation.keep_compiled_programs()
-    compilation.check_devices()
+    upscale.open_devices(None)
     if not files.has_bundled():
         print(
             "the page shows no nearest known degradations: these need scikit-image's "

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lightbsr_jax import atomic
 from lightbsr_jax.commands import source
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         Target,
         Upscaled,
     )
-    from lightbsr_jax.inference.upscaler import Upscaler
+    from lightbsr_jax.inference.upscaler import Precision, Upscaler
     from lightbsr_jax.models.model import Model
 
 Result = TypeVar("Result")
@@ -130,9 +130,10 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="precision of the network's arithmetic (default: float32)",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="precision of the network's arithmetic (default: bfloat16 for some "
+        "products if the processor is made for them, else float32)",
     )
 
 
@@ -258,6 +259,9 @@ def open_devices(device: str | None) -> None:
     import jax
 
     from lightbsr_jax import compilation
+    from lightbsr_jax.inference import memory
+
+    memory.keep_freed()
 
     if device == "cpu":
         jax.config.update("jax_platforms", "cpu")  # before JAX opens other devices
@@ -267,7 +271,7 @@ def open_devices(device: str | None) -> None:
 def make_upscaler(
     model: Model,
     gigabytes: float | None,
-    precision: Literal["float32", "bfloat16"],
+    precision: Precision,
     device: str | None,
 ) -> Upscaler:
     import jax
@@ -287,7 +291,12 @@ def make_upscaler(
             f"--device={device}: JAX finds only {target.platform()} (another build "
             "of jax may be needed)"
         ) from error
-    return Upscaler(model, memory=memory, precision=precision, devices=devices)
+    upscaler = Upscaler(model, memory=memory, precision=precision, devices=devices)
+    if precision == "auto" and upscaler.precision == "bfloat16":
+        say("some products are in bfloat16 (--precision=float32: none)")
+    if (precision, upscaler.precision) == ("bfloat16", "float32"):
+        say("--precision=bfloat16: this processor is not made for it; using float32")
+    return upscaler
 
 
 def _idr(upscaler: Upscaler, picture: str | None) -> np.ndarray | None:

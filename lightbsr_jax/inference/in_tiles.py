@@ -59,6 +59,8 @@ class Tiles:
         every: int = 1,
     ) -> Map:
         """Implements `Parts.map`; keeps one of `every` rows and columns."""
+        # Beyond the image there are zeros, as convolutions pad with them.
+        reach = 0 if self.grid.is_one else reach
         stage = stages.Stage(function, reach, averaged, every)
         into = Map(self.grid) if into is None else into
 

@@ -226,7 +226,7 @@ class Studio:
         with self._loading:
             if name not in self._upscalers:
                 model = self._load(name)
-                self._upscalers[name] = Upscaler(model), model
+                self._upscalers[name] = Upscaler(model, precision="auto"), model
                 if self._to_explain is not None:
                     self._to_explain.put(name)
             return self._upscalers[name][0]

@@ -24,7 +24,10 @@ from lightbsr_jax.methods.dynamic import DynamicDepthwise
 from lightbsr_jax.networks.layers import Conv, DepthwiseConv
 from lightbsr_jax.typed import Device
 
-SMALLEST = 32  # pixels along a tile's side
+# Pixels along a tile's side; 272 are 256 and the mirrored border. With more kinds less
+# would be computed beyond the image, but each pair is compiled, which takes seconds.
+SIDES = (32, 64, 128, 160, 192, 224, 272)
+SMALLEST, LARGEST = SIDES[0], SIDES[-1]
 _HALO = 12  # pixels of halo at both ends of a side, for the most frequent stage
 _IN_FLIGHT = 2  # tiles that are queued on a device ahead of the finished ones
 
@@ -74,14 +77,20 @@ class Grid:
         *,
         storage: Storage = "devices",
     ) -> None:
-        """`largest`: largest side of a tile, a power of 2; `storage`: place of maps."""
+        """`largest`: largest side of a tile; `storage`: place of maps."""
         self.size = size
         self.tile = tuple(_tile_side(side, largest) for side in size)
         self.rows, self.columns = (
             -(-n // t) for n, t in zip(size, self.tile, strict=True)
         )
         self._devices = devices
-        self.storage = storage
+        # A single tile need not be copied.
+        self.storage = "devices" if self.is_one and storage == "host" else storage
+
+    @property
+    def is_one(self) -> bool:
+        """Whether a single tile covers the image."""
+        return self.rows == self.columns == 1
 
     def device(self, row: int) -> Device:
         """The device of a row of tiles; each device has adjacent rows."""
@@ -266,10 +275,15 @@ def at_the_border(window: Window, rows: int) -> AbstractContextManager[None]:
 
 
 def _tile_side(size: int, largest: int) -> int:
-    """Side of the tiles: the smallest power of 2 that covers the image, or `largest`.
+    """The side with the fewest pixels in all, with those beyond the image and halos."""
 
-    Half of it is chosen if that computes fewer pixels beyond the image and in halos.
-    """
-    side = min(max(SMALLEST, 1 << (size - 1).bit_length()), largest)
-    sides = (side, max(side // 2, SMALLEST))
-    return min(sides, key=lambda side: -(-size // side) * (side + _HALO))
+    def computed(side: int) -> int:
+        tiles = -(-size // side)
+        return tiles * (side + (_HALO if tiles > 1 else 0))
+
+    return min((side for side in reversed(SIDES) if side <= largest), key=computed)
+
+
+def half_side(side: int) -> int:
+    """The largest side of at most half of `side`, or the smallest of all."""
+    return max((other for other in SIDES if 2 * other <= side), default=SMALLEST)

@@ -12,7 +12,8 @@ Images are [h, w, 3] RGB: uint8 in 0..255, uint16 in 0..65535 or float32 in [0, 
 """
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -21,11 +22,19 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from lightbsr_jax import target
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.inference import blending, memory, stages
 from lightbsr_jax.inference.blending import Blend
 from lightbsr_jax.inference.in_tiles import Counter, Progress, Tiles
-from lightbsr_jax.inference.tiles import SMALLEST, Grid, Map, Storage
+from lightbsr_jax.inference.tiles import (
+    LARGEST,
+    SMALLEST,
+    Grid,
+    Map,
+    Storage,
+    half_side,
+)
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.methods.parts import InParts
 from lightbsr_jax.models import hub, packed
@@ -35,11 +44,11 @@ from lightbsr_jax.spec import Sees
 from lightbsr_jax.typed import Device
 
 BORDER = 8  # LR pixels; more does not improve small flat pictures
-LARGEST = 256  # pixels along a tile's side; more saves little
 IDR_STEP = 4  # distance of the stored pixels of the IDR, in LR pixels
 _FEATURES = 64  # features of the network for which _TILE_FLOATS was measured
 _TILE_FLOATS = 1000  # float32 numbers per pixel that the widest stage holds at once
 
+Precision = Literal["auto", "float32", "bfloat16"]
 Result = TypeVar("Result")
 
 
@@ -62,14 +71,17 @@ class Upscaler:
         model: Model,
         *,
         memory: int | None = None,
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Precision = "float32",
         devices: Sequence[Device] | None = None,
         border: int = BORDER,
     ) -> None:
         """Prepares a network for upscaling.
 
         memory: bytes for the maps on each device (default: most of the free memory).
-        precision: of the network's arithmetic.
+        precision: of the network's arithmetic. On a CPU bfloat16 is only for the
+            products of dense layers, and only where the processor has a unit for
+            them (AMX); elsewhere it is float32. "auto" is bfloat16 on such a
+            processor, and float32 on all other devices.
         devices: devices that share the rows of a picture (default: the first device).
         border: pixels by which a picture is mirrored beyond its edges before it is
             restored, because networks pad with black; 0 restores as evaluation does.
@@ -88,8 +100,13 @@ class Upscaler:
             )
         self.scale = model.scale
         self._in_parts = model.method.in_parts
-        self._network = model.network.clone(dtype=jnp.dtype(precision))
         self._devices = tuple(devices or jax.local_devices()[:1])
+        self.precision = _supported(precision, self._devices[0])
+        # On a CPU maps stay in float32: see `target.narrow_products`.
+        on_cpu = self._devices[0].platform == "cpu"
+        dtype = jnp.dtype("float32" if on_cpu else self.precision)
+        self._network = model.network.clone(dtype=dtype)
+        self._narrows = on_cpu and self.precision == "bfloat16"
         self._variables = {
             device: jax.device_put(model.variables, device) for device in self._devices
         }
@@ -198,7 +215,8 @@ class Upscaler:
 
     def checksum(self) -> int:
         """A number that tells networks apart: CRC-32 of weights and precision."""
-        found = zlib.crc32(str((self.scale, self._network)).encode())
+        about = self.scale, self._network, self._narrows
+        found = zlib.crc32(str(about).encode())
         for leaf in jax.tree.leaves(self._variables[self._devices[0]]):
             found = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), found)
         return found
@@ -206,6 +224,13 @@ class Upscaler:
     def estimate(self, image: np.ndarray) -> IDR:
         """Estimates the degradation of a picture."""
         return self._fitted(_checked(image), _nothing, _Run.estimate)
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """Context for the programs of a picture."""
+        narrow = target.narrow_products() if self._narrows else nullcontext()
+        with jax.default_matmul_precision("highest"), narrow:
+            yield
 
     def _fitted(
         self, image: np.ndarray, progress: Progress, use: Callable[["_Run"], Result]
@@ -216,7 +241,7 @@ class Upscaler:
         while True:
             grid = Grid(size, largest, self._devices, storage=storage)
             try:
-                with jax.default_matmul_precision("highest"):
+                with self._arithmetic():
                     run = _Run(
                         self._in_parts,
                         self._network,
@@ -234,7 +259,7 @@ class Upscaler:
                         f"a picture of {size[1]} x {size[0]} pixels does not fit into "
                         f"memory even in tiles of {SMALLEST}: free some memory"
                     ) from error
-            largest, storage = max(largest // 2, SMALLEST), "file"
+            largest, storage = half_side(largest), "file"
             self._largest = largest  # for later pictures, too
             logging.warning("out of memory: retrying in tiles of %d", largest)
 
@@ -250,11 +275,11 @@ class Upscaler:
         storage = "host" if self._devices[0].platform == "cpu" else "devices"
         maps = _map_bytes(size, itemsize) / len(self._devices)
         largest = self._largest
-        for side in (largest, max(largest // 2, SMALLEST)):
+        for side in (largest, half_side(largest)):
             if maps + _tile_bytes(side, size, itemsize) <= budget:
                 return side, storage
         while largest > SMALLEST and _tile_bytes(largest, size, itemsize) > budget:
-            largest //= 2
+            largest = half_side(largest)
         return largest, "file"
 
 
@@ -376,6 +401,14 @@ def _turned_back(image: np.ndarray, index: int) -> np.ndarray:
     if index & 4:
         image = image.swapaxes(0, 1)
     return _turned(image, index & 3)
+
+
+def _supported(precision: Precision, device: Device) -> Precision:
+    """The precision to use: float32 where bfloat16 would not be faster."""
+    multiplies = device.platform == "cpu" and target.multiplies_bfloat16()
+    if precision == "auto":
+        return "bfloat16" if multiplies else "float32"
+    return precision if multiplies or device.platform != "cpu" else "float32"
 
 
 def _nothing(done: int, total: int) -> None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from lightbsr_jax import target
 from lightbsr_jax.networks.plain import NHWC, at_least_float32, pad, padding, total
 
 _THIN = 16  # channels; fewer do not fill the inner loop of a product
@@ -169,8 +170,23 @@ depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
 
 @jax.custom_vjp
 def dense(x: Array, kernel: Array, bias: Array) -> Array:
-    """Computes `plain.dense`, with the gradient of the bias as a product."""
+    """Computes `plain.dense`, with the gradient of the bias as a product.
+
+    In `target.narrow_products` the product over the channels of a map is in bfloat16.
+    """
+    if target.has_narrow_products() and x.ndim == 4:
+        return _narrow_product(x, kernel) + bias
     return x @ kernel + bias
+
+
+def _narrow_product(x: Array, kernel: Array) -> Array:
+    """x @ kernel, of factors rounded to bfloat16, with sums in x's own type."""
+    return jnp.matmul(
+        x.astype(jnp.bfloat16),
+        kernel.astype(jnp.bfloat16),
+        precision=lax.Precision.DEFAULT,
+        preferred_element_type=x.dtype,
+    )
 
 
 def _dense_forward(
