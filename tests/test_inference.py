@@ -251,7 +251,7 @@ def test_few_shapes_of_tiles_for_all_sizes() -> None:
     assert tile(1, 1) == tile(7, 5) == (32, 32)
     assert tile(144, 272) == (160, 272)  # a single one
     assert tile(1, 4080) == (32, 272)
-    assert tile(640, 4080) == (224, 272)  # 3 x 224 is less than 3 x 272
+    assert tile(640, 4080) == (160, 272)  # 4 x 160 is less than 3 x 224
     assert {tile(size, size)[0] for size in range(1, 3000)} == set(SIDES)
     wasted = [
         -(-size // tile(size, size)[0]) * tile(size, size)[0] / size
