@@ -2,8 +2,9 @@
 
     python -m benchmarks.realworld FOLDER --images 200 --reference KDSR
 
-Crops of 400 x 400 pixels of the images in FOLDER are degraded by --setting. With a
-checkout of KDSR they are also degraded by its program, which needs torch and basicsr.
+Crops of 400 x 400 pixels of the images in FOLDER are degraded by --setting; if there
+are fewer crops than --images, they are used again with other draws. With a checkout of
+KDSR they are also degraded by its program, which needs torch and basicsr.
 Each LR image is described by four numbers: mean and deviation of luma; the root mean
 square of the part that a Gaussian filter of 1 pixel removes (high frequencies); and the
 ratio of steps between pixels on the grid of JPEG's blocks to steps elsewhere
@@ -14,6 +15,7 @@ compared.
 """
 
 import argparse
+import itertools
 import random
 import sys
 from collections.abc import Sequence
@@ -49,7 +51,10 @@ def main() -> None:
 
 
 def take_crops(folder: str, count: int) -> list[np.ndarray]:
-    """The first `count` crops, uint8 [SIDE, SIDE, 3], in a grid over each image."""
+    """The first `count` crops, uint8 [SIDE, SIDE, 3], in a grid over each image.
+
+    If there are fewer, they repeat.
+    """
     from lightbsr_jax.imaging import files
 
     crops: list[np.ndarray] = []
@@ -64,7 +69,9 @@ def take_crops(folder: str, count: int) -> list[np.ndarray]:
                 crops.append(image[y : y + SIDE, x : x + SIDE].copy())
         if len(crops) >= count:
             return crops[:count]
-    sys.exit(f"{folder} has {len(crops)} crops of {SIDE} pixels, not {count}")
+    if not crops:
+        sys.exit(f"{folder} has no image of {SIDE} x {SIDE} pixels")
+    return list(itertools.islice(itertools.cycle(crops), count))
 
 
 def degraded(crops: Sequence[np.ndarray], setting: str) -> list[np.ndarray]:
@@ -81,42 +88,60 @@ def degraded(crops: Sequence[np.ndarray], setting: str) -> list[np.ndarray]:
 
 def published(crops: Sequence[np.ndarray], checkout: Path) -> list[np.ndarray]:
     """LR images of the published program, each with its own random draws."""
-    import torch
-    import yaml
+    program = Published(checkout, SIDE)
+    lr = (program.degrade([program.load(crop)])[0] for crop in crops)
+    return [np.rint(255 * image).astype(np.uint8) for image in lr]
 
-    sys.path.insert(0, str(checkout))
-    from basicsr.utils import DiffJPEG
-    from kdsrgan.data.kdsrgan_dataset import KDSRGANDataset
-    from kdsrgan.models.kdsrnet_TA_model import KDSRNetTAModel
 
-    text = (checkout / "options" / "train_kdsrnet_x4TA.yml").read_text()
-    options = yaml.safe_load(text)
-    options |= {"gt_size": SIDE, "is_train": True}  # the whole LR image
-    data = options["datasets"]["train"]
-    data |= {"meta_info": "/dev/null", "use_hflip": False}
-    dataset = KDSRGANDataset(data)
-    dataset.paths = list(range(len(crops)))
-    # Its BGR files in memory.
-    encoded = [_png(crop) for crop in crops]
-    dataset.file_client = SimpleNamespace(get=lambda index, _: encoded[index])
-    model: Any = SimpleNamespace(
-        opt=options,
-        is_train=True,
-        device="cpu",
-        jpeger=DiffJPEG(differentiable=False),
-        _dequeue_and_enqueue=lambda: None,
-    )
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
-    images = []
-    for index in range(len(crops)):
-        sample = dataset[index]
-        batch = {name: x[None] for name, x in sample.items() if name != "gt_path"}
-        KDSRNetTAModel.feed_data(model, batch)
-        lr = model.lq[0].permute(1, 2, 0).numpy()
-        images.append(np.rint(255 * lr).astype(np.uint8))
-    return images
+class Published:
+    """Degradations by the published program, in the folder KDSR-GAN of a checkout."""
+
+    def __init__(self, checkout: Path, side: int) -> None:
+        """Prepares it for HR images of `side` pixels, up to SIDE."""
+        import torch
+        import yaml
+
+        sys.path.insert(0, str(checkout))
+        from basicsr.utils import DiffJPEG
+        from kdsrgan.data.kdsrgan_dataset import KDSRGANDataset
+        from kdsrgan.models.kdsrnet_TA_model import KDSRNetTAModel
+
+        text = (checkout / "options" / "train_kdsrnet_x4TA.yml").read_text()
+        options = yaml.safe_load(text)
+        options |= {"gt_size": side, "is_train": True}  # the whole LR image
+        data = options["datasets"]["train"]
+        data |= {"meta_info": "/dev/null", "use_hflip": False}
+        self._dataset = KDSRGANDataset(data)
+        self._model: Any = SimpleNamespace(
+            opt=options,
+            is_train=True,
+            device="cpu",
+            jpeger=DiffJPEG(differentiable=False),
+            _dequeue_and_enqueue=lambda: None,
+        )
+        self._feed, self._side = KDSRNetTAModel.feed_data, side
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+
+    def load(self, crop: np.ndarray) -> dict[str, Any]:
+        """An example of its dataset: the crop as a tensor, and random kernels."""
+        # The dataset reads BGR files, here from memory.
+        encoded = _png(crop)
+        self._dataset.file_client = SimpleNamespace(get=lambda *_: encoded)
+        self._dataset.paths = [""]
+        example = self._dataset[0]
+        example["gt"] = example["gt"][:, : self._side, : self._side]  # not filled up
+        return example
+
+    def degrade(self, examples: Sequence[dict[str, Any]]) -> np.ndarray:
+        """LR images [B, h, w, 3] in [0, 1] of a batch, which shares most draws."""
+        import torch
+
+        names = ("gt", "kernel1", "kernel2", "sinc_kernel")
+        batch = {name: torch.stack([one[name] for one in examples]) for name in names}
+        self._feed(self._model, batch)
+        return self._model.lq.permute(0, 2, 3, 1).numpy()
 
 
 def _png(image: np.ndarray) -> bytes:

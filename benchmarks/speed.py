@@ -4,6 +4,7 @@
     python -m benchmarks.speed inference teacher --reference LightBSR --json speed.json
     python -m benchmarks.speed inference kernels --only "1 x 256 x 256" \\
         --reference LightBSR KDSR DASR
+    python -m benchmarks.speed degradation --only real --reference KDSR --processor-time
 
 LightBSR, KDSR and DASR are unmodified checkouts of the references. Each side of a case
 runs in a separate process, and they take turns: a round is one measurement of each, and
@@ -14,6 +15,8 @@ compiled` also measures the references with torch.compile, which takes minutes.
   at the rate of a large matrix product, or the bytes of input and output at the rate of
   a large sum. (Ours has fewer operations: its upscaler is one convolution.)
 - The compile time is that of the first run minus the median. There is no cache.
+- KDSR's real-world degradations need basicsr. Its loader draws kernels in advance; the
+  time is that of a batch, in which all images have the same factors and kinds of noise.
 - Memory is the peak that the work adds to the process (resident set, or memory in use
   on a GPU): at work, and in all, including compilation.
 
@@ -100,7 +103,8 @@ CASES = [
             f"{setting}, 16 x 1 of 256 x 256",
             "degrade",
             {"setting": setting, "batch": 16, "crops": 1, "size": 256},
-            compared=False,
+            "kdsr",
+            compared=setting == "real",
         )
         for setting in ("real", "photo")
     ),

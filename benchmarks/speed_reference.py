@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.realworld import Published
 from lightbsr_jax.parity import peers
 from lightbsr_jax.parity.program import DEVICE
 
@@ -23,6 +24,7 @@ class Side:
     """The reference in `checkout` with the weights in `weights`."""
 
     def __init__(self, checkout: Path, weights: Path, dtype: str, mode: str) -> None:
+        self.checkout = checkout
         self.reference = peers.load(checkout, weights)
         self.meta = self.reference.meta
         self.dtype = getattr(torch, dtype)
@@ -96,7 +98,9 @@ class Side:
 
         return do
 
-    def degrade(self, *, setting: int, batch: int, crops: int, size: int) -> Do:
+    def degrade(self, *, setting: int | str, batch: int, crops: int, size: int) -> Do:
+        if isinstance(setting, str):
+            return self._degrade_real(batch, size)
         self.meta["setting"] = setting
         degrade = self.reference.preprocessing()
         images = self._pixels(batch, crops, 3, size, size)
@@ -104,6 +108,17 @@ class Side:
         def do() -> None:
             degrade(images, random=True)
             _wait()
+
+        return do
+
+    def _degrade_real(self, batch: int, size: int) -> Do:
+        """KDSR-GAN's real-world degradations, after its loader."""
+        program = Published(self.checkout.parent / "KDSR-GAN", size)
+        images = self._pixels(batch, size, size, 3).byte().cpu().numpy()
+        examples = [program.load(image) for image in images]
+
+        def do() -> None:
+            program.degrade(examples)
 
         return do
 

@@ -123,7 +123,8 @@ def test_mistakes_read_as_one_line(
 
 
 @pytest.mark.parametrize(
-    "line", ["upscale x -o y", "serve --port=0", "export x y.onnx"]
+    "line",
+    ["upscale x -o y", "serve --port=0", "export x y.onnx", "degrade x -o y"],
 )
 def test_compiled_programs_are_kept(line: str, monkeypatch) -> None:
     def keep() -> NoReturn:

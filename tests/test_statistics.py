@@ -48,5 +48,11 @@ def test_crops_lie_beside_each_other(tmp_path) -> None:
     crops = realworld.take_crops(str(tmp_path), 3)
     assert all(crop.base is None for crop in crops)  # none keeps its whole image
     assert [crop.min() for crop in crops] == [1, 2, 3]
-    with pytest.raises(SystemExit, match="has 3 crops of 400 pixels, not 4"):
-        realworld.take_crops(str(tmp_path), 4)
+    repeated = realworld.take_crops(str(tmp_path), 5)
+    assert [crop.min() for crop in repeated] == [1, 2, 3, 1, 2]
+
+
+def test_images_that_are_too_small_are_an_error(tmp_path) -> None:
+    Image.fromarray(picture(0, 390, 500)).save(tmp_path / "a.png")
+    with pytest.raises(SystemExit, match="no image of 400 x 400 pixels"):
+        realworld.take_crops(str(tmp_path), 1)

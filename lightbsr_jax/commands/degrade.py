@@ -45,8 +45,10 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the images and prints a summary. Raises UserError, OSError."""
+    from lightbsr_jax import compilation
     from lightbsr_jax.imaging import files, settings
 
+    compilation.keep_compiled_programs()
     setting = settings.parse(arguments.setting)
     output = Path(arguments.output)
     drawn = {}
@@ -72,8 +74,8 @@ def run(arguments: argparse.Namespace) -> None:
         target = output / name
         target.parent.mkdir(parents=True, exist_ok=True)
         files.write_png(target, lr)
-    text = json.dumps({"setting": setting, "scale": arguments.scale, "images": drawn})
-    (output / DRAWN).write_text(text)
+    text = {"setting": setting, "scale": arguments.scale, "images": drawn}
+    (output / DRAWN).write_text(json.dumps(text, indent=1) + "\n")
     print(f"{output}: {len(found)} images, and their degradations in {DRAWN}")
 
 
