@@ -112,11 +112,13 @@ class Published:
         data = options["datasets"]["train"]
         data |= {"meta_info": "/dev/null", "use_hflip": False}
         self._dataset = KDSRGANDataset(data)
+        jpeg = DiffJPEG(differentiable=False)
         self._model: Any = SimpleNamespace(
             opt=options,
             is_train=True,
             device="cpu",
-            jpeger=DiffJPEG(differentiable=False),
+            # Its filters need this layout with recent versions of torch.
+            jpeger=lambda x, quality: jpeg(x, quality=quality).contiguous(),
             _dequeue_and_enqueue=lambda: None,
         )
         self._feed, self._side = KDSRNetTAModel.feed_data, side
@@ -131,8 +133,8 @@ class Published:
         self._dataset.file_client = SimpleNamespace(get=lambda *_: encoded)
         self._dataset.paths = [""]
         example = self._dataset[0]
-        example["gt"] = example["gt"][:, : self._side, : self._side]  # not filled up
-        return example
+        hr = example["gt"][:, : self._side, : self._side]  # without what fills it up
+        return example | {"gt": hr.contiguous()}
 
     def degrade(self, examples: Sequence[dict[str, Any]]) -> np.ndarray:
         """LR images [B, h, w, 3] in [0, 1] of a batch, which shares most draws."""

@@ -22,6 +22,7 @@ from PIL import Image
 
 from configs.benchmark import get_config
 from lightbsr_jax.evaluation import images, restorers, run
+from lightbsr_jax.evaluation.config import Measurement
 from lightbsr_jax.evaluation.niqe import niqe
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models.model import Model
@@ -141,6 +142,28 @@ def test_bicubic_alone(tmp_path) -> None:
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert results["tables"][0]["rows"][0]["psnr"] == ["inf"] * 4
     Page((tmp_path / "report" / "report.html").read_text())
+
+
+@pytest.mark.parametrize(
+    ("preset", "words"),
+    [
+        (
+            "setting2",
+            "antialiased bicubic with clamped borders, noise drawn from seed 3",
+        ),
+        ("jpeg", "antialiased bicubic with clamped borders, JPEG"),
+        (
+            "photo",
+            "two rounds of blur, resizing, noise and JPEG, as 'photo' draws them",
+        ),
+        ("given", "read from lr"),
+    ],
+)
+def test_a_report_says_how_its_images_were_made(preset: str, words: str) -> None:
+    config = get_config(preset)
+    config.seed = 3
+    wanted = Measurement.from_flags(config)
+    assert words in run._origin(wanted, "lr" if preset == "given" else None)
 
 
 def test_dumped_images_are_read_again(tmp_path) -> None:

@@ -62,11 +62,7 @@ from lightbsr_jax.networks import complexity
 from lightbsr_jax.spec import Sees
 
 _READ = "read from {}"
-_MADE = (
-    "made here: kernel correlated with reflected borders, antialiased bicubic with "
-    "clamped borders, noise drawn from seed {}, the image and the case, rounded to 8 "
-    "bits"
-)
+_MADE = "made here: {}, rounded to 8 bits"
 
 
 class Measured(NamedTuple):
@@ -414,11 +410,18 @@ def _about(
         ),
         "config": wanted.as_given,
         "model": origin,
-        "lr": _READ.format(lr_folder) if lr_folder else _MADE.format(wanted.seed),
+        "lr": _origin(wanted, lr_folder),
         "seconds": outcome.seconds,
         "compilation": asdict(outcome.compiled),
         **_surroundings(),
     }
+
+
+def _origin(wanted: Measurement, lr_folder: str | None) -> str:
+    """Where LR images come from, in words."""
+    if lr_folder or wanted.setting is None:
+        return _READ.format(lr_folder)
+    return _MADE.format(settings.of(wanted.setting).protocol.format(wanted.seed))
 
 
 def _load(wanted: Measurement, sources: Sequence[Source]) -> dict[str, Model]:

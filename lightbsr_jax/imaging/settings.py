@@ -46,6 +46,11 @@ QUALITIES = (30, 50, 75, 95)
 DRAWS = (1, 2)
 
 
+_SHRUNK = (
+    "kernel correlated with reflected borders, antialiased bicubic with clamped borders"
+)
+
+
 class Case(NamedTuple):
     """A degradation to test, with its names in tables."""
 
@@ -97,6 +102,8 @@ class Setting:
     make_basis: Callable[[int], np.ndarray] = prior.make_basis
     # True if networks of all settings may be measured on its test degradations.
     for_all: bool = False
+    # How test images are made, for reports; "{}" stands for the seed.
+    protocol: str = f"{_SHRUNK}, noise drawn from seed {{}}, the image and the case"
 
 
 def of(name: Name) -> Setting:
@@ -237,6 +244,8 @@ def _realworld(preset: str, description: str) -> Setting:
         apply=partial(realworld.apply, preset=preset),
         make_basis=prior.make_mixed_basis,
         for_all=True,
+        protocol=f"two rounds of blur, resizing, noise and JPEG, as {preset!r} draws "
+        "them from seed {}, the image's pixels and the number of the draw",
     )
 
 
@@ -290,6 +299,7 @@ SETTINGS: dict[Name, Setting] = {
         known=_isotropic_grid(),
         apply=_apply_compressed,
         for_all=True,
+        protocol=f"{_SHRUNK}, JPEG as libjpeg-turbo's (4:2:0)",
     ),
     "real": _realworld("real", "real-world degradations as Real-ESRGAN draws them"),
     "photo": _realworld("photo", "milder real-world degradations, for photographs"),
