@@ -59,6 +59,7 @@ NOT_RUN = {
     "python eval.py --config=configs/benchmark.py:given --workdir=runs/kdsr_gan": GAN,
     "python -m benchmarks.ahead": "needs compilers of accelerators",
     "python -m benchmarks.speed": "measures for minutes, on a quiet machine",
+    "python -m benchmarks.runtimes": "needs other runtimes, and minutes",
     "python -m benchmarks.recipes": "trains the full network for minutes",
 }
 # Commands that take seconds; with one that is not in here, a block is slow.

@@ -418,7 +418,7 @@ def _about(
 
 
 def _origin(wanted: Measurement, lr_folder: str | None) -> str:
-    """Where LR images come from, in words."""
+    """The origin of LR images, in words."""
     if lr_folder or wanted.setting is None:
         return _READ.format(lr_folder)
     return _MADE.format(settings.of(wanted.setting).protocol.format(wanted.seed))

@@ -89,7 +89,7 @@ class Grid:
 
     @property
     def is_one(self) -> bool:
-        """Whether a single tile covers the image."""
+        """True if a single tile covers the image."""
         return self.rows == self.columns == 1
 
     def device(self, row: int) -> Device:
