@@ -145,6 +145,10 @@ def adversarial(weights: Adversarial, features: int = 64) -> ConfigDict:
     # torchvision's state dict of VGG19 (.pth, or .safetensors without torch), which
     # does not come with the program; empty: no perceptual loss.
     config.perceptual = ""
+    # Losses that need no such file: of the Fourier transform, which weighs frequencies
+    # by their errors, and 1 - MS-SSIM. 0: none.
+    config.focal_frequency_weight = 0.0
+    config.ms_ssim_weight = 0.0
     return config
 
 

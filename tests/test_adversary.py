@@ -27,7 +27,7 @@ from lightbsr_jax.networks import vgg
 from lightbsr_jax.networks.discriminator import Discriminator
 from lightbsr_jax.networks.vgg import VGG19
 from lightbsr_jax.spec import ModelSpec, RunSpec
-from lightbsr_jax.training import adversary, checks, loop, setup, updates
+from lightbsr_jax.training import adversary, checks, loop, losses, setup, updates
 from lightbsr_jax.training import state as states
 from lightbsr_jax.training.adversary import Adversary
 from lightbsr_jax.training.config import TrainingConfig
@@ -46,7 +46,8 @@ TEACHER = {**STUDENT, "role": "teacher"}
 WIDTHS = (2, 3, 4, 5, 6)  # of a small VGG19
 # A larger eps than usual, so that rounding does not become steps of the full rate.
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.99, eps=1e-3)
-OPPONENT = Adversary(Discriminator(4), ADAM, 0.5, None, 0.25)
+WEIGHTS = {"adversarial": 0.5, "perceptual": 0.25}
+OPPONENT = Adversary(Discriminator(4), ADAM, WEIGHTS, None)
 
 
 def random_vgg(seed: int = 0) -> Any:
@@ -184,7 +185,7 @@ def test_losses_of_sr_images_are_torchs(torch) -> None:
 
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: x if x.ndim == 0 else np.float64(x), own)
-        gradient, losses = jax.jit(jax.grad(generator, has_aux=True))(
+        gradient, found = jax.jit(jax.grad(generator, has_aux=True))(
             sr, hr, wide, weights
         )
     layers = torch_layers(torch, own)
@@ -194,12 +195,29 @@ def test_losses_of_sr_images_are_torchs(torch) -> None:
     bce = torch.nn.functional.binary_cross_entropy_with_logits
     gan = bce(logits, torch.ones_like(logits))
     perceptual = torch_perceptual(torch, weights, theirs, truth)
-    assert float(losses["adversarial"]) == pytest.approx(gan.item(), rel=1e-12)
-    assert float(losses["perceptual"]) == pytest.approx(perceptual.item(), rel=1e-12)
+    assert float(found["adversarial"]) == pytest.approx(gan.item(), rel=1e-12)
+    assert float(found["perceptual"]) == pytest.approx(perceptual.item(), rel=1e-12)
     (0.5 * gan + 0.25 * perceptual).backward()
     assert theirs.grad is not None
     expected = theirs.grad.movedim(1, -1).numpy()
     assert relative_error(gradient, expected) < 1e-10
+
+
+def test_losses_without_a_file_are_added_by_their_weights() -> None:
+    own, weights = fresh_state().discriminator, {"focal_frequency": 2.0, "ms_ssim": 3.0}
+    opponent = OPPONENT._replace(weights=WEIGHTS | weights)
+    sr, hr = np.random.default_rng(0).random((2, 2, 16, 24, 3), np.float32)
+    judges = adversary.Judges(own.params, own.vectors, None)
+    plain = adversary.of_generator(OPPONENT, sr, hr, judges)
+    found = adversary.of_generator(opponent, sr, hr, judges)
+    assert set(plain) == {"adversarial"}
+    assert set(found) == {"adversarial", "focal_frequency", "ms_ssim"}
+    assert found["focal_frequency"] == losses.focal_frequency(sr, hr)
+    assert found["ms_ssim"] == losses.ms_ssim(sr, hr)
+    expected = 0.5 * plain["adversarial"]
+    expected += 2 * found["focal_frequency"] + 3 * found["ms_ssim"]
+    total = adversary.weighted(opponent, found)
+    assert float(total) == pytest.approx(float(expected), rel=1e-6)
 
 
 # Runs
@@ -238,6 +256,7 @@ def config_of(files: Path, *, perceptual: bool = True) -> ConfigDict:
     config.schedule.update(steps_per_epoch=1, stage2_epochs=4)
     config.distillation.teacher = str(files / "teacher.safetensors")
     config.adversarial.features = 4
+    config.adversarial.focal_frequency_weight = 0.5
     if perceptual:
         config.adversarial.perceptual = str(files / "vgg19.safetensors")
     config.ema_decay = 0.9
@@ -307,6 +326,7 @@ def test_what_the_log_says_of_the_losses(files: Path) -> None:
         assert typed.adversarial is not None
         return adversary.describe(typed.adversarial)
 
+    assert "focal_frequency with weight 0.5, perceptual" in said(True)
     assert "weight 1 by VGG19 of" in said(True)
     assert "no perceptual loss: config.adversarial.perceptual names no" in said(False)
 
@@ -348,6 +368,7 @@ def test_published_stage() -> None:
         ({"schedule.stage1_epochs": 1}, "with a GAN loss there is no stage 1"),
         ({"data.lr_crop": 9}, "needs a multiple of 2 at scale 4: use 8"),
         ({"adversarial.weight": -1.0}, "adversarial.weight -1.0 is too small"),
+        ({"adversarial.ms_ssim_weight": -1.0}, "ms_ssim_weight -1.0 is too small"),
     ],
 )
 def test_mistakes(change: dict[str, Any], problem: str) -> None:

@@ -35,6 +35,7 @@ def make_case() -> Case:
         crops=1,
         stages=(2, 2),
         discriminator=4,
+        widths=(2, 3, 4, 5, 6),
     )
 
 

@@ -1,5 +1,6 @@
 """VGG19's parameters in torchvision's state dict, for a perceptual loss."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,22 @@ def has_names(tensors: dict[str, np.ndarray]) -> bool:
     return "features.0.weight" in tensors
 
 
-def params_of(tensors: dict[str, np.ndarray], path: str | Path) -> Any:
-    """VGG19's parameters of the tensors in a file. Raises UserError, which names it."""
-    params, inputs = {}, 3
-    for (name, place), width in zip(vgg.places().items(), _widths(), strict=True):
-        kernel = _tensor(path, tensors, f"features.{place}.weight", (width, inputs))
-        bias = _tensor(path, tensors, f"features.{place}.bias", (width,))
+def params_of(
+    tensors: dict[str, np.ndarray], path: str | Path, widths: Sequence[int] = ()
+) -> Any:
+    """VGG19's parameters of the tensors in a file. Raises UserError, which names it.
+
+    `widths` are those of a smaller network, by resolution.
+    """
+    expected, params = shapes(widths or vgg.FEATURES), {}
+
+    def tensor(name: str) -> np.ndarray:
+        return _checked(path, name, tensors.get(name), expected[name])
+
+    for name, place in vgg.places().items():
+        kernel = tensor(f"features.{place}.weight")
+        bias = tensor(f"features.{place}.bias")
         params[name] = {"kernel": kernel.transpose(2, 3, 1, 0).copy(), "bias": bias}
-        inputs = width
     return params
 
 
@@ -44,21 +53,22 @@ def tensors(params: Any) -> dict[str, np.ndarray]:
     return found
 
 
-def _widths() -> list[int]:
-    """The number of outputs of each layer."""
-    pairs = zip(vgg.GROUPS, vgg.FEATURES, strict=True)
-    return [width for count, width in pairs for _ in range(count)]
+def shapes(widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the state dict of a VGG19 of these widths, by resolution."""
+    pairs = zip(vgg.GROUPS, widths, strict=True)
+    outputs = [width for count, width in pairs for _ in range(count)]
+    found, inputs = {}, 3
+    for place, width in zip(vgg.places().values(), outputs, strict=True):
+        found[f"features.{place}.weight"] = (width, inputs, 3, 3)
+        found[f"features.{place}.bias"] = (width,)
+        inputs = width
+    return found
 
 
-def _tensor(
-    path: str | Path,
-    tensors: dict[str, np.ndarray],
-    name: str,
-    channels: tuple[int, ...],
+def _checked(
+    path: str | Path, name: str, found: Any, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """The tensor of that name, checked; kernels are 3 x 3."""
-    shape = (*channels, 3, 3) if len(channels) > 1 else channels
-    found: Any = tensors.get(name)
+    """The tensor found in a file. Raises UserError if missing or of another shape."""
     if found is None or found.shape != shape:
         held = "is missing" if found is None else f"is {list(found.shape)}"
         raise UserError(

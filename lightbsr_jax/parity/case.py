@@ -31,7 +31,8 @@ from lightbsr_jax.methods.recipe import (
     Recipe,
 )
 from lightbsr_jax.methods.registry import METHODS, Method
-from lightbsr_jax.models import state_dict, torch_files
+from lightbsr_jax.models import state_dict, torch_files, vgg_file
+from lightbsr_jax.networks import vgg
 from lightbsr_jax.parity import torch_discriminator
 from lightbsr_jax.spec import RunSpec, method_of
 from lightbsr_jax.training.state import State
@@ -85,7 +86,9 @@ LAST_STAGES = {
         adam=Adam(b1=0.9, b2=0.99, eps=1e-8),
     )
 }
-DISCRIMINATOR = "discriminator"  # the role of its weights in a case
+# The roles of weights that only a last stage has.
+DISCRIMINATOR = "discriminator"
+PERCEPTUAL = "vgg"  # the network of the perceptual loss
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,11 @@ class Case:
         return self.meta.get(DISCRIMINATOR, 0)
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """The sizes of the VGG19 of a last stage; empty without a perceptual loss."""
+        return tuple(self.meta.get(PERCEPTUAL, ()))
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """The roles of the method; the last one needs nothing but the LR image."""
         return _roles(self.meta)
@@ -177,12 +185,13 @@ def make(
     crops: int = 3,
     stages: Sequence[int] = STAGES,
     discriminator: int = 0,
+    widths: Sequence[int] = vgg.FEATURES,
 ) -> Case:
     """Makes a case with seeded weights and LR images of this `size` for training.
 
     `network` is {"groups", "blocks"} (default: the published sizes); `stages` are the
     stages of the training steps. With a `discriminator` of so many features it is one
-    of `LAST_STAGES`.
+    of `LAST_STAGES`, with a perceptual loss by a VGG19 of these `widths`.
     """
     published: Mapping[str, int] = registry.sizes(METHODS[method].network())
     recipe, stage = METHODS[method].recipe, LAST_STAGES.get(method)
@@ -204,8 +213,8 @@ def make(
         "images": [],
     }
     if discriminator:
-        meta[DISCRIMINATOR] = discriminator
-        meta["weights"][DISCRIMINATOR] = "seeded"
+        meta |= {DISCRIMINATOR: discriminator, PERCEPTUAL: list(widths)}
+        meta["weights"] |= {DISCRIMINATOR: "seeded", PERCEPTUAL: "seeded"}
     arrays = _inputs(meta, size, batch, crops)
     for role in meta["weights"]:
         arrays |= _seeded_weights(meta, role)
@@ -371,15 +380,16 @@ def _run(meta: Mapping[str, Any], role: str) -> RunSpec:
 
 def _checksum(case: Case) -> int:
     value = 0
-    for role in (*case.roles, DISCRIMINATOR):
+    for role in (*case.roles, DISCRIMINATOR, PERCEPTUAL):
         for name, tensor in sorted(case.below(f"weights/{role}").items()):
             value = zlib.crc32(name.encode() + tensor.tobytes(), value)
     return value
 
 
 def _seeded_weights(meta: Mapping[str, Any], role: str) -> Arrays:
-    if role == DISCRIMINATOR:
-        shapes = torch_discriminator.shapes(meta[DISCRIMINATOR])
+    if role in (DISCRIMINATOR, PERCEPTUAL):
+        module = torch_discriminator if role == DISCRIMINATOR else vgg_file
+        shapes = module.shapes(meta[role])
         names = {f"{role}/{name}": shape for name, shape in shapes.items()}
         return {f"weights/{name}": _draw(name, names[name]) for name in names}
     fixed = ("sub_mean", "add_mean", "num_batches_tracked", "queue_ptr")

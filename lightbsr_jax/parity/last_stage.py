@@ -1,7 +1,7 @@
 """Comparing the last stage of KDSR: training with a GAN loss, the folder KDSR-GAN.
 
 Its networks are those of the other stages, in another size, and a discriminator. The
-perceptual loss is left out: the weights of VGG19 belong to neither program.
+VGG19 of the perceptual loss has random weights: trained ones come with neither program.
 """
 
 import dataclasses
@@ -12,9 +12,11 @@ import jax
 import numpy as np
 import optax
 
+from lightbsr_jax.models import vgg_file
 from lightbsr_jax.networks.discriminator import Discriminator, iterate
+from lightbsr_jax.networks.vgg import VGG19
 from lightbsr_jax.parity import ours
-from lightbsr_jax.parity.case import DISCRIMINATOR, Arrays, Case
+from lightbsr_jax.parity.case import DISCRIMINATOR, PERCEPTUAL, Arrays, Case
 from lightbsr_jax.parity.outputs import channels_first
 from lightbsr_jax.parity.torch_discriminator import from_torch, to_torch
 from lightbsr_jax.training import updates
@@ -93,9 +95,11 @@ def _update(
         adversary=Adversary(
             network=Discriminator(case.features, dtype),
             optimizer=adam,
-            weight=recipe.adversarial.weight,
-            vgg=None,
-            perceptual_weight=0.0,
+            weights={
+                "adversarial": recipe.adversarial.weight,
+                "perceptual": recipe.adversarial.perceptual_weight,
+            },
+            vgg=VGG19(case.widths, dtype) if case.widths else None,
         ),
     )
     given = dataclasses.asdict(recipe.distillation)
@@ -108,8 +112,13 @@ def _start(case: Case, dtype: type) -> tuple[Any, list[updates.Batch], updates.F
     params, vectors = _discriminator(case)
     adam = ours.recording_adam(case.recipe.adam)
     own = DiscriminatorState(params, vectors, adam.init(params))
-    wide = jax.tree.map(partial(ours.cast, dtype=dtype), own)
-    return AdversarialState(**vars(state), discriminator=wide), batches, frozen
+    if case.widths:
+        tensors = case.below(f"weights/{PERCEPTUAL}")
+        frozen = frozen._replace(
+            vgg=vgg_file.params_of(tensors, "the case", case.widths)
+        )
+    own, frozen = jax.tree.map(partial(ours.cast, dtype=dtype), (own, frozen))
+    return AdversarialState(**vars(state), discriminator=own), batches, frozen
 
 
 def _losses(measured: updates.Metrics) -> dict[str, np.ndarray]:

@@ -112,8 +112,8 @@ class KDSR(_Peer):
 class LastStageOfKDSR(KDSR):
     """KDSR's program with a GAN loss, in the folder KDSR-GAN.
 
-    Its trainer, GAN loss and degradations are in the package BasicSR, which is not
-    needed here: the stage is put together as in that trainer.
+    Its trainer, GAN and perceptual losses and degradations are in the package BasicSR,
+    which is not needed here: the stage is put together as in that trainer.
     """
 
     def import_modules(self) -> None:
@@ -239,9 +239,13 @@ class LastStageOfKDSR(KDSR):
             "channel": distilled,
             "adversarial": _gan_loss(judge(sr), real=True),
         }
-        weight = recipe["adversarial"]["weight"]
+        given = recipe["adversarial"]
         total = losses["reconstruction"] + losses["channel"]
-        (total + weight * losses["adversarial"]).backward()
+        total += given["weight"] * losses["adversarial"]
+        if "vgg" in self.weights:
+            losses["perceptual"] = _perceptual_loss(self.weights["vgg"], sr, hr)
+            total += given["perceptual_weight"] * losses["perceptual"]
+        total.backward()
         of_student.step()
 
         judge.requires_grad_(True)
@@ -260,6 +264,31 @@ def _gan_loss(logits: Tensor, *, real: bool) -> Tensor:
     """BasicSR's "vanilla" loss."""
     target = torch.full_like(logits, float(real))
     return F.binary_cross_entropy_with_logits(logits, target)
+
+
+# Layers by their places in torchvision's VGG19: conv1_2, conv2_2, conv3_4, ...
+_PERCEPTUAL = {2: 0.1, 7: 0.1, 16: 1.0, 25: 1.0, 34: 1.0}
+
+
+def _perceptual_loss(tensors: dict[str, Tensor], sr: Tensor, hr: Tensor) -> Tensor:
+    """BasicSR's, by VGG19's tensors with torchvision's names; of the given options."""
+    mean = torch.tensor([0.485, 0.456, 0.406], device=DEVICE).view(1, 3, 1, 1)
+    deviation = torch.tensor([0.229, 0.224, 0.225], device=DEVICE).view(1, 3, 1, 1)
+    x = (torch.cat([sr, hr]) - mean) / deviation
+    places = sorted({int(name.split(".")[1]) for name in tensors})
+    loss, previous = torch.zeros((), dtype=sr.dtype, device=DEVICE), 0
+    for place in places:
+        if place - previous == 3:  # a pool lies between
+            x = F.max_pool2d(x, 2)
+        weight, bias = (
+            tensors[f"features.{place}.{kind}"].to(x) for kind in ("weight", "bias")
+        )
+        x = F.conv2d(x, weight, bias, padding=1)
+        if place in _PERCEPTUAL:
+            own, expected = x.chunk(2)
+            loss = loss + _PERCEPTUAL[place] * F.l1_loss(own, expected)
+        x, previous = F.relu(x), place
+    return loss
 
 
 def _optimizers(networks: Any, meta: dict[str, Any]) -> list[torch.optim.Optimizer]:

@@ -1,15 +1,18 @@
 """Training with a GAN loss: the generator's losses and the discriminator's update.
 
 The generator minimises L_SR plus a weighted GAN loss and, with the weights of VGG19, a
-perceptual loss. Then the discriminator learns to tell its SR images from HR images. As
+perceptual loss; losses of frequencies and structure, which need no weights, can be
+added. Then the discriminator learns to tell its SR images from HR images. As
 in the published program, a step passes through the discriminator three times: SR for
 the generator, HR, and SR for the discriminator. Each pass advances the vectors of
 spectral normalisation once.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
@@ -27,14 +30,20 @@ from lightbsr_jax.typed import apply
 Metrics = dict[str, Array]
 
 
+# Losses of SR and HR images that need no weights of another network.
+PLAIN: dict[str, Callable[[Array, Array], Array]] = {
+    "focal_frequency": losses.focal_frequency,
+    "ms_ssim": losses.ms_ssim,
+}
+
+
 class Adversary(NamedTuple):
     """A discriminator, and the losses of a generator that trains against it."""
 
     network: Discriminator
     optimizer: optax.GradientTransformation
-    weight: float  # of the GAN loss
+    weights: Mapping[str, float]  # of the generator's losses by their names
     vgg: VGG19 | None  # None: no perceptual loss
-    perceptual_weight: float
 
     def judge(self, params: Tree, vectors: Tree, images: Array) -> Array:
         """The logits of images [B, H, W, 3] in [0, 1]."""
@@ -69,15 +78,16 @@ def of_generator(adversary: Adversary, sr: Array, hr: Array, given: Judges) -> M
         variables = {"params": given.vgg}
         features, expected = (apply(adversary.vgg, variables, x) for x in (sr, hr))
         found["perceptual"] = losses.perceptual(features, expected)
+    for name, loss in PLAIN.items():
+        if adversary.weights.get(name):
+            found[name] = loss(sr, hr)
     return found
 
 
 def weighted(adversary: Adversary, found: Metrics) -> Array:
     """The weighted sum of the losses of `of_generator`."""
-    total = adversary.weight * found["adversarial"]
-    if "perceptual" in found:
-        total += adversary.perceptual_weight * found["perceptual"]
-    return total
+    terms = [adversary.weights[name] * loss for name, loss in found.items()]
+    return jnp.stack(terms).sum()
 
 
 def discriminate(
@@ -136,15 +146,27 @@ def make(config: TrainingConfig) -> Adversary | None:
         optimizer=optax.scale_by_adam(
             b1=config.adam.b1, b2=config.adam.b2, eps=config.adam.eps
         ),
-        weight=given.weight,
+        weights=weights_of(given),
         vgg=VGG19(vgg.FEATURES, dtype) if given.perceptual else None,
-        perceptual_weight=given.perceptual_weight,
     )
+
+
+def weights_of(given: Adversarial) -> dict[str, float]:
+    """The weights of the generator's losses, by their names."""
+    return {
+        "adversarial": given.weight,
+        "perceptual": given.perceptual_weight,
+        "focal_frequency": given.focal_frequency_weight,
+        "ms_ssim": given.ms_ssim_weight,
+    }
 
 
 def describe(given: Adversarial) -> str:
     """A line for a run's log on its losses."""
     line = f"GAN loss with weight {given.weight:g} beside L1 on [0, 1]"
+    for name in PLAIN:
+        if weight := weights_of(given)[name]:
+            line += f", {name} with weight {weight:g}"
     if given.perceptual:
         weight, file = given.perceptual_weight, given.perceptual
         return f"{line}, perceptual loss with weight {weight:g} by VGG19 of {file}"

@@ -43,6 +43,8 @@ SINCE = {
     "optimizer": "adam",
     "data.paired_share": 1.0,
     "gradient_clip": 0.0,
+    "adversarial.focal_frequency_weight": 0.0,
+    "adversarial.ms_ssim_weight": 0.0,
 }
 
 # A resumed run may have more of them.
@@ -58,6 +60,8 @@ LEAST = {
     "gradient_clip": 0,
     "adversarial.weight": 0,
     "adversarial.perceptual_weight": 0,
+    "adversarial.focal_frequency_weight": 0,
+    "adversarial.ms_ssim_weight": 0,
     "adversarial.features": 1,
     "data.batch_size": 1,
     "data.threads": 0,

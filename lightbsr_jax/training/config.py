@@ -121,6 +121,8 @@ class Distillation(recipe.Distillation):
 class Adversarial(recipe.Adversarial):
     features: int  # of the discriminator
     perceptual: str = ""  # file with torchvision's VGG19; empty: no perceptual loss
+    focal_frequency_weight: float = 0.0
+    ms_ssim_weight: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -150,18 +150,28 @@ def psnr_y(a: np.ndarray, b: np.ndarray, border: int) -> float:
 
 
 def ssim_y(a: np.ndarray, b: np.ndarray, border: int) -> float:
-    """SSIM on luma, `border` pixels cut, by weighted moments window by window."""
-    a, b = (luma(image, 255) + 16 for image in (a, b))
+    """SSIM on luma, without `border` pixels on each side."""
+    height, width, _ = a.shape
+    inside = np.s_[border : height - border, border : width - border]
+    a, b = (luma(image, 255)[inside] + 16 for image in (a, b))
+    values = [luminance * contrast for luminance, contrast in similarities(a, b, 255)]
+    return sum(values) / len(values)
+
+
+def similarities(
+    a: np.ndarray, b: np.ndarray, peak: float
+) -> list[tuple[float, float]]:
+    """SSIM's luminance and contrast of planes by weighted moments, by window."""
     window = np.zeros((11, 11))
     for i in range(11):
         for j in range(11):
             window[i, j] = math.exp(-((i - 5) ** 2 + (j - 5) ** 2) / (2 * 1.5**2))
     window /= window.sum()
 
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
     values = []
-    for y in range(border, a.shape[0] - border - 10):
-        for x in range(border, a.shape[1] - border - 10):
+    for y in range(a.shape[0] - 10):
+        for x in range(a.shape[1] - 10):
             u, v = a[y : y + 11, x : x + 11], b[y : y + 11, x : x + 11]
             mu, mv = (window * u).sum(), (window * v).sum()
             var_u = (window * (u - mu) ** 2).sum()
@@ -169,8 +179,8 @@ def ssim_y(a: np.ndarray, b: np.ndarray, border: int) -> float:
             covariance = (window * (u - mu) * (v - mv)).sum()
             luminance = (2 * mu * mv + c1) / (mu**2 + mv**2 + c1)
             contrast = (2 * covariance + c2) / (var_u + var_v + c2)
-            values.append(luminance * contrast)
-    return sum(values) / len(values)
+            values.append((luminance, contrast))
+    return values
 
 
 # Training
@@ -203,6 +213,47 @@ def channel_distillation(
         q = np.exp(s / temperature) / np.exp(s / temperature).sum()
         total += (p * np.log(p / q)).sum()
     return total / len(teacher) + l1_weight * np.abs(teacher - student).mean()
+
+
+def spectrum(plane: np.ndarray) -> np.ndarray:
+    """The Fourier transform of a plane [H, W] by its sum, divided by sqrt(H W)."""
+    rows, columns = (
+        np.exp(-2j * math.pi * np.outer(range(n), range(n)) / n) for n in plane.shape
+    )
+    values = np.zeros(plane.shape, complex)
+    for u in range(plane.shape[0]):
+        for v in range(plane.shape[1]):
+            values[u, v] = (plane * np.outer(rows[u], columns[v])).sum()
+    return values / math.sqrt(plane.size)
+
+
+def focal_frequency(sr: np.ndarray, hr: np.ndarray, weighed: np.ndarray) -> float:
+    """Focal frequency loss of images [B, H, W, C], with weights of those `weighed`."""
+    losses = []
+    for image in range(len(sr)):
+        for channel in range(sr.shape[-1]):
+            own, other, target = (
+                spectrum(x[image, ..., channel]) for x in (sr, weighed, hr)
+            )
+            weights = abs(other - target)
+            losses.append((weights / weights.max() * abs(own - target) ** 2).mean())
+    return sum(losses) / len(losses)
+
+
+def ms_ssim(a: np.ndarray, b: np.ndarray, exponents: list[float]) -> float:
+    """MS-SSIM of planes [H, W] in [0, 1], whose sides are even between the scales."""
+    value = 1.0
+    for index, exponent in enumerate(exponents):
+        if index:
+            a, b = (
+                (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]) / 4
+                for x in (a, b)
+            )
+        found = similarities(a, b, 1)
+        last = index == len(exponents) - 1
+        terms = [(luminance if last else 1) * contrast for luminance, contrast in found]
+        value *= (sum(terms) / len(terms)) ** exponent
+    return value
 
 
 def learning_rate(epoch: int) -> float:
