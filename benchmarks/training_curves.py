@@ -19,7 +19,8 @@ from lightbsr_jax.training import log
 COLUMNS = (
     *("run", "step", "stage", "learning_rate", "steps_per_second"),
     *("contrastive", "reconstruction", "spatial", "channel", "gradient_norm"),
-    *("adversarial", "perceptual", "real", "fake", "discriminator_gradient_norm"),
+    *("adversarial", "perceptual", "focal_frequency", "ms_ssim"),
+    *("real", "fake", "discriminator_gradient_norm"),
     *("validation_psnr", "validation_psnr_bicubic", "validation_ssim"),
 )
 PANELS = {
@@ -28,7 +29,7 @@ PANELS = {
     "L_CL": ("contrastive",),
     "L_DL": ("channel", "spatial"),
     "GAN": ("adversarial", "real", "fake"),
-    "perceptual": ("perceptual",),
+    "perceptual": ("perceptual", "focal_frequency", "ms_ssim"),
     "learning rate": ("learning_rate",),
 }
 
