@@ -57,7 +57,7 @@ def test_updates_are_those_of_the_program() -> None:
     rows = compare.table(found, theirs, cancels=False)
     table = report.table(rows)
     assert all(row.verdict == "ok" for row in rows), table
-    assert len(rows) == 12, table
+    assert len(rows) == 13, table
     # Other vectors of power iteration would be seen.
     name = "discriminator/trace/tensor/conv3.weight_u"
     changed = {**found, name: np.roll(found[name], 1)}
