@@ -121,12 +121,23 @@ def lowered(program: str, devices: Sequence[Any], options: argparse.Namespace) -
     from lightbsr_jax import target
 
     kind, _, what = program.partition(":")
-    make = {"restore": _restore, "degrade": _degrade, "resident": _resident}.get(kind)
     with target.compiling_for(devices[0].platform):
-        if make is None:
+        if _is_step(program):
             return _step(kind, int(what), devices, options)
+        make = {"restore": _restore, "degrade": _degrade, "resident": _resident}[kind]
         function, arguments = make(what, options)
         return _on_one(function, arguments, devices[0])
+
+
+def _is_step(program: str) -> bool:
+    return program.partition(":")[0] not in ("restore", "degrade", "resident")
+
+
+def _remedy(program: str, devices: Sequence[Any], options: argparse.Namespace) -> str:
+    """What training says when such a step does not fit into a device's memory."""
+    from lightbsr_jax.training import loop
+
+    return loop.remedy(_config(program.partition(":")[0], options), devices)
 
 
 def _shapes(tree: Any, sharding: Any = None) -> Any:
@@ -288,12 +299,16 @@ def record(name: str, program: str, options: argparse.Namespace) -> dict[str, An
     """The figures of a program on a target, or the error of its compilation."""
     facts: dict[str, Any] = {"target": name, "program": program}
     facts |= {"preset": options.preset, "method": options.method, "set": options.set}
-    began = time.process_time()
+    began, devices = time.process_time(), []
     try:
         devices = devices_of(name)
         compiled = lowered(program, devices, options).compile()
     except Exception as error:  # any error is a result
-        return facts | {"error": _shortened(str(error) or repr(error))}
+        facts["error"] = _shortened(str(error) or repr(error))
+        full = "RESOURCE_EXHAUSTED" in facts["error"]
+        if devices and full and _is_step(program):
+            facts["remedy"] = _remedy(program, devices, options)
+        return facts
     facts["compile_cpu_seconds"] = round(time.process_time() - began)
     facts["versions"] = _versions()
     facts |= _facts(compiled, devices[0])

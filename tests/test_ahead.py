@@ -4,6 +4,7 @@ These are libtpu and JAX's plugin for CUDA; without them the tests are skipped.
 """
 
 import argparse
+import types
 from collections.abc import Iterator
 from importlib import util
 from typing import Any
@@ -85,6 +86,20 @@ def test_unknown_targets_and_programs_are_told() -> None:
     )
     row = ahead.record("gpu:b200", "teacher:1", options)
     assert row["error"].startswith("target gpu:b200: expected")
+
+
+def test_a_step_that_needs_too_much_memory_names_the_fields(monkeypatch) -> None:
+    def lowered(*_: Any) -> Any:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 15.78G of 15.75G")
+
+    chips = [types.SimpleNamespace(device_kind="TPU v5 lite")] * 2
+    monkeypatch.setattr(ahead, "lowered", lowered)
+    monkeypatch.setattr(ahead, "devices_of", lambda name: chips)
+    options = argparse.Namespace(preset="setting1", method="lightbsr", set=[])
+    row = ahead.record("tpu:v5e:1x2", "teacher:2", options)
+    assert "32 images on each of 2 TPU v5 lite device(s)" in row["remedy"]
+    assert "Take --config.compute.parts=2" in row["remedy"]
+    assert "remedy" not in ahead.record("tpu:v5e:1x2", "degrade:1", options)
 
 
 def test_the_table_names_what_does_not_compile() -> None:

@@ -407,11 +407,14 @@ def make_steps(
         step = skip_nonfinite(step, ema_decay=config.ema_decay)
         if config.data.resident:
             step = cropping_step(step, size=config.hr_crop)
-        steps[stage] = within_memory(parallel.over_devices(step, devices), config)
+        mapped = parallel.over_devices(step, devices)
+        steps[stage] = within_memory(mapped, config, devices)
     return steps
 
 
-def within_memory(step: Step, config: TrainingConfig) -> Step:
+def within_memory(
+    step: Step, config: TrainingConfig, devices: Sequence[Device] | None = None
+) -> Step:
     """Makes `step` raise UserError if a device lacks the memory for it."""
 
     @functools.wraps(step)
@@ -421,14 +424,16 @@ def within_memory(step: Step, config: TrainingConfig) -> Step:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            raise UserError(_remedy(config, jax.device_count())) from error
+            message = remedy(config, jax.devices() if devices is None else devices)
+            raise UserError(message) from error
 
     return call
 
 
-def _remedy(config: TrainingConfig, devices: int) -> str:
-    """Says what to change in a config whose steps do not fit into memory."""
-    images, parts = config.data.batch_size // devices, config.compute.parts
+def remedy(config: TrainingConfig, devices: Sequence[Device]) -> str:
+    """Says what to change in a config whose steps do not fit into devices' memory."""
+    count, parts = len(devices), config.compute.parts
+    images = config.data.batch_size // count
     remedies = [
         f"--config.compute.parts={more} (the same numbers, of fewer images at a time)"
         for more in range(parts + 1, images + 1)
@@ -438,8 +443,8 @@ def _remedy(config: TrainingConfig, devices: int) -> str:
         remedies.append("--config.compute.dtype=bfloat16")
     remedies.append(f"a config.data.batch_size below {config.data.batch_size}")
     return (
-        f"config.compute.parts={parts}: a step of {images} images on each of {devices} "
-        f"{jax.devices()[0].device_kind} device(s) does not fit into their memory. "
+        f"config.compute.parts={parts}: a step of {images} images on each of {count} "
+        f"{devices[0].device_kind} device(s) does not fit into their memory. "
         f"Take {', or '.join(remedies)}"
     )
 
