@@ -33,13 +33,21 @@ def _runs(channels: int) -> list[tuple[int, int, int]]:
     return [run for run in runs if run[0] < run[1]]
 
 
+def _blocks(channels: int) -> list[tuple[int, int]]:
+    """The first channel and the size of every block."""
+    return [
+        (start, size)
+        for first, end, size in _runs(channels)
+        for start in range(first, end, size)
+    ]
+
+
 def pack(x: Array, columns: int) -> Array:
     """[..., w, C] to [..., w / columns, columns C]."""
     *shape, width, channels = x.shape
     blocks = [
         x[..., start : start + size].reshape(*shape, width // columns, columns * size)
-        for first, end, size in _runs(channels)
-        for start in range(first, end, size)
+        for start, size in _blocks(channels)
     ]
     return jnp.concatenate(blocks, -1)
 
@@ -51,8 +59,7 @@ def unpack(x: Array, columns: int) -> Array:
         x[..., columns * start : columns * (start + size)].reshape(
             *shape, width * columns, size
         )
-        for first, end, size in _runs(lanes // columns)
-        for start in range(first, end, size)
+        for start, size in _blocks(lanes // columns)
     ]
     return jnp.concatenate(blocks, -1)
 
@@ -98,34 +105,38 @@ def over_blocks(x: Array, lanes: int) -> Array:
     return jnp.concatenate([x] * (lanes // x.shape[-1]), -1)
 
 
-def _seen(size: int, columns: int) -> np.ndarray:
-    """One-hot [groups, input column, output column, tap]: the input of each tap.
+def _seen(size: int, columns: int, channels: int) -> np.ndarray:
+    """One-hot [tap, groups, input column, output lane]: the input of each tap.
 
     A kernel of `size` also reaches into neighbouring groups of columns.
     """
     groups = 2 * ceil((size // 2) / columns) + 1
-    group, seen, sees = np.ogrid[:groups, :columns, :columns]
+    sees = [np.repeat(np.arange(columns), width) for _, width in _blocks(channels)]
+    group, seen, sees = np.ix_(range(groups), range(columns), np.concatenate(sees))
     tap = columns * (group - groups // 2) + seen - sees + size // 2
-    return (tap[..., None] == np.arange(size)).astype(np.float32)
+    return np.stack([tap == i for i in range(size)])
+
+
+def _where_seen(wide: Array, seen: np.ndarray) -> Array:
+    """The weights of `wide` [k, k, I, L] where `_seen` has their tap, zero elsewhere.
+
+    Selections along the lanes are cheaper on a TPU than a product, which moves them.
+    """
+    total = jnp.zeros((), wide.dtype)
+    for tap, where in enumerate(seen[:, :, :, None]):
+        total = jnp.where(where, wide[:, tap, None, None], total)
+    return total  # [k, groups, columns, I, L]
 
 
 def _kernel(kernel: Array, columns: int) -> Array:
     """[k, k, I, O] for packed maps: [k, groups, columns I, columns O]."""
-    seen = jnp.asarray(_seen(kernel.shape[1], columns), kernel.dtype)
-    inputs, outputs = kernel.shape[2:]
-
-    def part(of: tuple[int, int, int], to: tuple[int, int, int]) -> Array:
-        blocks = kernel[:, :, of[0] : of[1], to[0] : to[1]]
-        blocks = blocks.reshape(*kernel.shape[:2], -1, of[2], blocks.shape[-1])
-        blocks = blocks.reshape(*blocks.shape[:4], -1, to[2])
-        wide = jnp.einsum("gqpj,ijtcud->igtqcupd", seen, blocks, precision=_EXACT)
-        lanes = [columns * (end - first) for first, end, _ in (of, to)]
-        return wide.reshape(*wide.shape[:2], *lanes)
-
+    seen = _seen(kernel.shape[1], columns, kernel.shape[-1])
+    wide = vector(kernel, columns)
     rows = [
-        jnp.concatenate([part(of, to) for to in _runs(outputs)], -1)
-        for of in _runs(inputs)
+        _where_seen(wide[:, :, start : start + size], seen)
+        for start, size in _blocks(kernel.shape[2])
     ]
+    rows = [x.reshape(*x.shape[:2], -1, x.shape[-1]) for x in rows]
     return jnp.concatenate(rows, 2)
 
 
@@ -157,10 +168,10 @@ def dense(x: Array, kernel: Array, bias: Array, columns: int) -> Array:
 
 def _depthwise_kernel(kernel: Array, columns: int) -> Array:
     """[k, k, 1, C] for packed maps, by blocks: [k, groups, lanes, columns C]."""
-    seen = jnp.asarray(_seen(kernel.shape[1], columns), kernel.dtype)
-    blocks = kernel.reshape(*kernel.shape[:2], -1, _BLOCK)
-    wide = jnp.einsum("gqpj,ijtc->igqctp", seen, blocks, precision=_EXACT)
-    wide = wide[..., None] * jnp.eye(_BLOCK, dtype=kernel.dtype)[:, None, None]
+    seen = _seen(kernel.shape[1], columns, kernel.shape[-1])
+    rows = _where_seen(vector(kernel, columns), seen)
+    channel = np.arange(rows.shape[-1]) % _BLOCK
+    wide = jnp.where(channel == np.arange(_BLOCK)[:, None], rows, 0)
     return wide.reshape(*wide.shape[:2], columns * _BLOCK, -1)
 
 
