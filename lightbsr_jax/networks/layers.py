@@ -24,7 +24,6 @@ from lightbsr_jax.networks.operators import (
     depthwise_conv,
     for_columns,
     moments,
-    over_channels,
 )
 
 
@@ -129,19 +128,17 @@ def _normalise(x: Array, columns: int) -> Array:
 
 
 def _normalised_forward(x: Array, columns: int) -> tuple[Array, tuple[Array, Array]]:
-    x = x - over_channels(channel_mean(x, columns), x)
+    x = x - channel_mean(x, columns)
     scale = lax.rsqrt(channel_mean(jnp.square(x), columns) + 1e-6)
-    spread = over_channels(scale, x)
-    return x * spread, (x * spread, scale)
+    return x * scale, (x * scale, scale)
 
 
 def _normalised_backward(
     columns: int, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array]:
     y, scale = residuals
-    along = y * over_channels(channel_mean(gradient * y, columns), y)
-    mean = over_channels(channel_mean(gradient, columns), y)
-    return (over_channels(scale, y) * (gradient - mean - along),)
+    along = y * channel_mean(gradient * y, columns)
+    return (scale * (gradient - channel_mean(gradient, columns) - along),)
 
 
 _normalised = jax.custom_vjp(_normalise, nondiff_argnums=(1,))

@@ -118,17 +118,12 @@ def moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
 
 
 def channel_mean(x: Array, columns: int = 1) -> Array:
-    """Mean over channels, which stay as an axis of 1; for `over_channels`."""
+    """Mean over channels, which stay as an axis of 1, or of all lanes if packed."""
     if columns > 1:
         return lanes.channel_mean(x, columns)
     if not _uses_cpu_formulations():
         return x.mean(-1, keepdims=True)
     return cpu.channel_mean(x)
-
-
-def over_channels(mean: Array, like: Array) -> Array:
-    """Spreads values of pixels, such as `channel_mean`, over the channels of `like`."""
-    return mean if mean.shape[-1] == 1 else lanes.over_blocks(mean, like.shape[-1])
 
 
 def pixel_shuffle(x: Array, factor: int) -> Array:
