@@ -1,6 +1,6 @@
 """Compilation of programs for absent accelerators.
 
-    pip install "libtpu==0.0.42.*"                  # TPUs: the version of jax[tpu]
+    pip install "libtpu==0.0.50.*"                  # TPUs: the version of jax[tpu]
     pip install --no-deps jax-cuda13-plugin jax-cuda13-pjrt      # GPUs: jax's version
     python -m benchmarks.ahead tpu:v5e:1x1 gpu:h100 --programs teacher:2 resident:480
 
