@@ -134,7 +134,7 @@ def _is_step(program: str) -> bool:
 
 
 def _remedy(program: str, devices: Sequence[Any], options: argparse.Namespace) -> str:
-    """What training says when such a step does not fit into a device's memory."""
+    """The words of training for a step that does not fit into a device's memory."""
     from lightbsr_jax.training import loop
 
     return loop.remedy(_config(program.partition(":")[0], options), devices)
