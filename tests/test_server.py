@@ -429,7 +429,7 @@ def test_a_page_without_its_network_waits_for_it(
     """The page opens at once; a picture waits for the network and is upscaled."""
     go_on, ready = threading.Event(), threading.Event()
     if not real:
-        monkeypatch.setattr(studio_module, "Upscaler", lambda _: Enlarger(8))
+        monkeypatch.setattr(studio_module, "Upscaler", lambda _, **__: Enlarger(8))
 
     def make(server: Server) -> Studio:
         assert go_on.wait(20)
