@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +30,30 @@ SMALL = (
     "data.batch_size=4",
     "data.lr_crop=8",
     "data.threads=2",
-    "contrast.crops=2",
-    "contrast.queue_size=16",
     "schedule.steps_per_epoch=5",
-    "schedule.stage1_epochs=1",
     "schedule.stage2_epochs=3",
     "schedule.warmup_epochs=1",
     "adam.eps=1e-3",
     "log.every_steps=1",
     "checkpoint.every_steps=3",
 )
+TEACHER = {  # of a config: fields
+    "configs/teacher.py:setting2": (
+        "contrast.crops=2",
+        "contrast.queue_size=16",
+        "schedule.stage1_epochs=1",
+    )
+}
+WITH_A_GAN_LOSS = {
+    "configs/student.py:photo-detail": (
+        "init=",
+        "validation.hr=",
+        "schedule.cooldown_epochs=1",
+        "adversarial.features=4",
+        "adversarial.focal_frequency_weight=1",
+        "adversarial.ms_ssim_weight=0.1",
+    )
+}
 STEPS = 20
 
 
@@ -59,13 +73,15 @@ def start(
     *flags: str,
     devices: int = 1,
     fields: Sequence[str] = (),
+    preset: Mapping[str, Sequence[str]] = TEACHER,
 ) -> subprocess.Popen:
-    fields = (*SMALL, f"data.hr={images}", *fields)
+    ((config, own),) = preset.items()
+    fields = (*SMALL, *own, f"data.hr={images}", *fields)
     return subprocess.Popen(
         [
             sys.executable,
             "train.py",
-            "--config=configs/teacher.py:setting2",
+            f"--config={config}",
             f"--workdir={workdir}",
             *(f"--config.{field}" for field in fields),
             *flags,
@@ -179,6 +195,26 @@ def test_killed_runs_go_on_bit_for_bit(images, one, tmp_path) -> None:
     finish(start(images, workdir, fields=["log.every_steps=1"]))
     assert losses(workdir) == losses(one)
     assert last_checksums(workdir) == last_checksums(one)
+
+
+@pytest.mark.slow
+def test_killed_runs_with_a_gan_loss_go_on_bit_for_bit(images, tmp_path) -> None:
+    """After some steps, and in the middle of a save."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    saving = ["checkpoint.every_steps=2"]
+    finish(start(images, whole, fields=saving, preset=WITH_A_GAN_LOSS))
+    for moment in (
+        lambda: steps_done(killed) >= 5,
+        lambda: steps_done(killed) >= 9 and is_saving(killed),
+    ):
+        process = start(images, killed, fields=saving, preset=WITH_A_GAN_LOSS)
+        await_condition(process, moment)
+        process.send_signal(signal.SIGKILL)
+        finish(process, status=-signal.SIGKILL)
+    finish(start(images, killed, fields=saving, preset=WITH_A_GAN_LOSS))
+    records = [json.loads(line) for line in (whole / "metrics.jsonl").open()]
+    assert {"adversarial", "real", "fake", "ms_ssim"} <= records[-1].keys()
+    assert last_checksums(killed) == last_checksums(whole)
 
 
 def test_mistake_of_one_process_ends_all(images, tmp_path) -> None:
