@@ -50,16 +50,17 @@ def test_exported_network_is_the_network(
     path = tmp_path / f"network{suffix}"
     form = export.Form(batch=True, clipped=False)
     export.write(model, path, None, overwrite=False, form=form)
+    # Values reach 3, so the tolerance is some ten float32 roundings.
     # Any size, also one that 4 does not divide, and any batch.
     lr = np.random.default_rng(1).uniform(size=(2, 11, 18, 3)).astype(np.float32)
     expected = np.asarray(model.restore(lr)) / 255
-    np.testing.assert_allclose(export.run(path, lr), expected, atol=1e-5)
+    np.testing.assert_allclose(export.run(path, lr), expected, atol=2e-5)
     assert export.run(path, lr[:1, :5, :7]).shape == (1, 15, 21, 3)
 
     with pytest.raises(UserError, match="exists: give another name"):
         export.write(model, path, None, overwrite=False)
     export.write(model, path, (11, 18), overwrite=True, form=form)
-    np.testing.assert_allclose(export.run(path, lr), expected, atol=1e-5)
+    np.testing.assert_allclose(export.run(path, lr), expected, atol=2e-5)
     with pytest.raises(Exception, match=r"7|18"):  # the runtime's own refusal
         export.run(path, lr[:1, :5, :7])
 
