@@ -109,7 +109,9 @@ def _seen(size: int, columns: int, channels: int) -> np.ndarray:
     """
     groups = 2 * ceil((size // 2) / columns) + 1
     sees = [np.repeat(np.arange(columns), width) for _, width in _blocks(channels)]
-    group, seen, sees = np.ix_(range(groups), range(columns), np.concatenate(sees))
+    group, seen, sees = np.ix_(
+        np.arange(groups), np.arange(columns), np.concatenate(sees)
+    )
     tap = columns * (group - groups // 2) + seen - sees + size // 2
     return np.stack([tap == i for i in range(size)])
 
