@@ -111,6 +111,8 @@ def test_the_command_blends(upscale: Upscaler, tmp_path: Path) -> None:
             "0.5",
             "--weights",
             "setting2",
+            "--precision",
+            "float32",
         ]
     )
     np.testing.assert_array_equal(
