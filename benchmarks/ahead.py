@@ -124,13 +124,12 @@ def lowered(program: str, devices: Sequence[Any], options: argparse.Namespace) -
     with target.compiling_for(devices[0].platform):
         if _is_step(program):
             return _step(kind, int(what), devices, options)
-        make = {"restore": _restore, "degrade": _degrade, "resident": _resident}[kind]
-        function, arguments = make(what, options)
+        function, arguments = _ALONE[kind](what, options)
         return _on_one(function, arguments, devices[0])
 
 
 def _is_step(program: str) -> bool:
-    return program.partition(":")[0] not in ("restore", "degrade", "resident")
+    return program.partition(":")[0] not in _ALONE
 
 
 def _remedy(program: str, devices: Sequence[Any], options: argparse.Namespace) -> str:
@@ -293,6 +292,10 @@ def _resident(what: str, _: argparse.Namespace) -> tuple[Any, Any]:
     images, crops = (jax.ShapeDtypeStruct(s, int32) for s in ((64,), (64, 4)))
     places: Any = Places(images, crops, crops, images)
     return partial(resident.crops, size=256), (pixels, places)
+
+
+# Programs other than steps, which run on a single device.
+_ALONE = {"restore": _restore, "degrade": _degrade, "resident": _resident}
 
 
 def record(name: str, program: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -10,6 +10,7 @@ program in float32, on a crop of a photograph that ships with scikit-image.
 """
 
 import argparse
+import contextlib
 import functools
 import importlib.util
 import json
@@ -17,14 +18,13 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-OURS = ("float32", "bfloat16")
 Run = Callable[[np.ndarray], np.ndarray]  # [1, h, w, 3] to [1, H, W, 3], in [0, 1]
 
 
@@ -40,13 +40,23 @@ def ours(precision: str, weights: str, _: str) -> Run:
     model = load_for_pictures(weights)
     program = inference_jit(lambda variables, lr: model.network.apply(variables, lr).sr)
 
+    narrow = precision == "bfloat16"
+
     def run(lr: np.ndarray) -> np.ndarray:
-        if precision == "float32":
-            return np.asarray(program(model.variables, lr))
-        with target.narrow_products():
+        with target.narrow_products() if narrow else contextlib.nullcontext():
             return np.asarray(program(model.variables, lr))
 
     return run
+
+
+def channels_first(run: Run) -> Run:
+    """A runtime's `run`, of images [1, 3, h, w], for images [1, h, w, 3]."""
+
+    def call(lr: np.ndarray) -> np.ndarray:
+        sr = run(np.ascontiguousarray(lr.transpose(0, 3, 1, 2)))
+        return np.asarray(sr).transpose(0, 2, 3, 1)
+
+    return call
 
 
 def onnxruntime(precision: str, _: str, file: str) -> Run:
@@ -54,12 +64,7 @@ def onnxruntime(precision: str, _: str, file: str) -> Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-
-    def run(lr: np.ndarray) -> np.ndarray:
-        given = np.ascontiguousarray(lr.transpose(0, 3, 1, 2))
-        return session.run(None, {"input": given})[0].transpose(0, 2, 3, 1)
-
-    return run
+    return channels_first(lambda lr: session.run(None, {"input": lr})[0])
 
 
 def openvino(precision: str, _: str, file: str) -> Run:
@@ -77,16 +82,12 @@ def openvino(precision: str, _: str, file: str) -> Run:
         model.reshape(shape)
         return core.compile_model(model, "CPU", options)
 
-    def run(lr: np.ndarray) -> np.ndarray:
-        given = np.ascontiguousarray(lr.transpose(0, 3, 1, 2))
-        result = compiled(given.shape)(given)[0]
-        return np.asarray(result).transpose(0, 2, 3, 1)
-
-    return run
+    return channels_first(lambda lr: compiled(lr.shape)(lr)[0])
 
 
 CONTENDERS: dict[str, tuple[Callable[[str, str, str], Run], str]] = {
-    **{f"ours, {precision}": (ours, precision) for precision in OURS},
+    "ours, float32": (ours, "float32"),
+    "ours, bfloat16": (ours, "bfloat16"),
     "onnxruntime, float32": (onnxruntime, "float32"),
     "openvino, float32": (openvino, "float32"),
     "openvino, bfloat16": (openvino, "bfloat16"),
@@ -123,35 +124,39 @@ def photograph(size: int) -> np.ndarray:
     return data.astronaut()[None, :size, :size].astype(np.float32) / 255
 
 
-def measure(names: Sequence[str], weights: str, size: int, rounds: int) -> list[Any]:
-    """Seconds and errors of the contenders on an image of size x size."""
+@contextlib.contextmanager
+def started(weights: str) -> Iterator[dict[str, ProcessPoolExecutor]]:
+    """The processes of the available contenders, by name."""
     from lightbsr_jax.interop import export
     from lightbsr_jax.models.load import load_for_pictures
 
-    lr = photograph(size)
     context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         file = str(Path(folder, "network.onnx"))
-        clipless = export.Form(clipped=False)
+        form = export.Form(clipped=False)
         model = load_for_pictures(weights)
-        export.write(model, file, None, overwrite=True, form=clipless)
-        pools = {
-            name: ProcessPoolExecutor(1, context, _prepare, (name, weights, file))
-            for name in names
+        export.write(model, file, None, overwrite=True, form=form)
+        yield {
+            name: stack.enter_context(
+                ProcessPoolExecutor(1, context, _prepare, (name, weights, file))
+            )
+            for name in available()
         }
-        first = {
-            name: pool.submit(_result, lr).result() for name, pool in pools.items()
-        }
-        times: dict[str, list[float]] = {name: [] for name in names}
-        for _ in range(rounds):
-            for name, pool in pools.items():
-                times[name].append(pool.submit(_result, lr).result()[1])
-        for pool in pools.values():
-            pool.shutdown()
+
+
+def measure(
+    pools: Mapping[str, ProcessPoolExecutor], size: int, rounds: int
+) -> list[Any]:
+    """Seconds and errors of the contenders on an image of size x size."""
+    lr = photograph(size)
+    first = {name: pool.submit(_result, lr).result() for name, pool in pools.items()}
+    times: dict[str, list[float]] = {name: [] for name in pools}
+    for _ in range(rounds):
+        for name, pool in pools.items():
+            times[name].append(pool.submit(_result, lr).result()[1])
     exact = first["ours, float32"][0]
     rows = []
-    for name in names:
-        sr, began = first[name]
+    for name, (sr, began) in first.items():
         error = 255 * (sr - exact)
         rows.append(
             {
@@ -182,14 +187,15 @@ def main() -> None:
     print("| size | runtime | seconds | first run | rms error | largest |")
     print("|---|---|---|---|---|---|")
     rows = []
-    for size in arguments.sizes:
-        for row in measure(available(), arguments.weights, size, arguments.rounds):
-            print(
-                f"| {size} | {row['name']} | {row['seconds']:.3g} | {row['first']:.1f} "
-                f"| {row['rms']:.3f} | {row['largest']:.2f} |",
-                flush=True,
-            )
-            rows.append(row)
+    with started(arguments.weights) as pools:
+        for size in arguments.sizes:
+            for row in measure(pools, size, arguments.rounds):
+                print(
+                    f"| {size} | {row['name']} | {row['seconds']:.3g} "
+                    f"| {row['first']:.1f} | {row['rms']:.3f} | {row['largest']:.2f} |",
+                    flush=True,
+                )
+                rows.append(row)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -50,8 +50,8 @@ def test_exported_network_is_the_network(
     path = tmp_path / f"network{suffix}"
     form = export.Form(batch=True, clipped=False)
     export.write(model, path, None, overwrite=False, form=form)
-    # Values reach 3, so the tolerance is some ten float32 roundings.
-    # Any size, also one that 4 does not divide, and any batch.
+    # Any size, also one that 4 does not divide, and any batch. Values reach 3, so the
+    # tolerance is some ten float32 roundings.
     lr = np.random.default_rng(1).uniform(size=(2, 11, 18, 3)).astype(np.float32)
     expected = np.asarray(model.restore(lr)) / 255
     np.testing.assert_allclose(export.run(path, lr), expected, atol=2e-5)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,23 +37,22 @@ SMALL = (
     "log.every_steps=1",
     "checkpoint.every_steps=3",
 )
-TEACHER = {  # of a config: fields
-    "configs/teacher.py:setting2": (
-        "contrast.crops=2",
-        "contrast.queue_size=16",
-        "schedule.stage1_epochs=1",
-    )
-}
-WITH_A_GAN_LOSS = {
-    "configs/student.py:photo-detail": (
-        "init=",
-        "validation.hr=",
-        "schedule.cooldown_epochs=1",
-        "adversarial.features=4",
-        "adversarial.focal_frequency_weight=1",
-        "adversarial.ms_ssim_weight=0.1",
-    )
-}
+# A config and fields of it.
+TEACHER = (
+    "configs/teacher.py:setting2",
+    "contrast.crops=2",
+    "contrast.queue_size=16",
+    "schedule.stage1_epochs=1",
+)
+WITH_A_GAN_LOSS = (
+    "configs/student.py:photo-detail",
+    "init=",
+    "validation.hr=",
+    "schedule.cooldown_epochs=1",
+    "adversarial.features=4",
+    "adversarial.focal_frequency_weight=1",
+    "adversarial.ms_ssim_weight=0.1",
+)
 STEPS = 20
 
 
@@ -73,9 +72,9 @@ def start(
     *flags: str,
     devices: int = 1,
     fields: Sequence[str] = (),
-    preset: Mapping[str, Sequence[str]] = TEACHER,
+    preset: Sequence[str] = TEACHER,
 ) -> subprocess.Popen:
-    ((config, own),) = preset.items()
+    config, *own = preset
     fields = (*SMALL, *own, f"data.hr={images}", *fields)
     return subprocess.Popen(
         [

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lightbsr_jax.commands import source
+from lightbsr_jax.commands import source, upscale
 from lightbsr_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,7 +86,6 @@ def offered(given: str) -> dict[str, str]:
 def make_studio(server: Server, sources: Mapping[str, str]) -> Studio:
     """Makes the networks behind the page; slow imports happen here."""
     from lightbsr_jax import compilation
-    from lightbsr_jax.commands import upscale
     from lightbsr_jax.imaging import files
     from lightbsr_jax.inference.studio import Studio
 

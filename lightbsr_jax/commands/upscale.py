@@ -255,14 +255,16 @@ def check_strength(arguments: argparse.Namespace) -> None:
 
 
 def open_devices(device: str | None) -> None:
-    """Opens the devices of an option of `add_device_options`. Raises UserError."""
+    """Opens the devices of an option of `add_device_options`, to upscale pictures.
+
+    Raises UserError. The process keeps memory that is freed.
+    """
     import jax
 
     from lightbsr_jax import compilation
     from lightbsr_jax.inference import memory
 
     memory.keep_freed()
-
     if device == "cpu":
         jax.config.update("jax_platforms", "cpu")  # before JAX opens other devices
     compilation.check_devices()

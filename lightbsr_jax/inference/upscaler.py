@@ -405,10 +405,12 @@ def _turned_back(image: np.ndarray, index: int) -> np.ndarray:
 
 def _supported(precision: Precision, device: Device) -> Precision:
     """The precision to use: float32 where bfloat16 would not be faster."""
-    multiplies = device.platform == "cpu" and target.multiplies_bfloat16()
+    on_cpu = device.platform == "cpu"
+    if on_cpu and not target.multiplies_bfloat16():
+        return "float32"
     if precision == "auto":
-        return "bfloat16" if multiplies else "float32"
-    return precision if multiplies or device.platform != "cpu" else "float32"
+        return "bfloat16" if on_cpu else "float32"
+    return precision
 
 
 def _nothing(done: int, total: int) -> None:

@@ -25,13 +25,15 @@ def has_names(tensors: dict[str, np.ndarray]) -> bool:
 
 
 def params_of(
-    tensors: dict[str, np.ndarray], path: str | Path, widths: Sequence[int] = ()
+    tensors: dict[str, np.ndarray],
+    path: str | Path,
+    widths: Sequence[int] = vgg.FEATURES,
 ) -> Any:
     """VGG19's parameters of the tensors in a file. Raises UserError, which names it.
 
-    `widths` are those of a smaller network, by resolution.
+    `widths` are those of the network, by resolution.
     """
-    expected, params = shapes(widths or vgg.FEATURES), {}
+    expected, params = shapes(widths), {}
 
     def tensor(name: str) -> np.ndarray:
         return _checked(path, name, tensors.get(name), expected[name])

@@ -130,7 +130,8 @@ def _normalise(x: Array, columns: int) -> Array:
 def _normalised_forward(x: Array, columns: int) -> tuple[Array, tuple[Array, Array]]:
     x = x - channel_mean(x, columns)
     scale = lax.rsqrt(channel_mean(jnp.square(x), columns) + 1e-6)
-    return x * scale, (x * scale, scale)
+    y = x * scale
+    return y, (y, scale)
 
 
 def _normalised_backward(
