@@ -133,7 +133,8 @@ def vgg_to_file(file: str | Path, out: str | Path, *, overwrite: bool = False) -
         return False
     if Path(out).exists() and not overwrite:
         raise UserError(f"{out} exists: give another name, or --overwrite")
-    torch_files.write(out, vgg_file.tensors(vgg_file.params_of(tensors, file)))
+    params = vgg_file.params_of(tensors, file, vgg.FEATURES)
+    torch_files.write(out, vgg_file.tensors(params))
     return True
 
 

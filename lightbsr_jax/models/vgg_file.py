@@ -16,7 +16,7 @@ def read(path: str | Path) -> Any:
 
     Raises UserError if the file holds another network, OSError if it cannot be read.
     """
-    return params_of(torch_files.read(path), path)
+    return params_of(torch_files.read(path), path, vgg.FEATURES)
 
 
 def has_names(tensors: dict[str, np.ndarray]) -> bool:
@@ -25,9 +25,7 @@ def has_names(tensors: dict[str, np.ndarray]) -> bool:
 
 
 def params_of(
-    tensors: dict[str, np.ndarray],
-    path: str | Path,
-    widths: Sequence[int] = vgg.FEATURES,
+    tensors: dict[str, np.ndarray], path: str | Path, widths: Sequence[int]
 ) -> Any:
     """VGG19's parameters of the tensors in a file. Raises UserError, which names it.
 
