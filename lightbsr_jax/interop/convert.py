@@ -24,6 +24,7 @@ from lightbsr_jax.imaging import prior, settings
 from lightbsr_jax.models import packed, state_dict, torch_files, torch_names, vgg_file
 from lightbsr_jax.models.checkpoint import Checkpoints, opened
 from lightbsr_jax.models.state_dict import PUBLISHED_QUEUE, Momentum, StateDict
+from lightbsr_jax.networks import vgg
 from lightbsr_jax.networks.discriminator import Discriminator
 from lightbsr_jax.spec import ModelSpec, RunSpec, Sees
 from lightbsr_jax.training import contrast, optimizers
