@@ -12,8 +12,8 @@ from helpers.goldens import initialise, random_like
 
 from lightbsr_jax import cli
 from lightbsr_jax.commands import source
-from lightbsr_jax.errors import UserError
-from lightbsr_jax.interop import export, half
+from lightbsr_jax.errors import Extra, UserError
+from lightbsr_jax.interop import export, half, ncnn
 from lightbsr_jax.methods.dasr.network import DASR
 from lightbsr_jax.methods.kdsr.network import KDSR
 from lightbsr_jax.methods.lightbsr.network import LightBSR
@@ -40,7 +40,7 @@ def model() -> Model:
     )
 
 
-@pytest.mark.parametrize("suffix", export.SUFFIXES)
+@pytest.mark.parametrize("suffix", [".onnx", ".stablehlo"])
 def test_exported_network_is_the_network(
     model: Model, suffix: str, tmp_path: Path
 ) -> None:
@@ -65,17 +65,13 @@ def test_exported_network_is_the_network(
         export.run(path, lr[:1, :5, :7])
 
 
-@pytest.mark.parametrize("network", [KDSR(2, 8, 2, 2), KDSR(4, 8, 1, 1), DASR(3, 2, 1)])
-def test_dynamic_kernels_in_onnx(network: BlindNetwork, tmp_path: Path) -> None:
-    """Each image of a batch has its own."""
-    pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+def peer(network: BlindNetwork, lr: np.ndarray) -> Model:
+    """A random network of another method."""
 
     def visit_all(module: BlindNetwork, lr: jax.Array) -> jax.Array:
         module.project(module.encode(lr))
         return module(lr).sr
 
-    lr = np.random.default_rng(1).uniform(size=(2, 11, 18, 3)).astype(np.float32)
-    lr[1] /= 4
     fresh = partial(network.init, method=visit_all)
     variables = random_like(jax.eval_shape(fresh, jax.random.key(0), lr), 0)
     statistics = jax.tree.map(
@@ -84,7 +80,16 @@ def test_dynamic_kernels_in_onnx(network: BlindNetwork, tmp_path: Path) -> None:
     variables = {**variables, "batch_stats": statistics}
     role = "student" if isinstance(network, KDSR) else "network"
     spec = ModelSpec.of_network(network, role, 1)
-    model = Model(spec, variables, np.zeros((441, 15)))
+    return Model(spec, variables, np.zeros((441, 15)))
+
+
+@pytest.mark.parametrize("network", [KDSR(2, 8, 2, 2), KDSR(4, 8, 1, 1), DASR(3, 2, 1)])
+def test_dynamic_kernels(network: BlindNetwork, tmp_path: Path) -> None:
+    """Each image of a batch has its own."""
+    pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    lr = np.random.default_rng(1).uniform(size=(2, 11, 18, 3)).astype(np.float32)
+    lr[1] /= 4
+    model = peer(network, lr)
     path = tmp_path / "network.onnx"
     form = export.Form(batch=True, clipped=False)
     export.write(model, path, None, overwrite=False, form=form)
@@ -93,7 +98,9 @@ def test_dynamic_kernels_in_onnx(network: BlindNetwork, tmp_path: Path) -> None:
     assert abs(found - expected).max() < 1e-5 * max(1, abs(expected).max())
     # The tolerance tells: with the other image's kernels the image is another.
     swapped = np.asarray(
-        model.network.apply(variables, lr, model.encode(lr[::-1]), method="restore").sr
+        model.network.apply(
+            model.variables, lr, model.encode(lr[::-1]), method="restore"
+        ).sr
     )
     assert abs(swapped - expected).max() > 1e-2
     assert export.run(path, lr[:1, :5, :7]).shape[1:3] == (
@@ -101,6 +108,51 @@ def test_dynamic_kernels_in_onnx(network: BlindNetwork, tmp_path: Path) -> None:
         7 * network.scale,
     )
     check_split(model, tmp_path / "parts.onnx", lr)
+
+
+@pytest.mark.parametrize("network", [None, KDSR(2, 8, 2, 2), DASR(3, 2, 1)])
+@pytest.mark.parametrize("shape", [(2, 8, 12, 3), (2, 11, 18, 3)])
+def test_ncnn_computes_the_network(
+    network: BlindNetwork | None, shape: tuple[int, ...], model: Model, tmp_path: Path
+) -> None:
+    """Also at sizes that the estimator rounds up."""
+    pytest.importorskip("ncnn")
+    lr = np.random.default_rng(1).uniform(size=shape).astype(np.float32)
+    lr[1] /= 4
+    if network is not None:
+        model = peer(network, lr)
+    path = tmp_path / "network.param"
+    export.write(model, path, None, overwrite=False)
+    expected = np.asarray(model.restore(lr)) / 255
+    assert expected.min() < 0.3 and expected.max() > 0.7
+    found = export.run(path, lr)
+    within = 1e-5 * max(1, abs(expected).max())
+    np.testing.assert_allclose(found, expected.clip(0, 1), atol=within)
+    (tmp_path / "network.param").unlink()
+    with pytest.raises(UserError, match="network.bin exists"):
+        export.write(model, path, None, overwrite=False)
+    form = export.Form(half=True)
+    export.write(model, path, None, overwrite=True, form=form)
+    rounded = export.run(path, lr)
+    assert 0 < abs(rounded - found).max() < 0.05
+
+
+def test_every_blob_of_ncnn_has_one_reader(model: Model) -> None:
+    layers, weights = ncnn.to_ncnn(model)
+    number, counts, *lines = layers.splitlines()
+    assert number == "7767517" and lines[0] == "Input data 0 1 data"
+    made, taken, names = [], [], []
+    for line in lines:
+        _, name, inputs, outputs, *blobs = line.split()
+        names.append(name)
+        inputs, outputs = int(inputs), int(outputs)
+        taken += blobs[:inputs]
+        made += blobs[inputs : inputs + outputs]
+    assert counts == f"{len(lines)} {len(made)}"
+    assert len(set(made)) == len(made) and len(set(names)) == len(names)
+    assert sorted([*taken, "output"]) == sorted(made)
+    _, halved = ncnn.to_ncnn(model, half=True)
+    assert 0.5 < len(halved) / len(weights) < 0.6
 
 
 def check_split(model: Model, path: Path, lr: np.ndarray) -> None:
@@ -174,7 +226,7 @@ def test_nodes_are_named_after_modules(model: Model) -> None:
 
 
 def test_what_cannot_be_exported_is_refused(model: Model, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="must end in one of .onnx, .stablehlo"):
+    with pytest.raises(UserError, match="must end in one of .onnx, .param"):
         export.write(model, tmp_path / "x.pb", None, overwrite=False)
     teacher = Model(
         ModelSpec.of_network(model.network, "teacher", 1), model.variables, model.basis
@@ -203,9 +255,19 @@ def test_command(
     assert "differs from the network by at most 1.0e-06" in capsys.readouterr().out
     (lr,) = jax.export.deserialize(out.read_bytes()).in_avals
     assert lr.shape[1:] == (11, 18, 3)
+    monkeypatch.setattr(ncnn, "EXTRA", Extra("of_nobody", "ncnn"))
+    cli.main(["export", "runs/student", str(tmp_path / "x.param"), "--half"])
+    assert "not compared with the network: pip install" in capsys.readouterr().out
+    assert (tmp_path / "x.bin").stat().st_size > 1000
     with pytest.raises(SystemExit):
         cli.main(["export", "runs/student", str(tmp_path / "y.stablehlo"), "--split"])
-    assert "--batch, --split and --half are for ONNX" in capsys.readouterr().err
+    assert "--batch and --split are for ONNX" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["export", "runs/student", str(tmp_path / "y.stablehlo"), "--half"])
+    assert "--half is for ONNX and ncnn" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["export", "runs/student", "y.param", "--size=18x11"])
+    assert "leave out --size" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["export", "runs/student", str(out), "--size=18"])
     assert "--size=18: expected WIDTHxHEIGHT" in capsys.readouterr().err

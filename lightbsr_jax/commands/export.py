@@ -1,4 +1,4 @@
-"""`lightbsr export`: the network for other programs, as ONNX or StableHLO."""
+"""`lightbsr export`: the network for other programs: ONNX, ncnn or StableHLO."""
 
 import argparse
 import re
@@ -11,20 +11,23 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     """Adds the command and its options."""
     parser = subparsers.add_parser(
         "export",
-        help="write the network for other programs: ONNX or StableHLO",
+        help="write the network for other programs: ONNX, ncnn or StableHLO",
         description="Write a student's network with its weights as a file that runs "
         "without this package, and compare the file with the network on an image. "
         ".onnx maps input [1, 3, h, w] to output [1, 3, H, W], clipped to 0..1, and "
-        "requires the packages onnx and onnxruntime; .stablehlo, which "
-        "jax.export.deserialize reads, maps [B, h, w, 3] to [B, H, W, 3] and requires "
-        "flatbuffers. All is RGB in [0, 1].",
+        "requires the packages onnx and onnxruntime; .param, with a .bin of the same "
+        "name, is for ncnn, maps data to output likewise and requires the package ncnn "
+        "for the comparison; .stablehlo, which jax.export.deserialize reads, maps "
+        "[B, h, w, 3] to [B, H, W, 3] and requires flatbuffers. All is RGB in [0, 1].",
     )
     parser.add_argument(
         "workdir",
         help="folder of a trained student, its state dict, or the name of weights that "
         "come with this program",
     )
-    parser.add_argument("out", help="file to write; ends in .onnx or .stablehlo")
+    parser.add_argument(
+        "out", help="file to write; ends in .onnx, .param or .stablehlo"
+    )
     parser.add_argument(
         "--size", metavar="WxH", help="fixed input size (default: dynamic)"
     )
@@ -43,7 +46,8 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--half",
         action="store_true",
-        help="ONNX with float16 weights and maps: half the size",
+        help="ONNX with float16 weights and maps, ncnn with float16 kernels: half the "
+        "size",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
     parser.set_defaults(run=run)
@@ -52,17 +56,12 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the file and prints how far it is from the network. Raises UserError."""
     from lightbsr_jax import compilation
-    from lightbsr_jax.interop import export
+    from lightbsr_jax.interop import export, ncnn
     from lightbsr_jax.models import packed
 
     compilation.keep_compiled_programs()
     size = _parse_size(arguments.size)
-    for_onnx = arguments.batch or arguments.split or arguments.half
-    if for_onnx and not arguments.out.endswith(".onnx"):
-        raise UserError(
-            f"{arguments.out}: --batch, --split and --half are for ONNX: give a name "
-            "ending in .onnx"
-        )
+    _check_options(arguments)
     model = source.load(arguments.workdir)
     shipped = arguments.workdir in packed.shipped()
     licence = export.LICENCE if shipped else None
@@ -73,11 +72,32 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{arguments.workdir} -> {', '.join(map(str, files))}")
         return
     export.write(model, arguments.out, size, form=form, **existing)
+    if arguments.out.endswith(".param") and not ncnn.EXTRA.is_installed:
+        print(
+            f"{arguments.workdir} -> {arguments.out}, not compared with the network: "
+            f"{ncnn.EXTRA.remedy}"
+        )
+        return
     difference = export.difference(model, arguments.out, size)
     print(
         f"{arguments.workdir} -> {arguments.out}: differs from the network by at most "
         f"{difference:.1e} on a photograph"
     )
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Raises UserError for options that do not go with the kind of the file."""
+    out = arguments.out
+    if (arguments.batch or arguments.split) and not out.endswith(".onnx"):
+        raise UserError(
+            f"{out}: --batch and --split are for ONNX: give a name ending in .onnx"
+        )
+    if arguments.half and not out.endswith((".onnx", ".param")):
+        raise UserError(
+            f"{out}: --half is for ONNX and ncnn: give a name ending in .onnx or .param"
+        )
+    if arguments.size and out.endswith(".param"):
+        raise UserError(f"{out}: ncnn takes images of any size: leave out --size")
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:

@@ -1,8 +1,9 @@
-"""Exporting a network to a file that runs without this package: StableHLO or ONNX.
+"""Exporting a network to files that run without this package.
 
 JAX loads and compiles StableHLO (`jax.export.deserialize`), with images [B, h, w, 3].
-ONNX is for all other runtimes, with images [B, 3, h, w], as they expect. Both take RGB
-in [0, 1], of any size, and contain the weights.
+ONNX is for all other runtimes, with images [B, 3, h, w], as they expect; ncnn (see
+`interop.ncnn`) is for programs that contain it. All take RGB in [0, 1], of any size,
+and contain the weights.
 
 Each method writes its ONNX graph node by node: converters of JAX programs unroll code
 that is written for XLA, and the maintained one does not work with current Orbax.
@@ -20,7 +21,7 @@ from jax import Array, export
 from lightbsr_jax import atomic
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files
-from lightbsr_jax.interop import half
+from lightbsr_jax.interop import half, ncnn
 from lightbsr_jax.methods import onnx_graph
 from lightbsr_jax.methods.onnx_graph import IDR, INPUT, OUTPUT, Graph, Part
 from lightbsr_jax.models.model import Model
@@ -28,7 +29,7 @@ from lightbsr_jax.networks.operators import plain_ops
 from lightbsr_jax.spec import Sees
 from lightbsr_jax.typed import apply
 
-SUFFIXES = (".onnx", ".stablehlo")
+SUFFIXES = (".onnx", ".param", ".stablehlo")
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 LICENCE = "Apache-2.0"  # of the weights that come with this program
 
@@ -56,8 +57,9 @@ def write(
 ) -> None:
     """Writes a student's network, for any size or for the (height, width) given.
 
-    Raises UserError for a teacher, for another ending than SUFFIXES, and for a file
-    that exists, unless `overwrite`. `form` is for ONNX alone.
+    NAME.param is written with NAME.bin, for any size. `form` is for ONNX; `half` is for
+    ncnn, too. Raises UserError for a teacher, for another ending than SUFFIXES, and for
+    a file that exists, unless `overwrite`.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -67,6 +69,13 @@ def write(
             f"a {model.spec.kind} needs the true degradation, unknown for pictures: "
             "export its student"
         )
+    if path.suffix == ".param":
+        weights = path.with_suffix(".bin")
+        _check_free(path, weights, overwrite=overwrite)
+        layers, content = ncnn.to_ncnn(model, half=form.half)
+        atomic.replace(weights, lambda new: new.write_bytes(content))
+        atomic.replace(path, lambda new: new.write_text(layers))
+        return
     _check_free(path, overwrite=overwrite)
     if path.suffix == ".onnx":
         content = to_onnx(model, size, form)
@@ -117,7 +126,7 @@ def difference(model: Model, path: str | Path, size: tuple[int, int] | None) -> 
     lr = np.resize(image[:, :width], (height, width, 3))[None] / np.float32(255)
     with jax.default_matmul_precision("highest"):  # as in the file
         expected = np.asarray(model.restore(jnp.asarray(lr))) / 255
-    if Path(path).suffix == ".onnx":
+    if Path(path).suffix != ".stablehlo":
         expected = expected.clip(0, 1)
     return float(np.abs(run(path, lr) - expected).max())
 
@@ -128,6 +137,8 @@ def run(path: str | Path, lr: np.ndarray) -> np.ndarray:
         return np.asarray(
             export.deserialize(bytearray(Path(path).read_bytes())).call(lr)
         )
+    if Path(path).suffix == ".param":
+        return ncnn.run(path, lr)
     return np.moveaxis(run_onnx(path, {INPUT: np.moveaxis(lr, -1, 1)}), 1, -1)
 
 

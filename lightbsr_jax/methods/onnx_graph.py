@@ -8,7 +8,6 @@ and LayerNorm are written out, and runtimes that have them fuse them again.
 
 import contextlib
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Any, Literal
 
 import jax
@@ -30,8 +29,11 @@ _MEAN = np.reshape(RGB_MEAN, (1, 3, 1, 1))
 class Graph:
     """Nodes and constants of an ONNX graph."""
 
-    def __init__(self, onnx: ModuleType, part: Part = "whole") -> None:
-        """Starts a graph of a part: the estimator gives IDR, the restorer takes it."""
+    def __init__(self, onnx: Any, part: Part = "whole") -> None:
+        """Starts a graph of a part: the estimator gives IDR, the restorer takes it.
+
+        `onnx` is the package.
+        """
         self.part: Part = part
         self.idr_channels = 0  # known once `idr` was called
         self._onnx = onnx
@@ -107,6 +109,14 @@ class Graph:
         twice = self.op("Mul", x, self.op("Add", erf, self.constant(1.0)))
         return self.op("Mul", twice, self.constant(0.5))
 
+    def channels_last(self, x: str) -> str:
+        """A map as `layer_norm` and `dense` take it."""
+        return self.op("Transpose", x, perm=[0, 2, 3, 1])
+
+    def channels_first(self, x: str) -> str:
+        """The inverse of `channels_last`."""
+        return self.op("Transpose", x, perm=[0, 3, 1, 2])
+
     def layer_norm(self, x: str, layer: Tree, epsilon: float) -> str:
         """Normalises the last axis."""
         over = {"axes": [-1], "keepdims": 1}
@@ -155,6 +165,17 @@ class Graph:
     def pixel_shuffle(self, x: str, factor: int) -> str:
         """Adds a pixel shuffle in torch's order."""
         return self.op("DepthToSpace", x, blocksize=factor, mode="CRD")
+
+    def cut_to_image(self, x: str, channels: int) -> str:
+        """Cuts a map to the height and width of the image, at the bottom and right."""
+        del channels
+        zeros, axes = self.constant(np.zeros(2, np.int64)), self.constant([2, 3])
+        return self.op("Slice", x, zeros, self.image_size(), axes)
+
+    def image_size(self) -> str:
+        """The height and width of the image, [2]."""
+        ends = map(self.constant, ([2], [4]))
+        return self.op("Slice", self.op("Shape", INPUT), *ends)
 
     def dynamic_depthwise(self, x: str, idr: str, layers: Tree) -> str:
         """Adds `methods.dynamic.DynamicDepthwise`, modulated by the vector `idr`.

@@ -45,20 +45,18 @@ def _converter(graph: Graph, idr: str, params: Tree) -> tuple[str, str]:
     with graph.scope("converter"):
         channel = graph.op("GlobalAveragePool", idr)
         channel = graph.gelu_conv(channel, params["channel"])
-        height_and_width = map(graph.constant, ([2], [4]))
-        size = graph.op("Slice", graph.op("Shape", INPUT), *height_and_width)
         spatial = graph.pixel_shuffle(idr, 4)
         if graph.part == "restorer":  # the IDR is a vector, the same everywhere
-            spatial = _repeated(graph, spatial, size)
+            spatial = _repeated(graph, spatial)
         # The estimator rounds up sizes that 4 does not divide.
-        zeros, axes = graph.constant(np.zeros(2, np.int64)), graph.constant([2, 3])
-        spatial = graph.op("Slice", spatial, zeros, size, axes)
+        channels = params["spatial"]["kernel"].shape[2]
+        spatial = graph.cut_to_image(spatial, channels)
         return channel, graph.gelu_conv(spatial, params["spatial"])
 
 
-def _repeated(graph: Graph, block: str, size: str) -> str:
-    """Repeats a block [B, C, 4, 4] until it covers `size`, (height, width)."""
-    blocks = graph.op("Add", size, graph.constant([3, 3]))
+def _repeated(graph: Graph, block: str) -> str:
+    """Repeats a block [B, C, 4, 4] until it covers the image."""
+    blocks = graph.op("Add", graph.image_size(), graph.constant([3, 3]))
     blocks = graph.op("Div", blocks, graph.constant([4, 4]))
     counts = graph.op("Concat", graph.constant([1, 1]), blocks, axis=0)
     return graph.op("Tile", block, counts)
@@ -123,12 +121,11 @@ def _block(
 def _mixing(graph: Graph, x: str, layers: Tree) -> str:
     depthwise = layers["depthwise"]
     x = graph.conv(x, depthwise, group=depthwise["kernel"].shape[-1])
-    x = graph.op("Transpose", x, perm=[0, 2, 3, 1])
-    x = graph.layer_norm(x, layers["norm"], 1e-6)
+    x = graph.layer_norm(graph.channels_last(x), layers["norm"], 1e-6)
     x = graph.gelu(graph.dense(x, layers["expand"]))
     x = graph.dense(x, layers["reduce"])
     x = graph.op("Mul", x, graph.constant(layers["layer_scale"]))
-    return graph.op("Transpose", x, perm=[0, 3, 1, 2])
+    return graph.channels_first(x)
 
 
 def _part_vector(graph: Graph, network: LightBSR, variables: Tree, mean: str) -> str:
