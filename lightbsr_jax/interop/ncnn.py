@@ -57,40 +57,38 @@ class NcnnGraph(Graph):
         if kind == "GlobalAveragePool":
             means = self._add("Pooling", inputs, "0=1 4=1")
             return self._add("Reshape", [means], "0=1 1=1 2=-1", out=out)
+        x, *names = inputs
         if kind == "BatchNormalization":
-            x, *names = inputs
             scale, bias, mean, variance = (self._values[name] for name in names)
             weights = _bytes(scale, mean, variance, bias)
-            how = f"0={scale.size} 1={how['epsilon']}"
-            return self._add("BatchNorm", [x], how, weights, out=out)
+            parameters = f"0={scale.size} 1={how['epsilon']}"
+            return self._add("BatchNorm", [x], parameters, weights, out=out)
         if kind == "Clip":
-            x, *names = inputs
             low, high = (self._values[name].item() for name in names)
             return self._add("Clip", [x], f"0={low} 1={high}", out=out)
-        kind, parameters = {
+        layer, parameters = {
             "Concat": ("Concat", "0=0"),
             "LeakyRelu": ("ReLU", f"0={how.get('alpha')}"),
             "Sigmoid": ("Sigmoid", ""),
         }[kind]
-        return self._add(kind, inputs, parameters, out=out)
+        return self._add(layer, inputs, parameters, out=out)
 
     def _binary(self, kind: str, first: str, second: str, out: str | None) -> str:
         code, value = _BINARY[kind], self._values.get(second)
         if value is None:
             return self._add("BinaryOp", [first, second], f"0={code}", out=out)
         if value.size == 1:
-            how = f"0={code} 1=1 2={value.item()}"
-            return self._add("BinaryOp", [first], how, out=out)
-        how = f"0=1 1=1 2={value.size}"
-        value = self._add("MemoryData", [], how, _bytes(value.reshape(-1)))
-        return self._add("BinaryOp", [first, value], f"0={code}", out=out)
+            parameters = f"0={code} 1=1 2={value.item()}"
+            return self._add("BinaryOp", [first], parameters, out=out)
+        kept = self._add("MemoryData", [], f"0=1 1=1 2={value.size}", _bytes(value))
+        return self._add("BinaryOp", [first, kept], f"0={code}", out=out)
 
     def split(self, x: str, sizes: list[int], axis: int = 1) -> list[str]:
         """Splits channels; returns the names of the parts."""
         name = self._name("Slice")
         names = [f"{name}_{index}" for index in range(len(sizes))]
-        how = f"-23300={len(sizes)},{','.join(map(str, sizes))} 1={axis - 1}"
-        self.layers.append(Layer("Slice", name, (x,), tuple(names), how, b""))
+        parameters = f"-23300={len(sizes)},{','.join(map(str, sizes))} 1={axis - 1}"
+        self.layers.append(Layer("Slice", name, (x,), tuple(names), parameters, b""))
         return names
 
     def constant(self, value: Any, name: str = "constant") -> str:
@@ -105,15 +103,15 @@ class NcnnGraph(Graph):
         if kernel.ndim == 2:
             kernel = kernel[None, None]
         height, width, _, features = kernel.shape
-        how = {0: features, 1: width, 11: height, 3: stride, 4: width // 2}
-        how |= {14: height // 2, 5: int("bias" in layer), 6: kernel.size}
+        numbers = {0: features, 1: width, 11: height, 3: stride, 4: width // 2}
+        numbers |= {14: height // 2, 5: int("bias" in layer), 6: kernel.size}
         if group > 1:
-            how[7] = group
+            numbers[7] = group
         weights = self._kernel(kernel.transpose(3, 2, 0, 1))  # from HWIO
         if "bias" in layer:
             weights += _bytes(layer["bias"])
         kind = "Convolution" if group == 1 else "ConvolutionDepthWise"
-        parameters = " ".join(f"{key}={value}" for key, value in how.items())
+        parameters = " ".join(f"{key}={value}" for key, value in numbers.items())
         return self._add(kind, [x], parameters, weights)
 
     def gelu(self, x: str) -> str:
@@ -132,8 +130,8 @@ class NcnnGraph(Graph):
         """Normalises the channels."""
         scale, bias = layer["scale"], layer["bias"]
         x = self._add("Permute", [x], "0=3")
-        how = f"0={len(scale)} 1={epsilon} 2=1"
-        x = self._add("LayerNorm", [x], how, _bytes(scale, bias))
+        parameters = f"0={len(scale)} 1={epsilon} 2=1"
+        x = self._add("LayerNorm", [x], parameters, _bytes(scale, bias))
         return self._add("Permute", [x], "0=4")
 
     def dense(self, x: str, layer: Tree) -> str:

@@ -3,7 +3,8 @@
 Values are identified by their names. Maps are [B, C, h, w], vectors [B, C, 1, 1]; a
 graph goes from INPUT to OUTPUT. Nodes and weights have the names of our modules. The
 operators are those of OPSET, so that runtimes that are years old load the files: GELU
-and LayerNorm are written out, and runtimes that have them fuse them again.
+and LayerNorm are written out, and runtimes that have them fuse them again. A subclass
+of Graph writes the same networks for another format (`interop.ncnn`).
 """
 
 import contextlib
