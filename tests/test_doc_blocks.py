@@ -60,6 +60,7 @@ NOT_RUN = {
     "python -m benchmarks.ahead": "needs compilers of accelerators",
     "python -m benchmarks.speed": "measures for minutes, on a quiet machine",
     "python -m benchmarks.runtimes": "needs other runtimes, and minutes",
+    "python -m benchmarks.realworld": "needs a checkout of KDSR and BasicSR",
     "python -m benchmarks.recipes": "trains the full network for minutes",
 }
 # Commands that take seconds; with one that is not in here, a block is slow.
