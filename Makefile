@@ -26,7 +26,7 @@ demo: .venv/requirements
 	$(BIN)/python -m lightbsr_jax upscale "$$($(BIN)/python -c "$(CAT)")" \
 	    -o $(DEMO)/chelsea-x4.png --overwrite
 
-# Types and tests at once: the checker takes one core.
+# Types and tests at once: the checker takes one process.
 check: lint
 	@$(MAKE) --no-print-directory --jobs=2 types quick-tests
 
@@ -40,7 +40,7 @@ types: .venv/requirements-test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 quick-tests: .venv/requirements-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses=$(WORKERS) --dist=loadfile
 
 # A file's tests stay in one process: they share fixtures.
 all-tests: .venv/requirements-test

@@ -26,11 +26,13 @@ import pytest
 from absl import logging
 from helpers.machine import SHARED
 
-# Test files that compile whole networks, or start processes: minutes, not seconds.
+# Test files that take more than some seconds of a processor, most of it to compile.
 SLOW = """
-ablations api benchmark cli compare df2k explain export fourth_method inference
-loop networks peers pretrained processes realworld reference_training run
-steps weights wheel
+ablations api benchmark checkpoint cli compare contrast degradation df2k explain export
+fourth_method idr in_parts inference initial interpolation jpeg lanes layers load loop
+losses lpips networks noise optimizers parts peers pretrained prior processes realworld
+reference_training resumption run settings spec steps strength synthesis training_config
+video weights wheel
 """.split()
 
 
