@@ -64,7 +64,6 @@ def test_bytes_are_pillows_at_the_smallest_sizes(subsampling: str) -> None:
     assert_as_pillow(sizes, quality, subsampling)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
 def test_bytes_are_pillows_at_every_height_and_width(subsampling: str) -> None:
     """Each height with 16 adjacent widths, so that all pairs of remainders occur."""

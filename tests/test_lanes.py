@@ -126,7 +126,6 @@ def test_gradient_of_a_depthwise_kernel_behind_a_barrier() -> None:
     same(ours, values(plain.depthwise_conv))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "switches",
     [

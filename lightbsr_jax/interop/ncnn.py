@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lightbsr_jax.errors import Extra
+from lightbsr_jax.methods import onnx_graph
 from lightbsr_jax.methods.onnx_graph import INPUT, OUTPUT, Graph, Tree
 from lightbsr_jax.models.model import Model
 
@@ -99,15 +100,13 @@ class NcnnGraph(Graph):
 
     def conv(self, x: str, layer: Tree, *, stride: int = 1, group: int = 1) -> str:
         """Adds a convolution; a dense layer becomes one of 1 x 1."""
-        kernel = np.asarray(layer["kernel"], np.float32)
-        if kernel.ndim == 2:
-            kernel = kernel[None, None]
-        height, width, _, features = kernel.shape
+        kernel = onnx_graph.convolution(layer)
+        features, _, height, width = kernel.shape
         numbers = {0: features, 1: width, 11: height, 3: stride, 4: width // 2}
         numbers |= {14: height // 2, 5: int("bias" in layer), 6: kernel.size}
         if group > 1:
             numbers[7] = group
-        weights = self._kernel(kernel.transpose(3, 2, 0, 1))  # from HWIO
+        weights = self._kernel(kernel)
         if "bias" in layer:
             weights += _bytes(layer["bias"])
         kind = "Convolution" if group == 1 else "ConvolutionDepthWise"

@@ -72,6 +72,10 @@ class PartGraph(Graph):
         scale, bias = (self.constant(layer[name]) for name in ("scale", "bias"))
         return self.op("LayerNormalization", x, scale, bias, epsilon=epsilon)
 
+    def image_size(self) -> str:
+        """The height and width of the image: an input, as a tile is only a part."""
+        return SIZE
+
     def split(self, x: str, sizes: list[int], axis: int = 1) -> list[str]:
         """Splits channels; returns the names of the parts."""
         name = self._name("Split")

@@ -91,13 +91,11 @@ class Graph:
 
     def conv(self, x: str, layer: Tree, *, stride: int = 1, group: int = 1) -> str:
         """Adds a convolution; a dense layer becomes one of 1 x 1."""
-        kernel = np.asarray(layer["kernel"])
-        if kernel.ndim == 2:
-            kernel = kernel[None, None]
-        inputs = [x, self.constant(kernel.transpose(3, 2, 0, 1), "kernel")]  # from HWIO
+        kernel = convolution(layer)
+        inputs = [x, self.constant(kernel, "kernel")]
         if "bias" in layer:
             inputs.append(self.constant(layer["bias"], "bias"))
-        pads = [n // 2 for n in kernel.shape[:2]] * 2
+        pads = [n // 2 for n in kernel.shape[2:]] * 2
         return self.op("Conv", *inputs, pads=pads, strides=[stride] * 2, group=group)
 
     def gelu_conv(self, x: str, layer: Tree) -> str:
@@ -199,6 +197,14 @@ class Graph:
             tap = self.op("Slice", padded, *bounds, axes)
             taps.append(self.op("Mul", tap, weight))
         return self.op("Sum", *taps)
+
+
+def convolution(layer: Tree) -> np.ndarray:
+    """The kernel [outputs, inputs, h, w] of a layer; a dense layer's is 1 x 1."""
+    kernel = np.asarray(layer["kernel"])
+    if kernel.ndim == 2:
+        kernel = kernel[None, None]
+    return kernel.transpose(3, 2, 0, 1)
 
 
 def as_numpy(variables: Tree) -> tuple[Tree, Tree]:

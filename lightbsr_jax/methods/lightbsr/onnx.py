@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.methods import onnx_graph
 from lightbsr_jax.methods.lightbsr.adaptation import (
@@ -48,10 +46,15 @@ def _converter(graph: Graph, idr: str, params: Tree) -> tuple[str, str]:
         spatial = graph.pixel_shuffle(idr, 4)
         if graph.part == "restorer":  # the IDR is a vector, the same everywhere
             spatial = _repeated(graph, spatial)
-        # The estimator rounds up sizes that 4 does not divide.
-        channels = params["spatial"]["kernel"].shape[2]
-        spatial = graph.cut_to_image(spatial, channels)
-        return channel, graph.gelu_conv(spatial, params["spatial"])
+        return channel, _spatial(graph, spatial, params)
+
+
+def _spatial(graph: Graph, shuffled: str, params: Tree) -> str:
+    """R_s of the shuffled IDR: the estimator rounds up sizes that 4 does not divide."""
+    layer = params["spatial"]
+    return graph.gelu_conv(
+        graph.cut_to_image(shuffled, layer["kernel"].shape[2]), layer
+    )
 
 
 def _repeated(graph: Graph, block: str) -> str:
@@ -136,10 +139,9 @@ def _part_vector(graph: Graph, network: LightBSR, variables: Tree, mean: str) ->
 
 def _part_spatial(graph: Graph, network: LightBSR, variables: Tree, idr: str) -> str:
     """R_s of the IDR, in pixels of the LR image, whose size is an input."""
-    spatial = graph.pixel_shuffle(idr, 4)
-    zeros, axes = graph.constant(np.zeros(2, np.int64)), graph.constant([2, 3])
-    spatial = graph.op("Slice", spatial, zeros, "size", axes)
-    return graph.gelu_conv(spatial, variables["params"]["converter"]["spatial"])
+    return _spatial(
+        graph, graph.pixel_shuffle(idr, 4), variables["params"]["converter"]
+    )
 
 
 def _part_channel(
