@@ -1,17 +1,16 @@
-"""Comparison of recipes for small budgets: PSNR after the same amount of training.
+"""Comparison of recipes for small budgets: PSNR against minutes of training.
 
-    python -m benchmarks.recipes --data FOLDER --validation FOLDER --steps 200 \\
-        --only adam muon
+    python -m benchmarks.recipes --data FOLDER --validation FOLDER --minutes 5 \\
+        --init setting1 --only muon adam
 
-Every candidate trains a student's network with L1 only, which takes most of the time of
-all stages, from the same start. The number of steps is chosen so that all candidates
-compute about the same amount: `--steps` is for 8 LR crops of 24 pixels and 64 blocks.
-The rate rises over the first twentieth of the steps and falls linearly over the last
-three tenths.
+Every candidate trains a student's network by L1 alone, from the same start and for the
+same time. Its first steps are timed to find how many fit in; compilation and validation
+do not count. The learning rate rises over the first fortieth of the steps and falls
+linearly to zero over the rest, unless a candidate says otherwise.
 
-Prints the mean PSNR on luma of the central 256 x 256 pixels of some images under fixed
-degradations, the steps, and the wall and processor seconds. On a busy machine, compare
-processor seconds.
+Prints, per candidate, the mean PSNR on luma of the central 256 x 256 pixels of some
+images, each under three degradations of the setting, at fifths of the time. Run it on a
+quiet machine.
 """
 
 import argparse
@@ -20,15 +19,24 @@ import time
 from typing import Any
 
 VALIDATION_CROP = 256
+DRAWS = 3  # degradations of each image
 EPOCHS = 40
+MEASURED = 5  # times, besides the start
 
 CANDIDATES: dict[str, dict[str, Any]] = {
-    "adam": {},
-    "adam-2e-3": {"schedule.learning_rate": 2e-3},
-    "muon": {"optimizer": "muon"},
-    "muon-2e-3": {"optimizer": "muon", "schedule.learning_rate": 2e-3},
-    "adam-3e-4": {"schedule.learning_rate": 3e-4},
-    "muon-4e-3": {"optimizer": "muon", "schedule.learning_rate": 4e-3},
+    "muon": {},
+    "muon-3e-4": {"schedule.learning_rate": 3e-4},
+    "muon-2e-3": {"schedule.learning_rate": 2e-3},
+    "muon-4e-3": {"schedule.learning_rate": 4e-3},
+    "adam": {"optimizer": "adam"},
+    "adam-3e-4": {"optimizer": "adam", "schedule.learning_rate": 3e-4},
+    "4-crops": {"data.batch_size": 4},
+    "16-crops": {"data.batch_size": 16},
+    "crop-48": {"data.batch_size": 4, "data.lr_crop": 48},
+    "plateau": {"schedule.cooldown_epochs": 12},
+    "2-blocks": {"network.blocks": 2},
+    "1-block": {"network.blocks": 1},
+    "averaged": {"ema_decay": 0.98},
 }
 
 
@@ -37,8 +45,8 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="HR images to train on")
     parser.add_argument("--validation", default="scikit-image:test", metavar="FOLDER")
     parser.add_argument("--images", type=int, default=8, help="validation images")
-    parser.add_argument("--setting", type=int, choices=(1, 2), default=1)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--setting", default="1", help="1, 2, real or photo")
+    parser.add_argument("--minutes", type=float, default=5.0, help="per candidate")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--init", default="", help="initial weights of all candidates")
     parser.add_argument("--only", nargs="*", choices=CANDIDATES, default=[*CANDIDATES])
@@ -56,113 +64,117 @@ def main() -> None:
                 file.write(json.dumps(result) + "\n")
 
 
-def configured(arguments: argparse.Namespace, fields: dict[str, Any]) -> Any:
-    """The config of a trial."""
+def configured(
+    arguments: argparse.Namespace, fields: dict[str, Any], steps: int = EPOCHS
+) -> Any:
+    """The config of a trial of about that many steps."""
     from configs import student
+    from lightbsr_jax.training.config import TrainingConfig
 
-    config = student.get_config(f"setting{arguments.setting}-plain").unlock()
+    preset = f"setting{arguments.setting}"
+    if arguments.setting in ("real", "photo"):
+        preset = arguments.setting
+    config = student.get_config(f"{preset}-plain").unlock()
     config.data.hr = arguments.data
     config.seed = arguments.seed
-    config.optimizer = "adam"
-    config.data.update(batch_size=8, lr_crop=24)
-    config.schedule.learning_rate = 1e-3
-    config.update_from_flattened_dict(fields)
-    pixels = config.data.batch_size * config.data.lr_crop**2 / (8 * 24**2)
-    # A group's convolutions cost about as much as three of its blocks.
-    depth = 0.1 + 0.9 * config.network.groups * (3 + config.network.blocks) / 88
-    steps = arguments.steps / pixels / depth
+    config.start = "random" if arguments.init else config.start
+    config.ema_decay = 0.0
+    config.data.update(batch_size=8, lr_crop=32)
     config.schedule.update(
-        steps_per_epoch=max(1, round(steps / EPOCHS)),
+        learning_rate=1e-3,
+        steps_per_epoch=max(1, -(-steps // EPOCHS)),
         stage2_epochs=EPOCHS,
-        warmup_epochs=2,
-        cooldown_epochs=12,
+        warmup_epochs=1,
+        cooldown_epochs=EPOCHS - 1,
     )
-    return config
+    config.update_from_flattened_dict(fields)
+    return TrainingConfig.from_flags(config)
 
 
 def trial(arguments: argparse.Namespace, fields: dict[str, Any]) -> dict[str, Any]:
-    """Trains a candidate; returns its PSNR, losses, steps and seconds."""
+    """Trains a candidate; returns its PSNRs in dB by minutes, losses and steps."""
     import jax
 
     from lightbsr_jax.data.sources import open_source
     from lightbsr_jax.training import initial, loop, parallel
-    from lightbsr_jax.training.config import TrainingConfig
     from lightbsr_jax.training.setup import prepare
     from lightbsr_jax.training.state import fresh_run
 
-    config = TrainingConfig.from_flags(configured(arguments, fields))
+    config = configured(arguments, fields)
     source = open_source(config.data.hr, minimum=config.hr_crop)
     batches = loop.open_batches(config, source)
     given = initial.load(arguments.init) if arguments.init else None
-    setup = prepare(config, loop.make_network(config), given)
-    steps = loop.make_steps(config, setup)
-    run = parallel.replicate(fresh_run(setup.state, averaged=config.ema_decay > 0))
-    constants = loop.constants_on_devices(config, setup, batches)
+
+    def prepared(config: Any) -> tuple[Any, Any, Any]:
+        setup = prepare(config, loop.make_network(config), given)
+        run = parallel.replicate(fresh_run(setup.state, averaged=config.ema_decay > 0))
+        constants = loop.constants_on_devices(config, setup, batches)
+        return loop.make_steps(config, setup)[2], run, constants
+
+    step, run, constants = prepared(config)
+    taken = loop.seconds_per_step(step, run, batches, constants)
+    config = configured(arguments, fields, int(60 * arguments.minutes / taken))
+    step, run, constants = prepared(config)
     measure = measurement(arguments, config)
 
     total = config.schedule.total
-    psnr = {0: measure(run)}
-    losses = []
-    run, _ = steps[2](run, next(batches), constants)  # compiles
-    jax.block_until_ready(run)
-    clock, processor = time.monotonic(), time.process_time()
-    for _ in range(total - 1):
-        run, metrics = steps[2](run, next(batches), constants)
-        losses.append(float(metrics["reconstruction"]))
-    clock, processor = time.monotonic() - clock, time.process_time() - processor
-    psnr[total] = measure(run)
-    return {
-        "steps": total,
-        "psnr": psnr,
-        "losses": [round(loss, 2) for loss in losses],  # the same batches for all
-        "seconds": round(clock),
-        "processor_seconds": round(processor),
-    }
+    psnr = {0.0: measure(run)}
+    losses, seconds = [], 0.0
+    for part in range(MEASURED):
+        count = total * (part + 1) // MEASURED - total * part // MEASURED
+        sums = []
+        began = time.monotonic()
+        for _ in range(count):
+            compiles = part == 0 and not sums
+            run, metrics = step(run, next(batches), constants)
+            sums.append(metrics["reconstruction"])
+            jax.block_until_ready(sums[-1])
+            if compiles:
+                began = time.monotonic()
+        seconds += time.monotonic() - began
+        losses.append(round(sum(map(float, sums)) / count, 3))
+        psnr[round(seconds / 60, 2)] = measure(run)
+    batches.close()
+    return {"steps": total, "psnr": psnr, "losses": losses}
 
 
 def measurement(arguments: argparse.Namespace, config: Any) -> Any:
-    """Makes measure(run), the mean PSNR of a run's network."""
+    """Makes measure(run), the mean PSNR of a run's network in dB."""
     import jax
     import numpy as np
 
     from lightbsr_jax.data.sources import find_all
-    from lightbsr_jax.evaluation import cases
-    from lightbsr_jax.imaging import degradation, files, metrics
+    from lightbsr_jax.imaging import files, metrics, settings
     from lightbsr_jax.training import parallel
 
     found = find_all(files.split_folders(arguments.validation))
     found = found[:: max(1, len(found) // arguments.images)][: arguments.images]
-    crops = [centre(files.read_rgb(path)) for _, path in found]
-    hr = np.stack(crops).astype(np.float32)
-    kernels = [(2, 0.5, 0), (3.5, 2, 45), (4, 3, 165)]
-    tested = cases.make(
-        config.model.setting, kernel_parameters=kernels, noise_levels=[10]
-    )
-    rng = np.random.default_rng(0)
-    lrs = []
-    for case in tested:
-        known = degradation.Degradation(
-            *(np.repeat(x, len(hr), 0) for x in case.degradation)
-        )
-        small = VALIDATION_CROP // config.model.scale
-        noise = rng.normal(size=(len(hr), small, small, 3)).astype(np.float32)
-        lrs.append(degradation.synthesise(hr, known, noise, scale=config.model.scale))
+    hr = np.stack([centre(files.read_rgb(path)) for _, path in found])
+    hr = np.repeat(hr.astype(np.float32), DRAWS, 0)
+    keys = jax.random.split(jax.random.key(0), len(hr))
+    setting = settings.of(config.model.setting)
+    drawn = setting.sample(keys, width_max=config.degradation.width_max)
+    lrs = setting.apply(keys, hr, drawn, scale=config.model.scale)
     restore = jax.jit(config.model.make_network().apply)
 
     def measure(run: Any) -> float:
         variables = {"params": run.evaluated, "batch_stats": run.state.batch_stats}
         variables = parallel.on_first_device(variables)
-        srs = [255 * np.asarray(restore(variables, lr).sr) for lr in lrs]
-        scores = [
-            metrics.psnr_y(np.clip(np.round(sr), 0, 255), hr, border=config.model.scale)
-            for sr in srs
-        ]
+        scores = []
+        for image, lr in zip(hr, lrs, strict=True):
+            sr = 255 * np.asarray(restore(variables, lr[None]).sr)
+            sr = np.clip(np.round(sr), 0, 255)
+            score = metrics.psnr_y(sr, image[None], border=config.model.scale)
+            scores.append(np.mean(score))
         return round(float(np.mean(scores)), 3)
 
     return measure
 
 
 def centre(image: Any) -> Any:
+    """The central pixels that are measured. Raises ValueError for smaller images."""
+    if min(image.shape[:2]) < VALIDATION_CROP:
+        raise ValueError(f"{image.shape[:2]} pixels: validation needs 256 x 256")
     top, left = ((n - VALIDATION_CROP) // 2 for n in image.shape[:2])
     return image[top : top + VALIDATION_CROP, left : left + VALIDATION_CROP]
 

@@ -20,6 +20,8 @@ from lightbsr_jax.training.state import Tree
 STARTS = ("random", "bicubic")
 ESTIMATOR_INPUT = ("params", "estimator", "conv_0", "kernel")
 _COLOURS = 3
+_SCALE = ("mixing", "layer_scale")  # of the stacked blocks of groups
+_BLOCK_AXIS = 1  # after the groups'
 
 Path = tuple[str, ...]
 
@@ -43,9 +45,11 @@ def fresh_variables(config: TrainingConfig, key: Array) -> Tree:
 def fit(variables: Tree, given: Tree | None) -> Fitted:
     """Replaces tensors of `variables` by those of `given` with equal path and shape.
 
-    Raises UserError if there are none.
+    Groups may have another number of blocks (see `_with_blocks`). Raises UserError if
+    no tensor fits.
     """
     wanted, found = _tensors(variables), _tensors(given or {})
+    found = _with_blocks(found, wanted)
     taken = {
         path: np.asarray(found[path])
         for path, leaf in wanted.items()
@@ -59,6 +63,30 @@ def fit(variables: Tree, given: Tree | None) -> Fitted:
     empty = {"params": {}, "batch_stats": {}}
     merged = empty | unflatten_dict({**wanted, **taken})
     return Fitted(merged, frozenset(taken), len(wanted))
+
+
+def _with_blocks(found: dict[Path, Any], wanted: dict[Path, Any]) -> dict[Path, Any]:
+    """Changes the number of blocks of each group in `found` to that in `wanted`.
+
+    Fewer blocks are evenly spaced ones. If there are more, each given block is followed
+    by copies of it with a layer scale of zero, so that the network's output is the
+    same. Blocks without layer scales stay as they are.
+    """
+    scaled = {path[:-2] for path in found if path[-2:] == _SCALE}
+    changed = dict(found)
+    for blocks in scaled:
+        of_blocks = [path for path in found if path[: len(blocks)] == blocks]
+        for path in of_blocks:
+            given, shape = np.asarray(found[path]), np.shape(wanted.get(path, ()))
+            if given.ndim != len(shape):
+                continue
+            have, want = given.shape[_BLOCK_AXIS], shape[_BLOCK_AXIS]
+            sources = np.arange(want) * have // want
+            changed[path] = given[:, sources]
+            if path[-1] == "layer_scale":
+                copies = np.flatnonzero(np.diff(sources, prepend=-1) == 0)
+                changed[path][:, copies] = 0
+    return changed
 
 
 def load(source: str) -> Tree:
