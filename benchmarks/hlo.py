@@ -97,13 +97,12 @@ def shape_bytes(shape: str) -> int:
 
 
 def _result_bytes(operation: Operation) -> int:
-    """Bytes of a collective; an asynchronous one lists operands before results."""
-    size = shape_bytes(operation.shape)
-    if operation.opcode == "all-gather-start":
-        arrays = re.findall(_ARRAY, operation.shape)
-        operands = arrays[: len(arrays) // 2]
-        return size - sum(shape_bytes(f"{kind}[{n}]") for kind, n in operands)
-    return size
+    """Bytes of a collective; the start of one is a pair of operands and results."""
+    if not operation.opcode.endswith("-start"):
+        return shape_bytes(operation.shape)
+    arrays = re.findall(_ARRAY, operation.shape)
+    results = arrays[len(arrays) // 2 :]
+    return sum(shape_bytes(f"{kind}[{sizes}]") for kind, sizes in results)
 
 
 _SILENT = {

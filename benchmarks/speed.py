@@ -190,9 +190,13 @@ def find_checkouts(
     from lightbsr_jax.parity import compare
 
     try:
-        return dict(compare.find_program(folder) for folder in folders)
+        programs = [compare.find_program(folder) for folder in folders]
     except UserError as error:
         parser.error(str(error))
+    for program in programs:
+        if program.features:
+            parser.error(f"{program.folder}: give a checkout's KDSR-classic")
+    return {program.method: program.folder for program in programs}
 
 
 def prepare(

@@ -62,8 +62,10 @@ class Side:
     def restore(self, *, batch: int, size: int) -> Work:
         """Restores whole images by the student, or DASR."""
         student = self._student()
+        network = student.network.clone(dtype=jnp.dtype(self.dtype))
+        restored = inference_jit(lambda variables, lr: network.apply(variables, lr).sr)
         lr = jax.device_put(self._uniform(batch, size, size, 3))
-        return _work(student.restore, lr)
+        return _work(partial(restored, student.variables), lr)
 
     def modulate(self, *, batch: int, size: int, learns: bool) -> Work:
         """Applies the method's layer with a depthwise kernel per image."""
@@ -206,9 +208,8 @@ class Side:
         role = self.case.roles[-1]
         state = self.case.state(role)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        network = self.case.network.clone(dtype=jnp.dtype(self.dtype))
         basis = self.case.arrays["basis"]
-        spec = ModelSpec.of_network(network, role, SETTING)
+        spec = ModelSpec.of_network(self.case.network, role, SETTING)
         return Model(spec, jax.device_put(variables), basis)
 
     def _uniform(self, *shape: int) -> np.ndarray:

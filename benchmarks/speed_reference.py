@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.realworld import Published
 from lightbsr_jax.parity import peers
-from lightbsr_jax.parity.program import DEVICE
+from lightbsr_jax.parity.program import DEVICE, Batch
 
 Do = Callable[[], Any]
 
@@ -89,9 +89,8 @@ class Side:
             prior = reference.prior(kernels, level.flatten())
             optimizer.zero_grad()
             with self._autocast():
-                losses = reference.stage_losses(
-                    role, model, lr, prior, images[:, 0], stage=stage
-                )
+                made = Batch(lr, prior, images[:, 0])
+                losses = reference.stage_losses(role, model, made, stage=stage)
             sum(losses.values()).backward()
             optimizer.step()
             _wait()

@@ -7,8 +7,8 @@
 Presets:
     setting1, setting2              the paper's
     setting1-short, setting2-short  the same network and stages in 3,200 steps
-    setting1-plain, setting2-plain  the same network by L1 alone in 2,400 steps, without
-                                    a teacher: to continue from weights (--config.init)
+    setting1-plain, setting2-plain, the same network by L1 alone in 2,400 steps, without
+    real-plain, photo-plain         a teacher: to continue from weights (--config.init)
     real, photo (and -short)        as setting2 with real-world degradations, which are
                                     not in the paper
     real-gan, photo-gan             a third stage for the student of real or photo

@@ -68,7 +68,12 @@ def check_command(words: list[str], where: str) -> None:
     if words[:3] == ["python", "-m", "lightbsr_jax"]:
         words = ["lightbsr", *words[3:]]
     if words[:2] == ["python", "-m"]:
-        assert util.find_spec(words[2]), where
+        found = util.find_spec(words[2])
+        assert found, where
+        if words[2].startswith("benchmarks."):
+            taken = Path(str(found.origin)).read_text()
+            flags = [w.partition("=")[0] for w in words[3:] if w.startswith("--")]
+            assert all(f'"{flag}"' in taken for flag in flags), where
     elif words[0] == "python" and words[1].endswith(".py"):
         assert (ROOT / words[1]).is_file(), where
         check_flags(words[1], words[2:], where)

@@ -41,6 +41,8 @@ backend_config={"known_trip_count":{"n":"3"}}
 backend_config={"estimated_cycles":"50"}
   %g = (f32[4]{0}, f32[16]{0}) all-gather-start(%a), dimensions={0}
   %h = f32[16]{0} all-gather-done(%g)
+  %r = (f32[32]{0}, f32[32]{0}) all-reduce-start(%a), to_apply=%add
+  %s = ((f32[8,2]{1,0}), f32[1,2]{1,0}) reduce-scatter-start(%a), dimensions={0}
   %conv = (bf16[2,8]{1,0}, u8[0]{0}) custom-call(%c), \
 custom_call_target="__cudnn$convForward"
   ROOT %o = f32[4]{0} get-tuple-element(%l), index=1
@@ -67,7 +69,8 @@ def test_a_loop_without_a_bound_is_told() -> None:
 def test_collectives_and_kernels() -> None:
     program = hlo.parse(TEXT)
     assert program.collectives() == {
-        "all-reduce": {"calls": 21, "bytes": 21 * 16},
+        "all-reduce": {"calls": 22, "bytes": 21 * 16 + 128},
+        "reduce-scatter": {"calls": 1, "bytes": 8},
         "all-gather": {"calls": 1, "bytes": 64},
     }
     kernels = program.kernels()
