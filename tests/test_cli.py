@@ -101,6 +101,8 @@ def test_prepare(tmp_path, capsys, monkeypatch) -> None:
         ),
         ("convert {file} {new}", "is a student, whose weights do not store"),
         ("convert {file} {new} --overwrite", "--overwrite replaces state dicts, not"),
+        ("convert {file} {new}.pth", "is a state dict already: "),
+        ("serve --megapixels=nan", "--megapixels=nan: expected a number above 0"),
         ("convert {new} {new}", "No such file or directory"),
         ("convert {workdir} {new}", "the name must end in one of .pt"),
         ("convert {workdir} {new}.pt --setting=1", "--setting is for state dicts"),

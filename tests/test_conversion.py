@@ -227,6 +227,25 @@ def test_stretching_goes_back() -> None:
     assert ranges.stretch(values, bounded=True) is None
 
 
+def test_overshoot_of_floats_stays_within_the_samples() -> None:
+    values = np.random.default_rng(0).random((9, 9, 3)).astype(np.float32)
+    stretch = ranges.stretch(values, bounded=False)
+    top, bottom = (np.full((1, 1, 3), level, np.float32) for level in (1, 0))
+    assert stretch.back(top).max() == 1 and stretch.back(bottom).min() >= 0
+    stretch = ranges.stretch(3 * values - 1, bounded=False)
+    assert stretch.back(top).max() > 2.1 and stretch.back(bottom).min() < -1.1
+
+
+def test_float_transparency_stays_within_0_and_1() -> None:
+    alpha = np.zeros((8, 8, 1), np.float32)
+    alpha[:, 4:] = 1
+    colour = np.full((8, 8, 3), 0.5, np.float32)
+    made = Photograph(colour, alpha, None, "TIFF", NOTHING)
+    sr = conversion.to_network(made).repeat(4, 0).repeat(4, 1)
+    found = conversion.from_network(made, sr, (32, 32)).alpha
+    assert found is not None and found.min() == 0 and found.max() == 1
+
+
 def test_pictures_that_fill_16_bits_are_shown_as_they_are() -> None:
     colour = np.random.default_rng(0).integers(65536, size=(9, 9, 3), dtype=np.uint16)
     made = Photograph(colour, None, None, "PNG", NOTHING)

@@ -158,6 +158,19 @@ def test_content_counts_where_a_file_is_named(tmp_path: Path) -> None:
         plan(tmp_path / "y.gif", out=tmp_path / "out")
 
 
+def test_what_is_no_picture_does_not_stop_the_others(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    save(tmp_path / "y.gif", "GIF")
+    failed, job = folder.jobs(
+        [tmp_path / "a.png", tmp_path / "y.gif"],
+        tmp_path / "out",
+        suffix="",
+        format=None,
+    )
+    assert job.name == "a.png" and job.error is None
+    assert failed.name == "y.gif" and "is a GIF" in str(failed.error)
+
+
 def test_mistaken_outputs_are_named_at_once(tmp_path: Path) -> None:
     save(tmp_path / "in" / "a.png")
     (tmp_path / "notes.txt").touch()

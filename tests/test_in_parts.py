@@ -126,11 +126,42 @@ def test_all_blocks_share_a_program(
     computed = {"lightbsr": 12, "kdsr": 5, "dasr": 7}[name]
     assert done == [(n + 1, 4 * computed) for n in range(4 * computed)]
 
+    done.clear()
+    idr = upscale.estimate(np.zeros((40, 50, 3), np.uint8)).mean
+    assert compiled == ["estimated", *programs]
+    image = np.zeros((40, 50, 3), np.uint8)
+    upscale(image, idr=idr, on_progress=lambda *x: done.append(x))
+    assert compiled == ["estimated", *programs]
+    # The estimator's stage is passed over.
+    assert done == [(n + 1, 4 * computed) for n in range(4, 4 * computed)]
+
+
+def test_an_estimate_takes_the_programs_of_upscaling(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grids = []
+
+    class Watched(upscaler.Grid):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            grids.append((self.tile, self.size))
+
+    monkeypatch.setattr(upscaler, "Grid", Watched)
+    network = registry.METHODS["lightbsr"].network(2, **SIZES["lightbsr"])
+    spec = ModelSpec.of_network(network, "student", 1)
+    upscale = Upscaler(Model(spec, lively(network), np.zeros((441, 15))))
+    image = np.zeros((120, 20, 3), np.uint8)  # 128 is a side, and so is 160
+    upscale(image)
+    upscale.estimate(image)
+    (first, whole), (second, size) = grids
+    assert (whole, size) == ((136, 36), (120, 20))
+    assert first == second == (160, 64)
+
 
 def test_a_mean_that_was_not_computed_is_no_zero() -> None:
     tiles = upscaler.Tiles.__new__(upscaler.Tiles)
     with pytest.raises(ValueError, match="has no mean"):
-        tiles.mean(Map(upscaler.Grid((8, 8), 32, jax.devices()[:1])))
+        tiles.mean(Map(upscaler.Grid((8, 8), (32, 32), jax.devices()[:1])))
 
 
 def test_parameters_of_one_module() -> None:

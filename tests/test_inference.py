@@ -19,7 +19,7 @@ from lightbsr_jax.imaging import photographs
 from lightbsr_jax.inference import folder, stages, upscaler
 from lightbsr_jax.inference.explain import Known
 from lightbsr_jax.inference.folder import Target
-from lightbsr_jax.inference.tiles import LARGEST, SIDES, Grid
+from lightbsr_jax.inference.tiles import LARGEST, SIDES, tile_sides
 from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.methods import torch_layers
 from lightbsr_jax.methods.lightbsr.network import LightBSR
@@ -246,7 +246,7 @@ def test_integers_are_rounded_and_clipped(
 
 def test_few_shapes_of_tiles_for_all_sizes() -> None:
     def tile(*size: int) -> tuple[int, int]:
-        return Grid(size, LARGEST, jax.devices()[:1]).tile
+        return tile_sides(size, LARGEST)
 
     assert tile(1, 1) == tile(7, 5) == (32, 32)
     assert tile(144, 272) == (160, 272)  # a single one
@@ -262,7 +262,7 @@ def test_few_shapes_of_tiles_for_all_sizes() -> None:
 
 def test_a_single_tile_has_no_halo(model: Model, whole: np.ndarray) -> None:
     """It extends beyond the image, where there are zeros."""
-    assert Grid((45, 70), LARGEST, jax.devices()[:1]).tile == (64, 128)
+    assert tile_sides((45, 70), LARGEST) == (64, 128)
     upscale = Upscaler(model, border=0)
     np.testing.assert_allclose(upscale(picture()), whole, atol=2e-6)
 

@@ -36,7 +36,7 @@ ALLOWED = {
     "methods": FOUNDATION,
     "spec": FOUNDATION | {"methods"},
     "models": FOUNDATION | {"compilation", "methods", "spec"},
-    "inference": FOUNDATION | {"compilation", "methods", "models", "spec"},
+    "inference": FOUNDATION | {"compilation", "locks", "methods", "models", "spec"},
     "evaluation": FOUNDATION
     | {"compilation", "inference", "methods", "models", "spec"},
     "training": FOUNDATION

@@ -46,6 +46,20 @@ def test_unknown_preset_is_named() -> None:
         teacher.get_config("setting3")
 
 
+def test_a_plateau_without_a_warmup_begins_at_the_full_rate() -> None:
+    rate = schedules.learning_rate(
+        steps_per_epoch=2,
+        stage1_epochs=0,
+        stage1_learning_rate=0.0,
+        stage2_epochs=4,
+        warmup_epochs=0,
+        learning_rate=1.0,
+        final_learning_rate=0.0,
+        cooldown_epochs=2,
+    )
+    assert [float(rate(step)) for step in range(0, 8, 2)] == [1, 1, 0.5, 0]
+
+
 def test_a_plateau_and_a_cooldown() -> None:
     rate = schedules.learning_rate(
         steps_per_epoch=2,

@@ -61,6 +61,8 @@ class Enlarger:
         for done in range(1, 21):
             on_progress(done, 20)
         large = image.repeat(2, 0).repeat(2, 1)
+        if large.dtype == np.float32:
+            return large
         return large ^ np.uint8(round(self._level * strength))
 
     def estimate(self, image: np.ndarray) -> IDR:
@@ -221,6 +223,39 @@ def test_settings_that_cannot_be(
 ) -> None:
     found, text = ask(server, f"/upscale?name=a.png&{query}", png(9, 12))
     assert (found, message in json.loads(text)["error"]) == (status, True)
+
+
+def test_float_pictures_are_shown_whatever_their_range(server: Server) -> None:
+    buffer = io.BytesIO()
+    samples = np.linspace(-3, 5, 9 * 12, dtype=np.float32).reshape(9, 12)
+    Image.fromarray(samples).save(buffer, "TIFF")
+    status, text = ask(server, "/upscale?name=a.tif", buffer.getvalue())
+    printed = json.loads(text.splitlines()[-1])
+    assert status == 200 and printed.get("name") == "a-x2.tif", printed
+    for key in ("before", "shown"):
+        shown = Image.open(io.BytesIO(ask(server, printed[key])[1]))
+        assert shown.format == "PNG"
+        levels = np.asarray(shown)
+        assert levels.min() < levels.max() / 4  # not cut off
+
+
+def test_who_leaves_during_a_download_is_no_error(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors, ended, shut = [], threading.Event(), server.shutdown_request
+
+    def shut_down(request: Any) -> None:
+        shut(request)
+        ended.set()
+
+    monkeypatch.setattr(server, "handle_error", lambda *_: errors.append("error"))
+    monkeypatch.setattr(server, "shutdown_request", shut_down)
+    path = server.results.keep("image/png", bytes(20_000_000))
+    host = f"127.0.0.1:{server.server_port}"
+    with socket.create_connection(("127.0.0.1", server.server_port)) as leaving:
+        leaving.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        assert b" 200 " in leaving.recv(100)
+    assert ended.wait(20) and not errors
 
 
 def test_what_a_result_lacks_is_said(server: Server) -> None:

@@ -304,6 +304,26 @@ def test_parts_of_other_settings_are_refused(clip: Path, tmp_path: Path) -> None
         video.upscale(StandIn(), clip, tmp_path / "a.mp4", Settings(part=16, crf=30))
 
 
+def test_one_process_at_a_time_writes_parts(clip: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a.mp4.parts"
+    with (
+        video._held(folder),
+        pytest.raises(UserError, match="in use by process"),
+    ):
+        video.upscale(StandIn(), clip, tmp_path / "a.mp4", Settings())
+    video.upscale(StandIn(), clip, tmp_path / "a.mp4", Settings())
+    assert not folder.exists()
+
+
+def test_other_folders_are_left_alone(clip: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a.mp4.parts"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not a folder of this program"):
+        video.upscale(StandIn(), clip, tmp_path / "a.mp4", Settings())
+    assert (folder / "mine.txt").read_text() == "mine"
+
+
 def test_a_damaged_part_is_made_again(clip: Path, tmp_path: Path) -> None:
     """A part counts once its JSON, which is written last, is there."""
     stopped = StandIn()

@@ -47,9 +47,11 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Converts one way or the other. Raises UserError, OSError."""
+    from lightbsr_jax import compilation
     from lightbsr_jax.interop import convert  # slow to import
     from lightbsr_jax.models import packed
 
+    compilation.check_devices()
     given, out = arguments.source, arguments.out
     is_step = packed.at_step(given)[1] is not None
     if Path(given).is_dir() or is_step or packed.find(given):
@@ -68,6 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         if arguments.overwrite:
             raise UserError("--overwrite replaces state dicts, not working directories")
+        if Path(out).suffix in STATE_DICTS:
+            raise UserError(f"{given} is a state dict already: {out} must be a folder")
         spec = convert.to_workdir(
             given, out, basis_file=arguments.pca, setting=arguments.setting
         )

@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lightbsr_jax.imaging import files, settings
 
     compilation.keep_compiled_programs()
+    compilation.check_devices()
     setting = settings.parse(arguments.setting)
     output = Path(arguments.output)
     drawn = {}

@@ -56,10 +56,11 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the file and prints how far it is from the network. Raises UserError."""
     from lightbsr_jax import compilation
-    from lightbsr_jax.interop import export, ncnn
+    from lightbsr_jax.interop import export
     from lightbsr_jax.models import packed
 
     compilation.keep_compiled_programs()
+    compilation.check_devices()
     size = _parse_size(arguments.size)
     _check_options(arguments)
     model = source.load(arguments.workdir)
@@ -72,13 +73,14 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{arguments.workdir} -> {', '.join(map(str, files))}")
         return
     export.write(model, arguments.out, size, form=form, **existing)
-    if arguments.out.endswith(".param") and not ncnn.EXTRA.is_installed:
+    try:
+        difference = export.difference(model, arguments.out, size)
+    except UserError as error:  # a package is missing; the file is good
         print(
             f"{arguments.workdir} -> {arguments.out}, not compared with the network: "
-            f"{ncnn.EXTRA.remedy}"
+            f"{error}"
         )
         return
-    difference = export.difference(model, arguments.out, size)
     print(
         f"{arguments.workdir} -> {arguments.out}: differs from the network by at most "
         f"{difference:.1e} on a photograph"

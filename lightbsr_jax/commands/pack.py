@@ -27,8 +27,10 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the file and prints its facts. Raises UserError, OSError."""
+    from lightbsr_jax import compilation
     from lightbsr_jax.training import pack
 
+    compilation.check_devices()
     facts = pack.pack(
         arguments.workdir,
         arguments.out,

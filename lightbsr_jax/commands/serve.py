@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -53,6 +54,8 @@ def run(arguments: argparse.Namespace) -> None:
     begin = time.monotonic()
     sources = offered(source.named(arguments))
     port, host, megapixels = arguments.port, arguments.host, arguments.megapixels
+    if not 0 < megapixels < math.inf:
+        raise UserError(f"--megapixels={megapixels}: expected a number above 0")
     weights = {name: packed.purpose(name) for name in sources}
     try:
         server = Server(weights, port=port, megapixels=megapixels, host=host)

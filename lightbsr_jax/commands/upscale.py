@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 import time
@@ -429,11 +430,13 @@ class _Bar:
             disable=not console.file.isatty(),
             transient=True,
         )
-        self._jobs = jobs
         self._names = [escape(printable(job.name)) for job in jobs]
-        self._pixels = [_pixels(job) for job in jobs]  # time is proportional to them
+        self._places = {job.target: place for place, job in enumerate(jobs)}
+        # Time is proportional to pixels.
+        pixels = [0 if self._bar.disable else _pixels(job) for job in jobs]
+        self._ends = list(itertools.accumulate(pixels, initial=0))
         self._task = self._bar.add_task(
-            "", total=sum(self._pixels), number=0, of=len(jobs), part=0.0
+            "", total=self._ends[-1], number=0, of=len(jobs), part=0.0
         )
 
     def __enter__(self) -> _Bar:
@@ -445,13 +448,13 @@ class _Bar:
 
     def of(self, job: Job) -> Callable[[int, int], None]:
         """Returns a callback (done, total) that shows the progress of a job."""
-        index = self._jobs.index(job)
-        before = sum(self._pixels[:index])
+        index = self._places[job.target]
+        before, after = self._ends[index : index + 2]
 
         def show(done: int, total: int) -> None:
             self._bar.update(
                 self._task,
-                completed=before + self._pixels[index] * done / total,
+                completed=before + (after - before) * done / total,
                 description=self._names[index],
                 number=index + 1,
                 part=done / total,

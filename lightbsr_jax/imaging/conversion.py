@@ -70,6 +70,8 @@ def from_network(
     if alpha is not None:
         # Lanczos would leave faint ringing around transparent areas.
         alpha = resized(alpha, size, resampling=Image.Resampling.BICUBIC)
+        if alpha.dtype == np.float32:
+            alpha = alpha.clip(0, 1)
     metadata = notes.scaled(photograph.metadata, old, size)
     return photograph._replace(colour=pixels, alpha=alpha, metadata=metadata)
 

@@ -25,6 +25,7 @@ class Stretch(NamedTuple):
     high: float
     power: float
     floor: float  # the smallest restored value
+    ceiling: float  # the largest
 
     def shown(self, values: np.ndarray) -> np.ndarray:
         """Stretches float32 values for a network."""
@@ -37,7 +38,7 @@ class Stretch(NamedTuple):
         part = (shown.clip(0, 1) - np.float32(_BOTTOM)) / np.float32(_TOP - _BOTTOM)
         part = np.sign(part) * np.abs(part) ** np.float32(1 / self.power)
         values = part * np.float32(self.high - self.low) + np.float32(self.low)
-        return np.maximum(values, np.float32(self.floor))
+        return values.clip(np.float32(self.floor), np.float32(self.ceiling))
 
 
 def stretch(values: np.ndarray, *, bounded: bool) -> Stretch | None:
@@ -56,7 +57,10 @@ def stretch(values: np.ndarray, *, bounded: bool) -> Stretch | None:
     power = 1.0
     if median < _DARK:
         power = max(np.log(_MEDIAN) / np.log(median), _LEAST_POWER)
-    # Overshoot may exceed the range of the values, but not that of their samples.
+    # Overshoot may exceed the range of the values, but not that of their samples, which
+    # is 0..1 for values inside.
     margin = width * (_BOTTOM / (_TOP - _BOTTOM)) ** (1 / power)
+    high = low + width
     floor = low if low - margin < 0 <= low else low - margin
-    return Stretch(low, low + width, float(power), floor)
+    ceiling = 1.0 if high <= 1 < high + margin else high + margin
+    return Stretch(low, high, float(power), floor, ceiling)

@@ -5,6 +5,7 @@ bundled photographs, blurred and shrunk in known ways.
 """
 
 import contextlib
+import itertools
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -97,11 +98,11 @@ def picture(idr: IDR) -> np.ndarray:
     height, width = maps.shape[:2]
     shrink = min(1, _SIDE / max(height, width))
     size = max(round(width * shrink), 1), max(round(height * shrink), 1)
-    panels = [_principal_components(idr.map, 3)]
-    panels += [maps[..., channel, None].repeat(3, -1) for channel in range(8)]
-    tiles = [
-        np.asarray(Image.fromarray(_stretched(panel)).resize(size)) for panel in panels
-    ]
+    # One at a time: each is as large as the picture.
+    grey = (maps[..., channel] for channel in range(8))
+    panels = itertools.chain([_principal_components(idr.map, 3)], grey)
+    images = (Image.fromarray(_stretched(panel)).resize(size) for panel in panels)
+    tiles = [np.asarray(image.convert("RGB")) for image in images]
     tiles = [np.pad(x, ((0, _GAP), (0, _GAP), (0, 0))) for x in tiles]
     rows = [np.concatenate(tiles[i : i + 3], 1) for i in (0, 3, 6)]
     return np.concatenate(rows)[:-_GAP, :-_GAP]

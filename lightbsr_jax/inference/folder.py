@@ -85,9 +85,9 @@ def jobs(
     `out` is a folder, or a file if one file is given and `out` ends like an image. If
     `out` lies in a given folder, its pictures are results of an earlier run and are
     left out; with `skip_existing`, so are pictures that are the result of another given
-    picture. `format` is a suffix such as "png". An unreadable sub-folder becomes a job
-    with an error. If names differ only in their suffix (a.jpg, a.png), results get it
-    in their names.
+    picture. `format` is a suffix such as "png". An unreadable sub-folder, and one of
+    several given files that is no picture, become jobs with an error. If names differ
+    only in their suffix (a.jpg, a.png), results get it in their names.
 
     Raises UserError if two results would have the same name, if a result would replace
     a given picture, or if the suffix of `out` contradicts the format; FileNotFoundError
@@ -107,8 +107,14 @@ def jobs(
             Job(str(e.filename), Path(e.filename), out, kind, e) for e in unreadable
         ]
         for name, source in found:
-            target = out if to_file else _target(out / name, source, suffix, format)
-            planned.append(Job(name, source, target, kind))
+            try:
+                target = out if to_file else _target(out / name, source, suffix, format)
+            except (UserError, OSError) as error:  # no picture
+                if len(inputs) == 1:
+                    raise
+                errors.append(Job(name, source, out, kind, error))
+            else:
+                planned.append(Job(name, source, target, kind))
     if skip_existing:
         planned = _without_results(planned)
     planned = _told_apart(planned, suffix)

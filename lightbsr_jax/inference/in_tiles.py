@@ -78,6 +78,10 @@ class Tiles:
         into.sums = total if averaged else None
         return into
 
+    def skip(self) -> None:
+        """Counts a stage as done, for the progress."""
+        self._done += self.grid.rows * self.grid.columns
+
     def mean(self, of: Map) -> np.ndarray:
         """Implements `Parts.mean`. Raises ValueError for a map without `averaged`."""
         if of.sums is None:

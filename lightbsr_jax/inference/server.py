@@ -207,6 +207,10 @@ class _Handler(BaseHTTPRequestHandler):
         return cast(Server, self.server)
 
     def do_GET(self) -> None:
+        with contextlib.suppress(ConnectionError, TimeoutError):  # the visitor left
+            self._answer_get()
+
+    def _answer_get(self) -> None:
         if self._is_foreign():
             return
         if self.path == "/about":
@@ -220,25 +224,28 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(HTTPStatus.NOT_FOUND, "there is nothing here")
 
     def do_POST(self) -> None:
+        # If the visitor leaves, the work ends as well.
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            self._answer_post()
+
+    def _answer_post(self) -> None:
         if self._is_foreign():
             return
         path, _, query = self.path.partition("?")
         wished = dict(parse_qsl(query))
         name = wished.get("name", "picture")
-        # If the visitor leaves, the work ends as well.
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            try:
-                length = self._length(path)
-                with self._server.turn(self._is_gone):
-                    studio = self._server.studio(self._is_gone)
-                    with _errors_as_refusals():
-                        data = self.rfile.read(length)
-                        wish = studio.wish(wished)
-                        photograph = studio.read(name, data, wish)
-                    del data
-                    self._upscale(studio, name, photograph, wish)
-            except _Refusal as refusal:
-                self._fail(refusal.status, str(refusal))
+        try:
+            length = self._length(path)
+            with self._server.turn(self._is_gone):
+                studio = self._server.studio(self._is_gone)
+                with _errors_as_refusals():
+                    data = self.rfile.read(length)
+                    wish = studio.wish(wished)
+                    photograph = studio.read(name, data, wish)
+                del data
+                self._upscale(studio, name, photograph, wish)
+        except _Refusal as refusal:
+            self._fail(refusal.status, str(refusal))
 
     def _upscale(
         self, studio: Studio, name: str, photograph: Photograph, wish: Wish

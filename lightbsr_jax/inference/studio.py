@@ -30,7 +30,10 @@ from lightbsr_jax.models.model import Model
 
 MEDIA_TYPES = {name: kind.media_type for name, kind in formats.FORMATS.items()}
 _QUALITY = 95
-_FIRST_SIDES = (64, LARGEST)  # of pictures that programs are compiled with
+# Of pictures that programs are compiled with: a small one and a large one of a single
+# tile before the page is ready, then a picture of several tiles.
+_FIRST_SIDES = (64, LARGEST)
+_NEXT_SIDES = (2 * LARGEST,)
 
 Answer = dict[str, Any]  # sent as JSON
 Keep = Callable[[str, bytes], str]  # a media type and a file to where it is kept
@@ -151,8 +154,8 @@ class Studio:
         after = keep(MEDIA_TYPES[kind], content)
         shown = after
         if not formats.FORMATS[kind].is_shown:
-            shown = keep(MEDIA_TYPES["PNG"], photographs.encode(result, kind="PNG"))
-        before = photographs.encode(photograph, kind="PNG")
+            shown = keep(MEDIA_TYPES["PNG"], _picture(result))
+        before = _picture(photograph)
         maps, nearest = self._explained(wish.weights, upscaler, pixels)
         return {
             "before": keep(MEDIA_TYPES["PNG"], before),
@@ -176,19 +179,21 @@ class Studio:
         upscaler = self.upscaler(self.names[0])
         self.said = "compiling for this machine, which is kept for the next time"
         with _traced():
-            self._compile(upscaler)
+            self._compile(upscaler, _FIRST_SIDES)
         self.said = "ready"
         self.is_ready = True
         on_ready()
+        with _traced():
+            self._compile(upscaler, _NEXT_SIDES)
         while self._to_explain is not None:
             name = self._to_explain.get()
             with _traced():
                 self._banks[name] = self._make_bank(name)
 
-    def _compile(self, upscaler: Upscaler) -> None:
-        """Upscales noise at the sizes whose programs serve most pictures."""
+    def _compile(self, upscaler: Upscaler, sides: Sequence[int]) -> None:
+        """Upscales noise at sizes whose programs serve many pictures."""
         random = np.random.default_rng(0)
-        for side in _FIRST_SIDES:
+        for side in sides:
             inner = side - 2 * BORDER
             size = (inner, inner, 3)
             image = random.integers(256, size=size).astype(np.uint8)
@@ -230,6 +235,15 @@ class Studio:
                 if self._to_explain is not None:
                     self._to_explain.put(name)
             return self._upscalers[name][0]
+
+
+def _picture(photograph: Photograph) -> bytes:
+    """A PNG file for the page; a float picture's range becomes that of PNG."""
+    if photograph.colour.dtype == np.float32:
+        colour = np.nan_to_num(photograph.colour)
+        low, high = min(colour.min(), 0), max(colour.max(), 1)
+        photograph = photograph._replace(colour=(colour - low) / (high - low))
+    return photographs.encode(photograph, kind="PNG")
 
 
 class TooLarge(UserError):

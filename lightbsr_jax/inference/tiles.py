@@ -72,14 +72,14 @@ class Grid:
     def __init__(
         self,
         size: tuple[int, int],
-        largest: int,
+        tile: tuple[int, int],
         devices: Sequence[Device],
         *,
         storage: Storage = "devices",
     ) -> None:
-        """`largest`: largest side of a tile; `storage`: place of maps."""
+        """`tile`: sides of a tile; `storage`: place of maps."""
         self.size = size
-        self.tile = tuple(_tile_side(side, largest) for side in size)
+        self.tile = tile
         self.rows, self.columns = (
             -(-n // t) for n, t in zip(size, self.tile, strict=True)
         )
@@ -272,6 +272,11 @@ def at_the_border(window: Window, rows: int) -> AbstractContextManager[None]:
         return call(*arguments, **options)
 
     return nn.intercept_methods(mask)
+
+
+def tile_sides(size: tuple[int, int], largest: int) -> tuple[int, int]:
+    """Height and width of the tiles for an image, each of at most `largest`."""
+    return _tile_side(size[0], largest), _tile_side(size[1], largest)
 
 
 def _tile_side(size: int, largest: int) -> int:

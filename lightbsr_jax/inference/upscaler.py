@@ -34,6 +34,7 @@ from lightbsr_jax.inference.tiles import (
     Map,
     Storage,
     half_side,
+    tile_sides,
 )
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.methods.parts import InParts
@@ -223,7 +224,10 @@ class Upscaler:
 
     def estimate(self, image: np.ndarray) -> IDR:
         """Estimates the degradation of a picture."""
-        return self._fitted(_checked(image), _nothing, _Run.estimate)
+        image = _checked(image)
+        # In tiles as for upscaling, so that the same programs serve.
+        planned = image.shape[0] + 2 * self._border, image.shape[1] + 2 * self._border
+        return self._fitted(image, _nothing, _Run.estimate, planned)
 
     @contextmanager
     def _arithmetic(self) -> Iterator[None]:
@@ -233,13 +237,22 @@ class Upscaler:
             yield
 
     def _fitted(
-        self, image: np.ndarray, progress: Progress, use: Callable[["_Run"], Result]
+        self,
+        image: np.ndarray,
+        progress: Progress,
+        use: Callable[["_Run"], Result],
+        planned: tuple[int, int] | None = None,
     ) -> Result:
-        """Applies `use` to a run over the image, with tiles that fit into memory."""
+        """Applies `use` to a run over the image, with tiles that fit into memory.
+
+        The tiles are those of an image of the `planned` size (default: its own).
+        """
         size = image.shape[:2]
+        planned = planned or size
         largest, storage = self._plan(size)
         while True:
-            grid = Grid(size, largest, self._devices, storage=storage)
+            tile = tile_sides(planned, largest)
+            grid = Grid(size, tile, self._devices, storage=storage)
             try:
                 with self._arithmetic():
                     run = _Run(
@@ -306,11 +319,7 @@ class _Run:
         self, dtype: np.dtype, other: np.ndarray | None, blend: Blend | None
     ) -> np.ndarray:
         """The SR image, with its own IDR or the mean IDR of another image; blended."""
-        idr, mean = self.encode()
-        if other is not None:
-            mean = np.asarray(other, np.float32)
-            for row in range(self._grid.rows):
-                idr[row] = [jnp.broadcast_to(mean, x.shape) for x in idr[row]]
+        idr, mean = self.encode() if other is None else self._given(np.asarray(other))
         modulators = self._in_parts.modulators(self._network, self._parts, idr, mean)
         del idr
         features = self._parts.map(stages.extracted, 1, self._lr, averaged=True)
@@ -338,6 +347,17 @@ class _Run:
             every=IDR_STEP // self._network.REDUCTION,
         )
         return idr, self._parts.mean(idr)[0]
+
+    def _given(self, mean: np.ndarray) -> tuple[Map, np.ndarray]:
+        """A mean IDR as that of the whole image, in place of `encode`."""
+        tile = [n // IDR_STEP for n in self._grid.tile]
+        idr = Map(self._grid)
+        for row in range(self._grid.rows):
+            x = jax.device_put(mean, self._grid.device(row))
+            x = jnp.broadcast_to(x, (1, *tile, len(mean)))
+            idr[row] = [x] * self._grid.columns
+        self._parts.skip()
+        return idr, mean
 
     def _reconstructed(
         self, x: Map, dtype: np.dtype, blend: Blend | None

@@ -14,6 +14,7 @@ Parts are encoded without B-frames: their packets are in the order of the frames
 can be put one after another whatever the time stamps are.
 """
 
+import contextlib
 import heapq
 import itertools
 import json
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lightbsr_jax import atomic
+from lightbsr_jax import atomic, locks
 from lightbsr_jax.errors import Extra, UserError
 from lightbsr_jax.imaging import conversion
 from lightbsr_jax.inference import shots
@@ -35,6 +36,7 @@ from lightbsr_jax.inference.upscaler import Upscaler
 EXTRA = Extra("av", "video")
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 CODECS = {"h264": "libx264", "hevc": "libx265"}
+_ABOUT, _LOCK = "about.json", ".lock"  # in the folder of parts
 _PART = "nut"  # a container that keeps any time base
 _COPIED = ("audio", "subtitle")
 _HIGH_DYNAMIC_RANGE = {16: "PQ", 18: "HLG"}  # tone curves (H.273)
@@ -100,11 +102,12 @@ def upscale(
         with av.open(str(source)) as opened:
             video, copied, dropped = _streams(opened, source)
             _check_streams(av, copied, target)
-            parts = _Parts(target, _fingerprint(upscaler, source, settings))
-            work = _Work(av, upscaler, settings, video, source)
-            resumed = parts.frames
-            work.run(opened, parts, on_progress)
-        _join(av, source, target, parts)
+            with _held(parts_folder(target)):
+                parts = _Parts(target, _fingerprint(upscaler, source, settings))
+                work = _Work(av, upscaler, settings, video, source)
+                resumed = parts.frames
+                work.run(opened, parts, on_progress)
+                _join(av, source, target, parts)
     except av.error.FFmpegError as error:
         raise UserError(f"{source}: FFmpeg: {error}") from error
     parts.remove()
@@ -120,6 +123,31 @@ def check_target(target: Path) -> None:
 def parts_folder(target: Path) -> Path:
     """The folder with the parts of an unfinished result."""
     return target.with_name(f"{target.name}.parts")
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Makes a folder of parts, and keeps other processes from writing to it.
+
+    Raises UserError if another process does, and if the folder is not one of parts.
+    """
+    if folder.exists() and not _is_ours(folder):
+        raise UserError(
+            f"{folder} is not a folder of this program: rename it, or give another "
+            "--output"
+        )
+    atomic.make_writable(folder)
+    with locks.held(folder / _LOCK, folder):
+        yield
+
+
+def _is_ours(folder: Path) -> bool:
+    """True if a folder is one of parts, or empty but for what a run begins with."""
+    if not folder.is_dir():
+        return False
+    names = [path.name for path in folder.iterdir()]
+    begun = all(name == _LOCK or atomic.is_unfinished(name) for name in names)
+    return begun or _ABOUT in names
 
 
 def _streams(opened: Any, source: Path) -> tuple[Any, list[Any], list[str]]:
@@ -184,7 +212,7 @@ class _Parts:
     def __init__(self, target: Path, fingerprint: dict[str, Any]) -> None:
         """Reads what an earlier run left. Raises UserError if it was another one."""
         self._folder = parts_folder(target)
-        about = self._folder / "about.json"
+        about = self._folder / _ABOUT
         self.all: list[_Part] = []
         if about.is_file():
             if json.loads(about.read_text("utf-8")) != fingerprint:

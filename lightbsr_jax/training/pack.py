@@ -19,7 +19,9 @@ Tree = dict[str, Any]
 # Private fields of a config, which are not packed.
 PATHS = (
     ("data", "hr"),
+    ("data", "lr"),
     ("validation", "hr"),
+    ("validation", "lr"),
     ("distillation", "teacher"),
     ("adversarial", "perceptual"),
 )

@@ -37,7 +37,9 @@ def learning_rate(
             0.0, learning_rate, warmup_epochs, stage2_epochs, final_learning_rate
         )
     else:
-        rising = optax.linear_schedule(0.0, learning_rate, warmup_epochs)
+        rising = optax.constant_schedule(learning_rate)
+        if warmup_epochs:
+            rising = optax.linear_schedule(0.0, learning_rate, warmup_epochs)
         falling = optax.linear_schedule(
             learning_rate, final_learning_rate, cooldown_epochs
         )

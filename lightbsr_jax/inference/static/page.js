@@ -7,7 +7,7 @@ import {zip} from "./zip.js";
 
 const at = id => document.getElementById(id);
 const SETTINGS = ["weights", "size", "pixels", "format", "quality", "strength"];
-const LOSSY = ["jpg", "webp", "avif", "jxl"];
+const LOSSY = ["jpg", "webp", "avif", "jxl", "heic"];
 const FORMATS = {png: "PNG", jpg: "JPEG", webp: "WebP", tif: "TIFF", bmp: "BMP",
   avif: "AVIF", jxl: "JPEG XL"};
 const ENDED = ["done", "failed", "cancelled"];
