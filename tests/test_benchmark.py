@@ -246,6 +246,20 @@ def test_given_images_score_as_those_that_were_made(tmp_path) -> None:
     ]
     assert measure(tested, lr_folder=tmp_path) == made
 
+    # Restorers get HR images, too: KDSR's teacher sees them.
+    seen: list[bool] = []
+
+    class Privileged(Bicubic):
+        def restore(self, lr: Any, degradation: Any = None, hr: Any = None) -> Any:
+            seen.append(hr is not None)
+            return super().restore(lr)
+
+    tree = jax.tree_util.register_static(Privileged)
+    benchmark.evaluate(
+        {"bicubic": tree(SCALE)}, images, tested, scale=SCALE, lr_folder=tmp_path
+    )
+    assert seen and all(seen)
+
     # LR images of unknown degradation lie without a case's folder.
     given = cases.make(None)
     with pytest.raises(ValueError, match="--lr-dir"):

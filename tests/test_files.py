@@ -592,6 +592,13 @@ def test_write_png(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_lists_with_a_byte_order_mark(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "list.txt").write_text("a.png\n", encoding="utf-8-sig")
+    found = files.find_images(tmp_path / "list.txt")
+    assert [name for name, _ in found] == ["a.png"]
+
+
 def test_lists_of_files(tmp_path: Path) -> None:
     """As BasicSR's meta files have them, with folders, comments and other places."""
     for name in ("a.png", "in/b.png", "c.png"):

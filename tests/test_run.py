@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs.benchmark import get_config
-from lightbsr_jax.evaluation import images, restorers, run
+from lightbsr_jax.evaluation import cost, images, restorers, run
 from lightbsr_jax.evaluation.config import Measurement
 from lightbsr_jax.evaluation.niqe import niqe
 from lightbsr_jax.methods.lightbsr.network import LightBSR
@@ -141,6 +141,11 @@ def test_bicubic_alone(tmp_path) -> None:
     assert "inf / 1.0000" in text and "(paper)" not in text
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert results["tables"][0]["rows"][0]["psnr"] == ["inf"] * 4
+    mine = tmp_path / "report" / "plots" / "other.svg"
+    mine.write_text("mine")
+    report = str(mine.parents[1])
+    measure(config, folders=[str(tmp_path / "mine")], report_folder=report)
+    assert mine.read_text() == "mine"  # not of a report
     Page((tmp_path / "report" / "report.html").read_text())
 
 
@@ -181,6 +186,10 @@ def test_dumped_images_are_read_again(tmp_path) -> None:
     assert measure(config, folders=folders, lr_folder=lr) == made
     assert measure(config, folders=folders) != made
 
+    config.kernels = ((3.5, 1.5, 30), (3.5, 1.5, -30))
+    with pytest.raises(ValueError, match="would both be in 3.5-1.5-30-noise-5"):
+        measure(config, folders=folders, dump_lr=lr)
+    config.kernels = config.kernels[:1]
     save(tmp_path / "mine" / "a.jpg", picture(1))
     with pytest.raises(ValueError, match="a.jpg and a.png of mine would have the same"):
         measure(config, folders=folders, dump_lr=lr)
@@ -240,6 +249,31 @@ def test_conventions_and_ensembles_that_make_no_sense(tmp_path) -> None:
     config.self_ensemble = True
     with pytest.raises(ValueError, match="self_ensemble is for networks"):
         measure(config, folders=folders)
+    for field, value in {"pictures": -1, "crop": 3, "seed": -1}.items():
+        config = get_config("setting1")
+        config[field] = value
+        with pytest.raises(ValueError, match=rf"config\.{field}={value}: expected"):
+            measure(config, folders=folders)
+    config = get_config("setting1")
+    config.sigmas = ()
+    with pytest.raises(ValueError, match="no degradation to measure"):
+        measure(config, folders=folders)
+
+
+def test_a_folder_with_the_name_of_weights_gets_no_report(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo").mkdir()
+    wanted = Measurement.from_flags(get_config("setting1"))
+    measured: Any = None
+    assert run._default_report(wanted, measured, ["photo"]) is None
+
+
+def test_a_self_ensemble_costs_eight_passes() -> None:
+    one, eight = cost.measure(student()), cost.measure(student(), passes=8)
+    assert eight.multiply_accumulates == 8 * one.multiply_accumulates
+    assert eight.seconds > one.seconds
 
 
 class Uneven(NamedTuple):
@@ -270,8 +304,10 @@ def test_config_and_model_fit(monkeypatch) -> None:
         monkeypatch.setattr(run, "load", lambda source, **options: changed)
         run.run(config, sources=sources)
 
-    with pytest.raises(ValueError, match="--config.setting=2"):
+    with pytest.raises(ValueError, match="configs/benchmark.py:setting2$"):
         fit(get_config("setting1"), "w", setting=2)
+    with pytest.raises(ValueError, match="configs/benchmark.py:photo$"):
+        fit(get_config("setting1"), "w", setting="photo")
     config = get_config("setting1")
     config.scale = 2
     with pytest.raises(ValueError, match="is for scale 4.*--config.scale is 2"):

@@ -79,6 +79,12 @@ def test_a_report_without_a_network(folder: Path, tmp_path: Path) -> None:
         [12, 12],
     ]
     assert len(list((report / "panels").iterdir())) == 3
+    mine = report / "panels" / "mine.png"
+    mine.write_bytes(b"mine")
+    measure(folder, report_folder=str(report))
+    assert mine.read_bytes() == b"mine"  # not of a report
+    assert len(list((report / "panels").iterdir())) == 4
+    mine.unlink()
     markdown = (report / "report.md").read_text()
     assert all(f"({p.relative_to(report)})" in markdown for p in report.rglob("*.png"))
 
@@ -89,7 +95,7 @@ def test_what_takes_hr_images_is_refused(folder: Path) -> None:
             measure(folder, **{given: "x"})
     config = get_config("unpaired")
     config.niqe = False
-    with pytest.raises(UserError, match=r"remove config\.spoilt, config\.niqe"):
+    with pytest.raises(UserError, match=r"benchmark\.py:unpaired, without"):
         measure(folder, config=config)
     save(folder.parent / "twice" / "a.png", picture(0))
     save(folder.parent / "twice" / "a.jpg", picture(0))

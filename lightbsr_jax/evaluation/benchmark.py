@@ -166,8 +166,8 @@ class _Job(NamedTuple):
 class _Batch(NamedTuple):
     """Images of one size [B, ...] for the devices; unused fields are None."""
 
-    hr: np.ndarray | None  # uint8
-    lr: np.ndarray | None  # uint8, instead of HR
+    hr: np.ndarray  # uint8
+    lr: np.ndarray | None  # uint8, if it is given
     degradation: Known | None
     noise: np.ndarray | None  # `synthesis.randomness`
 
@@ -322,11 +322,11 @@ def _restore(
 def _restore_share(
     restorers: dict[str, Restorer], batch: _Batch, *, scale: int
 ) -> _Pixels:
-    if batch.hr is not None and batch.degradation is not None:
-        lr = synthesis.synthesise(batch.hr, batch.degradation, batch.noise, scale=scale)
-    else:
-        assert batch.lr is not None
+    if batch.lr is not None:
         lr = batch.lr.astype(jnp.float32) / 255
+    else:
+        assert batch.degradation is not None
+        lr = synthesis.synthesise(batch.hr, batch.degradation, batch.noise, scale=scale)
     size = (lr.shape[1] * scale, lr.shape[2] * scale)
     sr = {}
     for name, restorer in restorers.items():
@@ -354,7 +354,7 @@ def _batch(jobs: list[_Job], *, scale: int, seed: int, noisy: bool) -> _Batch:
         if job.case.degradation is not None
     ]
     return _Batch(
-        hr=None if lr else np.stack([job.hr for job in jobs]),
+        hr=np.stack([job.hr for job in jobs]),
         lr=np.stack(lr) if lr else None,
         degradation=jax.tree.map(lambda *parts: np.concatenate(parts), *known)
         if known

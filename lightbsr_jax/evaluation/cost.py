@@ -23,8 +23,11 @@ class Cost(NamedTuple):
     device: str
 
 
-def measure(model: Model) -> Cost:
-    """Counts the operations, and times the network on the first device."""
+def measure(model: Model, *, passes: int = 1) -> Cost:
+    """Counts the operations, and times the network on the first device.
+
+    `passes`: how many times an image passes the network.
+    """
     lr = np.full((1, SIDE, SIDE, 3), 0.5, np.float32)
     known = settings.of(model.setting).sample(
         jax.random.split(jax.random.key(0), 1), width_max=float(model.scale)
@@ -37,10 +40,9 @@ def measure(model: Model) -> Cost:
         seconds.append(time.perf_counter() - began)
     return Cost(
         parameters=complexity.parameters(model.variables["params"]),
-        multiply_accumulates=complexity.multiply_accumulates(
-            type(model).restore, model, lr, known, hr
-        ),
-        seconds=min(seconds[1:]),
+        multiply_accumulates=passes
+        * complexity.multiply_accumulates(type(model).restore, model, lr, known, hr),
+        seconds=passes * min(seconds[1:]),
         device=device_name(),
     )
 

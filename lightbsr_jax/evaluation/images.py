@@ -51,11 +51,12 @@ def find(
     yet.
 
     Raises FileNotFoundError or UserError if a folder is missing, holds no image or
-    mixes HR and LR images in an unknown layout, or if two folders have the same name.
+    mixes HR and LR images in an unknown layout, or if two folders or single images have
+    the same name.
     """
     images: list[TestImage] = []
     folders: dict[str, Path] = {}
-    singles = 0
+    singles: set[str] = set()
     for item in folders_or_images:
         listed = False
         if not isinstance(item, tuple) and Path(item).is_file():
@@ -69,8 +70,10 @@ def find(
                 raise ValueError(
                     f"{name} is {source.dtype} {source.shape}: expected uint8 [H, W, 3]"
                 )
-            images.append(TestImage("images", name, singles, source))
-            singles += 1
+            if name in singles:
+                raise UserError(f"two images are called {name}: rename one")
+            images.append(TestImage("images", name, len(singles), source))
+            singles.add(name)
             continue
         folder = Path(item, "HR") if Path(item, "HR").is_dir() else Path(item)
         absolute = Path(os.path.abspath(folder))

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +25,30 @@ from lightbsr_jax.imaging import files
 def write(folder: str | Path, found: Findings) -> None:
     """Writes the report into `folder`, which is created if it is missing."""
     folder = Path(folder)
+    remove_pictures(folder)
     for name in ("panels", "plots"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        for old in (folder / name).glob("*.[ps][nv]g"):  # of an earlier report
-            old.unlink()
     drawn = plots.draw(found)
     for name, svg in drawn.items():
         atomic.write_text(folder / _plot(name), svg.replace("currentColor", "#555"))
-    for example in found.examples:
+    for number, example in enumerate(found.examples):
         panel = pictures.panel(example.crops, example.scores)
-        files.write_png(folder / _panel(example), panel)
+        files.write_png(folder / _panel(number, example), panel)
     atomic.write_text(folder / "report.md", markdown(found, drawn))
     atomic.write_text(folder / "report.html", html.render(found, drawn))
     atomic.write_text(
         folder / "results.json", json.dumps(_results(found), indent=2) + "\n"
     )
     atomic.write_text(folder / "images.csv", _csv(found.scores))
+
+
+def remove_pictures(folder: Path) -> None:
+    """Removes the pictures that an earlier report in `folder` shows, and no others."""
+    earlier = folder / "report.md"
+    if earlier.is_file():
+        text = earlier.read_text("utf-8", errors="replace")
+        for name in re.findall(r"\]\(((?:panels|plots)/[^/()]+)\)", text):
+            (folder / name).unlink(missing_ok=True)
 
 
 def markdown(found: Findings, drawn: Plots) -> str:
@@ -52,10 +61,10 @@ def markdown(found: Findings, drawn: Plots) -> str:
         for table in found.tables
     ]
     parts += ["## Pictures"]
-    for example in found.examples:
+    for number, example in enumerate(found.examples):
         name = f"{example.benchmark} {example.image}, {example.case}"
         name = tables.escaped(name)
-        parts += [name, _figure(name, _panel(example))]
+        parts += [name, _figure(name, _panel(number, example))]
     if found.separation is not None:
         lines = tables.grid(findings.separation_lines(found))
         parts += ["## Degradations in the IDR", lines, findings.separation_note(found)]
@@ -79,9 +88,10 @@ def _plot(name: str) -> str:
     return f"plots/{slug(name)}.svg"
 
 
-def _panel(example: Example) -> str:
+def _panel(number: int, example: Example) -> str:
     stem = Path(example.image).with_suffix("")
-    return f"panels/{slug(f'{example.benchmark} {stem} {example.case}')}.png"
+    name = slug(f"{example.benchmark} {stem} {example.case}")
+    return f"panels/{number + 1}-{name}.png"
 
 
 def _results(found: Findings) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from lightbsr_jax.typed import ArrayLike, apply
 BICUBIC = "bicubic"
 LANCZOS = "Lanczos"
 INTERPOLATIONS = (BICUBIC, LANCZOS)
+PASSES = 8  # of an image through a self-ensemble
 
 
 class Contender(NamedTuple):
@@ -103,7 +104,7 @@ class SelfEnsemble:
                 sr = self.model.restore(view[:, :, ::-1] if flipped else view)
                 sr = sr[:, :, ::-1] if flipped else sr
                 total = total + jnp.rot90(sr, -quarters, axes=(1, 2))
-        return total / 8
+        return total / PASSES
 
 
 @jax.tree_util.register_dataclass

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import (
@@ -44,6 +45,7 @@ from lightbsr_jax.evaluation.restorers import (
     BICUBIC,
     INTERPOLATIONS,
     LANCZOS,
+    PASSES,
     Bicubic,
     Contender,
     Lanczos,
@@ -123,8 +125,11 @@ def run(
     measured = _prepare(wanted, sources, folders, lpips)
     if wanted.unpaired:
         _refuse_what_takes_hr(dump_lr=dump_lr, lr_dir=lr_folder, lpips=lpips)
+        if dump_sr is not None:
+            _check_slugs([BICUBIC, LANCZOS, *measured.networks])
         if jax.process_index() == 0:
             _run_unpaired(wanted, measured, report_folder, dump_sr, say)
+        _wait_for_each_other()
         return
     _check_lr_folders(measured, dump_lr, lr_folder, dump_sr)
     if report_folder is None:
@@ -132,10 +137,30 @@ def run(
     if report_folder is not None:
         _make_folder(Path(report_folder))  # fails before the measurement, not after
 
-    keep = None if report_folder is None else measured.pictured
+    shows = report_folder is not None and wanted.pictures > 0
+    keep = measured.pictured if shows else None
     outcome = _measure(wanted, measured, dump_lr, dump_sr, lr_folder, pictured=keep)
-    if jax.process_index() > 0:
-        return
+    if jax.process_index() == 0:
+        _report(wanted, measured, outcome, sources, report_folder, lr_folder, say)
+    _wait_for_each_other()
+
+
+def _wait_for_each_other() -> None:
+    """Lets no process end before the first one, which still writes the report."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("the measurement has ended")
+
+
+def _report(
+    wanted: Measurement,
+    measured: Measured,
+    outcome: Outcome,
+    sources: Sequence[str | Path],
+    report_folder: str | None,
+    lr_folder: str | None,
+    say: Callable[[str], None],
+) -> None:
+    """Passes the tables to `say`, and writes the report if it has a folder."""
     tabled = tables.make(
         outcome.scores,
         measured.cases,
@@ -163,22 +188,25 @@ def _run_unpaired(
     if report_folder is not None:
         _make_folder(Path(report_folder))
     names = [contender.name for contender in measured.contenders]
+    border = wanted.measures.cut(measured.scale)
     began = time.monotonic()
     with _progress() as on_progress:
         found = unpaired.measure(
             measured.networks,
             measured.folders,
             scale=measured.scale,
+            border=border,
             crop=wanted.crop,
             pictures=wanted.pictures if report_folder is not None else 0,
             dump_sr=dump_sr,
             on_progress=on_progress,
         )
     say(unpaired.table(found, names))
-    say(unpaired.CONVENTION.format(border=measured.scale))
+    say(unpaired.CONVENTION.format(border=border))
     if report_folder is not None:
         about = {
             "scale": measured.scale,
+            "border": border,
             "config": wanted.as_given,
             "seconds": time.monotonic() - began,
             **_surroundings(),
@@ -225,8 +253,17 @@ def _prepare(
     if wanted.unpaired and (wanted.spoilt or not wanted.niqe or not wanted.lanczos):
         raise UserError(
             "config.unpaired always measures NIQE of networks, bicubic and Lanczos: "
-            "remove config.spoilt, config.niqe and config.lanczos"
+            "use --config=configs/benchmark.py:unpaired, without config.spoilt"
         )
+    cases = wanted.cases()
+    if not cases:
+        raise UserError("the config leaves no degradation to measure")
+    scale = first.scale if first else wanted.scale or 4
+    smallest = {"pictures": 0, "crop": scale, "seed": 0, "batch_size": 1}
+    for field, least in smallest.items():
+        if getattr(wanted, field) < least:
+            value = getattr(wanted, field)
+            raise UserError(f"config.{field}={value}: expected {least} or more")
     interpolations = INTERPOLATIONS if wanted.lanczos else (BICUBIC,)
     contenders = [Contender(name, name) for name in interpolations]
     contenders += [_contender(name, model) for name, model in networks.items()]
@@ -234,9 +271,9 @@ def _prepare(
         networks=networks,
         contenders=contenders,
         beside=Beside(wanted.niqe, LPIPS(lpips) if lpips else None),
-        scale=first.scale if first else wanted.scale or 4,
+        scale=scale,
         folders=folders,
-        cases=wanted.cases(),
+        cases=cases,
     )
 
 
@@ -275,17 +312,18 @@ def _check_lr_folders(
     if dump_sr is not None:
         _check_slugs([BICUBIC, LANCZOS, *measured.networks])
     if dump_lr or lr_folder or dump_sr:
+        _check_slugs([case.label for case in measured.cases])
         _check_names(measured.folders, measured.scale)
 
 
 def _check_slugs(names: Sequence[str]) -> None:
-    """Raises UserError if the SR images of two methods would have the same folder."""
+    """Raises UserError if images of two methods or cases would have the same folder."""
     folders: dict[str, str] = {}
     for name in names:
         other = folders.setdefault(images.slug(name), name)
         if other != name:
             raise UserError(
-                f"--dump-sr: the images of {other!r} and {name!r} would both be in "
+                f"the images of {other!r} and {name!r} would both be in "
                 f"{images.slug(name)}: evaluate one at a time"
             )
 
@@ -294,7 +332,9 @@ def _default_report(
     wanted: Measurement, measured: Measured, sources: Sequence[str | Path]
 ) -> str | None:
     """A folder in the first workdir, for these benchmarks and step; None without."""
-    workdir = packed.at_step(sources[0])[0] if sources else None
+    if not sources or str(sources[0]) in packed.shipped():
+        return None
+    workdir = packed.at_step(sources[0])[0]
     if workdir is None or not workdir.is_dir():
         return None
     leaf = f"setting{wanted.setting}" if wanted.setting else "given"
@@ -378,7 +418,8 @@ def _findings(
         examples=pictures.spread(outcome.examples, first.name, wanted.pictures),
         networks={
             name: Network(
-                cost.measure(model), _separation(wanted, model, measured.folders)
+                cost.measure(model, passes=PASSES if wanted.self_ensemble else 1),
+                _separation(wanted, model, measured.folders),
             )
             for name, model in measured.networks.items()
         },
@@ -434,11 +475,12 @@ def _load(wanted: Measurement, sources: Sequence[Source]) -> dict[str, Model]:
     named = {}
     for source, model, title in zip(sources, models, titles, strict=True):
         if not _may_be_measured(model, wanted.setting):
+            own = model.setting
+            preset = own if isinstance(own, str) else f"setting{own}"
             raise UserError(
-                f"the {model.role} in {source} was trained in setting {model.setting}, "
-                f"but the config measures setting {wanted.setting}: use "
-                f"--config=configs/benchmark.py:setting{model.setting}, or "
-                f"--config.setting={model.setting}"
+                f"the {model.role} in {source} was trained in setting {own}, but the "
+                f"config measures setting {wanted.setting}: use "
+                f"--config=configs/benchmark.py:{preset}"
             )
         if wanted.scale not in (None, model.scale):
             raise UserError(

@@ -16,6 +16,7 @@ from typing import Any
 from lightbsr_jax import atomic
 from lightbsr_jax.evaluation import html, pictures, tables, unpaired
 from lightbsr_jax.evaluation.images import slug
+from lightbsr_jax.evaluation.report import remove_pictures
 from lightbsr_jax.evaluation.unpaired import Look, Measured
 from lightbsr_jax.imaging import files
 
@@ -29,15 +30,14 @@ def write(
 ) -> None:
     """Writes the report into `folder`, and makes the folder if it is missing."""
     folder = Path(folder)
+    remove_pictures(folder)
     (folder / "panels").mkdir(parents=True, exist_ok=True)
-    for old in (folder / "panels").glob("*.png"):  # of an earlier report
-        old.unlink()
-    for one in measured:
+    for number, one in enumerate(measured):
         if one.look is not None:
             panel = pictures.panel(one.look.crops, {})
-            files.write_png(folder / _panel(one), panel)
+            files.write_png(folder / _panel(number, one), panel)
     results = {**about, "pictures": [_plain(one) for one in measured]}
-    note = unpaired.CONVENTION.format(border=about["scale"])
+    note = unpaired.CONVENTION.format(border=about["border"])
     text = _markdown(title, measured, methods, note)
     atomic.write_text(folder / "report.md", text)
     page = _page(title, measured, methods, note)
@@ -50,11 +50,11 @@ def _markdown(
     title: str, measured: Sequence[Measured], methods: Sequence[str], note: str
 ) -> str:
     parts = [f"# {title}", unpaired.table(measured, methods), note, "## Pictures"]
-    for one in measured:
+    for number, one in enumerate(measured):
         if one.look is not None:
             name = tables.escaped(f"{one.benchmark} {one.image}")
             scores = ", ".join(f"{m} {_figure(x)}" for m, x in one.niqe.items())
-            parts += [f"{name}: NIQE {scores}", f"![{name}]({_panel(one)})"]
+            parts += [f"{name}: NIQE {scores}", f"![{name}]({_panel(number, one)})"]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -106,9 +106,9 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _panel(one: Measured) -> str:
+def _panel(number: int, one: Measured) -> str:
     stem = Path(one.image).with_suffix("")
-    return f"panels/{slug(f'{one.benchmark} {stem}')}.png"
+    return f"panels/{number + 1}-{slug(f'{one.benchmark} {stem}')}.png"
 
 
 def _plain(one: Measured) -> dict[str, Any]:

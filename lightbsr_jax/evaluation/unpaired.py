@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -54,12 +55,13 @@ def measure(
     folders: Sequence[str],
     *,
     scale: int,
+    border: int,
     crop: int,
     pictures: int,
     dump_sr: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Measured]:
-    """Restores all pictures of the folders by every method.
+    """Restores all pictures of the folders by every method; NIQE is without `border`.
 
     The first `pictures` of each folder are kept for the report, with a region of
     crop x crop SR pixels. SR images are written below `dump_sr`. Raises
@@ -76,7 +78,7 @@ def measure(
             for method, pixels in sr.items():
                 out = sr_path(dump_sr, benchmark, name, GIVEN, method)
                 files.write_png(out, pixels)
-        scores = {method: niqe(pixels, border=scale) for method, pixels in sr.items()}
+        scores = {method: niqe(pixels, border=border) for method, pixels in sr.items()}
         measured.append(
             Measured(
                 benchmark,
@@ -118,7 +120,10 @@ def _methods(networks: Mapping[str, Model], scale: int) -> dict[str, Restore]:
     def lanczos(lr: np.ndarray) -> np.ndarray:
         return conversion.resized(lr, (scale * lr.shape[0], scale * lr.shape[1]))
 
-    upscalers = {name: Upscaler(model) for name, model in networks.items()}
+    devices = jax.local_devices()
+    upscalers = {
+        name: Upscaler(model, devices=devices) for name, model in networks.items()
+    }
     return {BICUBIC: bicubic, LANCZOS: lanczos, **upscalers}
 
 

@@ -89,7 +89,7 @@ def find_images(
 def _listed(file: Path) -> list[tuple[str, Path]]:
     """The images of a list. Raises UserError, FileNotFoundError with the line."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is no list of images: it is not UTF-8") from error
     found = []

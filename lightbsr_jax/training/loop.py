@@ -475,6 +475,8 @@ def fitting_steps_per_epoch(
     start = batches.get_state()
     seconds = 0.0  # of all epochs with one step each
     for stage, step in steps.items():
+        if not config.schedule.epochs(stage):
+            continue
         run = fresh_run(setup.state, averaged=config.ema_decay > 0)
         taken = seconds_per_step(step, parallel.replicate(run), batches, constants)
         seconds += config.schedule.epochs(stage) * taken
