@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from lightbsr_jax.evaluation.conventions import Comparison, Measure
 
 
@@ -52,9 +50,9 @@ def describe(a: str, b: str, scale: int, found: Comparison) -> str:
     if found.cropped:
         first = found.cropped[0]
         title += (
-            f"\n{len(found.cropped)} of different sizes, such as {first.first_path} "
-            f"with {_size(first.first)} and {_size(first.second)} pixels: only the "
-            "area common to both is compared, aligned at the top left"
+            f"\n{len(found.cropped)} of different sizes, such as {first.first} "
+            f"with {_size(first.first_size)} and {_size(first.second_size)} pixels: only "
+            "the area common to both is compared, aligned at the top left"
         )
     return f"{title}\n\n{_describe_measures(found.measures, scale)}"
 
@@ -96,5 +94,5 @@ def _describe_bicubics(found: Comparison) -> str:
     )
 
 
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"

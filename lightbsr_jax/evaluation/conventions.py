@@ -6,6 +6,7 @@ border that is cut, in the window of SSIM and, for resized images, in the kind o
 bicubic. Images are uint8 [H, W, 3].
 """
 
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -71,12 +72,22 @@ def ssim(
 
 
 class Pair(NamedTuple):
-    """Two image files and their pixels."""
+    """Two image files, with their sizes (height, width)."""
 
-    first: np.ndarray  # uint8 [H, W, 3]
-    second: np.ndarray
-    first_path: Path
-    second_path: Path
+    first: Path
+    second: Path
+    first_size: tuple[int, int]
+    second_size: tuple[int, int]
+
+    @property
+    def common(self) -> tuple[int, int]:
+        """The size of the area common to both, aligned at the top left."""
+        (a, b), (c, d) = self.first_size, self.second_size
+        return min(a, c), min(b, d)
+
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """The pixels of both, uint8 [H, W, 3]."""
+        return files.read_rgb(self.first), files.read_rgb(self.second)
 
 
 class Measure(NamedTuple):
@@ -115,26 +126,22 @@ def compare(a: str | Path, b: str | Path, *, scale: int = 4) -> Comparison:
     not match or are too small, and FileNotFoundError.
     """
     pairs = [
-        Pair(files.read_rgb(first), files.read_rgb(second), first, second)
+        Pair(first, second, files.image_size(first), files.image_size(second))
         for first, second in _pairs(a, b)
     ]
-    factors = {_factor(*pair) for pair in pairs}
+    factors = {_factor(pair) for pair in pairs}
     if len(factors) > 1:
         raise UserError(f"{a} against {b}: some images are low-resolution, some not")
     (factor,) = factors
     if factor > 1:
-        images = [(pair.first, pair.second) for pair in pairs]
-        return Comparison(len(pairs), factor, [], _resamplings(images, factor), [])
-    cropped = [pair for pair in pairs if pair.first.shape != pair.second.shape]
-    common = []
-    for pair in pairs:
-        height, width = np.minimum(pair.first.shape[:2], pair.second.shape[:2])
-        common.append((pair.first[:height, :width], pair.second[:height, :width]))
-    return Comparison(len(pairs), 1, _measures(common, scale), {}, cropped)
+        return Comparison(len(pairs), factor, [], _resamplings(pairs, factor), [])
+    cropped = [pair for pair in pairs if pair.first_size != pair.second_size]
+    return Comparison(len(pairs), 1, _measures(pairs, scale), {}, cropped)
 
 
-def _measures(images: list[tuple[np.ndarray, np.ndarray]], scale: int) -> list[Measure]:
-    smallest = min(min(a.shape[:2]) for a, _ in images)
+def _measures(pairs: list[Pair], scale: int) -> list[Measure]:
+    """All measures of the common areas; one pair at a time is in memory."""
+    smallest = min(min(pair.common) for pair in pairs)
     borders = sorted({0, scale, 10})
     borders = [border for border in borders if smallest - 2 * border >= 11]
     if not borders:
@@ -148,35 +155,45 @@ def _measures(images: list[tuple[np.ndarray, np.ndarray]], scale: int) -> list[M
         (gaussian, ssim, SSIM_COLOURS, 5, _PAPER_SSIM),
         (f"{uniform} (scikit-image)", partial(ssim, uniform=True), COLOURS, 5, None),
     ]
-    measures = []
-    for name, measure, colours, digits, paper in kinds:
-        values = {
-            title: [
-                float(np.mean([measure(a, b, colour, border=n) for a, b in images]))
-                for n in borders
-            ]
-            for title, colour in colours.items()
-        }
-        measures.append(Measure(name, digits, borders, values, paper))
-    return measures
+    scores = defaultdict(list)  # of all images, by measure, colour and border
+    for pair in pairs:
+        height, width = pair.common
+        a, b = (image[:height, :width] for image in pair.read())
+        for name, measure, colours, _, _ in kinds:
+            for title, colour in colours.items():
+                for border in borders:
+                    score = measure(a, b, colour, border=border)
+                    scores[name, title, border].append(score)
+    return [
+        Measure(
+            name,
+            digits,
+            borders,
+            {
+                title: [float(np.mean(scores[name, title, n])) for n in borders]
+                for title in colours
+            },
+            paper,
+        )
+        for name, _, colours, digits, paper in kinds
+    ]
 
 
-def _resamplings(
-    images: list[tuple[np.ndarray, np.ndarray]], factor: int
-) -> dict[str, Resampling]:
+def _resamplings(pairs: list[Pair], factor: int) -> dict[str, Resampling]:
     """Scores of each kind of bicubic on pairs of an LR image and its HR image."""
+    scores = defaultdict(list)
+    for pair in pairs:
+        lr, hr = pair.read()
+        hr = hr[: lr.shape[0] * factor, : lr.shape[1] * factor]
+        for name, bicubic in BICUBIC.items():
+            sr, made = bicubic(lr, hr.shape[:2]), bicubic(hr, lr.shape[:2])
+            worst = int(np.abs(made.astype(int) - lr).max())
+            up = float(metrics.psnr_y(sr[None], hr[None], border=factor)[0])
+            scores[name].append((psnr(made, lr, _rgb, border=0), worst, up))
     found = {}
-    for name, bicubic in BICUBIC.items():
-        up, down, worst = [], [], 0
-        for lr, hr in images:
-            height, width = (side * factor for side in lr.shape[:2])
-            hr = hr[:height, :width]
-            sr = bicubic(lr, hr.shape[:2])
-            up.append(float(metrics.psnr_y(sr[None], hr[None], border=factor)[0]))
-            made = bicubic(hr, lr.shape[:2])
-            down.append(psnr(made, lr, _rgb, border=0))
-            worst = max(worst, int(np.abs(made.astype(int) - lr).max()))
-        found[name] = Resampling(float(np.mean(down)), worst, float(np.mean(up)))
+    for name, of_images in scores.items():
+        down, worst, up = zip(*of_images, strict=True)
+        found[name] = Resampling(float(np.mean(down)), max(worst), float(np.mean(up)))
     return found
 
 
@@ -212,24 +229,18 @@ def _inside(planes: np.ndarray, border: int) -> np.ndarray:
     return planes[:, border : height - border, border : width - border]
 
 
-def _factor(a: np.ndarray, b: np.ndarray, first: Path, second: Path) -> int:
+def _factor(pair: Pair) -> int:
     """The factor by which A is smaller than B; 1 if they differ by a few pixels."""
-    if (
-        max(abs(p - q) for p, q in zip(a.shape[:2], b.shape[:2], strict=True))
-        < _MODULUS
-    ):
+    a, b = pair.first_size, pair.second_size
+    if max(abs(p - q) for p, q in zip(a, b, strict=True)) < _MODULUS:
         return 1
     for factor in (2, 3, 4, 8):
-        if a.shape[:2] == tuple(side // factor for side in b.shape[:2]):
+        if a == tuple(side // factor for side in b):
             return factor
     raise UserError(
-        f"{first} is {_size(a)} pixels, {second} {_size(b)} (width x height): expected "
-        "the same size, or the first smaller by 2, 3, 4 or 8"
+        f"{pair.first} is {a[1]}x{a[0]} pixels, {pair.second} {b[1]}x{b[0]} (width x "
+        "height): expected the same size, or the first smaller by 2, 3, 4 or 8"
     )
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"
 
 
 def _pairs(a: str | Path, b: str | Path) -> list[tuple[Path, Path]]:
