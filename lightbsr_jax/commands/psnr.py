@@ -51,8 +51,8 @@ def describe(a: str, b: str, scale: int, found: Comparison) -> str:
         first = found.cropped[0]
         title += (
             f"\n{len(found.cropped)} of different sizes, such as {first.first} "
-            f"with {_size(first.first_size)} and {_size(first.second_size)} pixels: only "
-            "the area common to both is compared, aligned at the top left"
+            f"with {_size(first.first_size)} and {_size(first.second_size)} pixels: "
+            "only the area common to both is compared, aligned at the top left"
         )
     return f"{title}\n\n{_describe_measures(found.measures, scale)}"
 
