@@ -122,6 +122,16 @@ def test_missing_partners_are_named(folder: Path) -> None:
         pairs_of(folder, every=False)
 
 
+def test_a_pair_whose_hr_image_is_left_out_is_left_out(folder: Path) -> None:
+    save(folder / "HR" / "d.png", numbered(3, SCALE * SIZE - 2, 34))
+    save(folder / "LR" / "d.png", numbered(3, SIZE - 1, 17))
+    (folder / "HR" / "e.png").write_bytes(b"no image")
+    save(folder / "LR" / "e.png", numbered(4, 14, 17))
+    source, pairs = pairs_of(folder)
+    assert (len(source), len(pairs)) == (3, 3)
+    assert source.left_out == ["d.png", "e.png"]
+
+
 def test_a_partner_of_several_images_is_named(folder: Path) -> None:
     """As if another set of HR images, without LR ones, numbered its images alike."""
     save(folder / "HR" / "more" / "b.png", numbered(3, 28, 34))

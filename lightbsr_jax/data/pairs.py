@@ -64,7 +64,8 @@ class Pairs:
         self.skipped = {}
         lr = _by_name(folders)
         found = {i: _partner(lr, name, scale) for i, name in enumerate(source.names)}
-        _check_partners(source, folders, lr, found, every=every)
+        left_out = {_partner(lr, name, scale) for name in source.left_out}
+        _check_partners(source, folders, lr, found, left_out, every=every)
         self._pairs = [(i, path) for i, path in found.items() if path is not None]
         self._check_sizes(minimum)
         text = "".join(f"{source.names[i]} {self.sizes[n]}\n" for n, i in self._indices)
@@ -274,14 +275,18 @@ def _check_partners(
     folders: str,
     lr: dict[str, Path],
     found: dict[int, Path | None],
+    left_out: set[Path | None],
     *,
     every: bool,
 ) -> None:
-    """Raises UserError for images that have no partner, or more than one."""
+    """Raises UserError for images that have no partner, or more than one.
+
+    LR images `left_out` belong to HR images that the source leaves out.
+    """
     partners = Counter(path for path in found.values() if path is not None)
     used = set(partners)
     without = [source.names[i] for i, path in found.items() if path is None]
-    alone = [str(path) for path in lr.values() if path not in used]
+    alone = [str(path) for path in lr.values() if path not in used | left_out]
     text = f"config.data.lr={folders}: "
     if not used:
         raise UserError(

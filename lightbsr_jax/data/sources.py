@@ -38,12 +38,13 @@ class ImageFolders:
     sizes: np.ndarray
     fingerprint: str
     skipped: dict[str, str]
+    left_out: list[str]  # names of images that are skipped from the start
 
     def __init__(self, folders: Sequence[str | Path], *, minimum: int) -> None:
         self._minimum = minimum
         self._folders = ", ".join(map(str, folders))
         self._lock = threading.Lock()
-        self.skipped = {}
+        self.skipped, self.left_out = {}, []
         found = find_all(folders)
 
         self.names, self._paths, sizes = [], [], []
@@ -56,6 +57,7 @@ class ImageFolders:
                     )
             except (files.ImageError, OSError) as error:
                 self.skipped[str(path)] = str(error)
+                self.left_out.append(name)
                 continue
             self.names.append(name)
             self._paths.append(path)
@@ -153,6 +155,7 @@ class PreparedImages:
     sizes: np.ndarray
     fingerprint: str
     skipped: dict[str, str]
+    left_out: list[str]  # names of images that are skipped from the start
 
     def __init__(self, folder: Path, split: str, *, minimum: int) -> None:
         import tensorflow_datasets as tfds  # slow to import
@@ -177,6 +180,7 @@ class PreparedImages:
 
         self.names, sizes, self._first, self._grids = [], [], [], []
         self.skipped = {}
+        self.left_out = list(about["skipped"][split])
         first = 0
         for name, height, width in about["images"][split]:
             grid = tiles.Grid(height, width, tile=about["tile"], stride=about["stride"])
@@ -184,6 +188,7 @@ class PreparedImages:
                 self.skipped[name] = (
                     f"{name}: {height} x {width} pixels, a side is below {minimum}"
                 )
+                self.left_out.append(name)
             else:
                 self.names.append(name)
                 sizes.append((height, width))
