@@ -71,9 +71,8 @@ def configured(
     from configs import student
     from lightbsr_jax.training.config import TrainingConfig
 
-    preset = f"setting{arguments.setting}"
-    if arguments.setting in ("real", "photo"):
-        preset = arguments.setting
+    named = arguments.setting in ("real", "photo")
+    preset = arguments.setting if named else f"setting{arguments.setting}"
     config = student.get_config(f"{preset}-plain").unlock()
     config.data.hr = arguments.data
     config.seed = arguments.seed

@@ -69,37 +69,26 @@ def test_of_another_setting_all_but_the_estimators_input_is_taken() -> None:
     assert initial.ESTIMATOR_INPUT not in fitted.taken
 
 
-BLOCKS = ("params", "restorer", "body", "groups", "blocks")
+def of_blocks(blocks: int) -> dict[str, dict[str, int]]:
+    return {"network": {"groups": 2, "blocks": blocks}}
 
 
-def of_blocks(blocks: int, seed: int) -> tuple[ModelSpec, dict]:
-    made = spec(4, network={"groups": 2, "blocks": blocks})
-    shapes = made.shapes()
-    del shapes["basis"]
-    rng = np.random.default_rng(seed)
-    return made, jax.tree.map(
-        lambda x: rng.uniform(0.01, 0.1, x.shape).astype(x.dtype), shapes
-    )
-
-
-def below(tree: dict, path: tuple[str, ...]) -> dict:
-    for name in path:
-        tree = tree[name]
-    return tree
+def blocks_of(tree: dict) -> dict:
+    return tree["params"]["restorer"]["body"]["groups"]["blocks"]
 
 
 def test_more_blocks_than_the_given_weights_have_change_nothing_at_first() -> None:
-    few, given = of_blocks(2, seed=1)
-    many, fresh = of_blocks(5, seed=2)
+    few, many = (spec(4, **of_blocks(n)).make_network() for n in (2, 5))
+    given, fresh = variables(seed=1, **of_blocks(2)), variables(seed=2, **of_blocks(5))
     fitted = initial.fit(fresh, given)
     assert len(fitted.taken) == fitted.tensors
     lr = np.random.default_rng(0).random((1, 8, 8, 3)).astype(np.float32)
-    before = few.make_network().apply(given, lr).sr
-    after = many.make_network().apply(fitted.variables, lr).sr
+    before = few.apply(given, lr).sr
+    after = many.apply(fitted.variables, lr).sr
     np.testing.assert_allclose(before, after, atol=1e-6)
-    fresh_output = many.make_network().apply(fresh, lr).sr
+    fresh_output = many.apply(fresh, lr).sr
     assert np.abs(before - fresh_output).max() > 0.01
-    scales = below(fitted.variables, BLOCKS)["mixing"]["layer_scale"]
+    scales = blocks_of(fitted.variables)["mixing"]["layer_scale"]
     assert [bool(scales[:, block].all()) for block in range(5)] == [
         *(True, False, False),
         *(True, False),
@@ -107,14 +96,13 @@ def test_more_blocks_than_the_given_weights_have_change_nothing_at_first() -> No
 
 
 def test_fewer_blocks_than_the_given_weights_have_are_evenly_spaced() -> None:
-    given, fresh = of_blocks(4, seed=1)[1], of_blocks(2, seed=2)[1]
+    given, fresh = variables(seed=1, **of_blocks(4)), variables(seed=2, **of_blocks(2))
     fitted = initial.fit(fresh, given)
     assert len(fitted.taken) == fitted.tensors
-    taken, all_given = below(fitted.variables, BLOCKS), below(given, BLOCKS)
     jax.tree.map(
         lambda kept, x: np.testing.assert_array_equal(kept, x[:, [0, 2]]),
-        taken,
-        all_given,
+        blocks_of(fitted.variables),
+        blocks_of(given),
     )
 
 

@@ -1,3 +1,6 @@
+from typing import Any
+
+import optax
 import pytest
 from helpers import literal
 
@@ -46,30 +49,27 @@ def test_unknown_preset_is_named() -> None:
         teacher.get_config("setting3")
 
 
-def test_a_plateau_without_a_warmup_begins_at_the_full_rate() -> None:
-    rate = schedules.learning_rate(
+def with_plateau(**fields: Any) -> optax.Schedule:
+    """A schedule of two steps per epoch, without stage 1, up to a rate of 1."""
+    return schedules.learning_rate(
         steps_per_epoch=2,
         stage1_epochs=0,
         stage1_learning_rate=0.0,
-        stage2_epochs=4,
-        warmup_epochs=0,
         learning_rate=1.0,
-        final_learning_rate=0.0,
-        cooldown_epochs=2,
+        **fields,
+    )
+
+
+def test_a_plateau_without_a_warmup_begins_at_the_full_rate() -> None:
+    rate = with_plateau(
+        stage2_epochs=4, warmup_epochs=0, final_learning_rate=0.0, cooldown_epochs=2
     )
     assert [float(rate(step)) for step in range(0, 8, 2)] == [1, 1, 0.5, 0]
 
 
 def test_a_plateau_and_a_cooldown() -> None:
-    rate = schedules.learning_rate(
-        steps_per_epoch=2,
-        stage1_epochs=0,
-        stage1_learning_rate=0.0,
-        stage2_epochs=10,
-        warmup_epochs=2,
-        learning_rate=1.0,
-        final_learning_rate=0.2,
-        cooldown_epochs=4,
+    rate = with_plateau(
+        stage2_epochs=10, warmup_epochs=2, final_learning_rate=0.2, cooldown_epochs=4
     )
     expected = [0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2]
     found = [float(rate(2 * epoch + 1)) for epoch in range(10)]

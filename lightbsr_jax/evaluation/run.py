@@ -123,10 +123,10 @@ def run(
     """
     wanted = Measurement.from_flags(config)
     measured = _prepare(wanted, sources, folders, lpips)
+    if dump_sr is not None:
+        _check_slugs([BICUBIC, LANCZOS, *measured.networks])
     if wanted.unpaired:
         _refuse_what_takes_hr(dump_lr=dump_lr, lr_dir=lr_folder, lpips=lpips)
-        if dump_sr is not None:
-            _check_slugs([BICUBIC, LANCZOS, *measured.networks])
         if jax.process_index() == 0:
             _run_unpaired(wanted, measured, report_folder, dump_sr, say)
         _wait_for_each_other()
@@ -309,8 +309,6 @@ def _check_lr_folders(
     """Raises UserError if images cannot be written or read as requested."""
     if dump_lr is not None and lr_folder is not None:
         raise UserError("--dump-lr writes what --lr-dir reads: give one of them")
-    if dump_sr is not None:
-        _check_slugs([BICUBIC, LANCZOS, *measured.networks])
     if dump_lr or lr_folder or dump_sr:
         _check_slugs([case.label for case in measured.cases])
         _check_names(measured.folders, measured.scale)

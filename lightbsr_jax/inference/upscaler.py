@@ -319,7 +319,7 @@ class _Run:
         self, dtype: np.dtype, other: np.ndarray | None, blend: Blend | None
     ) -> np.ndarray:
         """The SR image, with its own IDR or the mean IDR of another image; blended."""
-        idr, mean = self.encode() if other is None else self._given(np.asarray(other))
+        idr, mean = self.encode() if other is None else self._given(other)
         modulators = self._in_parts.modulators(self._network, self._parts, idr, mean)
         del idr
         features = self._parts.map(stages.extracted, 1, self._lr, averaged=True)
@@ -348,8 +348,9 @@ class _Run:
         )
         return idr, self._parts.mean(idr)[0]
 
-    def _given(self, mean: np.ndarray) -> tuple[Map, np.ndarray]:
+    def _given(self, other: np.ndarray) -> tuple[Map, np.ndarray]:
         """A mean IDR as that of the whole image, in place of `encode`."""
+        mean = np.asarray(other, np.float32)
         tile = [n // IDR_STEP for n in self._grid.tile]
         idr = Map(self._grid)
         for row in range(self._grid.rows):
