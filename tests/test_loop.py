@@ -560,7 +560,7 @@ def test_a_teacher_takes_both_branches_and_the_basis(images, teacher_workdir) ->
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("start", "zero"), ("optimizer", "sgd"), ("cooldown", 59)]
+    ("field", "value"), [("start", "zero"), ("optimizer", "sgd"), ("cooldown", 60)]
 )
 def test_what_a_plain_config_cannot_be(images, field: str, value: object) -> None:
     config = student.get_config("setting1-plain").unlock()

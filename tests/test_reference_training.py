@@ -112,6 +112,9 @@ def check_tensors(
     The gradient of a bias before BatchNorm is zero but for rounding, which Adam makes
     into steps of up to the full rate, in each program its own. The bias and the running
     mean that contains it are held to the six steps of 2e-4 that they may have gone.
+    Elsewhere one element of a tensor may have such a gradient in one step, and go 2e-4
+    the other way: of a bias of 8, one was 4e-4 away and the others 7e-6 or less, in
+    programs of other optimisation levels on the same processor.
     """
     names = list(goldens[f"trace/{role}_keys"])
     assert set(names) == set(tensors)
@@ -119,12 +122,12 @@ def check_tensors(
     sizes = np.array([tensors[name].size for name in names])
     loose = np.array([bool(DRIFTING.search(name)) for name in names])
     drift = np.where(loose, 6 * 2e-4, 0)
+    one = 2 * 2e-4
     wanted = goldens[f"trace/{role}_norms"]
     allowed = tolerance * wanted + drift * np.sqrt(sizes)
-    np.testing.assert_array_less(np.abs(norms - wanted), allowed + 1e-12)
-    allowed = (tolerance * wanted + drift * np.sqrt(sizes)) * np.sqrt(sizes)
+    np.testing.assert_array_less(np.abs(norms - wanted), allowed + one)
     wanted = goldens[f"trace/{role}_sums"]
-    np.testing.assert_array_less(np.abs(sums - wanted), allowed + 1e-12)
+    np.testing.assert_array_less(np.abs(sums - wanted), allowed * np.sqrt(sizes) + one)
 
 
 def test_traces(goldens) -> None:
