@@ -173,6 +173,12 @@ def test_high_dynamic_range_is_refused_by_name(
         read(tmp_path, data)
 
 
+def test_a_profile_does_not_overrule_high_dynamic_range(tmp_path: Path) -> None:
+    chunks = [(b"cICP", bytes([9, 16, 0, 1])), png.profile_chunk(PROFILES["P3"])]
+    with pytest.raises(ImageError, match="high dynamic range .PQ"):
+        read(tmp_path, png_with(*chunks, samples=discs("uint16")))
+
+
 # Small ranges
 
 

@@ -332,6 +332,29 @@ def test_jpeg_without_its_last_marker(tmp_path):
     np.testing.assert_array_equal(read(tmp_path, data[:-2]), whole)
 
 
+@pytest.mark.parametrize("fill", [b"\0", b"\xff"])
+@pytest.mark.parametrize("length", [2_000, 100_000])
+def test_a_jpeg_that_is_filled_up_is_truncated(tmp_path, fill, length):
+    """Damaged disks and interrupted downloads leave such files."""
+    image = Image.fromarray(
+        np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+    )
+    data = encode(image, "JPEG", quality=90)
+    for cut in (len(data) // 2, len(data) - 300):
+        with pytest.raises(ImageError, match="its end is missing"):
+            read(tmp_path, data[:cut] + fill * length)
+    whole = read(tmp_path, data)
+    np.testing.assert_array_equal(read(tmp_path, data + fill * length), whole)
+    np.testing.assert_array_equal(read(tmp_path, data[:-2] + fill * length), whole)
+
+
+def test_a_progressive_jpeg_with_much_behind_it(tmp_path):
+    """Such as a video, whose bytes hold no marker of an end."""
+    data = encode(Image.fromarray(smooth_array()), "JPEG", progressive=True)
+    whole = read(tmp_path, data)
+    np.testing.assert_array_equal(read(tmp_path, data + bytes(100_000)), whole)
+
+
 @pytest.mark.parametrize("bits", [16, 32])
 def test_bmp_with_masks_of_its_own(tmp_path, bits):
     masks = (0xF00, 0xF0, 0xF) if bits == 16 else (0x3FF00000, 0xFFC00, 0x3FF)
@@ -346,6 +369,40 @@ def test_bmp_with_masks_of_its_own(tmp_path, bits):
     data += struct.pack("<3I", *masks) + rows.tobytes()
     expected = np.floor(levels * 255 / top + 0.5)
     np.testing.assert_array_equal(read(tmp_path, data), expected)
+
+
+def bmp(samples: np.ndarray, masks: tuple[int, ...], compression: int) -> bytes:
+    """A BMP of 32 bits whose samples [H, W, 4] are in the order of its bytes."""
+    long = compression == 3 and len(masks) == 4  # a header that holds four masks
+    length = 56 if long else 40
+    start = 14 + 40 + 4 * len(masks)
+    rows = samples[::-1].tobytes()
+    height, width = samples.shape[:2]
+    data = struct.pack("<2sIII", b"BM", start + len(rows), 0, start)
+    data += struct.pack("<IiiHHI", length, width, height, 1, 32, compression)
+    data += struct.pack("<IiiII", len(rows), 0, 0, 0, 0)
+    return data + struct.pack(f"<{len(masks)}I", *masks) + rows
+
+
+@pytest.mark.parametrize("compression", [3, 6])
+def test_bmp_in_the_order_of_red_green_blue(tmp_path, compression):
+    """Pillow reads it only if the fourth byte is alpha, and not as compression 6."""
+    samples = random_array(4)
+    red_first = (0xFF, 0xFF00, 0xFF0000)
+    with_alpha = bmp(samples, (*red_first, 0xFF000000), compression)
+    expected = on_white(samples[..., :3], samples[..., 3])
+    np.testing.assert_array_equal(read(tmp_path, with_alpha), expected)
+    masks = red_first if compression == 3 else (*red_first, 0)
+    plain = bmp(samples, masks, compression)
+    np.testing.assert_array_equal(read(tmp_path, plain), samples[..., :3])
+
+
+def test_alpha_of_a_bmp_with_masks_of_its_own():
+    samples = random_array(4)
+    data = bmp(samples, (0xFF00, 0xFF, 0xFF000000, 0xFF0000), 3)
+    decoded = decoding.decode(data)
+    np.testing.assert_array_equal(decoded.samples, samples[..., [1, 0, 3, 2]])
+    assert decoded.colours == 3
 
 
 def test_pages_that_are_no_pictures(tmp_path):

@@ -146,6 +146,12 @@ def test_published_pairs(tmp_path: Path, name: str) -> None:
     assert layouts.lr_image(tmp_path, "Set5", hr, 3) is None or "x" not in lr.lower()
 
 
+def test_lr_images_end_in_either_case(tmp_path: Path) -> None:
+    make(tmp_path, "Set5/baby.PNG")
+    found = layouts.lr_image(tmp_path, "Set5", "baby.png", 4)
+    assert found is not None and found.samefile(tmp_path / "Set5" / "baby.PNG")
+
+
 def test_a_folder_is_described(tmp_path: Path) -> None:
     make(tmp_path, *files_of("GTmod12/{name}.png"), side=16)
     make(tmp_path, *files_of("LRbicx4/{name}.png"), side=4)

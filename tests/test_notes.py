@@ -150,6 +150,20 @@ def test_pointers_out_of_the_block_lose_nothing_else(tmp_path: Path) -> None:
         assert found.main.value(315) == NAME + b"\0"
 
 
+@pytest.mark.parametrize(("start", "length"), [(0, 8), (0, 50), (8, 40)])
+def test_a_preview_at_a_broken_place_loses_nothing(
+    tmp_path: Path, start: int, length: int
+) -> None:
+    whole = block(thumbnail=b"\xff\xd8 preview \xff\xd9")
+    for tag, number in ((513, start), (514, length)):
+        at = whole.index(struct.pack("<HHI", tag, 4, 1)) + 8
+        whole = whole[:at] + struct.pack("<I", number) + whole[at + 4 :]
+    first = read(tmp_path, saved("JPEG", exif=whole))
+    found = details_of(first)
+    assert found.main.value(315) == NAME + b"\0"
+    assert found.exif is not None and found.exif.value(exif.MAKER_NOTE) == MAKER
+
+
 def test_a_broken_block_is_said_to_be_lost(tmp_path: Path) -> None:
     data = saved("JPEG", exif=exif.PREFIX + b"II*\0\xff\xff\xff\xff" + bytes(20))
     first = read(tmp_path, data)
@@ -243,6 +257,22 @@ def test_xmp_sizes_grow_and_lost_parts_are_not_announced(tmp_path: Path) -> None
     )
 
 
+def test_extended_xmp_is_said_to_be_lost(tmp_path: Path) -> None:
+    """Further segments of a JPEG; Pillow passes on the first alone."""
+    more = b"http://ns.adobe.com/xmp/extension/\0" + b"A" * 32 + bytes(8) + b"<x/>"
+    packet = b'<x:xmpmeta a="1" xmpNote:HasExtendedXMP="' + b"A" * 32 + b'"/>'
+    data = saved("JPEG", xmp=packet)
+    segment = b"\xff\xe1" + struct.pack(">H", len(more) + 2) + more
+    first = read(tmp_path, data[:20] + segment + data[20:])
+    assert first.metadata.xmp == b'<x:xmpmeta a="1"/>'
+    assert photographs.left_out(first, "JPEG") == ["extended XMP"]
+
+
+def test_elements_without_content_end_where_they_end() -> None:
+    packet = b'<a><hdrgm:M b="1"/><dc:x>1</dc:x><hdrgm:M>2</hdrgm:M></a>'
+    assert xmp.cleaned(packet)[0] == b"<a><dc:x>1</dc:x></a>"
+
+
 def test_xmp_that_announces_nothing_stays() -> None:
     packet = b'<a Container:Directory="x" tiff:Orientation="3" b="3">'
     assert xmp.cleaned(packet) == (packet, [])
@@ -271,6 +301,20 @@ def test_iptc_photoshop_and_comment_are_kept(tmp_path: Path) -> None:
     assert photographs.left_out(first, "WEBP")[-1] == "the comment"
 
 
+def test_iptc_beside_other_resources_in_a_tiff(tmp_path: Path) -> None:
+    """As exiftool adds it to a file of Photoshop."""
+    record = b"\x1c\x02\x69\0\x06abcdef"
+    others = b"8BIM" + struct.pack(">HHI", 1005, 0, 16) + bytes(16)
+    tags = [
+        (exif.PHOTOSHOP, 7, len(others), others, True),
+        (exif.IPTC, 7, len(record), record, True),
+    ]
+    for kind in ("TIFF", "JPEG"):
+        found = through(tmp_path, tiff(extratags=tags), kind).metadata.photoshop
+        assert found is not None and found.startswith(others)
+        assert photoshop.iptc(found) == record
+
+
 def test_photoshops_layers_are_said_to_be_lost(tmp_path: Path) -> None:
     layers = b"Adobe Photoshop Document Data Block\0" + bytes(40)
     data = tiff(extratags=[(37724, 7, len(layers), layers, True)])
@@ -297,6 +341,39 @@ def test_pixel_aspect_is_kept(tmp_path: Path, kind: str) -> None:
     x, y = result.metadata.aspect
     assert x / y == 2
     assert photographs.left_out(first, "WEBP") == ["the pixel aspect ratio"]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("aspect", [(1.5, 1.0), (0.3, 0.6), (3e5, 1e5)])
+def test_pixel_aspect_need_not_be_of_whole_numbers(
+    tmp_path: Path, aspect: tuple[float, float], kind: str
+) -> None:
+    data = tiff(resolution=aspect, resolutionunit=1)
+    found = through(tmp_path, data, kind).metadata.aspect
+    assert found is not None
+    assert found[0] / found[1] == pytest.approx(aspect[0] / aspect[1], rel=1e-3)
+
+
+def test_square_pixels_lose_no_aspect(tmp_path: Path) -> None:
+    first = read(tmp_path, tiff())  # tifffile states a resolution of 1 in no unit
+    assert first.metadata.aspect == (1, 1)
+    assert photographs.left_out(first, "WEBP") == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "nanometres"), [("JPEG", 100), ("PNG", 0.1), ("BMP", 0.1)]
+)
+def test_resolutions_of_microscopes_are_left_out_where_too_high(
+    tmp_path: Path, kind: str, nanometres: float
+) -> None:
+    per_centimetre = 1e7 / nanometres
+    data = tiff(resolution=(per_centimetre,) * 2, resolutionunit=3, software=False)
+    first = read(tmp_path, data)
+    assert first.metadata.dpi == pytest.approx((2.54 * per_centimetre,) * 2)
+    assert photographs.left_out(first, kind) == [f"the resolution: too high for {kind}"]
+    found = read(tmp_path, photographs.encode(first, kind=kind)).metadata.dpi
+    assert found is None or max(found) < 100  # BMP: Pillow states 96
+    assert photographs.left_out(first, "TIFF") == []
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])

@@ -132,6 +132,39 @@ def test_jpeg_goes_without_notes_that_are_too_long(tmp_path: Path) -> None:
     assert (read.metadata.exif, read.metadata.xmp) == (None, None)
 
 
+GREY_GAMMA = ((b"gAMA", struct.pack(">I", 100_000)),)
+GREY = ADOBE.replace(b"RGB XYZ ", b"GRAYXYZ ", 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "profile", "colour"),
+    [
+        ("WEBP", GREY, ()),  # which has no grey
+        ("JPEG", ADOBE, GREY_GAMMA),  # made for colours of what a PNG states of grey
+        ("JXL", b"broken", ()),
+        ("BMP", ADOBE, ()),
+    ],
+)
+def test_profiles_that_do_not_fit_are_said_to_be_lost(
+    tmp_path: Path, kind: str, profile: bytes, colour: tuple
+) -> None:
+    notes = NOTHING._replace(colour=colour)
+    made = photograph(1)._replace(profile=profile, metadata=notes)
+    assert photographs.left_out(made, kind) == ["the colour profile"]
+    assert read_bytes(photographs.encode(made, kind=kind), tmp_path).profile is None
+    assert photographs.left_out(made, "PNG") == []
+
+
+def test_a_profile_in_too_many_pieces_is_said_to_be_lost(tmp_path: Path) -> None:
+    data = save(Image.fromarray(random_samples(3)), "JPEG", icc_profile=ADOBE)
+    begin = data.index(b"ICC_PROFILE") - 4
+    end = begin + 2 + int.from_bytes(data[begin + 2 : begin + 4], "big")
+    twice = data[:end] + data[begin:end] + data[end:]
+    read = read_bytes(twice, tmp_path)
+    assert read.profile is None
+    assert photographs.left_out(read, "JPEG") == ["the colour profile (broken)"]
+
+
 def test_transparency_leaves_no_fringe() -> None:
     colour = np.zeros((5, 8, 3), np.uint8)  # black where nothing shows
     colour[:, 4:] = 200, 100, 50

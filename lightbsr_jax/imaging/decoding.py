@@ -38,7 +38,8 @@ _TURNS = {
     8: (1, False),
 }
 _HEADER = 138  # bytes of the longest BMP header
-_END = b"\xff\xd9"  # end marker of a JPEG
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"  # markers of a JPEG: its pixels, its end
+_BLANKS = (bytes(16), 16 * b"\xff")  # what fills up a file of a damaged disk
 _NOISE = bytes(range(37, 251, 7)) * 8  # bytes unlike those of any picture
 
 
@@ -83,7 +84,7 @@ def decode(data: bytes) -> Decoded:
     if kind == "PNG":
         image.verify()  # decoding alone does not look at the checksums
         image = _open(data)
-    elif kind in ("JPEG", "MPO") and _END not in data[-64_000:]:
+    elif kind in ("JPEG", "MPO") and data.find(_END, _first_scan(data)) < 0:
         data = _completed(data, image)
         image = _open(data)
     count = 1 if kind == "MPO" else getattr(image, "n_frames", 1)
@@ -258,14 +259,26 @@ def _orientation(image: Image.Image, file: BinaryIO) -> int:
     return orientation if orientation in _TURNS else 1
 
 
+def _first_scan(data: bytes) -> int:
+    """Place of the first pixels of a JPEG: a preview in EXIF ends before it."""
+    place = 2
+    while data[place : place + 1] == b"\xff":
+        if data.startswith(_SCAN, place):
+            return place
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return 0
+
+
 def _completed(data: bytes, image: Image.Image) -> bytes:
     """Appends the missing end marker to a JPEG whose pixels are complete.
 
-    They are complete if bytes appended after them change nothing. Otherwise raises
-    ValueError.
+    They are complete if bytes appended after them change nothing; blank bytes at the
+    end of the file do not count as pixels. Otherwise raises ValueError.
     """
     if image.info.get("progressive"):
         raise ValueError("its end is missing")
+    if data.endswith(_BLANKS):
+        data = data.rstrip(data[-1:])
     whole = data + _END
     pixels, others = (np.asarray(_open(x)) for x in (whole, data + _NOISE + _END))
     if not np.array_equal(pixels, others):

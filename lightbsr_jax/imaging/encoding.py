@@ -81,7 +81,7 @@ def _png_notes(profile: bytes | None, metadata: Metadata) -> list[png.Chunk]:
     if metadata.dpi is not None:
         chunks.append(png.resolution_chunk(*metadata.dpi, per_inch=True))
     elif metadata.aspect is not None:
-        chunks.append(png.resolution_chunk(*metadata.aspect, per_inch=False))
+        chunks.append(png.resolution_chunk(*_whole(metadata.aspect), per_inch=False))
     if metadata.exif is not None:
         chunks.append((b"eXIf", metadata.exif.removeprefix(exif.PREFIX)))
     texts = dict(metadata.texts)
@@ -95,13 +95,18 @@ def _png_notes(profile: bytes | None, metadata: Metadata) -> list[png.Chunk]:
 
 def _with_aspect(jpeg: bytes, aspect: tuple[float, float]) -> bytes:
     """Sets the pixels' aspect ratio in the first segment of a JPEG of Pillow."""
-    largest = max(aspect)
-    if largest > 65535 or any(n != round(n) for n in aspect):
-        aspect = (aspect[0] * 1000 / largest, aspect[1] * 1000 / largest)
-    x, y = (max(round(n), 1) for n in aspect)
     head = bytearray(jpeg[:_JFIF])
-    head[13:18] = struct.pack(">BHH", 0, x, y)
+    head[13:18] = struct.pack(">BHH", 0, *_whole(aspect))
     return bytes(head) + jpeg[_JFIF:]
+
+
+def _whole(aspect: tuple[float, float]) -> tuple[int, int]:
+    """An aspect ratio in whole numbers of 16 bits."""
+    x, y = aspect
+    most, largest = 65535, max(aspect)
+    if largest > most or any(n != round(n) for n in aspect):
+        x, y = x * most / largest, y * most / largest
+    return max(round(x), 1), max(round(y), 1)
 
 
 def _tiff(samples: np.ndarray, profile: bytes | None, metadata: Metadata) -> bytes:

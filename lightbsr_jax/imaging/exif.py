@@ -27,6 +27,7 @@ LAYOUT = {
     *(_ORIENTATION, XMP, IPTC, PHOTOSHOP, LAYERS, PROFILE, _SUB),
 }
 _THUMBNAIL = 513, 514  # its place and length, in the second directory
+_JPEG = b"\xff\xd8"  # begin of a preview
 _POINTERS = {_EXIF: "exif", _GPS: "gps"}
 
 
@@ -205,12 +206,17 @@ def _remove(
 
 
 def _cut_thumbnail(data: bytearray, place: int) -> None:
-    """Blanks the preview of the old pixels, or removes it from the end of the file."""
+    """Blanks the preview of the old pixels, or removes it from the end of the file.
+
+    What does not begin like a JPEG is none: a broken offset may point to other tags.
+    """
     second = _read(data, place) if place else None
     if second is None:
         return
     start, length = (second.number(tag) for tag in _THUMBNAIL)
-    if start is not None and length and start + length <= len(data):
+    if start is None or not length or data[start : start + 2] != _JPEG:
+        return
+    if start + length <= len(data):
         if start + length >= len(data) - 1:
             del data[start:]
         else:

@@ -24,6 +24,7 @@ class Format(NamedTuple):
     is_shown: bool = False  # by browsers
     longest_side: int = 2**31 - 1
     longest_notes: Mapping[str, int] = MappingProxyType({})  # bytes
+    highest_dpi: float = 2.0**31
     extra: Extra | None = None
     result: str | None = None  # format of results, if this one is only read
 
@@ -42,6 +43,7 @@ _ALL = (
         is_deep=True,
         is_transparent=True,
         is_shown=True,
+        highest_dpi=2**31 * 0.0254,  # 32 bits hold pixels per metre
     ),
     Format(
         name="JPEG",
@@ -57,6 +59,7 @@ _ALL = (
             "photoshop": 65519,
             "comment": 65533,
         },
+        highest_dpi=65535,
     ),
     Format(
         name="WEBP",
@@ -81,6 +84,7 @@ _ALL = (
         suffixes=("bmp",),
         media_type="image/bmp",
         is_shown=True,
+        highest_dpi=2**31 * 0.0254,
     ),
     Format(
         name="AVIF",

@@ -26,6 +26,7 @@ _SELF_EX_SR = re.compile(r"(img_\d+_SRF_\d)_.+", re.I)
 _SCALE = re.compile(r"(?:.*srf_|x?)([2348])", re.I)
 _SEPARATOR = re.compile(r"[_. -]")
 _FACTORS = (2, 3, 4, 8)
+_ENDS = (*files.SUFFIXES, *map(str.upper, files.SUFFIXES))
 _SHRUNK = re.compile(r"(.+?)[_-]?x([2348])(m)?")
 
 
@@ -107,7 +108,7 @@ def lr_image(folder: str | Path, benchmark: str, name: str, scale: int) -> Path 
         for part in inner:
             for base in dict.fromkeys((place / part / parent, place / part)):
                 for candidate in lr_names(stem, scale):
-                    for end in files.SUFFIXES:
+                    for end in _ENDS:
                         if (path := base / f"{candidate}{end}").is_file():
                             return path
     return None

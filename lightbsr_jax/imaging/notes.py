@@ -35,7 +35,10 @@ class Metadata(NamedTuple):
 
 
 def read(data: bytes, decoded: Decoded) -> Metadata:
-    """Reads the metadata of a file's bytes. Broken parts are left out, not fatal."""
+    """Reads the metadata of a file's bytes. Broken parts are left out, not fatal.
+
+    Raises ImageError for a PNG in high dynamic range.
+    """
     if decoded.format == "TIFF":
         return _of_tiff(data)
     image, info = decoded.image, decoded.info
@@ -50,9 +53,12 @@ def read(data: bytes, decoded: Decoded) -> Metadata:
         hidden = _raw_profiles(texts)
         block = block or hidden.get("exif")
         packet = packet or hidden.get("xmp")
-        found = png.chunks(io.BytesIO(data))
+        found = list(png.chunks(io.BytesIO(data)))
+        png.check_range(found)
         if not info.get("icc_profile"):
             colour = tuple(c for c in found if c[0] in png.COLOUR_CHUNKS)
+    if info.get("icc_profile", b"") is None:  # as Pillow states one that is broken
+        lost.append("the colour profile (broken)")
     if block is not None:
         block = block if block.startswith(exif.PREFIX) else exif.PREFIX + block
         kept = exif.tidied(block)
@@ -165,8 +171,8 @@ def _of_tiff(data: bytes) -> Metadata:
         lost += gone
     resources = photoshop.kept(whole.value(exif.PHOTOSHOP) or b"") or None
     record = whole.value(exif.IPTC)
-    if resources is None and record is not None:
-        resources = photoshop.of_iptc(record)
+    if record is not None and photoshop.iptc(resources or b"") is None:
+        resources = (resources or b"") + photoshop.of_iptc(record)
     return Metadata(
         block,
         packet,

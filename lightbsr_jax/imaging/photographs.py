@@ -112,9 +112,11 @@ def left_out(photograph: Photograph, kind: str) -> list[str]:
         details = exif.parts(metadata.exif).exif
         if details is not None and details.value(exif.MAKER_NOTE) is not None:
             lost.append("the maker note")
-    if metadata.aspect is not None and "aspect" not in form.held:
+    if _is_too_fine(metadata, kind):
+        lost.append(f"the resolution: too high for {kind}")
+    if len(set(metadata.aspect or ())) > 1 and "aspect" not in form.held:
         lost.append("the pixel aspect ratio")
-    if photograph.profile is not None and "profile" not in form.held:
+    if photograph.profile != _held_profile(photograph, kind):
         lost.append("the colour profile")
     if photograph.alpha is not None and not form.is_transparent:
         lost.append("transparency")
@@ -144,7 +146,7 @@ def write(
 
 def encode(photograph: Photograph, *, kind: str, quality: int = 95) -> bytes:
     """Encodes the picture in the format `kind`; see `write`."""
-    colour, alpha, profile, _, metadata = photograph
+    colour, alpha, _, _, metadata = photograph
     form = formats.FORMATS[kind]
     if colour.dtype == np.float32 and kind != "TIFF":
         colour = _sixteen_bits(colour, kind)
@@ -161,8 +163,9 @@ def encode(photograph: Photograph, *, kind: str, quality: int = 95) -> bytes:
     held = metadata._replace(
         **{name: {} if name == "texts" else None for name in unheld}
     )
-    if metadata.colour and colour.shape[-1] == 1 and kind != "PNG":
-        profile = None  # a profile for three channels does not fit grey
+    if _is_too_fine(metadata, kind):
+        held = held._replace(dpi=None)
+    profile = _held_profile(photograph, kind)
     return encoding.encode(samples, profile, held, kind=kind, quality=quality)
 
 
@@ -183,6 +186,25 @@ def _sixteen_bits(samples: np.ndarray, kind: str) -> np.ndarray:
             f"{kind}: write TIFF"
         )
     return np.rint(samples * np.float32(65535)).astype(np.uint16)
+
+
+def _held_profile(photograph: Photograph, kind: str) -> bytes | None:
+    """The profile of a result; None if its format or its channels do not fit it."""
+    profile = photograph.profile
+    if profile is None or "profile" not in formats.FORMATS[kind].held:
+        return None
+    if photograph.colour.shape[-1] == 1:
+        if kind == "WEBP" and profile[16:20] == b"GRAY":
+            return None  # WebP has no grey
+        if kind != "PNG" and photograph.metadata.colour:
+            return None  # it was made for three channels
+    if kind == "JXL" and len(profile) < 128:
+        return None  # not even a header
+    return profile
+
+
+def _is_too_fine(metadata: Metadata, kind: str) -> bool:
+    return max(metadata.dpi or (0,)) > formats.FORMATS[kind].highest_dpi
 
 
 def _too_long(metadata: Metadata, kind: str) -> list[str]:

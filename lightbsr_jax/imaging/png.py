@@ -77,19 +77,25 @@ def raw_profile(text: str) -> bytes | None:
         return None
 
 
+def check_range(found: list[Chunk]) -> None:
+    """Raises ImageError for high dynamic range, which a profile does not overrule."""
+    cicp = dict(found).get(b"cICP", b"")
+    if len(cicp) == 4 and (name := _HIGH_DYNAMIC_RANGE.get(cicp[1])) is not None:
+        raise ImageError(
+            f"is in high dynamic range ({name}, stated by cICP); convert it to "
+            "standard range"
+        )
+
+
 def stated_profile(found: list[Chunk]) -> bytes | None:
     """Makes an ICC profile of the chunks cICP, sRGB, gAMA and cHRM; None for sRGB.
 
     Raises ImageError for high dynamic range.
     """
+    check_range(found)
     known = {kind: body for kind, body in found if kind in COLOUR_CHUNKS}
     if len(cicp := known.get(b"cICP", b"")) == 4:
         primaries, transfer = cicp[0], cicp[1]
-        if (name := _HIGH_DYNAMIC_RANGE.get(transfer)) is not None:
-            raise ImageError(
-                f"is in high dynamic range ({name}, stated by cICP); convert it to "
-                "standard range"
-            )
         if primaries in _PRIMARIES and transfer in _GAMMAS:
             if (primaries, _GAMMAS[transfer]) == (1, None):
                 return None

@@ -28,6 +28,7 @@ _LENGTHS = {  # lengths in pixels, and their axis: 0 for rows
 _GAIN_MAP = rb"hdrgm|HDRGainMap|apdi"
 _VIDEO = rb"GCamera:(?:MotionPhoto|MicroVideo)\w*"
 _CONTAINER = rb"G?Container:Directory"
+_EXTENSION = rb"xmpNote:HasExtendedXMP"  # further segments of a JPEG, after a packet
 
 
 def upright(packet: bytes) -> bytes:
@@ -47,7 +48,7 @@ def scaled(packet: bytes, factors: tuple[float, float]) -> bytes:
 
 
 def cleaned(packet: bytes) -> tuple[bytes, list[str]]:
-    """Removes announcements of a gain map or a video; also returns their names."""
+    """Removes announcements of lost parts; also returns the names of these parts."""
     lost = []
     if re.search(rb"(?:" + _GAIN_MAP + rb"):\w+", packet):
         lost.append("the gain map (HDR)")
@@ -55,12 +56,17 @@ def cleaned(packet: bytes) -> tuple[bytes, list[str]]:
     if re.search(_VIDEO, packet):
         lost.append("the video (motion photo)")
         packet = _removed(packet, _VIDEO)
-    return (_removed(packet, _CONTAINER), lost) if lost else (packet, lost)
+    if lost:
+        packet = _removed(packet, _CONTAINER)
+    if re.search(_EXTENSION, packet):
+        lost.append("extended XMP")
+        packet = _removed(packet, _EXTENSION)
+    return packet, lost
 
 
 def _removed(packet: bytes, name: bytes) -> bytes:
     attribute = rb"\s+" + name + rb"\s*=\s*(?:\"[^\"]*\"|'[^']*')"
-    element = rb"<(" + name + rb")(?:\s[^>]*)?(?:/>|>.*?</\1\s*>)"
+    element = rb"<(" + name + rb")(?:\s[^>]*?)?(?:/>|>.*?</\1\s*>)"
     return re.sub(attribute, b"", re.sub(element, b"", packet, flags=re.DOTALL))
 
 
