@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from lightbsr_jax.errors import UserError
 from lightbsr_jax.inference.upscaler import BORDER
 from lightbsr_jax.interop import parts
 from lightbsr_jax.models import packed
@@ -14,11 +15,18 @@ from lightbsr_jax.models.load import load_for_pictures
 
 
 def main(folder: Path, sources: list[str]) -> None:
-    """Writes NAME.model for each source, and weights.json, which lists them."""
+    """Writes NAME.model for each source, and weights.json, which lists them.
+
+    Raises UserError if two sources have the same name.
+    """
+    names = [Path(source).stem for source in sources]
+    for name, source in zip(names, sources, strict=True):
+        if names.count(name) > 1:
+            raise UserError(f"{source}: two weights are named {name}: rename one")
     folder.mkdir(parents=True, exist_ok=True)
     listed = []
-    for source in sources:
-        model, name = load_for_pictures(source), Path(source).stem
+    for name, source in zip(names, sources, strict=True):
+        model = load_for_pictures(source)
         (folder / f"{name}.model").write_bytes(parts.write(model, border=BORDER))
         about = {"name": name, "purpose": packed.purpose(source), "scale": model.scale}
         listed.append(about)

@@ -24,6 +24,7 @@ from lightbsr_jax.methods.dasr.network import DASR
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.spec import ModelSpec
+from page import models
 
 PAGE = Path(__file__).parents[1] / "page"
 
@@ -124,6 +125,12 @@ def test_networks_without_parts_are_refused(model: Model) -> None:
     spec = ModelSpec.of_network(ablation, "student", 1)
     with pytest.raises(UserError, match="ablations"):
         parts.write(Model(spec, model.variables, model.basis), border=8)
+
+
+def test_weights_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="b/best: two weights are named best"):
+        models.main(tmp_path / "out", ["photo", "b/best", "c/best.safetensors"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_page_restores_as_the_upscaler_does(

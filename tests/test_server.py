@@ -169,6 +169,7 @@ def test_what_the_page_offers(server: Server) -> None:
     assert printed["weights"][0] == first
     assert [one["name"] for one in printed["weights"]] == list(WEIGHTS)
     assert printed["formats"][:3] == ["png", "jpg", "webp"]
+    assert {".jpeg", ".tiff", ".jxl"} <= set(printed["suffixes"])
     assert (printed["megapixels"], printed["mostBytes"]) == (0.01, 100_000_000)
     assert printed["keeps"] == "transparency, 16 bits and colour profiles are kept"
     assert printed["ready"] is False
@@ -228,6 +229,8 @@ def test_settings_that_cannot_be(
 def test_float_pictures_are_shown_whatever_their_range(server: Server) -> None:
     buffer = io.BytesIO()
     samples = np.linspace(-3, 5, 9 * 12, dtype=np.float32).reshape(9, 12)
+    samples[0, :2] = -np.inf, np.inf
+    samples[4, 4] = np.nan
     Image.fromarray(samples).save(buffer, "TIFF")
     status, text = ask(server, "/upscale?name=a.tif", buffer.getvalue())
     printed = json.loads(text.splitlines()[-1])
@@ -237,6 +240,7 @@ def test_float_pictures_are_shown_whatever_their_range(server: Server) -> None:
         assert shown.format == "PNG"
         levels = np.asarray(shown)
         assert levels.min() < levels.max() / 4  # not cut off
+        assert len(np.unique(levels)) > 50
 
 
 def test_who_leaves_during_a_download_is_no_error(

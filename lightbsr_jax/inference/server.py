@@ -139,6 +139,7 @@ class Server(ThreadingHTTPServer):
                 for name, purpose in self.weights.items()
             ],
             "formats": formats.offered(),
+            "suffixes": formats.suffixes(),
             "megapixels": self.megapixels,
             "keeps": "transparency, 16 bits and colour profiles are kept",
             "mostBytes": _MOST_BYTES,

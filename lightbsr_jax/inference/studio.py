@@ -240,9 +240,14 @@ class Studio:
 def _picture(photograph: Photograph) -> bytes:
     """A PNG file for the page; a float picture's range becomes that of PNG."""
     if photograph.colour.dtype == np.float32:
-        colour = np.nan_to_num(photograph.colour)
-        low, high = min(colour.min(), 0), max(colour.max(), 1)
-        photograph = photograph._replace(colour=(colour - low) / (high - low))
+        colour, alpha = photograph.colour, photograph.alpha
+        finite = colour[np.isfinite(colour)]
+        low, high = finite.min(initial=0), finite.max(initial=1)
+        colour = np.nan_to_num(colour, posinf=high, neginf=low)
+        colour = colour / (high - low) - low / (high - low)
+        if alpha is not None:
+            alpha = np.nan_to_num(alpha).clip(0, 1)
+        photograph = photograph._replace(colour=colour.clip(0, 1), alpha=alpha)
     return photographs.encode(photograph, kind="PNG")
 
 

@@ -8,7 +8,7 @@ const MOST_FAILURES = 3;  // of workers that were never ready
 const CONTROL = 4000;  // milliseconds to wait for the service worker
 
 let worker = null, state = {said: "starting", ready: false}, waiting = null;
-let number = 0, begun = null, failures = 0;
+let number = 0, begun = null, failures = 0, asked = false;
 
 // Makes pictures from files of the page only, and keeps the files for use offline. It
 // adds the headers without which browsers allow one thread: they count after a reload.
@@ -25,10 +25,17 @@ async function controlled() {
   } catch {
     return;  // a private window: the page works, but not offline
   }
-  if (crossOriginIsolated || !workers.controller) return;
+  // A page that has got pictures keeps them, and computes by one thread.
+  if (crossOriginIsolated || !workers.controller || asked) return;
   if (sessionStorage.getItem("reloaded")) return;
   sessionStorage.setItem("reloaded", "yes");
-  if (!waiting) location.reload();
+  location.reload();
+}
+
+// Starts a worker unless there is one: the first when the service worker is in charge.
+function begin() {
+  begun ??= controlled();
+  begun.then(() => { if (!worker && !state.lost) start(); });
 }
 
 function start() {
@@ -55,9 +62,7 @@ function lose(reason) {
 
 // What the engine offers and how far it is; `lost` says why it cannot be started.
 export async function about() {
-  begun ??= controlled();
-  await begun;
-  if (!worker && !state.lost) start();
+  begin();
   return {
     lost: state.lost,
     ready: state.ready,
@@ -66,6 +71,7 @@ export async function about() {
     weights: FILES.weights,
     formats: ["png", "jpg"],
     megapixels: FILES.megapixels,
+    suffixes: [".avif", ".heic", ".jfif", ".jxl", ".tif", ".tiff"],
     mostBytes: Infinity,
     keeps: "transparency, EXIF and colour profiles are kept. Pictures with 16 bits " +
       "are refused",
@@ -73,14 +79,13 @@ export async function about() {
 }
 
 // Upscales a File. `onProgress` gets percent. The result's `before`, `after` and `shown`
-// are Blobs. Errors are in words.
+// are Blobs. Errors are in words. The worker gets the file when it is ready.
 export async function upscale(file, wish, {signal, onProgress}) {
   if (state.lost) throw new Error(state.lost);
-  begun ??= controlled();
-  await begun;
-  if (!worker) start();
+  asked = true;
+  begin();
   const id = ++number;
-  let silence;
+  let silence, sent = false;
   const answer = new Promise((resolve, reject) => {
     const attend = () => {
       clearTimeout(silence);
@@ -93,10 +98,16 @@ export async function upscale(file, wish, {signal, onProgress}) {
       if (data.result) resolve(data.result);
       if (data.error) reject(new Error(data.error));
       if (state.lost) reject(new Error(state.lost));
+      if (state.ready && !sent) {
+        sent = true;
+        worker.postMessage({id, file, wish});
+      }
     }};
-    attend();
-    signal.addEventListener("abort", () => worker?.postMessage({cancel: id}));
-    worker.postMessage({id, file, wish});
+    signal.addEventListener("abort", () => {
+      if (sent) worker?.postMessage({cancel: id});
+      else reject(new Error("cancelled"));
+    });
+    waiting.hear({});
   });
   try {
     return await answer;

@@ -12,8 +12,16 @@ const deep = bits => `it has ${bits} bits per channel, and a browser reads only 
   "lightbsr upscale and lightbsr serve keep them";
 
 // {kind, width, height, grey, profile, exif}: null where the file does not say.
-// `profile` of a PNG is {packed}, still compressed. Raises Unusable.
+// `profile` of a PNG is {packed}, still compressed. `hidden`: its colours may be others
+// than those of `profile`, or of sRGB without one. `hadExif`: it has EXIF, read or not.
+// Raises Unusable.
 export function inspect(bytes) {
+  const found = inspected(bytes);
+  const hidden = !["png", "jpg", "webp", "gif", "bmp"].includes(found.kind);
+  return {hadExif: Boolean(found.exif), hidden, ...found};
+}
+
+function inspected(bytes) {
   const found = {kind: null, width: null, height: null, grey: false, profile: null,
     exif: null};
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -38,6 +46,8 @@ export function inspect(bytes) {
 
 function png(bytes, view, found) {
   found.kind = "png";
+  const others = {};  // whether a chunk states other colours than those of sRGB
+  const isFar = (value, usual) => Math.abs(value - usual) > 500;
   for (let at = 8; ;) {
     const size = view.getUint32(at), kind = text(bytes, at + 4, 4), body = at + 8;
     if (kind === "IHDR") {
@@ -49,14 +59,21 @@ function png(bytes, view, found) {
     if (kind === "acTL") throw new Unusable(MOVES);
     if (kind === "cICP" && [16, 18].includes(bytes[body + 1]))
       throw new Unusable("it is in high dynamic range, for which no weights are made");
+    if (kind === "cICP") others.cICP = bytes[body] !== 1 || bytes[body + 1] !== 13;
+    if (kind === "sRGB") others.sRGB = false;
+    if (kind === "gAMA") others.gAMA = isFar(view.getUint32(body), 45455);
+    if (kind === "cHRM") others.cHRM = isFar(view.getUint32(body + 8), 64000);
     if (kind === "iCCP") {
       const name = bytes.indexOf(0, body) + 2;
       found.profile = {packed: bytes.slice(name, body + size)};
     }
     if (kind === "eXIf") found.exif = bytes.slice(body, body + size);
-    if (kind === "IEND") return found;
+    if (kind === "IEND") break;
     at = body + size + 4;
   }
+  if (found.profile) others.sRGB = false;
+  return {...found, hidden: others.cICP ?? others.sRGB
+    ?? Boolean(others.gAMA || others.cHRM)};
 }
 
 function jpeg(bytes, view, found) {
@@ -159,7 +176,7 @@ function heif(bytes, found) {
   const config = head.indexOf("av1C");
   if (config >= 0 && bytes[config + 6] & 0x40)
     throw new Unusable(deep(bytes[config + 6] & 0x20 ? 12 : 10));
-  return found;
+  return {...found, hadExif: head.includes("infe") && head.includes("Exif")};
 }
 
 export function joined(parts) {
@@ -172,28 +189,36 @@ export function joined(parts) {
   return out;
 }
 
-const ORIENTATION = 0x0112, WIDTH = 0xa002, HEIGHT = 0xa003, DETAILS = 0x8769;
-const SHORT = 3;
+const ORIENTATION = 0x0112, DETAILS = 0x8769;
+const WIDTHS = [0x0100, 0xa002], HEIGHTS = [0x0101, 0xa003];
+const SHORT = 3, LONG = 4;
+const TURNED = 5;  // the first orientation that exchanges width and height
 
 // EXIF for a picture that stands upright and has another size: without the orientation
-// and the small copy of the picture. null where it cannot be read.
-export function updated(exif, width, height) {
+// and the small copy of the picture. null where it cannot be read. `asStored`: the
+// picture has the width and the height of the file, so that nobody has turned it; then
+// an orientation that turns it stays.
+export function updated(exif, width, height, asStored = false) {
   const out = exif.slice();
   const view = new DataView(out.buffer);
   try {
     const little = view.getUint16(0) === 0x4949;
-    const set = (at, value) => {
-      if (view.getUint16(at + 2, little) === SHORT)
-        view.setUint16(at + 8, value, little);
+    const set = (at, kind, value) => {
+      view.setUint16(at + 2, kind, little);
+      view.setUint32(at + 4, 1, little);
+      view.setUint32(at + 8, 0, little);
+      if (kind === SHORT) view.setUint16(at + 8, value, little);
       else view.setUint32(at + 8, value, little);
     };
     const visit = start => {
       const count = view.getUint16(start, little);
       for (let n = 0; n < count; n++) {
         const at = start + 2 + 12 * n, tag = view.getUint16(at, little);
-        if (tag === ORIENTATION) set(at, 1);
-        if (tag === WIDTH) set(at, width);
-        if (tag === HEIGHT) set(at, height);
+        if (tag === ORIENTATION
+            && !(asStored && view.getUint16(at + 8, little) >= TURNED))
+          set(at, SHORT, 1);
+        if (WIDTHS.includes(tag)) set(at, LONG, width);
+        if (HEIGHTS.includes(tag)) set(at, LONG, height);
         if (tag === DETAILS) visit(view.getUint32(at + 8, little));
       }
       return start + 2 + 12 * count;

@@ -53,8 +53,17 @@ export class FileMap {
     for (let y = top; y < bottom; y++) {
       const bytes = part.subarray((y - top) * row, (y - top + 1) * row);
       const at = 4 * (y * this.width + left) * this.channels;
-      if (this.file.handle.write(bytes, {at}) !== bytes.byteLength)
-        throw new NoSpace();
+      if (this.#written(bytes, at) !== bytes.byteLength) throw new NoSpace();
+    }
+  }
+
+  // How many bytes are written; on a full disk browsers write fewer, or throw.
+  #written(bytes, at) {
+    try {
+      return this.file.handle.write(bytes, {at});
+    } catch (error) {
+      if (error.name === "QuotaExceededError") return 0;
+      throw error;
     }
   }
 
@@ -78,10 +87,13 @@ export class Maps {
   async make(height, width, channels) {
     const bytes = 4 * height * width * channels;
     if (this.used + bytes > this.budget && this.openFile) {
+      let file = null;
       try {
-        return new FileMap(height, width, channels, await this.openFile());
-      } catch (error) {
-        throw error instanceof NoSpace ? error : new NoSpace();
+        file = await this.openFile();
+        return new FileMap(height, width, channels, file);
+      } catch {
+        file?.close();
+        throw new NoSpace();
       }
     }
     try {

@@ -7,9 +7,11 @@ import {CUBIC, fill, LANCZOS, resized} from "./resample.js";
 export const FORMATS = ["png", "jpg"];
 const TEXTURE = 2048;  // pixels along a side
 const MOST_PROFILE = 65519;  // bytes of a segment of a JPEG
+const MOST_EXIF = 65527;  // the same
 
 // {kind, width, height, grey, colour [h, w, 3], alpha [h, w] or null, profile, exif}.
-// Upright: browsers follow the orientation of EXIF. Raises Unusable.
+// Upright, unless `asStored` (see headers.js): browsers follow the orientation of EXIF,
+// some of them only in JPEG files. Raises Unusable.
 export async function read(file, megapixels) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   const head = inspect(bytes);
@@ -19,23 +21,25 @@ export async function read(file, megapixels) {
         "megapixels that this page takes: lightbsr upscale takes any number");
   };
   check(head.width ?? 0, head.height ?? 0);
-  const bitmap = await decoded(file, head.kind);
+  const bitmap = await decoded(file, head);
   const {width, height} = bitmap;
   check(width, height);
   const {colour, alpha} = await samples(bitmap);
   bitmap.close();
   let profile = head.profile;
   if (profile?.packed) profile = await png.inflated(profile.packed).catch(() => null);
-  const fits = !head.grey && isRgb(profile);
+  const fits = !head.grey && !head.hidden && isRgb(profile);
+  const asStored = width !== height && head.width === width && head.height === height;
   return {...head, profile: fits ? profile : null, hadProfile: Boolean(head.profile),
-    width, height, colour, alpha};
+    width, height, asStored, colour, alpha};
 }
 
-async function decoded(file, kind) {
+async function decoded(file, {kind, hidden}) {
   try {
-    // The samples as they are: the profile is kept for the result.
-    return await createImageBitmap(file,
-      {colorSpaceConversion: "none", premultiplyAlpha: "none"});
+    // The samples as they are, because the profile is kept for the result; converted to
+    // sRGB where it cannot be.
+    return await createImageBitmap(file, {premultiplyAlpha: "none",
+      colorSpaceConversion: hidden ? "default" : "none"});
   } catch {
     const said = kind ? `damaged, or a ${kind.toUpperCase()} that this browser cannot ` +
       "read" : "no picture that this browser can read, or damaged";
@@ -72,6 +76,7 @@ async function fromTexture(bitmap) {
       const part = await createImageBitmap(bitmap, left, top, wide, high,
         {premultiplyAlpha: "none", colorSpaceConversion: "none"});
       gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, part);
+      part.close();
       gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D,
         gl.getParameter(gl.TEXTURE_BINDING_2D), 0);
       const values = new Uint8Array(4 * wide * high);
@@ -81,6 +86,7 @@ async function fromTexture(bitmap) {
         out.set(values.subarray(4 * y * wide, 4 * (y + 1) * wide),
           4 * ((top + y) * width + left));
     }
+  gl.getExtension("WEBGL_lose_context")?.loseContext();  // browsers have few of them
   return out;
 }
 
@@ -132,7 +138,7 @@ export function finished(picture, pixels, scale, [height, width]) {
   const alpha = picture.alpha
     && resized(picture.alpha, old, [height, width], 1, CUBIC);
   return {colour, channels, alpha, width, height, profile: picture.profile,
-    exif: picture.exif && updated(picture.exif, width, height)};
+    exif: picture.exif && updated(picture.exif, width, height, picture.asStored)};
 }
 
 // The file of a result or a picture, as a Blob.
@@ -176,6 +182,11 @@ async function asJpeg({colour, channels, alpha, width, height, profile, exif}, q
   return withNotes(blob, profile, exif);
 }
 
+// Whether a format has room for EXIF.
+export function holdsExif(format, exif) {
+  return format !== "jpg" || exif.length <= MOST_EXIF;
+}
+
 // A JPEG with a colour profile and EXIF after its first two bytes.
 function withNotes(blob, profile, exif) {
   const parts = [blob.slice(0, 2)];
@@ -184,7 +195,7 @@ function withNotes(blob, profile, exif) {
     parts.push(joined([new Uint8Array([0xff, marker, size >> 8, size & 255]), start,
       body]));
   };
-  if (exif && exif.length < 65000) segment(0xe1, "Exif\0\0", exif);
+  if (exif && holdsExif("jpg", exif)) segment(0xe1, "Exif\0\0", exif);
   const count = Math.ceil((profile?.length ?? 0) / MOST_PROFILE);
   for (let n = 0; n < count; n++) {
     const part = profile.subarray(n * MOST_PROFILE, (n + 1) * MOST_PROFILE);

@@ -19,12 +19,14 @@ async function through(stream, parts) {
   const writer = stream.writable.getWriter();
   const reader = stream.readable.getReader();
   const found = [];
-  const reading = (async () => {
+  const reading = async () => {
     for (let part; !(part = await reader.read()).done;) found.push(part.value);
-  })();
-  for await (const part of parts) await writer.write(part);
-  await writer.close();
-  await reading;
+  };
+  const writing = async () => {
+    for await (const part of parts) await writer.write(part);
+    await writer.close();
+  };
+  await Promise.all([reading(), writing()]);
   return found;
 }
 

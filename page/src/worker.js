@@ -3,9 +3,9 @@ import {difference, TOLERANCE, trial} from "./check.js";
 import {Unusable} from "./headers.js";
 import {Maps, NoSpace, privateFiles} from "./maps.js";
 import {Cancelled, Network} from "./network.js";
-import {encoded, FORMATS, read} from "./picture.js";
+import {encoded, FORMATS, holdsExif, read} from "./picture.js";
 import {gunzipped} from "./png.js";
-import {resultName, upscaled} from "./upscale.js";
+import {check, resultName, upscaled} from "./upscale.js";
 
 const {models, runtimes} = FILES;  // sizes in bytes by file; see build.mjs
 const GIGABYTE = 2 ** 30;
@@ -79,6 +79,7 @@ async function network(name) {
         throw new Error(`the graphics card errs by ${apart}`);
     }
     networks.set(name, made);
+    sayReady();
   }
   return networks.get(name);
 }
@@ -91,10 +92,9 @@ async function prepare(name) {
     await network(name);
   } catch (error) {
     if (kind === "wasm") throw error;
-    console.info(`without the graphics card: ${error.message}`);
+    console.info(`without the graphics card: ${error?.message ?? error}`);
     return withoutGpu(name);
   }
-  sayReady();
 }
 
 function sayReady() { postMessage({said: "ready", ready: true, engine: engine()}); }
@@ -109,7 +109,6 @@ async function withoutGpu(name) {
   networks.clear();
   runtime = await start("wasm");
   await network(name);
-  sayReady();
 }
 
 function budget() { return MAPS * (navigator.deviceMemory ?? 4) * GIGABYTE; }
@@ -117,6 +116,7 @@ function budget() { return MAPS * (navigator.deviceMemory ?? 4) * GIGABYTE; }
 async function one({id, file, wish}) {
   const begin = performance.now();
   const {megapixels} = FILES;
+  check(wish);
   const picture = await read(file, megapixels);
   let percent = 0;
   const onProgress = (done, total) => {
@@ -151,7 +151,8 @@ async function one({id, file, wish}) {
 function leftOut(picture, result, format) {
   const lost = [];
   if (picture.alpha && format === "jpg") lost.push("transparency");
-  if (picture.exif && !result.exif) lost.push("EXIF");
+  const kept = result.exif && holdsExif(format, result.exif);
+  if (picture.hadExif && !kept) lost.push("EXIF");
   if (picture.hadProfile && !result.profile) lost.push("the colour profile");
   return lost;
 }
@@ -159,17 +160,21 @@ function leftOut(picture, result, format) {
 // An error in words for the visitor.
 function words(error) {
   if (error instanceof Unusable || error instanceof NoSpace) return error.message;
-  if (/memory|alloc|OrtRun|abort/i.test(error.message) || error instanceof RangeError)
+  const said = error?.message ?? String(error);
+  // The runtime throws some errors as plain numbers.
+  if (/memory|alloc|OrtRun|abort/i.test(said) || error instanceof RangeError
+      || typeof error === "number")
     return "there is not enough memory for this picture in this browser " +
-      `(${error.message}): close other tabs, or use lightbsr upscale`;
-  return `a bug: ${error.message}`;
+      `(${said}): close other tabs, or use lightbsr upscale`;
+  return `a bug: ${said}`;
 }
 
 onmessage = async ({data}) => {
   if (data.cancel) return cancelled.add(data.cancel);
   if (data.prepare) {
     return prepare(data.prepare).catch(error =>
-      postMessage({lost: `the network cannot be loaded: ${error.message}`}));
+      postMessage({lost: `the network cannot be loaded (${error?.message ?? error}): ` +
+        "reload the page"}));
   }
   const {id} = data;
   const beat = setInterval(() => postMessage({id}), 1000 * BEAT);
@@ -180,5 +185,6 @@ onmessage = async ({data}) => {
     postMessage({id, error: error instanceof Cancelled ? "cancelled" : words(error)});
   } finally {
     clearInterval(beat);
+    if (runtime) sayReady();  // also where the loading of other weights has failed
   }
 };

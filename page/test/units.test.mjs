@@ -6,9 +6,11 @@ import {difference} from "../src/check.js";
 import {inspect, updated} from "../src/headers.js";
 import {FileMap, Maps, MemoryMap, NoSpace} from "../src/maps.js";
 import {ranges} from "../src/network.js";
-import {encode} from "../src/png.js";
+import {encoded, holdsExif, read} from "../src/picture.js";
+import {encode, inflated} from "../src/png.js";
 import {fill, mirrored} from "../src/resample.js";
-import {resultName, target} from "../src/upscale.js";
+import {check, resultName, target} from "../src/upscale.js";
+import {distinct} from "../../lightbsr_jax/inference/static/zip.js";
 
 const bytes = (...parts) => new Uint8Array(parts.flatMap(part =>
   typeof part === "string" ? [...part].map(c => c.charCodeAt(0)) : part));
@@ -58,6 +60,23 @@ test("maps beyond the budget are files, and a full disk is named", async () => {
     new Float32Array(2)), NoSpace);
   first.free();
   assert.ok(await maps.make(1, 1, 2) instanceof MemoryMap);
+});
+
+test("a file without space is closed, and a full disk is named, too", async () => {
+  const full = Object.assign(new Error("full"), {name: "QuotaExceededError"});
+  let closed = 0;
+  const refuse = () => { throw full; };
+  const file = {handle: {truncate: refuse}, close: () => ++closed};
+  await assert.rejects(new Maps(0, async () => file).make(1, 1, 1), NoSpace);
+  assert.equal(closed, 1);
+  const map = new FileMap(1, 1, 1, {handle: {truncate() {}, write: refuse}});
+  assert.throws(() => map.write({top: 0, bottom: 1, left: 0, right: 1},
+    new Float32Array(1)), NoSpace);
+});
+
+test("a profile that cannot be unpacked is one error", async () => {
+  await assert.rejects(inflated(new Uint8Array([1, 2, 3])));
+  await new Promise(done => setTimeout(done, 20));  // no other one follows
 });
 
 test("a PNG holds its rows, profile and EXIF", async () => {
@@ -133,6 +152,71 @@ test("EXIF loses its orientation and gets the new size", () => {
     entry(0x8769, 4, 38), [0, 0, 0, 0], [1, 0], entry(0xa002, 4, 20), [0, 0, 0, 0]);
   assert.deepEqual(updated(exif, 20, 24), expected);
   assert.equal(updated(bytes("II*\0", [200, 0, 0, 0]), 20, 24), null);
+  // Sizes of the main directory, and one beyond 16 bits.
+  const sizes = bytes("II*\0", [8, 0, 0, 0, 2, 0], entry(0x0100, 3, 5),
+    entry(0x0101, 4, 6), [0, 0, 0, 0]);
+  const grown = bytes("II*\0", [8, 0, 0, 0, 2, 0], entry(0x0100, 4, 0x1170),
+    entry(0x0101, 4, 24), [0, 0, 0, 0]);
+  grown[20] = 1;
+  assert.deepEqual(updated(sizes, 0x11170, 24), grown);
+});
+
+test("EXIF keeps an orientation that the browser has not followed", () => {
+  const exif = number => bytes("II*\0", [8, 0, 0, 0, 1, 0, 0x12, 1, 3, 0, 1, 0, 0, 0,
+    number, 0, 0, 0, 0, 0, 0, 0]);
+  assert.deepEqual(updated(exif(6), 20, 24, true), exif(6));
+  assert.deepEqual(updated(exif(6), 20, 24, false), exif(1));
+  assert.deepEqual(updated(exif(3), 20, 24, true), exif(1));  // the sizes do not tell
+});
+
+test("colours whose profile is not read become those of sRGB", async () => {
+  const asked = [];
+  globalThis.createImageBitmap = async (file, options) => {
+    asked.push(options.colorSpaceConversion);
+    throw new Error("damaged");
+  };
+  const avif = bytes([0, 0, 0, 12], "ftypavif", [0, 0, 0, 20], "infe", [2, 0, 0, 0],
+    "\0\0\0\0Exif");
+  const whole = bytes(PNG, [...ihdr(8)], [...chunk("IEND", [])]);
+  for (const file of [avif, whole, bytes("\xff\x0a, a JPEG XL")])
+    await assert.rejects(read(new Blob([file]), 16), /the file is/);
+  assert.deepEqual(asked, ["default", "none", "default"]);
+  assert.deepEqual([avif, avif.slice(0, 12), whole].map(file => inspect(file).hadExif),
+    [true, false, false]);
+});
+
+test("chunks of a PNG tell whether its colours are those of sRGB", () => {
+  const gamma = value => chunk("gAMA", [0, value >> 16, (value >> 8) & 255, value & 255]);
+  const wide = chunk("cICP", [12, 13, 0, 1]), end = chunk("IEND", []);
+  const profile = chunk("iCCP", [105, 0, 0, 1, 2]), own = chunk("sRGB", [0]);
+  const red = x => chunk("cHRM", [...Array(10).fill(0), x >> 8, x & 255,
+    ...Array(20).fill(0)]);
+  const cases = [[[], false], [[gamma(45455), red(64000)], false],
+    [[gamma(100000)], true], [[red(60000)], true], [[gamma(100000), own], false],
+    [[profile, gamma(100000)], false], [[wide, profile, own], true],
+    [[chunk("cICP", [1, 13, 0, 1])], false]];
+  for (const [chunks, hidden] of cases) {
+    const file = bytes(PNG, [...ihdr(8)], ...chunks.map(one => [...one]), [...end]);
+    assert.equal(inspect(file).hidden, hidden);
+  }
+});
+
+test("a JPEG keeps EXIF as long as its segments", async () => {
+  globalThis.OffscreenCanvas = class {
+    getContext() { return {putImageData() {}}; }
+    async convertToBlob() { return new Blob([jpeg(3), bytes([0xff, 0xd9])]); }
+  };
+  globalThis.ImageData = class {
+    constructor(width, height) { this.data = new Uint8ClampedArray(4 * width * height); }
+  };
+  const image = {colour: new Uint8Array(3), channels: 3, width: 1, height: 1};
+  const kept = async length => {
+    const file = await encoded({...image, exif: new Uint8Array(length)}, "jpg");
+    return inspect(new Uint8Array(await file.arrayBuffer())).exif?.length;
+  };
+  assert.deepEqual([await kept(65527), await kept(65528)], [65527, undefined]);
+  assert.deepEqual(["jpg", "png"].map(format => holdsExif(format, {length: 65528})),
+    [false, true]);
 });
 
 test("hidden pixels get the colour of the nearest visible one", () => {
@@ -171,4 +255,101 @@ test("sizes and names are those of the settings", () => {
   assert.deepEqual(target({size: "x60"}, picture, 4), [60, 80]);
   assert.equal(resultName("a.b.jpg", {}, [120, 160], 4, "png"), "a.b-x4.png");
   assert.equal(resultName("a", {size: "100x"}, [75, 100], 4, "jpg"), "a-100x75.jpg");
+});
+
+test("numbers of the settings that cannot be are refused", () => {
+  for (const good of [{}, {size: "100x"}, {size: "x60", quality: "1"}, {quality: ""}])
+    check(good);
+  for (const size of ["x", "0x", "x-5", "1.5x", "1e3x"])
+    assert.throws(() => check({size}), /give a whole number above 0/);
+  for (const quality of ["0", "101", "x"])
+    assert.throws(() => check({quality}), /give 1 to 100/);
+});
+
+test("names in a .zip differ on every disk", () => {
+  assert.deepEqual(distinct(["a.png", "A.png", "a.png", "a-2.png"]),
+    ["a.png", "A-2.png", "a-3.png", "a-2-2.png"]);
+});
+
+// An engine of its own, with workers that record what they get.
+async function engine(others = {}) {
+  const workers = [];
+  globalThis.FILES = {weights: [{name: "first", scale: 4}], megapixels: 16, models: {},
+    runtimes: {}};
+  globalThis.Worker = class {
+    constructor() { this.got = []; workers.push(this); }
+    postMessage(data) { this.got.push(data); }
+    terminate() {}
+  };
+  Object.defineProperty(globalThis, "navigator",
+    {value: {}, configurable: true, writable: true});
+  Object.assign(globalThis, others);
+  const made = await import(`../src/engine.js?${engine.count = (engine.count ?? 0) + 1}`);
+  return {...made, workers};
+}
+
+const soon = () => new Promise(done => setTimeout(done, 5));
+
+test("a picture is sent when the worker is ready", async () => {
+  const {upscale, workers} = await engine();
+  const leave = new AbortController();
+  const answer = upscale("file", {}, {signal: leave.signal, onProgress() {}});
+  await soon();
+  const [worker] = workers;
+  assert.deepEqual(worker.got, [{prepare: "first"}]);
+  worker.onmessage({data: {said: "loading", ready: false}});
+  assert.equal(worker.got.length, 1);
+  worker.onmessage({data: {said: "ready", ready: true}});
+  worker.onmessage({data: {said: "ready", ready: true}});
+  assert.deepEqual(worker.got.slice(1), [{id: 1, file: "file", wish: {}}]);
+  leave.abort();
+  assert.deepEqual(worker.got.slice(2), [{cancel: 1}]);
+  worker.onmessage({data: {id: 1, error: "cancelled"}});
+  await assert.rejects(answer, /cancelled/);
+});
+
+test("a picture is cancelled before the worker is ready", async () => {
+  const {upscale, workers} = await engine();
+  const leave = new AbortController();
+  const answer = upscale("file", {}, {signal: leave.signal, onProgress() {}});
+  leave.abort();
+  await assert.rejects(answer, /cancelled/);
+  await soon();
+  workers[0].onmessage({data: {said: "ready", ready: true}});
+  assert.equal(workers[0].got.length, 1);
+});
+
+test("a page offers at once, and with a picture is not loaded anew", async () => {
+  for (const early of [false, true]) {
+    let loaded = 0, registered;
+    const isolating = {isSecureContext: true, crossOriginIsolated: false,
+      location: {reload() { loaded++; }},
+      sessionStorage: {getItem: () => null, setItem() {}},
+      navigator: {serviceWorker: {controller: {},
+        register: () => new Promise(done => { registered = done; })}}};
+    const {about, upscale, workers} = await engine(isolating);
+    assert.equal((await about()).weights[0].name, "first");
+    const options = {signal: new AbortController().signal, onProgress() {}};
+    const answer = early && upscale("file", {}, options);
+    registered();
+    await soon();
+    assert.equal(loaded, early ? 0 : 1);
+    if (!early) continue;
+    workers[0].onmessage({data: {lost: "nothing there"}});
+    await assert.rejects(answer, /nothing there/);
+  }
+});
+
+test("an error that is a number is named", async () => {
+  const told = [];
+  globalThis.FILES = {megapixels: 16, models: {}, runtimes: {}};
+  Object.assign(globalThis, {onmessage: null, postMessage: data => told.push(data)});
+  await import("../src/worker.js");
+  const {error} = console;
+  console.error = () => null;
+  const file = {arrayBuffer() { throw 6584920; }};
+  await globalThis.onmessage({data: {id: 7, file, wish: {}}});
+  console.error = error;
+  assert.equal(told.length, 1);
+  assert.match(told[0].error, /not enough memory .*\(6584920\)/);
 });

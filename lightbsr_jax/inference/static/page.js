@@ -13,13 +13,20 @@ const FORMATS = {png: "PNG", jpg: "JPEG", webp: "WebP", tif: "TIFF", bmp: "BMP",
 const ENDED = ["done", "failed", "cancelled"];
 const POLL = 1500;  // milliseconds between two looks at how far the engine is
 
-let offer = {weights: [], formats: [], mostBytes: Infinity};  // of the engine
+// What the engine offers, once it has said so.
+let offer = {weights: [], formats: [], suffixes: [], mostBytes: Infinity};
 const items = [];  // {id, file, state, percent, wish, result, error, url, node, ...}
 let chosen = null;
 let working = null;
 let number = 0;
+let complaint = "";  // about the visitor's last wish
+const UNKNOWN = at("size").options[0].text;  // of the size without the network's scale
 
 const news = text => { at("news").textContent = text; };
+// Screen readers read a status again whenever it is set.
+function tell(id, text) {
+  if (at(id).textContent !== text) at(id).textContent = text;
+}
 const capital = text => text.charAt(0).toUpperCase() + text.slice(1);
 const sized = bytes => bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB`
   : `${(bytes / 1e6).toFixed(1)} MB`;
@@ -43,11 +50,20 @@ function settle() {
   at("pixels-field").hidden = !["width", "height"].includes(at("size").value);
   at("quality-field").hidden = !LOSSY.includes(at("format").value);
   at("strength-text").value = `${Math.round(100 * at("strength").value)} %`;
+  nameSizes();
   try {
     const kept = Object.fromEntries(SETTINGS.map(id => [id, at(id).value]));
     localStorage.setItem("settings", JSON.stringify(kept));
   } catch { /* a browser that keeps nothing */ }
   draw();
+}
+
+// Names the size that the chosen network makes, if its scale is known.
+function nameSizes() {
+  const {scale} = offer.weights.find(({name}) => name === at("weights").value) ?? {};
+  const [own, ...others] = at("size").options;
+  own.text = scale ? `${scale} × as large` : UNKNOWN;
+  for (const other of others) other.hidden = other.value === `scale=${scale}`;
 }
 
 function restore() {
@@ -72,8 +88,12 @@ function fill() {
     option(at("format"), end, FORMATS[end] ?? end.toUpperCase());
   at("limits").textContent = `Up to ${offer.megapixels} megapixels each. ` +
     `${offer.formats.map(end => FORMATS[end] ?? end).join(", ")}; ${offer.keeps}.`;
+  for (const id of ["file", "more"])
+    at(id).accept = ["image/*", ...offer.suffixes].join(",");
   restore();
+  items.filter(({state}) => state === "waiting").forEach(admit);
   settle();
+  next();
 }
 
 // ---- the engine's state
@@ -85,13 +105,9 @@ async function watch() {
   if (found && first) fill();
   const lost = found ? found.lost : "no answer";
   at("state").className = `state ${lost ? "lost" : found.ready ? "ready" : ""}`;
-  at("state-text").textContent = capital(lost ? lost
-    : found.ready ? "ready" : found.said);
-  at("state-on").textContent = !lost && found.ready && found.on ? `, on ${found.on}` : "";
-  const scale = found?.weights.find(one => one.name === at("weights").value)?.scale;
-  if (scale) at("size").options[0].text = `${scale} × as large`;
-  if (scale) for (const other of at("size").options)
-    other.hidden = other.value === `scale=${scale}`;
+  tell("state-text", capital(lost ? lost : found.ready ? "ready" : found.said));
+  tell("state-on", !lost && found.ready && found.on ? `, on ${found.on}` : "");
+  nameSizes();
   setTimeout(watch, found?.ready ? 20 * POLL : POLL);
 }
 
@@ -101,18 +117,25 @@ function add(files) {
   for (const file of files) {
     const node = at("item").content.cloneNode(true).firstElementChild;
     const item = {id: ++number, file, node, state: "waiting", percent: 0,
-      wish: wish(), url: URL.createObjectURL(file)};
-    if (file.size > offer.mostBytes)
-      Object.assign(item, {state: "failed",
-        error: `larger than the ${offer.mostBytes / 1e6} MB that are taken here`});
+      url: URL.createObjectURL(file)};
+    admit(item);
     prepare(item);
     items.push(item);
     at("list").append(node);
     if (!chosen || ENDED.includes(chosen.state)) chosen = item;
   }
   if (files.length) news(`${files.length} added`);
+  complaint = "";
   draw();
   next();
+}
+
+// Gives a picture the settings, which count once the engine has said what it offers.
+function admit(item) {
+  item.wish = wish();
+  if (item.file.size > offer.mostBytes)
+    Object.assign(item, {state: "failed",
+      error: `larger than the ${offer.mostBytes / 1e6} MB that are taken here`});
 }
 
 function prepare(item) {
@@ -146,13 +169,14 @@ function remove(item) {
 }
 
 function again(item) {
-  Object.assign(item, {state: "waiting", percent: 0, wish: wish(), error: null});
+  Object.assign(item, {state: "waiting", percent: 0, error: null});
+  admit(item);
   draw();
   next();
 }
 
 async function next() {
-  if (working) return;
+  if (working || !offer.weights.length) return;
   working = items.find(item => item.state === "waiting");
   if (!working) return draw();
   const item = working;
@@ -284,6 +308,7 @@ function preview(item) {
   image.src = item.url;
 }
 
+// What had the focus and is hidden now leaves it to the picture's entry in the list.
 function draw() {
   items.forEach(drawItem);
   drawViewer();
@@ -295,13 +320,21 @@ function draw() {
   at("download-all").hidden = done < 2;
   at("cancel-all").hidden = ahead.length === 0;
   at("clear").hidden = items.length === ahead.length;
-  at("hint").textContent = ahead.length ? "Changes count for pictures added from now on."
-    : "";
+  at("hint").textContent = complaint
+    || (ahead.length ? "Changes count for pictures added from now on." : "");
   document.title = working ? `${working.percent} % · LightBSR`
     : "LightBSR: enlarge photographs";
+  if (document.activeElement?.closest("[hidden]"))
+    (chosen?.node.querySelector(".pick") ?? at("more")).focus({preventScroll: true});
 }
 
 // ---- what the visitor does
+
+function complain(text) {
+  complaint = text;
+  news(text);
+  draw();
+}
 
 function save(url, name) {
   const link = Object.assign(document.createElement("a"), {href: url, download: name});
@@ -316,31 +349,36 @@ async function saveAll() {
     save(url, "lightbsr.zip");
     setTimeout(() => URL.revokeObjectURL(url), 60000);
     news(`${files.length} pictures in lightbsr.zip`);
+    complaint = "";
+    draw();
   } catch (error) {
-    at("hint").textContent = error.message;
+    complain(error.message);
   }
 }
 
 async function example() {
-  const answer = await fetch("example.png");
+  const answer = await fetch("example.png").catch(() => null);
+  if (!answer?.ok) return complain("The example cannot be loaded: try again.");
   add([new File([await answer.blob()], "example.png", {type: "image/png"})]);
 }
 
-// Files of a drop, those in dropped folders too.
+// Files of a drop: [readable, names of others]; those in dropped folders too.
 async function dropped(transfer) {
   const entries = [...transfer.items].map(one => one.webkitGetAsEntry?.());
-  if (!entries.some(entry => entry?.isDirectory)) return [...transfer.files];
-  const found = [];
-  const visit = async entry => {
+  if (!entries.some(entry => entry?.isDirectory)) return [[...transfer.files], []];
+  const found = [], missed = [];
+  const open = async entry => {
     if (entry.isFile) found.push(await new Promise((y, n) => entry.file(y, n)));
     if (!entry.isDirectory) return;
     const reader = entry.createReader();
     for (let some; (some = await new Promise((y, n) => reader.readEntries(y, n))).length;)
       for (const one of some) await visit(one);
   };
+  const visit = entry => open(entry).catch(() => missed.push(entry.name));
   for (const entry of entries) if (entry) await visit(entry);
-  return found.filter(file => file.type.startsWith("image/")
-    || /\.(tiff?|jxl|jfif)$/i.test(file.name));
+  const isPicture = ({type, name}) => type.startsWith("image/")
+    || offer.suffixes.some(end => name.toLowerCase().endsWith(end));
+  return [found.filter(isPicture), missed];
 }
 
 for (const id of ["file", "more"])
@@ -372,7 +410,9 @@ document.addEventListener("drop", async event => {
   at("over").hidden = true;
   if (!carries(event)) return;
   event.preventDefault();
-  add(await dropped(event.dataTransfer));
+  const [files, missed] = await dropped(event.dataTransfer);
+  add(files);
+  if (missed.length) complain(`Your browser cannot read ${missed.join(", ")}.`);
 });
 document.addEventListener("paste", event => {
   const files = [...event.clipboardData?.files ?? []];

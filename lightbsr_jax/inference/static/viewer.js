@@ -10,6 +10,9 @@ let lens = {x: 0.5, y: 0.5, before: "", after: ""};
 export function move() {
   const split = at("split").value;
   at("after").style.clipPath = `inset(0 0 0 ${split}%)`;
+  // Else it would be seen through a transparent result.
+  at("before").style.clipPath = at("after").hidden ? ""
+    : `inset(0 ${100 - split}% 0 0)`;
   at("line").style.left = `${split}%`;
   at("tag-before").style.opacity = split < 12 ? 0 : 1;
   at("tag-after").style.opacity = split > 88 ? 0 : 1;

@@ -23,15 +23,15 @@ function fields(pairs) {
   return view.buffer;
 }
 
-// Names, each once: of two a.png the second is a-2.png.
+// Names, each once: of two a.png the second is a-2.png. Many disks do not tell A from a.
 export function distinct(names) {
   const taken = new Set();
   return names.map(name => {
     const dot = name.lastIndexOf(".");
     let other = name;
-    for (let n = 2; taken.has(other); n++)
+    for (let n = 2; taken.has(other.toLowerCase()); n++)
       other = `${name.slice(0, dot)}-${n}${name.slice(dot)}`;
-    taken.add(other);
+    taken.add(other.toLowerCase());
     return other;
   });
 }
