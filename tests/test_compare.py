@@ -9,6 +9,7 @@ replay, and that errors are seen. That the two programs agree is for
 
 import json
 import math
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,32 @@ def test_verdicts(ours: dict, theirs: dict, verdict: str) -> None:
     assert verdict in report.table([first])
 
 
+def test_table_names_the_missing_and_shows_what_is_no_number(recording) -> None:
+    one = {GRADIENT: np.ones(()), OTHER: np.ones(())}
+    (row,) = compare.table({GRADIENT: one[GRADIENT]}, one)
+    assert f"MISSING {OTHER}" in report.table([row])
+    (row,) = compare.table({}, {LOSS: np.ones(())})
+    assert f"MISSING {LOSS}" in report.table([row])
+    rows = compare.table({**one, OTHER: np.full((), np.nan)}, one)
+    assert "  nan  " in report.table(rows).splitlines()[1]
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    text = report.as_json(recording[0], rows, {}, {})
+    (found,) = json.loads(text, parse_constant=refuse)["rows"]
+    assert found["worst"] == OTHER and found["arrays"][OTHER]["relative"] == "nan"
+
+
+def test_reasons_of_a_failed_reference() -> None:
+    def reason(code: int, printed: str) -> str:
+        done = subprocess.CompletedProcess([], code, "", printed)
+        return compare._failure(done)
+
+    assert reason(1, "Traceback:\nKeyError: 'x'\n") == "KeyError: 'x'"
+    assert reason(-9, "a warning\n").startswith("signal 9 ended it")
+
+
 def test_command(recording, tmp_path, monkeypatch, capsys) -> None:
     case, theirs = recording
     monkeypatch.setattr(ours, "everything", lambda case: theirs)
@@ -384,6 +411,9 @@ def test_weights_of_a_file(tmp_path) -> None:
     assert case.meta["weights"] == {"student": "s.safetensors", "teacher": "seeded"}
     with pytest.raises(UserError, match="is a student of scale 2, not 3"):
         cases.of_file(file, scale=3, setting=None)
+    other = save(tmp_path / "o.safetensors", reference_tensors(scale=2, channels=16))
+    with pytest.raises(UserError, match="is a teacher of setting jpeg, which the ref"):
+        cases.of_file(other, scale=None, setting=None)
 
 
 @pytest.mark.parametrize(

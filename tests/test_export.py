@@ -9,6 +9,7 @@ import jax.export
 import numpy as np
 import pytest
 from helpers.goldens import initialise, random_like
+from helpers.reference_weights import save
 
 from lightbsr_jax import cli
 from lightbsr_jax.commands import source
@@ -155,6 +156,14 @@ def test_every_blob_of_ncnn_has_one_reader(model: Model) -> None:
     assert 0.5 < len(halved) / len(weights) < 0.6
 
 
+def test_numbers_of_ncnn_have_no_more_than_15_characters() -> None:
+    """Older ncnn reads no more of a number, and takes the rest for another one."""
+    graph = ncnn.NcnnGraph()
+    graph.op("Mul", "input", graph.constant(np.float32(1 / 255)))
+    _, text = graph.layers[-1].parameters.rsplit("=", 1)
+    assert len(text) <= 15 and np.float32(text) == np.float32(1 / 255)
+
+
 def check_split(model: Model, path: Path, lr: np.ndarray) -> None:
     """Checks both parts: the estimator's mean IDR, and what is restored by it."""
     form = export.Form(batch=True, clipped=False)
@@ -237,7 +246,7 @@ def test_what_cannot_be_exported_is_refused(model: Model, tmp_path: Path) -> Non
     without = Model(
         ModelSpec.of_network(ablation, "student", 1), model.variables, model.basis
     )
-    with pytest.raises(UserError, match="ablations cannot be exported as ONNX"):
+    with pytest.raises(UserError, match="ablations can be exported to .stablehlo alone"):
         export.write(without, tmp_path / "x.onnx", None, overwrite=False)
 
 
@@ -274,6 +283,21 @@ def test_command(
     with pytest.raises(SystemExit):
         cli.main(["export", "runs/student", str(out), "--size=18"])
     assert "--size=18: expected WIDTHxHEIGHT" in capsys.readouterr().err
+
+
+def test_metadata_name_no_setting_that_is_not_known(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A student's state dict does not store its own."""
+    onnx = pytest.importorskip("onnx")
+    monkeypatch.setattr(source, "load", lambda path: model)
+    monkeypatch.setattr(export, "difference", lambda *_: 1e-6)
+    file = save(tmp_path / "student.safetensors", {"x": np.zeros(1, np.float32)})
+    for given, expected in ((file, None), ("runs/student", "1")):
+        out = str(tmp_path / "x.onnx")
+        cli.main(["export", str(given), out, "--overwrite"])
+        facts = {x.key: x.value for x in onnx.load(out).metadata_props}
+        assert facts.get("setting") == expected
 
 
 def test_half_is_half_the_size_and_close(tmp_path: Path) -> None:

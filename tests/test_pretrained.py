@@ -16,8 +16,10 @@ from lightbsr_jax.evaluation.restorers import Bicubic
 from lightbsr_jax.imaging import degradation, files, kernels, metrics
 from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.interop import convert
+from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models import packed
 from lightbsr_jax.models.model import Model
+from lightbsr_jax.spec import Contrast, ModelSpec, RunSpec
 from lightbsr_jax.training import pack
 
 SHIPPED = sorted(packed.FOLDER.glob("*.safetensors"))
@@ -78,6 +80,23 @@ def test_a_packed_network_goes_to_the_reference(workdir, named, tmp_path) -> Non
     for name, tensor in trained.items():
         if not name.endswith("num_batches_tracked"):  # converted weights' own counts
             np.testing.assert_array_equal(tensor, out_of_pack[name])
+
+
+def test_what_the_reference_lacks_is_refused_by_its_name(named, tmp_path) -> None:
+    about, model = packed.read(named)
+    about["config"]["network"]["channel_modulation"] = False
+    file = tmp_path / "t1.safetensors"
+    packed.write(file, about, model, half=False)
+    with pytest.raises(UserError, match=r"t1\.safetensors holds an ablation"):
+        convert.to_file(file, tmp_path / "out.safetensors")
+
+
+def test_unknown_counts_name_a_remedy_that_works() -> None:
+    """The config that counts is the checkpoint's, which nobody can edit."""
+    network = LightBSR(2, groups=1, blocks=1)
+    spec = ModelSpec.of_network(network, "teacher", 1)
+    with pytest.raises(UserError, match="contrast.crops.*: convert the state dict"):
+        convert._counts(RunSpec(spec, Contrast(24)), 5)
 
 
 def test_half_precision_rounds_the_parameters_alone(workdir, tmp_path, capsys) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from pathlib import Path
 
 from lightbsr_jax.commands import source
 from lightbsr_jax.errors import UserError
@@ -22,8 +23,9 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "workdir",
-        help="folder of a trained student, its state dict, or the name of weights that "
-        "come with this program",
+        help="folder of a trained student (or WORKDIR@STEP, WORKDIR@best), its state "
+        "dict, a file of lightbsr pack, or the name of weights that come with this "
+        "program",
     )
     parser.add_argument(
         "out", help="file to write; ends in .onnx, .param or .stablehlo"
@@ -66,7 +68,12 @@ def run(arguments: argparse.Namespace) -> None:
     model = source.load(arguments.workdir)
     shipped = arguments.workdir in packed.shipped()
     licence = export.LICENCE if shipped else None
-    form = export.Form(arguments.batch, license=licence, half=arguments.half)
+    form = export.Form(
+        arguments.batch,
+        license=licence,
+        half=arguments.half,
+        setting=not _is_state_dict(arguments.workdir),
+    )
     existing = {"overwrite": arguments.overwrite}
     if arguments.split:
         files = export.write_split(model, arguments.out, size, form=form, **existing)
@@ -85,6 +92,13 @@ def run(arguments: argparse.Namespace) -> None:
         f"{arguments.workdir} -> {arguments.out}: differs from the network by at most "
         f"{difference:.1e} on a photograph"
     )
+
+
+def _is_state_dict(source: str) -> bool:
+    """Returns whether a source is a state dict, which does not store its setting."""
+    from lightbsr_jax.models import packed
+
+    return packed.find(source) is None and Path(source).is_file()
 
 
 def _check_options(arguments: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ stores and our training state does not, lie in `about`.
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -182,8 +183,9 @@ def _kept(workdir: str | Path) -> tuple[StateDict, np.ndarray]:
     if file is None:
         wanted = None if step is None else int(step)
         with opened(folder) as checkpoints:
-            run, basis, about = checkpoints.run(_run_shapes, wanted)
-        spec = _exchangeable(about)
+            shapes = partial(_run_shapes, source=workdir)
+            run, basis, about = checkpoints.run(shapes, wanted)
+        spec = _exchangeable(about, workdir)
         updates = int(run.state.step - run.skipped)
         state = run.state.replace(params=run.evaluated)
         counts = about.get("counters")
@@ -191,7 +193,7 @@ def _kept(workdir: str | Path) -> tuple[StateDict, np.ndarray]:
             counts = _counts(spec, updates)
         return from_state(state, spec, counts), basis
     about, tree = packed.read(file)
-    spec = _exchangeable(about)
+    spec = _exchangeable(about, file)
     if spec.contrast is not None:
         raise UserError(
             f"{file} is a {spec.model.kind} without momentum branch and queue: convert "
@@ -202,23 +204,23 @@ def _kept(workdir: str | Path) -> tuple[StateDict, np.ndarray]:
     return StateDict(spec, {"batch_stats": {}, **tree}, None, counts), basis
 
 
-def _exchangeable(about: Tree) -> RunSpec:
+def _exchangeable(about: Tree, source: str | Path) -> RunSpec:
     """The spec of a checkpoint or packed file.
 
     Raises UserError for an ablation, which the reference does not have.
     """
-    spec = RunSpec.from_config(about["config"])
+    spec = RunSpec.from_config(about["config"], source)
     if spec.model.ablated:
         raise UserError(
-            "the working directory holds an ablation (config.network, config.prior): "
-            "the reference has no such network"
+            f"{source} holds an ablation (config.network, config.prior): the reference "
+            "has no such network"
         )
     return spec
 
 
-def _run_shapes(about: Tree) -> tuple[Run, jax.ShapeDtypeStruct]:
+def _run_shapes(about: Tree, source: str | Path) -> tuple[Run, jax.ShapeDtypeStruct]:
     """The shapes of the run in a checkpoint, and of its basis."""
-    spec = _exchangeable(about)
+    spec = _exchangeable(about, source)
     optimizer = optimizers.make(spec.optimizer)
 
     def fresh(key: jax.Array) -> Run:
@@ -245,7 +247,8 @@ def _counts(run: RunSpec, step: int) -> dict[str, int]:
         if pairs is None or crops is None:
             raise UserError(
                 f"the config of this {run.model.kind} lacks contrast.crops, so the "
-                "counts of its BatchNorm updates are unknown: add it to config.json"
+                "counts of its BatchNorm updates are unknown: convert the state dict "
+                "that it comes from again"
             )
         pairing = contrast.pairing(pairs, crops)
         visits = [len(pairing.visits), pairing.positives.shape[1]]

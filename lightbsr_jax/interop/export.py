@@ -42,6 +42,7 @@ class Form(NamedTuple):
     part: Part = "whole"
     license: str | None = None  # of the weights, for the metadata
     half: bool = False  # weights and maps are float16
+    setting: bool = True  # that of the training is known, for the metadata
 
 
 WHOLE = Form()
@@ -74,7 +75,7 @@ def write(
         _check_free(path, weights, overwrite=overwrite)
         layers, content = ncnn.to_ncnn(model, half=form.half)
         atomic.replace(weights, lambda new: new.write_bytes(content))
-        atomic.replace(path, lambda new: new.write_text(layers))
+        atomic.write_text(path, layers)
         return
     _check_free(path, overwrite=overwrite)
     if path.suffix == ".onnx":
@@ -239,9 +240,12 @@ def _facts(model: Model, form: Form) -> dict[str, str]:
         "color_order": "RGB",
         "layout": "NCHW",
         "range": "0..1",
-        "setting": str(model.setting),
     }
-    return facts if form.license is None else {**facts, "license": form.license}
+    if form.setting:
+        facts["setting"] = str(model.setting)
+    if form.license is not None:
+        facts["license"] = form.license
+    return facts
 
 
 def imported(name: str) -> ModuleType:

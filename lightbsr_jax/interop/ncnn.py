@@ -79,7 +79,8 @@ class NcnnGraph(Graph):
         if value is None:
             return self._add("BinaryOp", [first, second], f"0={code}", out=out)
         if value.size == 1:
-            parameters = f"0={code} 1=1 2={value.item()}"
+            # As short as float32 goes: ncnn's older parsers take 15 characters.
+            parameters = f"0={code} 1=1 2={np.float32(value.item())!s}"
             return self._add("BinaryOp", [first], parameters, out=out)
         kept = self._add("MemoryData", [], f"0=1 1=1 2={value.size}", _bytes(value))
         return self._add("BinaryOp", [first, kept], f"0={code}", out=out)

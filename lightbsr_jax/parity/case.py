@@ -231,7 +231,8 @@ def of_file(
     """Makes a case with a file's weights for a student, or a teacher and its student.
 
     Scale and setting may be None if the file stores them; most files do not store the
-    setting, which is then 1. Raises UserError if they differ from the file's.
+    setting, which is then 1. Raises UserError if they differ from the file's, and for
+    settings that the published programs lack.
     """
     tensors = torch_files.read(file)
     run = state_dict.infer(file, tensors, setting, otherwise=1)
@@ -239,6 +240,11 @@ def of_file(
     role, stored = run.model.role, run.model.scale
     if scale not in (None, stored):
         raise UserError(f"{file} is a {role} of scale {stored}, not {scale}")
+    if run.model.setting not in _FIXED_DEGRADATION:
+        raise UserError(
+            f"{file} is a {role} of setting {run.model.setting}, which the references "
+            "lack: give weights of setting 1 or 2"
+        )
     case = make(
         scale=stored,
         setting=run.model.setting,

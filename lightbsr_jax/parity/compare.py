@@ -162,6 +162,11 @@ class Row:
         return max(self.parts, key=excess)
 
     @property
+    def culprit(self) -> str:
+        """The array that the verdict is about: a missing one, or the worst."""
+        return self.missing[0] if self.missing else self.worst
+
+    @property
     def verdict(self) -> str:
         if self.missing:
             return "MISSING"
@@ -212,10 +217,16 @@ def run_reference(checkout: str | Path, case: Case) -> Arrays:
             text=True,
         )
         if done.returncode:
-            last = done.stderr.strip().rpartition("\n")[2]
-            raise UserError(f"the reference in {checkout} failed: {last}")
+            raise UserError(f"the reference in {checkout} failed: {_failure(done)}")
         with np.load(made) as results:
             return dict(results)
+
+
+def _failure(done: subprocess.CompletedProcess[str]) -> str:
+    """The reason why a process failed: its last line, or the signal that ended it."""
+    if done.returncode < 0:
+        return f"signal {-done.returncode} ended it, as when memory runs out: free some"
+    return done.stderr.strip().rpartition("\n")[2]
 
 
 class Program(NamedTuple):

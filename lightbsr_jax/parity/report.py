@@ -1,9 +1,11 @@
 """Printing a comparison with a published program, and writing it as JSON."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import jax
+import numpy as np
 
 from lightbsr_jax import target
 from lightbsr_jax.parity.case import Arrays, Case
@@ -15,8 +17,11 @@ def table(rows: Sequence[Row]) -> str:
     lines = [("quantity", "arrays", "absolute", "relative", "tolerance", "verdict")]
     raised = False
     for row in rows:
+        verdict = row.verdict
+        if verdict != "ok":
+            verdict += f" {row.culprit}"
         if not row.parts:
-            lines.append((row.kind.quantity, "0", "", "", "", row.verdict))
+            lines.append((row.kind.quantity, "0", "", "", "", verdict))
             continue
         parts = row.parts.values()
         raised |= any(part.allowed > row.kind.tolerance for part in parts)
@@ -24,10 +29,10 @@ def table(rows: Sequence[Row]) -> str:
             (
                 row.kind.quantity,
                 str(len(parts)),
-                f"{max(part.absolute for part in parts):.1e}",
-                f"{max(part.relative for part in parts):.1e}",
+                f"{_largest(part.absolute for part in parts):.1e}",
+                f"{_largest(part.relative for part in parts):.1e}",
                 _format_tolerance(row),
-                row.verdict if row.verdict == "ok" else f"{row.verdict} {row.worst}",
+                verdict,
             )
         )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -45,9 +50,19 @@ def table(rows: Sequence[Row]) -> str:
         text.append(
             "* raised to three times the reference's own float32 error for some arrays"
         )
-    verdict = f"{failed} of {len(rows)} differ" if failed else f"all {len(rows)} agree"
-    text.append(f"{verdict}.")
+    whole = f"{failed} of {len(rows)} differ" if failed else f"all {len(rows)} agree"
+    text.append(f"{whole}.")
     return "\n".join(text)
+
+
+def _largest(values: Iterable[float]) -> float:
+    """The largest of some numbers; NaN if one of them is."""
+    return float(np.max(list(values)))
+
+
+def _finite(value: float) -> float | str:
+    """Turns NaN and infinity into text: JSON has neither."""
+    return value if math.isfinite(value) else str(value)
 
 
 def _format_tolerance(row: Row) -> str:
@@ -76,7 +91,10 @@ def as_json(case: Case, rows: Sequence[Row], ours: Arrays, theirs: Arrays) -> st
     """The whole table and every array in it, as JSON."""
     images = {
         name: {
-            what: {"ours": float(ours[key]), "reference": float(theirs[key])}
+            what: {
+                "ours": _finite(float(ours[key])),
+                "reference": _finite(float(theirs[key])),
+            }
             for what in ("psnr", "ssim")
             if (key := f"images/{index}/{what}") in theirs
         }
@@ -93,7 +111,10 @@ def as_json(case: Case, rows: Sequence[Row], ours: Arrays, theirs: Arrays) -> st
                 "verdict": row.verdict,
                 "worst": row.worst if row.parts else None,
                 "missing": row.missing,
-                "arrays": {name: part._asdict() for name, part in row.parts.items()},
+                "arrays": {
+                    name: {field: _finite(x) for field, x in part._asdict().items()}
+                    for name, part in row.parts.items()
+                },
             }
             for row in rows
         ],

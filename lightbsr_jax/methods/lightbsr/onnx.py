@@ -36,7 +36,7 @@ def write(graph: Graph, network: LightBSR, variables: dict[str, Any]) -> None:
 
 def _refuse_ablations(network: LightBSR) -> None:
     if network.switches != Switches():
-        raise UserError("ablations cannot be exported as ONNX: export to .stablehlo")
+        raise UserError("ablations can be exported to .stablehlo alone")
 
 
 def _converter(graph: Graph, idr: str, params: Tree) -> tuple[str, str]:
