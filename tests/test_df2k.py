@@ -272,6 +272,17 @@ def test_another_dataset_is_not_overwritten(folder, tmp_path) -> None:
     assert contents(out) == before
 
 
+def test_shards_are_on_the_disk_before_they_count(
+    folder, tmp_path, monkeypatch
+) -> None:
+    """So that a power cut leaves no shard that seems finished."""
+    synced = set()
+    monkeypatch.setattr(df2k.atomic, "sync", lambda path: synced.add(Path(path).name))
+    prepare(folder, tmp_path / "out")
+    shards = {f"train-0000{n}.half" for n in range(3)}
+    assert shards | {f"validation-0000{n}.half" for n in range(2)} <= synced
+
+
 def test_two_at_once(folder, tmp_path) -> None:
     unfinished = tmp_path / "df2k" / ".unfinished"
     unfinished.mkdir(parents=True)

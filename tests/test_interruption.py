@@ -1,4 +1,4 @@
-"""Signals to stop, locks of workdirs, and what is printed where nobody watches."""
+"""Signals to stop, locks of workdirs, what processes share, and what is written."""
 
 import os
 import signal
@@ -7,12 +7,17 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
+from configs import student
 from lightbsr_jax import locks
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.training import checks, loop
+from lightbsr_jax.models import packed
+from lightbsr_jax.training import checks, loop, pack, parallel
+from lightbsr_jax.training.config import TrainingConfig
 from lightbsr_jax.training.interruption import Interruption
 from lightbsr_jax.training.log import RECORDS, Log
 from lightbsr_jax.training.validation import picture_names
@@ -113,3 +118,78 @@ def test_changed_images_are_told_by_count_and_name(tmp_path: Path) -> None:
     del saved["names"]
     with pytest.raises(UserError, match="are 3, different from before"):
         checks.check_resumable(saved, now, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("x+p", "x"), ("x", "x+p"), ("x+p", "x+q")]
+)
+def test_changed_pairs_are_told(before: str, after: str, tmp_path: Path) -> None:
+    saved, now = (
+        {"config": {}, "teacher": None, "names": ["a.png"], "images": images}
+        for images in (before, after)
+    )
+    with pytest.raises(UserError, match="same, but not their pairs.* config.data.lr"):
+        checks.check_resumable(saved, now, tmp_path)
+
+
+def config_with(**fields: Any) -> dict[str, Any]:
+    config = student.get_config("photo-gan")
+    flat = {name.replace("__", "."): value for name, value in fields.items()}
+    config.update_from_flattened_dict(flat)
+    return dict(TrainingConfig.from_flags(config).as_given)
+
+
+def test_processes_must_share_all_but_places() -> None:
+    first, second = (
+        checks.common_fields({"images": "x", "config": config_with(**fields)})
+        for fields in (
+            {"data__hr": "a", "data__lr": "b", "data__threads": 3, "init": "c"},
+            {"compute__parts": 2, "checkpoint__every_steps": 7, "validation__hr": "d"},
+        )
+    )
+    assert first.keys() == second.keys()
+    different = [name for name in first if first[name] != second[name]]
+    assert different == ["config.checkpoint.every_steps", "config.compute.parts"]
+
+
+def test_what_processes_do_not_share_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts, gathered = {"seed": 1, "scale": 4}, iter(())
+
+    def gather(own: np.ndarray) -> np.ndarray:
+        return np.stack([own, next(gathered)])
+
+    monkeypatch.setattr(parallel.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(parallel.multihost_utils, "process_allgather", gather)
+
+    def check(theirs: dict[str, Any]) -> None:
+        nonlocal gathered
+        crcs = [parallel.zlib.crc32(repr(x).encode()) for x in theirs.values()]
+        gathered = iter([np.int32(len(theirs)), np.array(crcs, np.uint32)])
+        parallel.check_same(facts)
+
+    check(facts)
+    with pytest.raises(
+        UserError, match=r"not the same .*: scale \(4 here\); start all"
+    ):
+        check({"seed": 1, "scale": 3})
+    with pytest.raises(UserError, match="configs of different kinds; start all"):
+        check({"seed": 1, "scale": 4, "role": "teacher"})
+
+
+def test_private_places_are_not_packed(tmp_path: Path) -> None:
+    """Neither by `lightbsr pack`, nor in a run's best weights."""
+    named = {"__".join(path): f"/private/{path}" for path in pack.PATHS}
+    assert {"data__lr", "validation__lr", "validation__hr"} <= named.keys()
+    config = config_with(init="/private/given.pth", **named)
+    model = {"params": {"a": np.ones(3, np.float32)}, "basis": np.ones(2, np.float32)}
+    pack.keep_best(tmp_path, config, 7, model)
+    kept = (tmp_path / packed.BEST_FILE).read_bytes()
+    about = {"config": config, "step": 7}
+    packed.write(tmp_path / packed.BEST_FILE, about, model, half=False)
+    pack.pack(f"{tmp_path}@best", tmp_path / "x.safetensors", half=False)
+    for content in (kept, (tmp_path / "x.safetensors").read_bytes()):
+        assert b"given.pth" in content and b"/private" not in content
+    config = packed.read(tmp_path / "x.safetensors")[0]["config"]
+    for group, field in pack.PATHS:
+        assert config[group][field] == ""
+    assert config["data"]["lr_crop"] == 64

@@ -378,6 +378,7 @@ def test_unreadable_images_are_skipped_and_named(
         ({"contrast.queue_size": 0}, "queue_size 0 is not a multiple .* use 4"),
         ({"contrast.crops": 1}, "contrast.crops 1: a contrast needs at least 2"),
         ({"seed": -1}, "seed -1 is too small: at least 0"),
+        ({"seed": 2**31}, "seed 2147483648 is too large: at most 2147483647"),
         ({"degradation.width_max": 0.2}, "width_max 0.2 must be above 0.2"),
         ({"schedule.warmup_epochs": 2}, "warmup_epochs 2 is not below"),
         ({"schedule.stage2_epochs": 0}, "stage2_epochs 0"),

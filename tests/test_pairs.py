@@ -224,6 +224,19 @@ def test_every_thread_is_told_that_no_pair_is_left(tmp_path: Path) -> None:
             pairs.crops(place, zero, zero, SIZE)
 
 
+def test_a_pair_that_vanishes_is_an_error(folder: Path) -> None:
+    """As an HR image that does: it is not left out."""
+    _, pairs = pairs_of(folder)
+    zero = np.zeros(3, int)
+    for part in ("LR", "HR"):
+        path = folder / part / "a.png"
+        path.rename(folder / "a.png")
+        with pytest.raises(UserError, match=f"{part}/a.png existed when the run began"):
+            pairs.crops(0, zero, zero, SIZE)
+        (folder / "a.png").rename(path)
+    assert pairs.skipped == {} and pairs.crops(0, zero, zero, SIZE) is not None
+
+
 def config_of(module, preset: str, **fields: object) -> TrainingConfig:
     config = module.get_config(preset)
     flat = {name.replace("__", "."): value for name, value in fields.items()}

@@ -317,6 +317,12 @@ def test_images_that_do_not_fit() -> None:
             )
 
 
+def test_small_images_keep_a_pixel() -> None:
+    """Else the LR image of 8 x 8 pixels would be not a number."""
+    sizes = realworld.scaled_size(np.array([2, 20]), np.float32(0.3))
+    np.testing.assert_array_equal(sizes, [1, 6])
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_description_names_what_was_drawn(preset: str) -> None:
     parameters = drawn(preset)

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -141,6 +142,13 @@ def test_images_that_do_not_fit(images, monkeypatch) -> None:
         ResidentBatches(images, sampler_of(images), threads=0)
     monkeypatch.setattr(resident, "_free_memory", lambda: 3 * 77 * 16)
     ResidentBatches(images, sampler_of(images), threads=0)
+
+
+def test_memory_that_other_programs_use_is_not_free(images, monkeypatch) -> None:
+    memory = SimpleNamespace(total=10**12, available=1000)
+    monkeypatch.setattr(resident.psutil, "virtual_memory", lambda: memory)
+    with pytest.raises(UserError, match="and a device has 0.0 GB free"):
+        ResidentBatches(images, sampler_of(images), threads=0)
 
 
 def test_file_that_vanishes_while_they_are_loaded(images, folder: Path) -> None:

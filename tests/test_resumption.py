@@ -20,7 +20,7 @@ from lightbsr_jax.spec import ModelSpec
 from lightbsr_jax.training import loop, setup
 from lightbsr_jax.training.checks import check_resumable
 from lightbsr_jax.training.config import TrainingConfig, planned_updates
-from lightbsr_jax.training.log import validated_psnrs
+from lightbsr_jax.training.log import psnr_at
 from lightbsr_jax.training.state import Run, TrainState
 
 TEACHER = "runs/teacher"
@@ -155,7 +155,10 @@ def test_updates_of_a_schedule() -> None:
 
 
 def test_the_best_weights_are_kept(tmp_path: Path) -> None:
-    """Those of steps 1 and 3 of four validations, one of which is no number."""
+    """Those of steps 1 and 3 of five validations, one of which is no number.
+
+    The weights of step 5 could not be written, and those of step 6 are better than 3's.
+    """
     job: Any = SimpleNamespace(
         workdir=tmp_path,
         identity=identity(config_of(10)),
@@ -174,10 +177,38 @@ def test_the_best_weights_are_kept(tmp_path: Path) -> None:
             told = None if np.isnan(psnr) else psnr
             file.write(json.dumps({"step": step, "validation_psnr": told}) + "\n")
     assert steps == [(1, 1.0), (1, 1.0), (3, 3.0), (3, 3.0)]
-    assert about["config"]["data"]["hr"] == ""  # no paths, as packed files have none
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "validation_psnr": 26.0}\n')
+    run = SimpleNamespace(
+        evaluated={"a": jnp.full(3, 6.0)}, state=SimpleNamespace(batch_stats={})
+    )
+    for psnr, expected in ((25.0, 3), (25.5, 6)):
+        loop.keep_best(job, run, 6, psnr)
+        assert packed.read(tmp_path / packed.BEST_FILE)[0]["step"] == expected
 
 
-def test_best_weights_are_of_the_validations_on_the_same_images(tmp_path: Path) -> None:
+def test_best_weights_of_an_earlier_start_are_replaced(tmp_path: Path) -> None:
+    """It stopped before its first checkpoint; a damaged file is replaced, too."""
+    job: Any = SimpleNamespace(
+        workdir=tmp_path,
+        identity=identity(config_of(10)),
+        setup=SimpleNamespace(basis=np.ones((441, 15), np.float32)),
+    )
+    file = tmp_path / packed.BEST_FILE
+    for number, psnr in enumerate((25.0, 24.0, 23.0)):
+        run: Any = SimpleNamespace(
+            evaluated={"a": jnp.full(3, float(number))},
+            state=SimpleNamespace(batch_stats={}),
+        )
+        record = {"step": 4, "validation_psnr": psnr}
+        (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+        loop.keep_best(job, run, 4, psnr)
+        assert packed.read(file)[1]["params"]["a"][0] == number
+        if number == 1:
+            file.write_bytes(file.read_bytes()[:-5])
+
+
+def test_only_validations_on_the_same_images_are_compared(tmp_path: Path) -> None:
     """A run was resumed with other images, on which bicubic is better."""
     bicubic = [25.0, 25.00001, 29.0, 29.0]
     with (tmp_path / "metrics.jsonl").open("w") as file:
@@ -187,8 +218,13 @@ def test_best_weights_are_of_the_validations_on_the_same_images(tmp_path: Path) 
             file.write(json.dumps({"step": step, "loss": 1.0}) + "\n")
             if step == 2:
                 file.flush()
-                assert validated_psnrs(tmp_path, before=2) == [26.0]
-    assert validated_psnrs(tmp_path, before=4) == [32.0]
+                assert psnr_at(tmp_path, 1) == 26.0
+    assert [psnr_at(tmp_path, step) for step in (1, 2, 3, 5)] == [
+        None,
+        None,
+        32.0,
+        None,
+    ]
 
 
 def test_sources_with_a_step(tmp_path: Path) -> None:
@@ -273,9 +309,18 @@ class BatchesOfNothing(SimpleNamespace):
         return None
 
 
-def test_a_whole_run_and_its_extension(light, tmp_path, capsys) -> None:
+def test_a_whole_run_and_its_extension(
+    light, tmp_path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
+    met = []  # the last record when processes wait for the first one
+
+    def meet() -> None:
+        met.append(json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]))
+
+    monkeypatch.setattr(loop.parallel, "meet", meet)
     loop.train(light, run)
+    assert met == [{"step": 10, "validation_psnr": 20.0}]
     shown = " ".join(capsys.readouterr().out.split())
     assert "after 50 of 244 updates" in shown
     assert "is not finished, 50 of 244 updates are made" in shown

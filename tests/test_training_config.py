@@ -78,6 +78,10 @@ def test_fields_that_are_missing_or_unknown() -> None:
     with pytest.raises(UserError, match="config.contrast.momentum is missing"):
         TrainingConfig.from_flags(config)
     config = teacher.get_config().unlock()
+    del config.schedule
+    with pytest.raises(UserError, match="config.schedule.* is missing"):
+        TrainingConfig.from_flags(config)
+    config = teacher.get_config().unlock()
     config.unheard_of = 1
     with pytest.raises(UserError, match="config.unheard_of is unknown"):
         TrainingConfig.from_flags(config)

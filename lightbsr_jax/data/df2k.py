@@ -267,6 +267,7 @@ class Df2k(FileReaderBuilder):
                 f"{half} cannot be written ({error}): make it writable or free space, "
                 "and the same command resumes"
             ) from error
+        atomic.sync(half)
         os.replace(half, folder / shard.name)
         about = {
             "images": images,

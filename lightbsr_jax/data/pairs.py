@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 
 from lightbsr_jax.data.pipeline import CropBatches, Places, Sampler, turned
-from lightbsr_jax.data.sources import ImageFolders, PreparedImages
+from lightbsr_jax.data.sources import ImageFolders, PreparedImages, vanished
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files, layouts
 
@@ -89,7 +89,8 @@ class Pairs:
         """HR [D, s size, s size, 3] and LR crops [D, size, size, 3], uint8, or None.
 
         Places are in LR pixels. Returns None for a pair that is left out. Raises
-        UserError once all are left out, or if the source raises it.
+        UserError once all are left out, for a file that has vanished, or if the source
+        raises it.
         """
         index, path = self._pairs[place]
         if str(path) in self.skipped:
@@ -101,9 +102,11 @@ class Pairs:
                 raise files.ImageError(f"{path} has another size than at the start")
             if place not in self._aligned:
                 self._check_alignment(place, lr)
-        except (files.ImageError, OSError) as error:
+        except files.ImageError as error:
             self._skip(path, str(error))
             return None
+        except OSError as error:
+            raise vanished(path, error) from error
         s = self._scale
         hr = self._source.crops(index, s * tops, s * lefts, s * size)
         if hr is None:

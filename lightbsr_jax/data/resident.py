@@ -145,5 +145,5 @@ def _free_memory() -> int:
     """Free bytes of a device, before training allocates any."""
     stats = jax.local_devices()[0].memory_stats()
     if stats is None:  # a CPU
-        return psutil.virtual_memory().total
+        return psutil.virtual_memory().available
     return stats["bytes_limit"] - stats["bytes_in_use"]

@@ -99,10 +99,7 @@ class ImageFolders:
             except files.ImageError as error:
                 self._skip(path, str(error))
             except OSError as error:
-                raise UserError(
-                    f"{path} existed when the run began but can no longer be read "
-                    f"({error.strerror}): restore it and repeat the same command"
-                ) from error
+                raise vanished(path, error) from error
         if not self._readable:
             raise UserError(self._nothing_left())
         return None
@@ -264,6 +261,14 @@ def open_source(text: str, *, minimum: int) -> ImageFolders | PreparedImages:
             "folders together"
         )
     return PreparedImages(*found[0], minimum=minimum)
+
+
+def vanished(path: Path, error: OSError) -> UserError:
+    """The error about an image file that can no longer be read during a run."""
+    return UserError(
+        f"{path} existed when the run began but can no longer be read "
+        f"({error.strerror}): restore it and repeat the same command"
+    )
 
 
 def first_images(text: str, count: int) -> list[tuple[str, np.ndarray]]:

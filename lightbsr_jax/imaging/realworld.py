@@ -396,7 +396,7 @@ def _degraded(
     for i, wanted in enumerate((hr_size, lr_size)):
         image = _blurred(image, size, blur[i])
         factor = drawn.factor[i]
-        new_size = jnp.floor(wanted * factor).astype(jnp.int32)
+        new_size = scaled_size(wanted, factor)
         # As in torch: round 1 is given a factor, whose inverse is the step; round 2 a
         # size.
         step = jnp.stack(2 * [1 / factor]) if i == 0 else size / new_size
@@ -418,6 +418,11 @@ def _degraded(
         if i == 0:
             image = _compressed(image, size, drawn.quality[0])
     return _finished(image, size, blur[2], drawn, lr_size) / 255
+
+
+def scaled_size(size: np.ndarray, factor: Array) -> Array:
+    """A size times a factor, rounded down: int32 [2], at least one pixel a side."""
+    return jnp.maximum(jnp.floor(size * factor), 1).astype(jnp.int32)
 
 
 def _finished(

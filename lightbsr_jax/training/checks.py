@@ -37,6 +37,18 @@ RESUMABLE = (
     "checkpoint.",
 )
 
+# Fields that may differ between the processes of a run: places of files, and what only
+# one process uses.
+OWN = (
+    "data.hr",
+    "data.lr",
+    "data.threads",
+    "distillation.teacher",
+    "adversarial.perceptual",
+    "init",
+    "validation.",
+)
+
 # Fields added later, and their values in earlier runs.
 SINCE = {
     "start": "random",
@@ -52,6 +64,7 @@ EPOCHS = "config.schedule.stage2_epochs"
 
 SMALLEST_CROP = 8  # in LR pixels
 DTYPES = ("float32", "bfloat16")
+_LARGEST_SEED = 2**31 - 1  # devices get it as int32
 # The smallest values of fields; for those of the network it is 1.
 LEAST = {
     "seed": 0,
@@ -111,6 +124,8 @@ def _numbers(config: TrainingConfig) -> Iterator[str]:
         value = getattr(config, field)
         if value not in known:
             yield f"{field} {value!r} is not {' or '.join(known)}"
+    if config.seed > _LARGEST_SEED:
+        yield f"seed {config.seed} is too large: at most {_LARGEST_SEED}"
     if not 0 <= config.ema_decay < 1:
         yield f"ema_decay {config.ema_decay} is not in [0, 1)"
     if width <= degradation.WIDTH_MIN:
@@ -259,6 +274,9 @@ def check_room(workdir: Path, size: int) -> None:
 
 def _image_changes(saved: dict[str, Any], now: dict[str, Any]) -> str:
     """Describes the numbers of images, and the added and removed ones."""
+    before_hr, now_hr = (x["images"].split("+")[0] for x in (saved, now))
+    if before_hr == now_hr:
+        return "are the same, but not their pairs, the LR images of config.data.lr"
     before, after = saved.get("names"), now.get("names", [])
     if before is None:  # a checkpoint of an earlier version
         return f"are {len(after)}, different from before"
@@ -273,17 +291,26 @@ def _image_changes(saved: dict[str, Any], now: dict[str, Any]) -> str:
     return text + ", with the same names but other sizes or another order" * same
 
 
-def _may_change(field: str) -> bool:
-    """Returns whether a resumed run may have another value of a field."""
-    groups = tuple(name for name in RESUMABLE if name.endswith("."))
-    return field in RESUMABLE or field.startswith(groups)
+def _among(field: str, names: tuple[str, ...]) -> bool:
+    """Returns whether a field or its group is one of the names."""
+    groups = tuple(name for name in names if name.endswith("."))
+    return field in names or field.startswith(groups)
+
+
+def common_fields(identity: dict[str, Any]) -> dict[str, Any]:
+    """The config's fields and the images that all processes of a run must share."""
+    fields = flatten_dict(identity["config"], sep=".")
+    return {
+        **{f"config.{k}": v for k, v in fields.items() if not _among(k, OWN)},
+        IMAGES: identity["images"],
+    }
 
 
 def fixed_fields(identity: dict[str, Any]) -> dict[str, Any]:
     """The parts of a run's identity that must not change, by names known to users."""
     fields = {**SINCE, **flatten_dict(identity["config"], sep=".")}
     return {
-        **{f"config.{k}": v for k, v in fields.items() if not _may_change(k)},
+        **{f"config.{k}": v for k, v in fields.items() if not _among(k, RESUMABLE)},
         IMAGES: identity["images"],
         "the weights of config.distillation.teacher": identity["teacher"],
         "the weights of config.adversarial.perceptual": identity.get("vgg"),

@@ -161,7 +161,7 @@ class TrainingConfig:
         own = {f.name for f in dataclasses.fields(cls)}
         of_model = {f.name for f in dataclasses.fields(ModelSpec)}
         groups = {k: v for k, v in values.items() if k in own or k not in of_model}
-        groups["schedule"] = schedule_of(values["schedule"])
+        groups["schedule"] = schedule_of(values.get("schedule", {}))
         model = ModelSpec.from_config(values, "config")
         return _read(cls, {**groups, "model": model, "as_given": values}, "config")
 

@@ -171,22 +171,21 @@ def records(workdir: str | Path) -> list[dict[str, Any]]:
     return _parsed(Path(workdir, RECORDS))[0]
 
 
-def validated_psnrs(workdir: str | Path, *, before: int) -> list[float]:
-    """Finite PSNRs (dB) of a run's validations at earlier steps.
+def psnr_at(workdir: str | Path, step: int) -> float | None:
+    """The PSNR (dB) of a run's validation at a step; None if there is none.
 
-    Those on other images than the newest validation's, as the PSNR of bicubic
-    interpolation shows, are left out: a resumed run may have changed them.
+    None too if it was on other images than the newest validation, as the PSNR of
+    bicubic interpolation shows: a resumed run may have changed them.
     """
     if not Path(workdir, RECORDS).exists():
-        return []
+        return None
     found = [record for record in records(workdir) if "validation_psnr" in record]
-    return [
+    psnrs = [
         record["validation_psnr"]
         for record in found
-        if record["step"] < before
-        and isinstance(record["validation_psnr"], float)
-        and _are_of_the_same_images(record, found[-1])
+        if record["step"] == step and _are_of_the_same_images(record, found[-1])
     ]
+    return psnrs[-1] if psnrs and isinstance(psnrs[-1], float) else None
 
 
 def _are_of_the_same_images(*validations: dict[str, Any]) -> bool:

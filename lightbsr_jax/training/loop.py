@@ -26,15 +26,17 @@ from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.models.checkpoint import Checkpoints, checksum
 from lightbsr_jax.training import adversary, initial, pack, parallel, schedules
 from lightbsr_jax.training.checks import (
+    IMAGES,
     check,
     check_resumable,
     check_room,
     check_workdir,
+    common_fields,
     fixed_fields,
 )
 from lightbsr_jax.training.config import TrainingConfig, init_of, schedule_of
 from lightbsr_jax.training.interruption import Interruption
-from lightbsr_jax.training.log import Log, validated_psnrs
+from lightbsr_jax.training.log import Log, psnr_at
 from lightbsr_jax.training.setup import Setup, keep_teacher, prepare
 from lightbsr_jax.training.state import Run, fresh_run
 from lightbsr_jax.training.steps import (
@@ -114,7 +116,21 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
         keep=config.checkpoint.keep,
         keep_every=config.checkpoint.keep_every_steps,
     )
-    begun = workdir if checkpoints.latest_step() is not None else None
+    newest = checkpoints.latest_step()
+    begun = workdir if newest is not None else None
+    identity = {
+        "config": config.as_given,
+        "images": source.fingerprint + (f"+{pairs.fingerprint}" if pairs else ""),
+        "names": list(source.names),  # to name those that changed
+    }
+    # Before processes wait for each other in a step or a restoration.
+    parallel.check_same(
+        {
+            **common_fields(identity),
+            f"the number of {IMAGES}": len(source),
+            f"the newest checkpoint's step in {workdir}": newest,
+        }
+    )
     # A resumed run already contains them.
     given = initial.load(config.init) if config.init and not begun else None
     if config.minutes:
@@ -123,10 +139,8 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
         )
 
     setup = prepare(config, network, given, begun=begun)
-    identity = {
+    identity |= {
         "config": config.as_given,
-        "images": source.fingerprint + (f"+{pairs.fingerprint}" if pairs else ""),
-        "names": list(source.names),  # to name those that changed
         "teacher": None if setup.teacher is None else setup.teacher.checksum,
         "vgg": None if setup.vgg is None else checksum(setup.vgg),
     }
@@ -336,6 +350,8 @@ def run_steps(job: Job, start: Start) -> None:
             # Validate last: if it fails or takes long, nothing is lost.
             validate_where_due(job, run, step)
     job.checkpoints.wait()
+    # Others would end while the first one validates, and JAX waits only five minutes.
+    parallel.meet()
     job.log.say(f"finished at step {total}: {job.workdir}")
 
 
@@ -369,9 +385,12 @@ def validate_where_due(job: Job, run: Run, step: int) -> None:
 
 
 def keep_best(job: Job, run: Run, step: int, psnr: float) -> None:
-    """Writes WORKDIR/best.safetensors if no earlier validation was as good."""
-    earlier = validated_psnrs(job.workdir, before=step)
-    if math.isnan(psnr) or any(psnr <= other for other in earlier):
+    """Writes WORKDIR/best.safetensors unless the weights in it are as good."""
+    kept = pack.best_step(job.workdir)
+    best = None
+    if kept is not None and kept != step:
+        best = psnr_at(job.workdir, kept)
+    if math.isnan(psnr) or (best is not None and psnr <= best):
         return
     evaluated = {"params": run.evaluated, "batch_stats": run.state.batch_stats}
     model = jax.device_get(parallel.on_first_device(evaluated))

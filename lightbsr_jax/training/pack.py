@@ -74,6 +74,14 @@ def keep_best(workdir: Path, config: Tree, step: int, model: Tree) -> None:
     )
 
 
+def best_step(workdir: Path) -> int | None:
+    """The step of best.safetensors; None if it is missing or damaged."""
+    try:
+        return packed.read(packed.best(workdir))[0]["step"]
+    except UserError:
+        return None
+
+
 def _known(workdir: Path, config: Tree, step: int) -> Tree:
     """Metadata of a packed file for a run's network at a step."""
     flat = flatten_dict(config)

@@ -97,10 +97,22 @@ def broadcast_from_main(number: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
+def meet() -> None:
+    """Waits until all processes have come here, however long that takes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("all processes meet")
+
+
 def check_same(facts: dict[str, Any]) -> None:
     """Raises UserError, in every process, if facts differ between processes."""
     if jax.process_count() == 1:
         return
+    counts = multihost_utils.process_allgather(np.int32(len(facts)))
+    if np.unique(counts).size > 1:
+        raise UserError(
+            "the processes have configs of different kinds; start all of them with the "
+            "same command"
+        )
     own = [zlib.crc32(repr(fact).encode()) for fact in facts.values()]
     gathered = multihost_utils.process_allgather(np.array(own, np.uint32))
     different = [
