@@ -5,7 +5,8 @@
     python -m benchmarks.ahead tpu:v5e:1x1 gpu:h100 --programs teacher:2 resident:480
 
 A target is tpu:GENERATION:TOPOLOGY or gpu:h100[xN]. A program is CONFIG:STAGE, a step
-of a config's preset (teacher, student, kdsr_teacher, kdsr_student, dasr);
+of a config's preset (teacher, student, kdsr_teacher, kdsr_student, dasr) whose crops
+come from the host, even if the preset keeps images on the device;
 restore:BxHxW, the restoration of a batch by the student of --method; degrade:SETTING,
 64 images of 4 crops; resident:WIDTH, a step's crops out of 4,000 tiles of that width.
 
@@ -113,6 +114,9 @@ def devices_of(target: str) -> list[Any]:
         raise ValueError(
             f"target {target}: expected tpu:v5e:4x4, gpu:h100x8 or the like"
         )
+    kind = found.devices[0].device_kind
+    if kind not in CHIPS:
+        raise ValueError(f"target {target}: {kind} is not one of {', '.join(CHIPS)}")
     return list(found.devices)
 
 
@@ -176,6 +180,8 @@ def _config(name: str, options: argparse.Namespace) -> Any:
             old = old[part]
         new = value == "True" if isinstance(old, bool) else type(old)(value)
         config.update_from_flattened_dict({field: new})
+    # The number of images is unknown; resident:WIDTH has the crops of some.
+    config.data.resident = False
     return TrainingConfig.from_flags(config)
 
 
@@ -187,21 +193,28 @@ def _step(
     import jax.numpy as jnp
 
     from lightbsr_jax.imaging import prior
-    from lightbsr_jax.training import loop
+    from lightbsr_jax.training import adversary, loop
     from lightbsr_jax.training.setup import Setup, Teacher, make_updates
     from lightbsr_jax.training.state import fresh_run
     from lightbsr_jax.training.steps import Constants
 
     config = _config(name, options)
     learner, state, variables = _learner(config, name, options)
+    updates = make_updates(config, learner)
+    if stage not in updates:
+        raise ValueError(f"the preset {options.preset} of {name} has no stage {stage}")
     basis = jax.ShapeDtypeStruct(prior.BASIS_SHAPE, jnp.float32)
     teacher = None if variables is None else Teacher(name, variables, 0, 0)
-    setup: Any = Setup(state, make_updates(config, learner), basis, teacher)
+    setup: Any = Setup(state, updates, basis, teacher)
     step = loop.make_steps(config, setup, devices)[stage]
     run = jax.eval_shape(partial(fresh_run, averaged=config.ema_decay > 0), state)
     size, count = config.hr_crop, len(devices)
     batch = (count, config.data.batch_size // count, config.crops, size, size, 3)
     constants = Constants(jax.ShapeDtypeStruct((), jnp.int32), basis, variables)
+    if config.adversarial is not None and config.adversarial.perceptual:
+        constants = constants._replace(
+            vgg=adversary.load_vgg(config.adversarial.perceptual)
+        )
     return step.lower(run, jax.ShapeDtypeStruct(batch, jnp.uint8), constants)
 
 
@@ -209,20 +222,31 @@ def _learner(config: Any, name: str, options: argparse.Namespace) -> Any:
     """The learner, the shapes of its state, and those of its teacher if it has one."""
     import jax
 
-    from lightbsr_jax.training import initial, loop, state
+    from lightbsr_jax.training import loop, state
     from lightbsr_jax.training.setup import make_learner
 
     key = jax.random.key(0)
     learner = make_learner(config, loop.make_network(config))
-    variables = jax.eval_shape(partial(initial.fresh_variables, config), key)
+    variables = jax.eval_shape(config.model.fresh_variables, key)
     teacher = None
     if config.distillation is not None:
-        teachers = _config(name.replace("student", "teacher"), options)
-        teacher = jax.eval_shape(partial(initial.fresh_variables, teachers), key)
+        # A last stage has the teacher of the stages before.
+        preset = options.preset.replace("-gan", "")
+        own = argparse.Namespace(**{**vars(options), "preset": preset})
+        teachers = _config(name.replace("student", "teacher"), own)
+        teacher = jax.eval_shape(teachers.model.fresh_variables, key)
         learner = learner._replace(sees_prior=True)
     if config.contrast is None:
         fresh = partial(state.fresh_train_state, optimizer=learner.optimizer)
-        return learner, jax.eval_shape(fresh, variables), teacher
+        shapes = jax.eval_shape(fresh, variables)
+        if (opponent := learner.adversary) is not None:
+            add = partial(
+                state.with_discriminator,
+                discriminator=opponent.network,
+                optimizer=opponent.optimizer,
+            )
+            shapes = jax.eval_shape(lambda s, k: add(s, key=k), shapes, key)
+        return learner, shapes, teacher
     fresh = partial(
         state.fresh_contrastive_state,
         optimizer=learner.optimizer,
@@ -240,13 +264,10 @@ def _restore(what: str, options: argparse.Namespace) -> tuple[Any, Any]:
     import jax
     import jax.numpy as jnp
 
-    from lightbsr_jax.training import initial
-
     students = {"lightbsr": "student", "kdsr": "kdsr_student", "dasr": "dasr"}
     config = _config(students[options.method], options)
     network = config.model.make_network(dtype=config.compute.dtype)
-    shapes = partial(initial.fresh_variables, config)
-    variables = jax.eval_shape(shapes, jax.random.key(0))
+    variables = jax.eval_shape(config.model.fresh_variables, jax.random.key(0))
     lr = jax.ShapeDtypeStruct((*map(int, what.split("x")), 3), jnp.float32)
 
     def restore(variables: Any, lr: Any) -> Any:

@@ -13,6 +13,7 @@ import jax
 import pytest
 
 from benchmarks import ahead
+from lightbsr_jax.training.state import AdversarialState
 
 SMALL = ["network.groups=1", "network.blocks=1", "data.lr_crop=16"]
 CASES = [
@@ -86,6 +87,51 @@ def test_unknown_targets_and_programs_are_told() -> None:
     )
     row = ahead.record("gpu:b200", "teacher:1", options)
     assert row["error"].startswith("target gpu:b200: expected")
+
+
+def test_chips_without_figures_are_told(monkeypatch) -> None:
+    found = types.SimpleNamespace(devices=[types.SimpleNamespace(device_kind="TPU v3")])
+    get = "jax.experimental.topologies.get_topology_desc"
+    monkeypatch.setattr(get, lambda **_: found)
+    with pytest.raises(ValueError, match="tpu:v3:2x2: TPU v3 is not one of TPU v4, "):
+        ahead.devices_of("tpu:v3:2x2")
+
+
+def options_of(preset: str) -> argparse.Namespace:
+    small = [*SMALL, "data.lr_crop=8", "data.batch_size=1"]
+    return argparse.Namespace(preset=preset, method="lightbsr", set=small)
+
+
+@pytest.mark.parametrize("preset", ["setting1-plain", "photo-gan"])
+def test_the_state_of_a_preset_is_traced(preset: str) -> None:
+    """Of one that starts as bicubic interpolation, and of one with a GAN loss."""
+    options = options_of(preset)
+    config = ahead._config("student", options)
+    _, shapes, teacher = ahead._learner(config, "student", options)
+    is_last_stage = preset.endswith("-gan")
+    assert isinstance(shapes, AdversarialState) == is_last_stage
+    assert (teacher is not None) == is_last_stage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "preset", "metric"),
+    [
+        ("student:2", "setting1-plain", "reconstruction"),
+        ("student:2", "photo-detail", "fake"),
+        ("teacher:1", "setting1-short", "contrastive"),
+    ],
+)
+def test_steps_of_presets_are_traced(program: str, preset: str, metric: str) -> None:
+    """Of those, too, that keep the images on the device."""
+    traced = ahead.lowered(program, jax.devices()[:1], options_of(preset))
+    assert metric in traced.out_info[1]
+
+
+def test_a_preset_without_the_stage_is_told() -> None:
+    options = argparse.Namespace(preset="setting1-plain", method="lightbsr", set=SMALL)
+    with pytest.raises(ValueError, match="setting1-plain of student has no stage 1"):
+        ahead.lowered("student:1", jax.devices()[:1], options)
 
 
 def test_a_step_that_needs_too_much_memory_names_the_fields(monkeypatch) -> None:
