@@ -1,5 +1,6 @@
 """Atomic writes: a file is complete or absent, even after a crash or a power cut."""
 
+import contextlib
 import os
 import platform
 import re
@@ -58,8 +59,15 @@ def replace(
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file in UTF-8 and keeps the line ends of `text`."""
-    replace(path, lambda new: new.write_text(text, encoding="utf-8", newline=""))
+    """Writes a text file in UTF-8 and keeps the line ends of `text`.
+
+    Bytes of file names that are not UTF-8 are escaped.
+    """
+
+    def save(new: Path) -> None:
+        new.write_text(text, "utf-8", "backslashreplace", newline="")
+
+    replace(path, save)
 
 
 def is_unfinished(path: str | Path) -> bool:
@@ -72,18 +80,26 @@ def _host() -> str:
 
 
 def _clean(folder: Path) -> None:
-    """Removes the temporary files that killed processes of this machine left behind."""
+    """Removes the temporary files that killed processes of this machine left behind.
+
+    Those stay that may not be removed, such as other users' in a shared folder.
+    """
     if (name := os.path.realpath(folder)) in _cleaned:
         return
     _cleaned.add(name)
-    for entry in os.scandir(folder):
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:  # a folder that may be written to but not read
+        return
+    for entry in entries:
         match = _UNFINISHED.fullmatch(entry.name)
         if not match or match[1] != _host() or psutil.pid_exists(int(match[2])):
             continue
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path, ignore_errors=True)
         else:
-            Path(entry.path).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                os.unlink(entry.path)
 
 
 def sync_all(path: Path) -> None:

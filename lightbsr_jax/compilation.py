@@ -75,7 +75,9 @@ def _platforms() -> str | None:
 
 def _prune(folder: Path) -> None:
     """Removes the oldest programs once the folder holds more than _MOST_KEPT bytes."""
-    files = [(entry.stat(), entry.path) for entry in os.scandir(folder)]
+    # XLA keeps a folder of its own among the programs for GPUs.
+    entries = [entry for entry in os.scandir(folder) if entry.is_file()]
+    files = [(entry.stat(), entry.path) for entry in entries]
     total = sum(status.st_size for status, _ in files)
     if total <= _MOST_KEPT:
         return
@@ -95,7 +97,8 @@ def _mend_when_damaged(folder: Path) -> None:
             show(message, *about, **more)
             return
         for path in folder.glob("*"):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # XLA's folder; what may only be read
+                path.unlink(missing_ok=True)
 
     warnings.showwarning = shown
 

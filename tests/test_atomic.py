@@ -78,3 +78,31 @@ def test_permissions_are_kept_from_the_beginning(tmp_path: Path) -> None:
     atomic.replace(tmp_path / "a", save, mode=0o640)
     assert seen == [0o600]
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_may_not_be_listed_or_removed_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's in a shared folder, and a folder that may only be written to."""
+
+    def forbidden(path: str | Path) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    host = f"{zlib.crc32(platform.node().encode()):08x}"
+    left = tmp_path / f".new-{host}-{2**22 + 1}-01234567.png"  # of a dead process
+    left.touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", forbidden)
+        atomic.write_text(tmp_path / "a.txt", "a")
+    assert left.exists() and (tmp_path / "a.txt").read_text() == "a"
+    (tmp_path / "unreadable").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", forbidden)
+        atomic.write_text(tmp_path / "unreadable" / "b.txt", "b")
+    assert (tmp_path / "unreadable" / "b.txt").read_text() == "b"
+
+
+def test_names_that_are_not_utf_8_are_escaped(tmp_path: Path) -> None:
+    """A report names its images; a name in Latin-1 ended a measurement at its end."""
+    atomic.write_text(tmp_path / "a.csv", os.fsdecode(b"caf\xe9.png,1\n"))
+    assert (tmp_path / "a.csv").read_bytes() == b"caf\\udce9.png,1\n"

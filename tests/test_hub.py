@@ -85,6 +85,21 @@ def test_mistakes_name_the_repository(
         hub.fetch(name, **options)
 
 
+def test_a_lost_connection_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The errors of the package's HTTP client are neither OSError nor ValueError."""
+    package = pytest.importorskip("huggingface_hub")
+
+    class ReadTimeout(Exception):
+        pass
+
+    def lost(*_: object, **__: object) -> None:
+        raise ReadTimeout
+
+    monkeypatch.setattr(package, "snapshot_download", lost)
+    with pytest.raises(UserError, match="owner/name cannot be fetched .* ReadTimeout"):
+        hub.fetch("owner/name")
+
+
 def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"pip install 'lightbsr-jax\[hub\]'"):

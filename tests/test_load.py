@@ -193,6 +193,9 @@ def test_what_is_nowhere(tmp_path: Path) -> None:
         Model.load("setting9")
     with pytest.raises(FileNotFoundError, match="nowhere holds no checkpoints"):
         Model.load(tmp_path / "nowhere")
+    for suffix in (".pth", ".safetensors"):  # of a file, not of a run's folder
+        with pytest.raises(UserError, match="nowhere.* and no file has that name"):
+            Model.load(tmp_path / f"nowhere{suffix}")
     (tmp_path / "x.zip").touch()
     with pytest.raises(UserError, match="x.zip: the name must end in one of .pt, .pth"):
         Model.load(tmp_path / "x.zip")

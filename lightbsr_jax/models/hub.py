@@ -53,8 +53,8 @@ def _snapshot(repository: str, filename: str | None, revision: str | None) -> Pa
                 repository, revision=revision, allow_patterns=[wanted]
             )
         )
-    except (OSError, ValueError) as error:  # of which all errors of the package are
-        reason = " ".join(str(error).split())
+    except Exception as error:  # the package lets those of HTTP clients pass
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
             f"{repository} cannot be fetched from the Hub: {reason}"
         ) from error

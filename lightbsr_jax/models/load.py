@@ -24,6 +24,7 @@ from lightbsr_jax.imaging import prior, settings
 from lightbsr_jax.models import packed, state_dict
 from lightbsr_jax.models.checkpoint import opened
 from lightbsr_jax.models.model import Model
+from lightbsr_jax.models.torch_files import SUFFIXES
 from lightbsr_jax.spec import ModelSpec, Sees
 
 Tree = dict[str, Any]
@@ -94,7 +95,8 @@ def read(source: Source, *, setting: settings.Name | None = None) -> Weights:
         if step is not None:
             return _read_workdir(folder, int(step))
     if not file.is_file():
-        if Path(source).name == str(source):  # a name, not the path of a folder
+        is_name = Path(source).name == str(source)
+        if is_name or file.suffix in SUFFIXES:  # not the path of a folder
             packed.check_name(str(source))
         return _read_workdir(source)
     if packed.is_packed(file):

@@ -26,6 +26,7 @@ from lightbsr_jax.imaging.prior import BASIS_SHAPE
 
 _TORCH = (".pt", ".pth")
 _SAFETENSORS = ".safetensors"
+SUFFIXES = (*_TORCH, _SAFETENSORS)
 # Keys under which programs store a state dict; averaged weights come first.
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "params_ema", "params", "net")
 # Prefixes of DataParallel, of wrappers, and of torch.compile.
@@ -34,9 +35,8 @@ _PREFIX = re.compile(r"((module|model|params_ema|params|_orig_mod)\.)*")
 
 def check_suffix(path: str | Path) -> None:
     """Raises UserError if a name does not end like a weight file."""
-    known = (*_TORCH, _SAFETENSORS)
-    if Path(path).suffix not in known:
-        raise UserError(f"{path}: the name must end in one of {', '.join(known)}")
+    if Path(path).suffix not in SUFFIXES:
+        raise UserError(f"{path}: the name must end in one of {', '.join(SUFFIXES)}")
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
