@@ -42,9 +42,10 @@ types: .venv/requirements-test
 quick-tests: .venv/requirements-test
 	$(BIN)/python -m pytest -m "not slow" --numprocesses=$(WORKERS) --dist=loadfile
 
-# A file's tests stay in one process: they share fixtures.
+# A file's tests stay in one process: they share fixtures. The slowest files come first.
 all-tests: .venv/requirements-test
-	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile \
+	    --no-loadscope-reorder
 
 docs: .venv/requirements-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build

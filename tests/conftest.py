@@ -35,9 +35,13 @@ reference_training resumption run settings spec steps strength synthesis trainin
 video weights wheel
 """.split()
 
+# The slowest files. They run first, so that no process waits for another at the end.
+FIRST = ["test_doc_blocks", "test_processes", "test_notebook"]
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the tests of slow files, and those that use the fixture `torch`."""
+    items.sort(key=lambda item: item.path.stem not in FIRST)
     for item in items:
         if item.path.stem.removeprefix("test_") in SLOW:
             item.add_marker("slow")

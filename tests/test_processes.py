@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 pytestmark = pytest.mark.multiprocess
 
+FASTER = "--xla_backend_optimization_level=0"  # as in conftest.py
+
 # A network and schedule of seconds; Adam's eps as in test_steps.py, for its reason.
 SMALL = (
     # With some seeds an LR value rounds the other way on other devices: runs part.
@@ -88,7 +90,7 @@ def start(
         cwd=ROOT,
         env={
             **os.environ,
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FASTER}",
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
