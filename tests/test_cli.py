@@ -1,3 +1,4 @@
+import argparse
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from helpers.reference_weights import reference_tensors
 
 import lightbsr_jax
 from lightbsr_jax import compilation
-from lightbsr_jax.cli import main
+from lightbsr_jax.cli import main, make_parser
 from lightbsr_jax.commands import mistakes
 from lightbsr_jax.evaluation import conventions
 from lightbsr_jax.imaging import files
@@ -222,6 +223,18 @@ def test_help_of_flags(name: str) -> None:
     assert f"lightbsr {name} --" in done.stdout
     for flag in ("config", "workdir", "[no]distributed"):
         assert f"  --{flag}:" in done.stdout
+
+
+def test_help_describes_every_option() -> None:
+    kind = argparse._SubParsersAction
+    (commands,) = (a for a in make_parser()._actions if isinstance(a, kind))
+    for name in commands.choices.keys() - {"train", "eval"}:  # whose flags are absl's
+        silent = [
+            action.dest
+            for action in commands.choices[name]._actions
+            if (action.help or "default").startswith("default")
+        ]
+        assert not silent, name
 
 
 def test_module_is_the_command() -> None:

@@ -29,8 +29,8 @@ from lightbsr_jax import cli
 # Flags of train.py and eval.py beside those of a config.
 FLAGS = {
     "train.py": "workdir distributed coordinator_address num_processes process_id",
-    "eval.py": "workdir weights method benchmarks report dump-lr dump-sr lr-dir lpips "
-    "distributed",
+    "eval.py": "workdir weights step method benchmarks report dump-lr dump-sr lr-dir "
+    "lpips distributed",
 }
 
 
@@ -64,7 +64,7 @@ def check_command(words: list[str], where: str) -> None:
     while "=" in words[0]:  # variables of the environment
         words = words[1:]
     if words[0] == "srun":
-        words = words[1:]
+        words = words[words.index("python") :]
     if words[:3] == ["python", "-m", "lightbsr_jax"]:
         words = ["lightbsr", *words[3:]]
     if words[:2] == ["python", "-m"]:

@@ -47,8 +47,18 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         help="a state dict of the reference; default: seeded random weights in which "
         "every block matters",
     )
-    parser.add_argument("--scale", type=int, choices=(2, 3, 4), help="default: 4")
-    parser.add_argument("--setting", type=int, choices=(1, 2), help="default: 1")
+    parser.add_argument(
+        "--scale",
+        type=int,
+        choices=(2, 3, 4),
+        help="scale of the networks (default: that of --weights, else 4)",
+    )
+    parser.add_argument(
+        "--setting",
+        type=int,
+        choices=(1, 2),
+        help="degradation setting (default: that of a teacher's --weights, else 1)",
+    )
     parser.add_argument(
         "--images",
         metavar="FOLDER",

@@ -16,15 +16,16 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         help="exchange weights with the PyTorch reference",
         description="Convert a state dict of the PyTorch programs of LightBSR, KDSR or "
         "DASR (recognised by its tensors) into a new working directory for eval.py and "
-        "train.py; or convert a working directory's newest checkpoint, or weights that "
-        "come with this program, into a state dict; or copy the convolutions of "
-        "torchvision's VGG19, for a perceptual loss, into a state dict. State dicts "
-        "end in .pt or .pth (these require PyTorch) or .safetensors.",
+        "train.py; or convert a working directory's newest checkpoint, a file of "
+        "lightbsr pack, or weights that come with this program, into a state dict; or "
+        "copy the convolutions of torchvision's VGG19, for a perceptual loss, into a "
+        "state dict. State dicts end in .pt or .pth (these require PyTorch) or "
+        ".safetensors.",
     )
     parser.add_argument(
         "source",
-        help="state dict, working directory (or WORKDIR@STEP, WORKDIR@best), or name "
-        "of weights (setting2)",
+        help="state dict, working directory (or WORKDIR@STEP, WORKDIR@best), file of "
+        "lightbsr pack, or name of weights (setting2)",
     )
     parser.add_argument("out", help="working directory, or state dict")
     parser.add_argument(
@@ -36,8 +37,9 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--setting",
         type=source.parse_setting,
-        help="degradation setting the weights were trained for: 1 (isotropic blur) or "
-        "2 (anisotropic blur and noise); stored only in LightBSR teachers' state dicts",
+        help="degradation setting the weights were trained for: 1 (isotropic blur), 2 "
+        "(anisotropic blur and noise), jpeg, real or photo; stored only in LightBSR "
+        "teachers' state dicts",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a state dict that exists"

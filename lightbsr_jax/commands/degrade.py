@@ -36,7 +36,13 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         default="photo",
         help="kind of degradation: 1, 2, jpeg, real or photo (default: photo)",
     )
-    parser.add_argument("--scale", type=int, choices=(2, 3, 4), default=4)
+    parser.add_argument(
+        "--scale",
+        type=int,
+        choices=(2, 3, 4),
+        default=4,
+        help="factor by which images are shrunk (default: 4)",
+    )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the degradations (default: 0)"
     )

@@ -27,7 +27,9 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         "Only this machine can open it.",
     )
     source.add_options(parser)
-    parser.add_argument("--port", type=int, default=7860, help="default: 7860")
+    parser.add_argument(
+        "--port", type=int, default=7860, help="port; 0: a free one (default: 7860)"
+    )
     parser.add_argument(
         "--host",
         default="127.0.0.1",

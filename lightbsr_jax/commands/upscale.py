@@ -41,10 +41,10 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "upscale",
         help="upscale your own pictures",
-        description="Upscale pictures of any size: PNG, JPEG, WebP, TIFF, BMP, AVIF "
-        "and JPEG XL files (with extras: HEIC and raw photographs), and folders of "
-        "them. Depth, transparency, colour profile and metadata are kept. Exit "
-        "status 1 if a picture could not be upscaled.",
+        description="Upscale pictures of up to 178 megapixels: PNG, JPEG, WebP, TIFF, "
+        "BMP, AVIF and JPEG XL files (with extras: HEIC and raw photographs), and "
+        "folders of them. Depth, transparency, colour profile and metadata are kept. "
+        "Exit status 1 if a picture could not be upscaled.",
     )
     parser.add_argument("input", nargs="+", help="picture, or folder of pictures")
     parser.add_argument(

@@ -32,7 +32,12 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--scale", type=float, help="scale of the result (default: the network's)"
     )
-    parser.add_argument("--codec", choices=CODECS, default="h264", help="default: h264")
+    parser.add_argument(
+        "--codec",
+        choices=CODECS,
+        default="h264",
+        help="codec of the result (default: h264)",
+    )
     parser.add_argument(
         "--crf",
         type=int,
