@@ -39,14 +39,31 @@ def main() -> None:
     parser.add_argument("workdirs", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    try:
+        runs = read(arguments.workdirs)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    runs = {workdir.name: log.records(workdir) for workdir in arguments.workdirs}
     with (arguments.out / "metrics.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         for run, records in runs.items():
             writer.writerows({"run": run, **rounded(record)} for record in records)
     draw(runs, arguments.out / "curves.png")
+
+
+def read(workdirs: list[Path]) -> dict[str, list[dict]]:
+    """The records of each run, by the folder's name, or its path if that is shared.
+
+    Raises ValueError for a run without records, and OSError.
+    """
+    names = [workdir.name for workdir in workdirs]
+    unique = len({*names}) == len(names)
+    runs = {w.name if unique else str(w): log.records(w) for w in workdirs}
+    for name, records in runs.items():
+        if not records:
+            raise ValueError(f"{name} has no records yet: leave it out")
+    return runs
 
 
 def rounded(record: dict) -> dict:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.goldens import initialise
-from helpers.machine import unused_port
+from helpers.machine import quick_to_compile, unused_port
 from helpers.pictures import picture, save
 from jax import Array
 
@@ -147,7 +147,11 @@ def test_hosts_share_the_work() -> None:
         subprocess.Popen(
             [sys.executable, "-c", program, str(index)],
             stdout=subprocess.PIPE,
-            env={"PYTHONPATH": ":".join(sys.path), "JAX_PLATFORMS": "cpu"},
+            env={
+                "PYTHONPATH": ":".join(sys.path),
+                "JAX_PLATFORMS": "cpu",
+                "XLA_FLAGS": quick_to_compile(),  # as here, for the same bits
+            },
             text=True,
         )
         for index in range(2)
@@ -385,6 +389,12 @@ def test_errors(tmp_path) -> None:
         evaluate(("grey", picture(1)[..., 0]))
     with pytest.raises(ValueError, match=r"bicubic restored \(1, 12, 14, 3\) to"):
         evaluate(("a", picture(1)), scale=2)
+    (tmp_path / "good" / "list.txt").write_text("Set5/a.png\n./Set5/a.png\n")
+    with pytest.raises(UserError, match=r"list\.txt names Set5/a\.png twice: remove"):
+        evaluate(tmp_path / "good" / "list.txt")
+    save(tmp_path / "images" / "a.png", picture(1))
+    with pytest.raises(UserError, match="single images are both called images"):
+        evaluate(good / "a.png", tmp_path / "images")
     with pytest.raises(ValueError, match="nothing to measure"):
         evaluate()
     with pytest.raises(ValueError, match="no degradation"):
@@ -398,6 +408,20 @@ def test_smallest_image_that_is_accepted_can_be_scored() -> None:
         METHODS, [("small", picture(1, 20, 20))], SIGMAS[:1], scale=SCALE
     )
     assert math.isfinite(score.psnr) and math.isfinite(score.ssim)
+
+
+def test_images_that_some_measure_cannot_score_are_named_first(tmp_path: Path) -> None:
+    """For LPIPS, and of an HR image that is cropped to its LR image."""
+    small = list(enumerate(find([("small", picture(1, 20, 40))])))
+    assert benchmark.Beside().least == 0
+    lpips: Any = True
+    least = benchmark.Beside(lpips=lpips).least
+    with pytest.raises(UserError, match="small of images is 40x20 .*at least 32"):
+        benchmark._Reader(SCALE, None, SCALE, least).plan(small, SIGMAS)
+    save(tmp_path / "images" / "small.png", picture(1, 4, 9))
+    given = cases.make(None)
+    with pytest.raises(UserError, match="small of images is 36x16 .*at least 20"):
+        benchmark._Reader(SCALE, tmp_path, SCALE).plan(small, given)
 
 
 def test_bicubic_agrees_with_the_paper(benchmark_folder) -> None:

@@ -125,6 +125,25 @@ def test_folders(pair, tmp_path) -> None:
         conventions.compare(tmp_path / "sr", tmp_path / "hr" / "x.png")
 
 
+def test_pairs_are_of_the_same_image(pair, tmp_path) -> None:
+    """Of lists, too; other numbers and equal names are errors."""
+    a, b = pair
+    for name, image in (("1", a), ("2", b)):
+        save(tmp_path / "sr" / f"{name}.png", image)
+        save(tmp_path / "hr" / f"{name}.png", a)
+    for name in ("sr", "hr"):
+        (tmp_path / name / "list.txt").write_text("1.png\n2.png\n")
+    lists = [tmp_path / name / "list.txt" for name in ("sr", "hr")]
+    assert conventions.compare(*lists).images == 2
+    save(tmp_path / "one" / "img_10.png", b)
+    save(tmp_path / "other" / "img_1.png", a)
+    with pytest.raises(UserError, match=r"img_10\.png of .*one, img_1 of .*other"):
+        conventions.compare(tmp_path / "one", tmp_path / "other")
+    save(tmp_path / "hr" / "1.bmp", b)
+    with pytest.raises(UserError, match=r"1\.bmp and .*1\.png have the same name"):
+        conventions.compare(tmp_path / "sr", tmp_path / "hr")
+
+
 def photograph(height: int, width: int) -> np.ndarray:
     coarse = np.random.default_rng(1).integers(0, 256, (12, 12, 3), np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height)))

@@ -102,3 +102,37 @@ def test_spread_goes_from_the_best_to_the_worst() -> None:
         "ebdac"
     )
     assert pictures.spread([], "ours", 3) == []
+
+
+def test_equal_infinite_psnrs_are_no_gain() -> None:
+    hr = noise(1, 24, 24)
+    example = pictures.example(restored(hr, hr), crop=24)
+    psnrs = {"a": (20.0, 21.0), "b": (np.inf, np.inf), "c": (20.0, 19.0), "d": (20, 24)}
+    examples = [
+        example._replace(
+            image=image,
+            scores={"bicubic": score("bicubic", theirs), "ours": score("ours", ours)},
+        )
+        for image, (theirs, ours) in psnrs.items()
+    ]
+    chosen = pictures.spread(examples, "ours", 4)
+    assert [found.image for found in chosen] == list("dabc")
+
+
+@pytest.mark.parametrize("in_memory", [1, 1 << 20])
+def test_a_shelf_gives_back_what_is_chosen(tmp_path, monkeypatch, in_memory) -> None:
+    """From memory, or from a file that is gone afterwards."""
+    monkeypatch.setattr(pictures, "_IN_MEMORY", in_memory)
+    with pictures.Shelf(str(tmp_path)) as shelf:
+        for seed, gain in enumerate((1.0, 3.0, 0.0)):
+            hr = noise(seed, 24, 24)
+            example = pictures.example(restored(hr, hr), crop=24)
+            scores = {
+                "bicubic": score("bicubic", 20.0),
+                "ours": score("ours", 20 + gain),
+            }
+            shelf.add(example._replace(scores=scores, image=str(seed)))
+        best, worst = shelf.spread("ours", 2)
+    assert (best.image, worst.image) == ("1", "2")
+    np.testing.assert_array_equal(best.crops["HR"], noise(1, 24, 24))
+    assert not list(tmp_path.iterdir())

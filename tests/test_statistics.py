@@ -1,4 +1,4 @@
-"""The numbers that `benchmarks.realworld` takes of LR images."""
+"""The numbers that `benchmarks.realworld` takes of LR images, and records of runs."""
 
 import io
 
@@ -7,7 +7,7 @@ import pytest
 from helpers.pictures import picture
 from PIL import Image
 
-from benchmarks import realworld
+from benchmarks import realworld, training_curves
 
 
 def test_blocks_are_told_wherever_they_lie() -> None:
@@ -56,3 +56,16 @@ def test_images_that_are_too_small_are_an_error(tmp_path) -> None:
     Image.fromarray(picture(0, 390, 500)).save(tmp_path / "a.png")
     with pytest.raises(SystemExit, match="no image of 400 x 400 pixels"):
         realworld.take_crops(str(tmp_path), 1)
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path) -> None:
+    workdirs = [tmp_path / place / "student" for place in "ab"]
+    for step, workdir in enumerate(workdirs, 1):
+        workdir.mkdir(parents=True)
+        (workdir / "metrics.jsonl").write_text(f'{{"step": {step}}}\n')
+    found = training_curves.read(workdirs)
+    assert found == {str(w): [{"step": s}] for s, w in enumerate(workdirs, 1)}
+    assert list(training_curves.read(workdirs[:1])) == ["student"]
+    (workdirs[0] / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match="student has no records yet"):
+        training_curves.read(workdirs[:1])

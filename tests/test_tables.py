@@ -103,6 +103,23 @@ def test_figures_beside_psnr_have_names_and_means() -> None:
     assert "PSNR (dB) / SSIM / NIQE" in text and "20.00 / 0.5000 / 5.0000" in text
 
 
+def test_means_of_all_methods_are_over_the_same_images() -> None:
+    """A flat image may have a NIQE after one method alone."""
+    case = SETTING_1[0]
+    found = [
+        Score(method, "mine", image, case.label, 20.0, 0.5, niqe)
+        for method, image, niqe in (
+            ("bicubic", "a", 4.0),
+            ("bicubic", "flat", None),
+            ("LightBSR", "a", 3.0),
+            ("LightBSR", "flat", 9.0),
+        )
+    ]
+    contenders = [*BICUBIC, STUDENT]
+    (table,) = tables.make(found, [case], scale=4, contenders=contenders)
+    assert [row.beside["NIQE"] for row in table.rows] == [(4.0,), (3.0,)]
+
+
 def test_markdown() -> None:
     found = scores("bicubic", "mine", a=math.inf)[:1]
     (table,) = tables.make(found, SETTING_1[:1], scale=4, contenders=BICUBIC)

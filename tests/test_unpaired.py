@@ -73,6 +73,7 @@ def test_a_report_without_a_network(folder: Path, tmp_path: Path) -> None:
     assert page.count("<figure") == 3 * 4  # whole, LR, bicubic, Lanczos
     assert "b/c&amp;d.png" in page and "<script" not in page
     results = json.loads((report / "results.json").read_text())
+    assert results["model"] is None
     assert [one["size"] for one in results["pictures"]] == [
         [30, 54],
         [30, 54],
@@ -101,14 +102,38 @@ def test_what_takes_hr_images_is_refused(folder: Path) -> None:
     save(folder.parent / "twice" / "a.jpg", picture(0))
     with pytest.raises(UserError, match="twice has two pictures a: rename one"):
         measure(folder.parent / "twice")
+    with pytest.raises(UserError, match="which is measured: name another folder"):
+        measure(folder, dump_sr=str(folder.parent))
+
+
+def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Their pictures would be averaged together."""
+    save(tmp_path / "a" / "phone" / "1.png", picture(0))
+    save(tmp_path / "b" / "phone" / "2.png", picture(1))
+    folders = [str(tmp_path / name / "phone") for name in "ab"]
+    with pytest.raises(UserError, match="are both called phone"):
+        unpaired._find(folders)
+    (tmp_path / "some.txt").write_text("a/phone/1.png")
+    assert unpaired.benchmarks([str(tmp_path / "some.txt"), folders[0]]) == [
+        "some",
+        "phone",
+    ]
 
 
 @pytest.mark.slow
 def test_a_network_restores_as_the_upscaler_does(folder: Path, tmp_path: Path) -> None:
     from lightbsr_jax.inference.upscaler import Upscaler
 
-    text = measure(folder, sources=["setting2"], dump_sr=str(tmp_path))
+    report = tmp_path / "report"
+    text = measure(
+        folder,
+        sources=["setting2"],
+        dump_sr=str(tmp_path),
+        report_folder=str(report),
+    )
     assert "**LightBSR**" in text
+    results = json.loads((report / "results.json").read_text())
+    assert results["model"]["source"] == "setting2"
     written = np.asarray(Image.open(tmp_path / "phone" / "LightBSR" / "a.png"))
     lr = np.asarray(Image.open(folder / "a.png"))
     np.testing.assert_array_equal(written, Upscaler.load("setting2")(lr))

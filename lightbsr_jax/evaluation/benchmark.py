@@ -30,8 +30,14 @@ from lightbsr_jax import target
 from lightbsr_jax.compilation import inference_jit
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation.cases import Case
-from lightbsr_jax.evaluation.images import TestImage, find, read_hr, read_lr
-from lightbsr_jax.evaluation.lpips import LPIPS
+from lightbsr_jax.evaluation.images import (
+    TestImage,
+    check_size,
+    find,
+    read_hr,
+    read_lr,
+)
+from lightbsr_jax.evaluation.lpips import LPIPS, PIXELS
 from lightbsr_jax.evaluation.niqe import niqe
 from lightbsr_jax.evaluation.restorers import Restorer
 from lightbsr_jax.imaging import metrics, synthesis
@@ -119,6 +125,11 @@ class Beside(NamedTuple):
         """The measures for `convention`, with their details."""
         names = {"niqe": ""} if self.niqe else {}
         return names | ({"lpips": self.lpips.name} if self.lpips else {})
+
+    @property
+    def least(self) -> int:
+        """The pixels that each side of an image needs for them."""
+        return PIXELS if self.lpips else 0
 
 
 _NOTHING_BESIDE = Beside()
@@ -221,7 +232,7 @@ def evaluate(
     own = list(enumerate(images))
     if share:
         own = own[jax.process_index() :: jax.process_count()]
-    reader = _Reader(scale, lr_folder, measures.cut(scale))
+    reader = _Reader(scale, lr_folder, measures.cut(scale), beside.least)
     jobs = reader.plan(own, cases)
     table = np.zeros((len(images), len(cases), len(restorers), len(_FIGURES)))
     done = 0
@@ -451,8 +462,11 @@ def _of_all_processes(table: np.ndarray) -> np.ndarray:
 class _Reader:
     """Reads images and their LR images, cropped for a scale."""
 
-    def __init__(self, scale: int, lr_folder: str | Path | None, border: int) -> None:
-        self._scale, self._lr_folder, self._border = scale, lr_folder, border
+    def __init__(
+        self, scale: int, lr_folder: str | Path | None, border: int, least: int = 0
+    ) -> None:
+        self._scale, self._lr_folder = scale, lr_folder
+        self._limits = {"scale": scale, "border": border, "least": least}
         self._last = -1, np.empty(0)  # number of an image, and its pixels
 
     def plan(
@@ -467,6 +481,7 @@ class _Reader:
             for column, case in enumerate(cases):
                 lr = self._read_lr(image, case, hr)
                 shape = hr.shape if lr is None else self._seen(hr, lr).shape
+                check_size(image, shape, **self._limits)
                 place = (index, column)
                 planned.append(_Planned(place, image, case, shape, lr is not None))
             return planned
@@ -490,7 +505,7 @@ class _Reader:
         return _Job(job.place, job.image, job.case, seen, lr)
 
     def _read_hr(self, image: TestImage) -> np.ndarray:
-        return read_hr(image, scale=self._scale, border=self._border)
+        return read_hr(image, **self._limits)
 
     def _read_lr(
         self, image: TestImage, case: Case, hr: np.ndarray

@@ -249,16 +249,24 @@ def _pairs(a: str | Path, b: str | Path) -> list[tuple[Path, Path]]:
     For example, "baby_x4.png" of A belongs to "baby.png" of B.
     """
     found = files.find_images(a), files.find_images(b)
-    if Path(a).is_file() and Path(b).is_file():
+    single = [
+        Path(given).is_file() and Path(given).suffix.lower() != files.LIST
+        for given in (a, b)
+    ]
+    if all(single):
         return [(found[0][0][1], found[1][0][1])]
-    if Path(a).is_file() or Path(b).is_file():
+    if any(single):
         raise UserError(f"{a} and {b}: give two images or two folders")
-    stems = {Path(name).with_suffix("").as_posix(): path for name, path in found[1]}
+    stems: dict[str, Path] = {}
+    for name, path in found[1]:
+        other = stems.setdefault(Path(name).with_suffix("").as_posix(), path)
+        if other != path:
+            raise UserError(f"{other} and {path} have the same name: remove one")
     pairs, missing = [], []
     for name, path in found[0]:
         stem = Path(name).with_suffix("").as_posix()
         # Choose the longest name that this one begins with.
-        partners = [other for other in stems if stem.startswith(other)]
+        partners = [other for other in stems if _begins(stem, other)]
         if partners:
             pairs.append((path, stems.pop(max(partners, key=len))))
         else:
@@ -269,3 +277,13 @@ def _pairs(a: str | Path, b: str | Path) -> list[tuple[Path, Path]]:
             f" of {a}, {', '.join(stems) or 'none'} of {b}: rename or remove them"
         )
     return pairs
+
+
+def _begins(name: str, start: str) -> bool:
+    """Returns whether a name begins with another one, such as "a_x4" with "a".
+
+    "img_10" does not begin with "img_1": their numbers differ.
+    """
+    rest = name[len(start) :]
+    other_number = start[-1:].isdigit() and rest[:1].isdigit()
+    return name.startswith(start) and not other_number

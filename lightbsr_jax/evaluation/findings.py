@@ -64,7 +64,9 @@ def headlines(found: Findings) -> list[Headline]:
         means = _means(table)
         ours, details = means[found.method, True], []
         if found.method != BICUBIC:
-            details.append(f"{ours - means[BICUBIC, True]:+.2f} over bicubic")
+            bicubic = means[BICUBIC, True]
+            gain = 0.0 if ours == bicubic else ours - bicubic  # both may be infinite
+            details.append(f"{gain:+.2f} over bicubic")
         if (theirs := means.get((paper, False))) is not None:
             details.append(f"{paper} in the paper: {theirs:.2f}")
         label = f"{table.title}, {table.columns[-1]}"

@@ -157,7 +157,7 @@ def views(
     for version, pixels in crops.items():
         figure = f" {figures[version]}" if version in figures else ""
         shown.append(
-            f'<figure class="crop">{image(pixels, f"{version} of {name}")}'
+            f'<figure class="crop">{image(pixels, f"{escape(version)} of {name}")}'
             f"<figcaption><strong>{escape(version)}</strong>{figure}</figcaption>"
             "</figure>"
         )

@@ -6,6 +6,7 @@ Images are uint8 [H, W, 3].
 import functools
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from lightbsr_jax.imaging import files, layouts, metrics
 
 # HR pixels: published pairs are cropped to multiples of up to 12.
 _MOST_CROPPED = 12
+_SINGLES = "images"  # the benchmark of single images
 
 
 class TestImage(NamedTuple):
@@ -51,17 +53,15 @@ def find(
     yet.
 
     Raises FileNotFoundError or UserError if a folder is missing, holds no image or
-    mixes HR and LR images in an unknown layout, or if two folders or single images have
-    the same name.
+    mixes HR and LR images in an unknown layout, if two folders or single images have
+    the same name, or if a list names an image twice.
     """
     images: list[TestImage] = []
     folders: dict[str, Path] = {}
     singles: set[str] = set()
     for item in folders_or_images:
-        listed = False
-        if not isinstance(item, tuple) and Path(item).is_file():
-            listed = Path(item).suffix.lower() == files.LIST
-            item = item if listed else (Path(item).name, Path(item))
+        if not isinstance(item, tuple) and Path(item).is_file() and not _is_list(item):
+            item = (Path(item).name, Path(item))
         if isinstance(item, tuple):
             name, source = item
             if isinstance(source, np.ndarray) and (
@@ -72,43 +72,83 @@ def find(
                 )
             if name in singles:
                 raise UserError(f"two images are called {name}: rename one")
-            images.append(TestImage("images", name, len(singles), source))
+            images.append(TestImage(_SINGLES, name, len(singles), source))
             singles.add(name)
             continue
         folder = Path(item, "HR") if Path(item, "HR").is_dir() else Path(item)
-        absolute = Path(os.path.abspath(folder))
-        benchmark = (absolute.parent if absolute.name == "HR" else absolute).name
-        benchmark = Path(benchmark).stem if listed else benchmark
-        if benchmark in folders:
-            raise UserError(
-                f"{folders[benchmark]} and {folder} are both called {benchmark}: "
-                "rename one, or measure them one after the other"
-            )
-        folders[benchmark] = folder
-        found = layouts.hr_images(folder, scale)
-        for position, (name, path) in enumerate(found.images):
+        benchmark = name_folder(folder, folders)
+        found = layouts.hr_images(folder, scale).images
+        names = Counter(name for name, _ in found)
+        if len(names) < len(found):
+            twice = next(name for name, count in names.items() if count > 1)
+            raise UserError(f"{folder} names {twice} twice: remove one of its lines")
+        for position, (name, path) in enumerate(found):
             images.append(TestImage(benchmark, name, position, path))
+    if singles and _SINGLES in folders:
+        raise UserError(
+            f"{folders[_SINGLES]} and single images are both called {_SINGLES}: rename "
+            "the folder, or measure them one after the other"
+        )
     if not images:
         raise UserError("nothing to measure: name a benchmark folder")
     return images
 
 
-def read_hr(image: TestImage, *, scale: int, border: int | None = None) -> np.ndarray:
+def name_folder(folder: Path, named: dict[str, Path]) -> str:
+    """The benchmark's name of a folder or list, which is added to those in `named`.
+
+    Raises UserError if another folder has this name.
+    """
+    absolute = Path(os.path.abspath(folder))
+    name = (absolute.parent if absolute.name == "HR" else absolute).name
+    name = Path(name).stem if _is_list(folder) else name
+    if name in named:
+        raise UserError(
+            f"{named[name]} and {folder} are both called {name}: "
+            "rename one, or measure them one after the other"
+        )
+    named[name] = folder
+    return name
+
+
+def _is_list(path: str | Path) -> bool:
+    return Path(path).suffix.lower() == files.LIST and Path(path).is_file()
+
+
+def read_hr(
+    image: TestImage, *, scale: int, border: int | None = None, least: int = 0
+) -> np.ndarray:
     """The pixels, cropped on the right and bottom to a multiple of the scale.
 
     Raises ImageError or UserError if they are unreadable or too few to score.
     """
     hr = image.read()
+    check_size(image, hr.shape, scale=scale, border=border, least=least)
     height, width = (side // scale * scale for side in hr.shape[:2])
+    return hr[:height, :width]
+
+
+def check_size(
+    image: TestImage,
+    shape: Sequence[int],
+    *,
+    scale: int,
+    border: int | None = None,
+    least: int = 0,
+) -> None:
+    """Raises UserError if an image of that shape is too small to score.
+
+    SSIM needs its window inside the border, and other measures `least` pixels a side.
+    """
     cut = scale if border is None else border
-    needed = math.ceil((len(metrics.GAUSSIAN) + 2 * cut) / scale) * scale
-    if min(height, width) < needed:
+    needed = max(len(metrics.GAUSSIAN) + 2 * cut, least)
+    needed = math.ceil(needed / scale) * scale
+    if min(shape[:2]) < needed:
         raise UserError(
-            f"{image.name} of {image.benchmark} is {hr.shape[1]}x"
-            f"{hr.shape[0]} pixels (width x height), too small to be scored at "
+            f"{image.name} of {image.benchmark} is {shape[1]}x"
+            f"{shape[0]} pixels (width x height), too small to be scored at "
             f"scale {scale}: leave it out, each side needs at least {needed} pixels"
         )
-    return hr[:height, :width]
 
 
 def read_lr(
@@ -175,6 +215,21 @@ def sr_path(
     parts = [benchmark] if case is GIVEN else [benchmark, slug(case.label)]
     parent = Path(folder, *parts)
     return Path(parent, slug(method), lr.relative_to(parent))
+
+
+def check_outside(
+    folder: str | Path, benchmark: str, source: Path | np.ndarray
+) -> None:
+    """Raises UserError if images written below `folder` would lie beside `source`.
+
+    They would be measured the next time.
+    """
+    target = Path(folder, benchmark).resolve()
+    if isinstance(source, Path) and source.parent.resolve() == target:
+        raise UserError(
+            f"{folder}: images would be written into {target}, which is measured: "
+            "name another folder"
+        )
 
 
 def slug(text: str) -> str:

@@ -22,7 +22,7 @@ from lightbsr_jax.models import torch_files
 _SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 _SCALE = np.array([0.458, 0.448, 0.450], np.float32)
 _EPSILON = 1e-10
-_PIXELS = 32  # on a side, at least: what all layers need
+PIXELS = 32  # on a side, at least: what all layers need
 
 
 class _Conv(NamedTuple):
@@ -97,9 +97,9 @@ class LPIPS:
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> float:
         """The distance of images [H, W, 3], uint8, of one size."""
-        if min(a.shape[:2]) < _PIXELS:
+        if min(a.shape[:2]) < PIXELS:
             raise UserError(
-                f"LPIPS of {a.shape[1]}x{a.shape[0]} pixels: each side needs {_PIXELS}"
+                f"LPIPS of {a.shape[1]}x{a.shape[0]} pixels: each side needs {PIXELS}"
             )
         return float(_distance(self._key, self._parameters, a, b))
 

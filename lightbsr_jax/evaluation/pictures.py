@@ -3,8 +3,10 @@
 Images are uint8 [H, W, 3].
 """
 
+import pickle
+import tempfile
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -16,6 +18,7 @@ from lightbsr_jax.evaluation.restorers import BICUBIC
 _GAP = 4  # pixels between columns
 _COLUMN_WIDTH = 160  # smallest width at which a caption is legible
 _WHOLE = 480  # largest longer side of a whole image
+_IN_MEMORY = 1 << 26  # bytes of examples: 64 MiB
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -30,6 +33,17 @@ class Example(NamedTuple):
     box: tuple[float, float, float, float]  # top, left, height, width, 0..1
     crops: dict[str, np.ndarray]  # of the box: "LR", each method, "HR"
     scores: dict[str, Score]
+
+
+class _Kept(NamedTuple):
+    """An example on the disk."""
+
+    benchmark: str
+    scores: dict[str, Score]
+    place: int  # in the file
+
+
+_E = TypeVar("_E", Example, _Kept)
 
 
 def example(restored: Restored, *, crop: int) -> Example:
@@ -65,16 +79,46 @@ def example(restored: Restored, *, crop: int) -> Example:
     )
 
 
-def spread(examples: Sequence[Example], method: str, count: int) -> list[Example]:
+class Shelf:
+    """Examples that are kept until some are chosen; most of them lie on the disk."""
+
+    def __init__(self, folder: str | None) -> None:
+        """Uses a temporary file in `folder` if the examples need much memory."""
+        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=folder)
+        self._kept: list[_Kept] = []
+
+    def __enter__(self) -> "Shelf":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, example: Example) -> None:
+        place = self._file.tell()
+        self._kept.append(_Kept(example.benchmark, example.scores, place))
+        pickle.dump(example, self._file)
+
+    def spread(self, method: str, count: int) -> list[Example]:
+        """Chooses as the function `spread` does; nothing can be added afterwards."""
+        chosen = []
+        for kept in spread(self._kept, method, count):
+            self._file.seek(kept.place)
+            chosen.append(pickle.load(self._file))
+        return chosen
+
+
+def spread(examples: Sequence[_E], method: str, count: int) -> list[_E]:
     """Chooses at most `count` examples of each benchmark, by gain over bicubic.
 
     The first has the largest gain, the last the smallest, and the others are evenly
     spaced between. For bicubic itself the PSNR is used instead of the gain.
     """
 
-    def gain(example: Example) -> float:
-        psnr = example.scores[method].psnr
-        return psnr if method == BICUBIC else psnr - example.scores[BICUBIC].psnr
+    def gain(example: _E) -> float:
+        psnr, other = (example.scores[name].psnr for name in (method, BICUBIC))
+        if method == BICUBIC:
+            return psnr
+        return 0.0 if psnr == other else psnr - other  # both may be infinite
 
     chosen = []
     for benchmark in dict.fromkeys(example.benchmark for example in examples):

@@ -21,6 +21,8 @@ from lightbsr_jax.evaluation.pictures import Example
 from lightbsr_jax.evaluation.plots import Plots
 from lightbsr_jax.imaging import files
 
+_LONGEST = 60  # characters of a panel's name, each of up to 4 bytes
+
 
 def write(folder: str | Path, found: Findings) -> None:
     """Writes the report into `folder`, which is created if it is missing."""
@@ -49,6 +51,12 @@ def remove_pictures(folder: Path) -> None:
         text = earlier.read_text("utf-8", errors="replace")
         for name in re.findall(r"\]\(((?:panels|plots)/[^/()]+)\)", text):
             (folder / name).unlink(missing_ok=True)
+
+
+def panel_path(number: int, benchmark: str, image: str, case: str = "") -> str:
+    """The path in the report's folder; its name fits into 255 bytes."""
+    name = slug(f"{benchmark} {Path(image).with_suffix('')} {case}")
+    return f"panels/{number + 1}-{name[:_LONGEST]}.png"
 
 
 def markdown(found: Findings, drawn: Plots) -> str:
@@ -89,9 +97,7 @@ def _plot(name: str) -> str:
 
 
 def _panel(number: int, example: Example) -> str:
-    stem = Path(example.image).with_suffix("")
-    name = slug(f"{example.benchmark} {stem} {example.case}")
-    return f"panels/{number + 1}-{name}.png"
+    return panel_path(number, example.benchmark, example.image, example.case)
 
 
 def _results(found: Findings) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Outcome(NamedTuple):
     """Scores and examples of a measurement, with its time and compilations."""
 
     scores: list[Score]
-    examples: list[Example]
+    examples: list[Example]  # those that the report shows
     seconds: float
     compiled: compilation.Compilations
 
@@ -127,19 +127,19 @@ def run(
         _check_slugs([BICUBIC, LANCZOS, *measured.networks])
     if wanted.unpaired:
         _refuse_what_takes_hr(dump_lr=dump_lr, lr_dir=lr_folder, lpips=lpips)
-        if jax.process_index() == 0:
-            _run_unpaired(wanted, measured, report_folder, dump_sr, say)
-        _wait_for_each_other()
-        return
-    _check_lr_folders(measured, dump_lr, lr_folder, dump_sr)
+    else:
+        _check_lr_folders(measured, dump_lr, lr_folder, dump_sr)
     if report_folder is None:
         report_folder = _default_report(wanted, measured, sources)
     if report_folder is not None:
         _make_folder(Path(report_folder))  # fails before the measurement, not after
+    if wanted.unpaired:
+        if jax.process_index() == 0:
+            _run_unpaired(wanted, measured, sources, report_folder, dump_sr, say)
+        _wait_for_each_other()
+        return
 
-    shows = report_folder is not None and wanted.pictures > 0
-    keep = measured.pictured if shows else None
-    outcome = _measure(wanted, measured, dump_lr, dump_sr, lr_folder, pictured=keep)
+    outcome = _measure(wanted, measured, dump_lr, dump_sr, lr_folder, report_folder)
     if jax.process_index() == 0:
         _report(wanted, measured, outcome, sources, report_folder, lr_folder, say)
     _wait_for_each_other()
@@ -180,13 +180,12 @@ def _report(
 def _run_unpaired(
     wanted: Measurement,
     measured: Measured,
+    sources: Sequence[str | Path],
     report_folder: str | None,
     dump_sr: str | None,
     say: Callable[[str], None],
 ) -> None:
     """Measures pictures that have no HR images."""
-    if report_folder is not None:
-        _make_folder(Path(report_folder))
     names = [contender.name for contender in measured.contenders]
     border = wanted.measures.cut(measured.scale)
     began = time.monotonic()
@@ -208,6 +207,7 @@ def _run_unpaired(
             "scale": measured.scale,
             "border": border,
             "config": wanted.as_given,
+            "model": _model(measured, sources),
             "seconds": time.monotonic() - began,
             **_surroundings(),
         }
@@ -258,11 +258,18 @@ def _prepare(
     cases = wanted.cases()
     if not cases:
         raise UserError("the config leaves no degradation to measure")
+    labels = [case.label for case in cases]
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise UserError(
+            f"the config has the degradation {twice!r} twice, or two that print as "
+            "this: remove one"
+        )
     scale = first.scale if first else wanted.scale or 4
-    smallest = {"pictures": 0, "crop": scale, "seed": 0, "batch_size": 1}
+    smallest = {"scale": 1, "pictures": 0, "crop": scale, "seed": 0, "batch_size": 1}
     for field, least in smallest.items():
-        if getattr(wanted, field) < least:
-            value = getattr(wanted, field)
+        value = getattr(wanted, field)
+        if value is not None and value < least:
             raise UserError(f"config.{field}={value}: expected {least} or more")
     interpolations = INTERPOLATIONS if wanted.lanczos else (BICUBIC,)
     contenders = [Contender(name, name) for name in interpolations]
@@ -312,6 +319,9 @@ def _check_lr_folders(
     if dump_lr or lr_folder or dump_sr:
         _check_slugs([case.label for case in measured.cases])
         _check_names(measured.folders, measured.scale)
+    for dump in filter(None, (dump_lr, dump_sr)):
+        for image in images.find(measured.folders, scale=measured.scale):
+            images.check_outside(dump, image.benchmark, image.source)
 
 
 def _check_slugs(names: Sequence[str]) -> None:
@@ -336,10 +346,19 @@ def _default_report(
     if workdir is None or not workdir.is_dir():
         return None
     leaf = f"setting{wanted.setting}" if wanted.setting else "given"
-    found = images.find(measured.folders, scale=measured.scale)
+    leaf = "unpaired" if wanted.unpaired else leaf
     model = measured.networks.get(measured.first.name)
-    name = _report_name(list(dict.fromkeys(i.benchmark for i in found)), model)
+    name = _report_name(_benchmarks(wanted, measured), model)
+    name += "-spoilt" * wanted.spoilt + "-self-ensemble" * wanted.self_ensemble
     return str(workdir / "evaluation" / leaf / name)
+
+
+def _benchmarks(wanted: Measurement, measured: Measured) -> list[str]:
+    """The names of the benchmarks, in order."""
+    if wanted.unpaired:
+        return unpaired.benchmarks(measured.folders)
+    found = images.find(measured.folders, scale=measured.scale)
+    return list(dict.fromkeys(image.benchmark for image in found))
 
 
 def _measure(
@@ -348,10 +367,9 @@ def _measure(
     dump_lr: str | None,
     dump_sr: str | None,
     lr_folder: str | None,
-    *,
-    pictured: str | None,
+    report_folder: str | None,
 ) -> Outcome:
-    """Measures everything; keeps examples of the case `pictured`, if any."""
+    """Measures everything; the first process chooses examples for a report."""
     restorers: dict[str, Restorer] = {BICUBIC: Bicubic(measured.scale)}
     if wanted.lanczos:
         restorers[LANCZOS] = Lanczos(measured.scale)
@@ -360,7 +378,8 @@ def _measure(
         if wanted.self_ensemble:
             restorers[name] = SelfEnsemble(model)
     by_label = {case.label: case for case in measured.cases}
-    examples: list[Example] = []
+    shows = report_folder is not None and jax.process_index() == 0
+    pictured = measured.pictured if shows and wanted.pictures > 0 else None
 
     def on_restored(restored: Restored) -> None:
         if dump_lr is not None:
@@ -370,10 +389,14 @@ def _measure(
         if dump_sr is not None:
             _write_sr(dump_sr, restored, by_label[restored.case])
         if restored.case == pictured:
-            examples.append(pictures.example(restored, crop=wanted.crop))
+            shelf.add(pictures.example(restored, crop=wanted.crop))
 
     began = time.monotonic()
-    with compilation.counted() as compiled, _progress() as on_progress:
+    with (
+        pictures.Shelf(report_folder) as shelf,
+        compilation.counted() as compiled,
+        _progress() as on_progress,
+    ):
         scores = benchmark.evaluate(
             restorers,
             measured.folders,
@@ -388,7 +411,9 @@ def _measure(
             on_progress=on_progress,
             on_restored=on_restored,
         )
-    return Outcome(scores, examples, time.monotonic() - began, compiled)
+        seconds = time.monotonic() - began
+        examples = shelf.spread(measured.first.name, wanted.pictures)
+    return Outcome(scores, examples, seconds, compiled)
 
 
 def _write_sr(folder: str, restored: Restored, case: Case) -> None:
@@ -413,7 +438,7 @@ def _findings(
         title=_title(wanted, measured),
         scores=outcome.scores,
         tables=tabled,
-        examples=pictures.spread(outcome.examples, first.name, wanted.pictures),
+        examples=outcome.examples,
         networks={
             name: Network(
                 cost.measure(model, passes=PASSES if wanted.self_ensemble else 1),
@@ -433,14 +458,6 @@ def _about(
     lr_folder: str | None,
 ) -> dict[str, Any]:
     """The description of the measurement for results.json."""
-    origin = None
-    if measured.networks:
-        model = measured.networks[measured.first.name]
-        origin = {
-            "source": str(sources[0]),
-            "role": model.role,
-            "step": int(model.step),
-        }
     return {
         "scale": measured.scale,
         "beside": measured.beside.names,
@@ -448,12 +465,20 @@ def _about(
             measured.scale, measured.beside.names, wanted.measures
         ),
         "config": wanted.as_given,
-        "model": origin,
+        "model": _model(measured, sources),
         "lr": _origin(wanted, lr_folder),
         "seconds": outcome.seconds,
         "compilation": asdict(outcome.compiled),
         **_surroundings(),
     }
+
+
+def _model(measured: Measured, sources: Sequence[str | Path]) -> dict[str, Any] | None:
+    """The network that the report describes, for results.json."""
+    if not measured.networks:
+        return None
+    model = measured.networks[measured.first.name]
+    return {"source": str(sources[0]), "role": model.role, "step": int(model.step)}
 
 
 def _origin(wanted: Measurement, lr_folder: str | None) -> str:
@@ -466,7 +491,8 @@ def _origin(wanted: Measurement, lr_folder: str | None) -> str:
 def _load(wanted: Measurement, sources: Sequence[Source]) -> dict[str, Model]:
     """Loads the networks, by unique names: equal titles get their source appended.
 
-    Raises UserError if the config's setting or scale does not fit them.
+    Raises UserError if the config's setting or scale does not fit them, or if their
+    weights are not finite.
     """
     models = [load(source, setting=wanted.setting) for source in sources]
     titles = [model.title for model in models]
@@ -479,6 +505,11 @@ def _load(wanted: Measurement, sources: Sequence[Source]) -> dict[str, Model]:
                 f"the {model.role} in {source} was trained in setting {own}, but the "
                 f"config measures setting {wanted.setting}: use "
                 f"--config=configs/benchmark.py:{preset}"
+            )
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(model.variables)):
+            raise UserError(
+                f"the {model.role} in {source} has weights that are not finite, which "
+                "restore nothing: name another checkpoint or file"
             )
         if wanted.scale not in (None, model.scale):
             raise UserError(

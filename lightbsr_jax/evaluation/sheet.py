@@ -15,8 +15,7 @@ from typing import Any
 
 from lightbsr_jax import atomic
 from lightbsr_jax.evaluation import html, pictures, tables, unpaired
-from lightbsr_jax.evaluation.images import slug
-from lightbsr_jax.evaluation.report import remove_pictures
+from lightbsr_jax.evaluation.report import panel_path, remove_pictures
 from lightbsr_jax.evaluation.unpaired import Look, Measured
 from lightbsr_jax.imaging import files
 
@@ -107,8 +106,7 @@ def _figure(value: float | None) -> str:
 
 
 def _panel(number: int, one: Measured) -> str:
-    stem = Path(one.image).with_suffix("")
-    return f"panels/{number + 1}-{slug(f'{one.benchmark} {stem}')}.png"
+    return panel_path(number, one.benchmark, one.image)
 
 
 def _plain(one: Measured) -> dict[str, Any]:

@@ -116,22 +116,29 @@ _BESIDE = {"NIQE": "niqe", "LPIPS": "lpips"}  # fields of _Mean and of a score
 
 
 def _means(scores: Sequence[Score]) -> dict[tuple[str, str, str], _Mean]:
-    """Means over images, by contender, benchmark and case."""
+    """Means over images, by contender, benchmark and case.
+
+    Images of which some contender lacks a figure do not count in its means, so that
+    those of all contenders are over the same images.
+    """
     groups: dict[tuple[str, str, str], list[Score]] = defaultdict(list)
+    lacking = set()
     for score in scores:
         groups[score.method, score.benchmark, score.case].append(score)
+        lacking |= {(n, *score[1:4]) for n in _Mean._fields if _lacks(score, n)}
+
+    def mean(name: str, group: Sequence[Score]) -> Any:
+        known = [getattr(s, name) for s in group if (name, *s[1:4]) not in lacking]
+        return float(np.mean(known)) if known else None
+
     return {
-        key: _Mean(
-            *(_mean([getattr(s, name) for s in group]) for name in _Mean._fields)
-        )
+        key: _Mean(*(mean(name, group) for name in _Mean._fields))
         for key, group in groups.items()
     }
 
 
-def _mean(values: Sequence[float | None]) -> Any:
-    """The mean of the known values, or None if there are none."""
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+def _lacks(score: Score, name: str) -> bool:
+    return getattr(score, name) is None
 
 
 def _beside(

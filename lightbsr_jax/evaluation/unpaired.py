@@ -15,7 +15,7 @@ from PIL import Image
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation import pictures, tables
 from lightbsr_jax.evaluation.cases import GIVEN
-from lightbsr_jax.evaluation.images import sr_path
+from lightbsr_jax.evaluation.images import check_outside, name_folder, sr_path
 from lightbsr_jax.evaluation.niqe import niqe
 from lightbsr_jax.evaluation.restorers import BICUBIC, LANCZOS
 from lightbsr_jax.imaging import conversion, files
@@ -65,11 +65,14 @@ def measure(
 
     The first `pictures` of each folder are kept for the report, with a region of
     crop x crop SR pixels. SR images are written below `dump_sr`. Raises
-    FileNotFoundError or UserError for a folder without pictures, for two pictures of
-    one name, and for a teacher.
+    FileNotFoundError or UserError for a folder without pictures, for two folders or
+    pictures of one name, and for a teacher.
     """
     methods = _methods(networks, scale)
     found = _find(folders)
+    if dump_sr is not None:
+        for benchmark, _, _, path in found:
+            check_outside(dump_sr, benchmark, path)
     measured = []
     for done, (benchmark, place, name, path) in enumerate(found):
         lr = files.read_rgb(path)
@@ -127,11 +130,16 @@ def _methods(networks: Mapping[str, Model], scale: int) -> dict[str, Restore]:
     return {BICUBIC: bicubic, LANCZOS: lanczos, **upscalers}
 
 
+def benchmarks(folders: Sequence[str]) -> list[str]:
+    """The names of folders in the report. Raises UserError for two of one name."""
+    named: dict[str, Path] = {}
+    return [name_folder(Path(folder), named) for folder in folders]
+
+
 def _find(folders: Sequence[str]) -> list[tuple[str, int, str, Path]]:
     """The pictures, as folder's name, place in the folder, name and path."""
     found, stems = [], set()
-    for folder in folders:
-        benchmark = Path(folder).resolve().name
+    for folder, benchmark in zip(folders, benchmarks(folders), strict=True):
         for place, (name, path) in enumerate(files.find_images(folder)):
             stem = (benchmark, str(Path(name).with_suffix("")))
             if stem in stems:
