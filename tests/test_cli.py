@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import numpy as np
@@ -15,7 +16,7 @@ from helpers.reference_weights import reference_tensors
 import lightbsr_jax
 from lightbsr_jax import compilation
 from lightbsr_jax.cli import main, make_parser
-from lightbsr_jax.commands import mistakes
+from lightbsr_jax.commands import mistakes, prepare, serve
 from lightbsr_jax.evaluation import conventions
 from lightbsr_jax.imaging import files
 from lightbsr_jax.interop import convert
@@ -103,6 +104,12 @@ def test_prepare(tmp_path, capsys, monkeypatch) -> None:
         ("convert {file} {new}", "is a student, whose weights do not store"),
         ("convert {file} {new} --overwrite", "--overwrite replaces state dicts, not"),
         ("convert {file} {new}.pth", "is a state dict already: "),
+        (
+            "convert {file} {new}.safetensors --setting=1",
+            "--setting is for networks, and {new}.safetensors must then be a folder",
+        ),
+        ("convert {file} {new}.pth --pca=a.mat", "--pca is for networks, and"),
+        ("degrade a -o {new} --seed=4294967296", "--seed=4294967296: expected 0 to"),
         ("serve --megapixels=nan", "--megapixels=nan: expected a number above 0"),
         ("convert {new} {new}", "No such file or directory"),
         ("convert {workdir} {new}", "the name must end in one of .pt"),
@@ -121,8 +128,30 @@ def test_mistakes_read_as_one_line(
     assert caught.value.code == 2
     printed = capsys.readouterr().err
     assert printed.startswith("error: ") and printed.count("\n") == 1
-    assert message in printed
+    assert message.format(new=new) in printed
     assert not list(tmp_path.iterdir())
+
+
+def test_images_that_are_too_small_to_degrade_are_named(tmp_path, capsys) -> None:
+    files.write_png(tmp_path / "a.png", np.zeros((2, 30, 3), np.uint8))
+    with pytest.raises(SystemExit):
+        main(["degrade", str(tmp_path), "-o", str(tmp_path / "out")])
+    expected = f"{tmp_path / 'a.png'}: an image of 30x2 pixels is too small for scale 4"
+    assert expected in capsys.readouterr().err
+
+
+def test_names_that_are_not_utf_8_are_printed(capsys) -> None:
+    skipped = ["a\udcff.png: corrupt"]
+    prepare._summarise(SimpleNamespace(prepared_splits=list, skipped=skipped))
+    assert capsys.readouterr().out == "left out: a\\xff.png: corrupt\n"
+
+
+def test_the_page_is_announced_where_it_is() -> None:
+    assert serve.opened("0.0.0.0", 80) == "http://127.0.0.1:80 is open"
+    assert serve.opened("192.168.0.7", 81) == (
+        "192.168.0.7:81 is open to a tunnel or a published port 81: the page answers "
+        "only as http://127.0.0.1:81"
+    )
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,47 @@ def test_nobody_reads_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     file.close()
 
 
+def test_standard_output_may_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    jobs = [Job("a", Path("a"), Path("nowhere", "a"), None)]
+    outcomes = folder.attempts(jobs, lambda job: None, "refuse")
+    assert upscale.report(outcomes, lambda done: "made")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_for_a_file_are_not_shown_above_the_bar(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file, terminal = io.StringIO(), Terminal()
+    monkeypatch.setattr(sys, "stdout", file)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with upscale._Bar([]):
+        say("done: a")
+    assert file.getvalue() == "done: a\n"
+    assert "done: a" not in terminal.getvalue()
+
+
+@pytest.mark.parametrize("existing", ["refuse", "skip", "overwrite"])
+def test_a_disk_that_ignores_case(tmp_path: Path, existing: folder.Existing) -> None:
+    """There the result of A.png would replace that of a.png."""
+    save(tmp_path / "in" / "a.png")
+    save(tmp_path / "in" / "A.png")
+    jobs = plan(tmp_path / "in", out=tmp_path / "out")
+
+    def act(job: Job) -> str:
+        made = copy(job)
+        (tmp_path / "out" / "a.png").hardlink_to(made)  # as such a disk shows it
+        return made
+
+    made, failed = folder.attempts(jobs, act, existing)
+    assert made.job.name == "A.png" and isinstance(failed, Failed)
+    assert "a.png is the same file as" in str(failed.error)
+
+
 def test_unreadable_folders_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

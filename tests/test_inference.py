@@ -4,6 +4,7 @@ import errno
 import os
 from collections import Counter
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ from lightbsr_jax.inference.folder import Target
 from lightbsr_jax.inference.tiles import LARGEST, SIDES, tile_sides
 from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.methods import torch_layers
+from lightbsr_jax.methods.kdsr.network import KDSR
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models import packed, torch_files, torch_names
 from lightbsr_jax.models.load import load_for_pictures
@@ -293,9 +295,23 @@ def test_precision_is_chosen_by_the_processor(
 
 def test_less_memory_means_smaller_tiles_and_a_file(model: Model) -> None:
     budgets = {10: (272, "host"), 9: (128, "host"), 3: (272, "file"), 1: (64, "file")}
-    for gigabytes, plan in budgets.items():
+    for gigabytes, plan in (budgets | {0: (32, "file")}).items():
         upscale = Upscaler(model, memory=gigabytes * 10**9)
         assert upscale._plan((3000, 4000)) == plan
+
+
+def test_a_wider_network_takes_more_memory() -> None:
+    """KDSR-L has 128 features: 2 x 2.8 GB for tiles of 272, where others take half."""
+    network = KDSR(2, features=128, blocks=1, residual_blocks=1)
+    wide = Model(ModelSpec.of_network(network, "student", 1), {}, BASIS)
+    for memory, side in ((5_800_000_000, 272), (5_200_000_000, 128)):
+        assert Upscaler(wide, memory=memory)._plan((3000, 4000)) == (side, "file")
+
+
+def test_maps_of_a_low_picture_lie_on_few_devices() -> None:
+    """A device has whole rows of tiles: 1 row, 2 rows, 9 rows of 272 pixels."""
+    for height, share in ((100, 1), (300, 1 / 2), (9 * 272, 2 / 9)):
+        assert upscaler._largest_share((height, 5000), 272, 8) == share
 
 
 def test_mistakes_are_named(model: Model) -> None:
@@ -304,6 +320,9 @@ def test_mistakes_are_named(model: Model) -> None:
         upscale(np.zeros((3, 3, 3)))
     with pytest.raises(UserError, match="has no pixels"):
         upscale(np.zeros((0, 3, 3), np.uint8))
+    for shape in ((64,), (1, 128), ()):
+        with pytest.raises(UserError, match=r"an IDR of \[.*\] .*: expected \[128\]"):
+            upscale(np.zeros((3, 3, 3), np.uint8), idr=np.zeros(shape))
     with pytest.raises(UserError, match="upscale with its student"):
         Upscaler(
             Model(
@@ -354,6 +373,10 @@ def test_results_that_collide_are_refused(tmp_path: Path) -> None:
     assert job.target == tmp_path / "a" / "x-x2.webp"
     (job,) = folder.jobs([tmp_path / "a" / "x.png"], tmp_path / "new.jpg", **plan)
     assert (job.target, job.format) == (tmp_path / "new.jpg", "JPEG")
+    # Another name of the same file, as X.PNG is on a disk that ignores case.
+    (tmp_path / "a" / "X.PNG").hardlink_to(tmp_path / "a" / "x.png")
+    with pytest.raises(UserError, match=r"X\.PNG is one of the pictures to upscale"):
+        folder.jobs([tmp_path / "a" / "x.png"], tmp_path / "a" / "X.PNG", **plan)
 
 
 @pytest.mark.parametrize(
@@ -428,6 +451,27 @@ def test_a_folder_with_a_bad_file(
     assert "1 skipped" in run("--skip-existing")
     assert "1 done, 2 failed" in run("--overwrite", "--scale=3")
     assert Image.open(written).size == (36, 27)
+
+
+def test_a_plan_computes_nothing_and_a_missing_picture_is_named_at_once(
+    workdir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unwanted(*given: object) -> NoReturn:
+        raise AssertionError
+
+    monkeypatch.setattr(Upscaler, "estimate", unwanted)
+    save(tmp_path / "a.png", np.zeros((2, 3, 3), np.uint8))
+    name, out = str(tmp_path / "a.png"), str(tmp_path / "out")
+    command = ["upscale", name, "-o", out, f"--weights={workdir}"]
+    cli.main([*command, f"--idr-from={name}", "--dry-run"])
+    assert "to make: 3x2 -> 6x4" in capsys.readouterr().out
+    monkeypatch.setattr(source, "load", unwanted)
+    with pytest.raises(SystemExit) as leaving:
+        cli.main([*command, "--idr-from=nowhere.png"])
+    assert leaving.value.code == 2 and "nowhere.png" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

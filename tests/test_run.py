@@ -21,7 +21,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs.benchmark import get_config
-from lightbsr_jax.evaluation import cost, images, restorers, run
+from lightbsr_jax.commands import flags
+from lightbsr_jax.evaluation import cost, html, images, report, restorers, run
 from lightbsr_jax.evaluation.config import Measurement
 from lightbsr_jax.evaluation.niqe import niqe
 from lightbsr_jax.methods.lightbsr.network import LightBSR
@@ -249,7 +250,12 @@ def test_conventions_and_ensembles_that_make_no_sense(tmp_path) -> None:
     config.self_ensemble = True
     with pytest.raises(ValueError, match="self_ensemble is for networks"):
         measure(config, folders=folders)
-    for field, value in {"pictures": -1, "crop": 3, "seed": -1}.items():
+    config.self_ensemble, config.sigmas = False, (1.2, 2.4, 1.20000001)
+    with pytest.raises(ValueError, match="degradation 'sigma 1.2' twice"):
+        measure(config, folders=folders)
+    with pytest.raises(ValueError, match="which is measured: name another"):
+        measure(get_config("setting1"), folders=folders, dump_sr=str(tmp_path))
+    for field, value in {"pictures": -1, "crop": 3, "seed": -1, "scale": 0}.items():
         config = get_config("setting1")
         config[field] = value
         with pytest.raises(ValueError, match=rf"config\.{field}={value}: expected"):
@@ -268,6 +274,50 @@ def test_a_folder_with_the_name_of_weights_gets_no_report(
     wanted = Measurement.from_flags(get_config("setting1"))
     measured: Any = None
     assert run._default_report(wanted, measured, ["photo"]) is None
+
+
+@pytest.mark.parametrize(
+    ("preset", "fields", "folder"),
+    [
+        ("setting1", {}, "setting1/Set5-step-7"),
+        ("given", {}, "given/Set5-step-7"),
+        ("unpaired", {}, "unpaired/Set5-step-7"),
+        ("spoilt", {}, "setting1/Set5-step-7-spoilt"),
+        ("setting1", {"self_ensemble": True}, "setting1/Set5-step-7-self-ensemble"),
+    ],
+)
+def test_default_folders_of_reports(
+    tmp_path: Path, monkeypatch, preset: str, fields: dict, folder: str
+) -> None:
+    """None takes the place of another kind of report."""
+    monkeypatch.setattr(run, "load", lambda source, **options: student())
+    save(tmp_path / "Set5" / "a.png", picture(1))
+    workdir = tmp_path / "student"
+    workdir.mkdir()
+    config = get_config(preset)
+    config.update(fields)
+    wanted = Measurement.from_flags(config)
+    measured = run._prepare(wanted, [workdir], [str(tmp_path / "Set5")], None)
+    found = run._default_report(wanted, measured, [workdir])
+    assert found == str(workdir / "evaluation" / folder)
+
+
+def test_weights_that_are_not_finite_are_refused(monkeypatch) -> None:
+    variables = jax.tree.map(lambda x: np.full_like(x, np.nan), student().variables)
+    spoilt = dataclasses.replace(student(), variables=variables)
+    monkeypatch.setattr(run, "load", lambda source, **options: spoilt)
+    with pytest.raises(ValueError, match="student in w has weights that are not fin"):
+        run.run(get_config("setting1"), sources=["w"])
+
+
+def test_names_in_reports_are_short_and_escaped() -> None:
+    path = report.panel_path(0, "Set5", f"{'猫' * 85}.png", "sigma 1.2")
+    assert len(path.removeprefix("panels/").encode()) <= 255
+    assert report.panel_path(1, "Set5", "a/b.png") == "panels/2-Set5-a-b.png"
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    name = 'LightBSR (a"b<c)'
+    page = Page(html.views("x", pixels, (0, 0, 1, 1), {name: pixels}, {}))
+    assert [a["alt"] for tag, a in page.seen if tag == "img"] == ["x", f"{name} of x"]
 
 
 def test_a_self_ensemble_costs_eight_passes() -> None:
@@ -414,6 +464,19 @@ def test_mistakes_are_one_line(tmp_path, argument, message):
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ") and message in line
+
+
+def test_what_is_no_config_is_named(tmp_path):
+    (tmp_path / "program.py").write_text(SMALL_PROGRAM)
+    (tmp_path / "other.py").write_text("get_confg = 1")
+    done = python("program.py", "--config=other.py", cwd=tmp_path)
+    assert done.stderr == "error: --config=other.py: the file defines no get_config\n"
+
+
+def test_processes_have_equally_many_devices() -> None:
+    flags._check_devices([0, 0, 1, 1])
+    with pytest.raises(ValueError, match=r"\(process 0: 3, process 1: 2\): give each"):
+        flags._check_devices([0, 0, 0, 1, 1])
 
 
 def test_bugs_keep_their_traceback(tmp_path):

@@ -3,6 +3,7 @@
 A stand-in repeats pixels; what a result holds is then known. One test takes a network.
 """
 
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -361,6 +362,67 @@ def test_what_is_no_video(tmp_path: Path) -> None:
         video.upscale(StandIn(), tmp_path / "a.mp4", tmp_path / "b.mp4")
 
 
+def test_a_damaged_frame_is_named(clip: Path, tmp_path: Path) -> None:
+    content = bytearray(clip.read_bytes())
+    with av.open(str(clip)) as opened:
+        packet = list(opened.demux(video=0))[30]
+        content[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.mp4: is damaged at frame \d+ .*ffmpeg"):
+        video.upscale(StandIn(), tmp_path / "a.mp4", tmp_path / "b.mp4")
+
+
+def plain(path: Path, first: int, width: int = WIDTH) -> bytes:
+    """A transport stream of five frames from that time on."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, width, "yuv420p"
+        for index in range(5):
+            flat = np.full((HEIGHT, width, 3), 90, np.uint8)
+            frame = av.VideoFrame.from_ndarray(flat, format="rgb24")
+            frame.pts, frame.time_base = first + index, Fraction(1, 25)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "first, width, message",
+    [
+        (0, WIDTH, "frame 6 is not later than the one before it: cut the video there"),
+        (30, 80, "changes from 48x36 to 80x36 pixels at frame 6: cut the video there"),
+    ],
+)
+def test_what_parts_cannot_hold_is_refused(
+    tmp_path: Path, first: int, width: int, message: str
+) -> None:
+    """As in recordings of television: the parts share one header and one clock."""
+    begin, end = plain(tmp_path / "a.ts", 0), plain(tmp_path / "b.ts", first, width)
+    (tmp_path / "c.ts").write_bytes(begin + end)
+    with pytest.raises(UserError, match=f"c.ts: {message}"):
+        video.upscale(StandIn(), tmp_path / "c.ts", tmp_path / "c.mp4")
+
+
+def test_an_alpha_channel_is_left_out_and_named(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mov"), "w") as out:
+        stream = out.add_stream("png", rate=25)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "rgba"
+        pixels = np.full((HEIGHT, WIDTH, 4), 90, np.uint8)
+        out.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgba")))
+        out.mux(stream.encode(None))
+    done = video.upscale(StandIn(), tmp_path / "a.mov", tmp_path / "b.mp4")
+    assert (done.frames, done.dropped) == (1, ["the alpha channel"])
+
+
+def test_a_name_like_a_url_is_a_file(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("12:30.mp4").write_bytes(clip.read_bytes())
+    done = video.upscale(StandIn(), Path("12:30.mp4"), Path("12:31.mp4"))
+    assert done.frames == FRAMES and Path("12:31.mp4").is_file()
+
+
 def turned(clip: Path, path: Path, degrees: int) -> Path:
     """The clip with an orientation, as phones write it."""
     with av.open(str(clip)) as opened, av.open(str(path), "w") as out:
@@ -432,6 +494,29 @@ def test_mistakes_are_one_line(
     with pytest.raises(SystemExit):
         cli.main(["video", str(clip), "-o", str(tmp_path / "a.mp4"), *options])
     assert message in capsys.readouterr().err
+
+
+def test_a_folder_is_no_result(clip: Path, tmp_path: Path, capsys) -> None:
+    target = tmp_path / "a.mp4"
+    target.mkdir()
+    with pytest.raises(SystemExit):
+        cli.main(["video", str(clip), "-o", str(target), "--overwrite"])
+    assert f"{target} is a folder: name a file" in capsys.readouterr().err
+
+
+def test_the_progress_ends_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with command._progress() as show:
+        show(1, 2)
+    assert terminal.getvalue() == "\rframe 1/2 \n"
+    monkeypatch.setattr(sys, "stderr", None)
+    with command._progress() as show:
+        show(1, 2)
 
 
 def test_the_missing_package_is_named(

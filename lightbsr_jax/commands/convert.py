@@ -4,9 +4,8 @@ import argparse
 from pathlib import Path
 
 from lightbsr_jax.commands import source
+from lightbsr_jax.commands.printing import say
 from lightbsr_jax.errors import UserError
-
-STATE_DICTS = (".pt", ".pth", ".safetensors")
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -51,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Converts one way or the other. Raises UserError, OSError."""
     from lightbsr_jax import compilation
     from lightbsr_jax.interop import convert  # slow to import
-    from lightbsr_jax.models import packed
+    from lightbsr_jax.models import packed, torch_files
 
     compilation.check_devices()
     given, out = arguments.source, arguments.out
@@ -64,17 +63,21 @@ def run(arguments: argparse.Namespace) -> None:
         spec = convert.to_file(
             given, out, basis_file=arguments.pca, overwrite=arguments.overwrite
         )
-    elif Path(out).suffix in STATE_DICTS and convert.vgg_to_file(
-        given, out, overwrite=arguments.overwrite
-    ):
-        print(f"{given} -> {out}: VGG19 for config.adversarial.perceptual")
+    elif Path(out).suffix in torch_files.SUFFIXES:
+        for name in ("pca", "setting"):
+            if getattr(arguments, name) is not None:
+                raise UserError(
+                    f"--{name} is for networks, and {out} must then be a folder: leave "
+                    "it out to copy VGG19"
+                )
+        if not convert.vgg_to_file(given, out, overwrite=arguments.overwrite):
+            raise UserError(f"{given} is a state dict already: {out} must be a folder")
+        say(f"{given} -> {out}: VGG19 for config.adversarial.perceptual")
         return
     else:
         if arguments.overwrite:
             raise UserError("--overwrite replaces state dicts, not working directories")
-        if Path(out).suffix in STATE_DICTS:
-            raise UserError(f"{given} is a state dict already: {out} must be a folder")
         spec = convert.to_workdir(
             given, out, basis_file=arguments.pca, setting=arguments.setting
         )
-    print(f"{given} -> {out}: {spec}")
+    say(f"{given} -> {out}: {spec}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightbsr_jax.commands.printing import say
 from lightbsr_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from lightbsr_jax.imaging import settings
 
 DRAWN = "degradations.json"
+_SEEDS = 2**32  # JAX takes no more bits of a seed
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -57,11 +60,13 @@ def run(arguments: argparse.Namespace) -> None:
     compilation.keep_compiled_programs()
     compilation.check_devices()
     setting = settings.parse(arguments.setting)
+    if not 0 <= arguments.seed < _SEEDS:
+        raise UserError(f"--seed={arguments.seed}: expected 0 to {_SEEDS - 1}")
     output = Path(arguments.output)
     drawn = {}
     found = files.find_images(arguments.input)
     targets = [Path(name).with_suffix(".png").as_posix() for name, _ in found]
-    twice = {name for name in targets if targets.count(name) > 1}
+    twice = [name for name, count in Counter(targets).items() if count > 1]
     if twice:
         raise UserError(
             f"{arguments.input}: several images would become {min(twice)}; give them "
@@ -71,19 +76,19 @@ def run(arguments: argparse.Namespace) -> None:
     if existing:
         raise UserError(f"{output / existing[0]} exists: name another folder")
     for place, (name, (_, path)) in enumerate(zip(targets, found, strict=True)):
-        lr, drawn[name] = degrade(
-            files.read_rgb(path),
-            setting,
-            scale=arguments.scale,
-            seed=arguments.seed,
-            place=place,
-        )
+        hr = files.read_rgb(path)
+        try:
+            lr, drawn[name] = degrade(
+                hr, setting, scale=arguments.scale, seed=arguments.seed, place=place
+            )
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
         target = output / name
         target.parent.mkdir(parents=True, exist_ok=True)
         files.write_png(target, lr)
     text = {"setting": setting, "scale": arguments.scale, "images": drawn}
     (output / DRAWN).write_text(json.dumps(text, indent=1) + "\n")
-    print(f"{output}: {len(found)} images, and their degradations in {DRAWN}")
+    say(f"{output}: {len(found)} images, and their degradations in {DRAWN}")
 
 
 def degrade(
@@ -102,7 +107,7 @@ def degrade(
     height, width = (length // scale * scale for length in image.shape[:2])
     if not height or not width:
         raise UserError(
-            f"an image of {image.shape[0]}x{image.shape[1]} pixels is too small for "
+            f"an image of {image.shape[1]}x{image.shape[0]} pixels is too small for "
             f"scale {scale}"
         )
     kind = settings.of(setting)

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from lightbsr_jax.commands import source
+from lightbsr_jax.commands.printing import say
 from lightbsr_jax.errors import UserError
 
 
@@ -77,18 +78,18 @@ def run(arguments: argparse.Namespace) -> None:
     existing = {"overwrite": arguments.overwrite}
     if arguments.split:
         files = export.write_split(model, arguments.out, size, form=form, **existing)
-        print(f"{arguments.workdir} -> {', '.join(map(str, files))}")
+        say(f"{arguments.workdir} -> {', '.join(map(str, files))}")
         return
     export.write(model, arguments.out, size, form=form, **existing)
     try:
         difference = export.difference(model, arguments.out, size)
     except UserError as error:  # a package is missing; the file is good
-        print(
+        say(
             f"{arguments.workdir} -> {arguments.out}, not compared with the network: "
             f"{error}"
         )
         return
-    print(
+    say(
         f"{arguments.workdir} -> {arguments.out}: differs from the network by at most "
         f"{difference:.1e} on a photograph"
     )

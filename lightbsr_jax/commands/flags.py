@@ -11,6 +11,7 @@ import re
 import runpy
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -96,7 +97,22 @@ def join_processes() -> None:
             f"the processes cannot reach each other: {error} (set "
             "--coordinator_address, --num_processes and --process_id)"
         ) from error
+    _check_devices([device.process_index for device in jax.devices()])
     _meet()
+
+
+def _check_devices(processes: Sequence[int]) -> None:
+    """Raises UserError unless all processes have equally many devices.
+
+    `processes` are those of all devices.
+    """
+    counts = Counter(processes)
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"process {i}: {counts[i]}" for i in sorted(counts))
+        raise UserError(
+            f"the processes have different numbers of devices ({listed}): give each "
+            "the same number, for example by CUDA_VISIBLE_DEVICES"
+        )
 
 
 def _meet() -> None:
@@ -181,7 +197,10 @@ def _check_fields(arguments: Sequence[str], default: str) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", "-config", default=default)
     path, *preset = parser.parse_known_args(arguments)[0].config.split(":", 1)
-    config = runpy.run_path(path)["get_config"](*preset)
+    get_config = runpy.run_path(path).get("get_config")
+    if get_config is None:
+        raise UserError(f"--config={path}: the file defines no get_config")
+    config = get_config(*preset)
     fields = _field_names(config.to_dict())
     for argument in arguments:
         match = re.match(r"--?(?:no)?config\.([^=]+)", argument)

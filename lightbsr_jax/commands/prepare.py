@@ -7,6 +7,8 @@ import contextlib
 import io
 from typing import TYPE_CHECKING
 
+from lightbsr_jax.commands.printing import say
+
 if TYPE_CHECKING:
     from lightbsr_jax.data.df2k import Df2k
 
@@ -113,12 +115,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _summarise(builder: Df2k) -> None:
     for split in builder.prepared_splits():
-        print(
+        say(
             f"{builder.data_dir}: {split.name}: {split.images} images in {split.tiles} "
             f"tiles, {split.bytes / 1e6:.0f} MB; {split.left_out} left out"
         )
     for reason in builder.skipped:
-        print(f"left out: {reason}")
+        say(f"left out: {reason}")
 
 
 def _positive(text: str) -> int:

@@ -18,8 +18,10 @@ def printable(text: str) -> str:
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Prints a line and flushes it. A closed pipe is ignored."""
-    stream: TextIO = sys.stdout if file is None else file
+    """Prints a line and flushes it. A closed pipe or standard output is ignored."""
+    stream: TextIO | None = sys.stdout if file is None else file
+    if stream is None:  # as `>&-` leaves it
+        return
     encoding = stream.encoding or "utf-8"
     line = printable(text).encode(encoding, "backslashreplace").decode(encoding)
     try:

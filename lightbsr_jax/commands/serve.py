@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lightbsr_jax.inference.server import Server
     from lightbsr_jax.inference.studio import Studio
 
+_ITS_OWN = ("127.0.0.1", "localhost", "0.0.0.0", "")  # this machine's page reaches them
+
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     """Adds the command and its options."""
@@ -70,8 +72,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     with server:
         print(
-            f"http://{ADDRESS}:{server.server_port} is open (Ctrl-C ends); it accepts "
-            "pictures while the network is being prepared",
+            f"{opened(host, server.server_port)} (Ctrl-C ends); it accepts pictures "
+            "while the network is being prepared",
             flush=True,
         )
         server.prepare(lambda server: make_studio(server, sources), say_ready)
@@ -79,6 +81,19 @@ def run(arguments: argparse.Namespace) -> None:
             server.serve_forever()
     if server.failure is not None:
         raise server.failure
+
+
+def opened(host: str, port: int) -> str:
+    """The address of the page, and what leads there if this machine's own does not."""
+    from lightbsr_jax.inference.server import ADDRESS
+
+    page = f"http://{ADDRESS}:{port}"
+    if host in _ITS_OWN:
+        return f"{page} is open"
+    return (
+        f"{host}:{port} is open to a tunnel or a published port {port}: the page "
+        f"answers only as {page}"
+    )
 
 
 def offered(given: str) -> dict[str, str]:

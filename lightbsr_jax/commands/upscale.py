@@ -187,12 +187,12 @@ def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
     from lightbsr_jax.inference import folder
 
     target, jobs = _plan(arguments)
+    pixels = _pixels_of(arguments.idr_from)
     open_devices(arguments.device)
     model = load()
     upscaler = make_upscaler(
         model, arguments.memory, arguments.precision, arguments.device
     )
-    idr = _idr(upscaler, arguments.idr_from)
     existing = arguments.existing
 
     def is_done(job: Job) -> bool:
@@ -206,6 +206,7 @@ def _run(arguments: argparse.Namespace, load: Callable[[], Model]) -> bool:
             is_done,
         )
         return report(plans, describe_plan, done="to make")
+    idr = None if pixels is None else upscaler.estimate(pixels).mean
     bank = _bank(upscaler, model) if arguments.explain else None
     with _Bar(jobs) as bar:
         outcomes = folder.attempts(
@@ -302,14 +303,13 @@ def make_upscaler(
     return upscaler
 
 
-def _idr(upscaler: Upscaler, picture: str | None) -> np.ndarray | None:
-    """The mean IDR [C] of a picture."""
+def _pixels_of(picture: str | None) -> np.ndarray | None:
+    """The pixels [h, w, 3] of a picture for the network."""
     from lightbsr_jax.imaging import conversion, photographs
 
     if picture is None:
         return None
-    pixels = conversion.to_network(photographs.read(picture))
-    return upscaler.estimate(pixels).mean
+    return conversion.to_network(photographs.read(picture))
 
 
 def _bank(upscaler: Upscaler, model: Model) -> Bank:
@@ -427,6 +427,8 @@ class _Bar:
             TimeRemainingColumn(),
             TextColumn("{task.description}", table_column=name),
             console=console,
+            # Rich would print lines for a file to the terminal of the bar.
+            redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
             disable=not console.file.isatty(),
             transient=True,
         )

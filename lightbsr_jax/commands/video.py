@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lightbsr_jax.commands import source, upscale
@@ -90,9 +91,10 @@ def run(arguments: argparse.Namespace) -> None:
     )
     begin = time.monotonic()
     try:
-        done = video.upscale(
-            upscaler, arguments.input, target, settings, on_progress=_progress()
-        )
+        with _progress() as show:
+            done = video.upscale(
+                upscaler, arguments.input, target, settings, on_progress=show
+            )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on from here") from None
     height, width = done.size
@@ -117,17 +119,24 @@ def _check(arguments: argparse.Namespace, target: Path) -> None:
         raise UserError(f"--part={arguments.part}: expected 1 or more")
     if target.exists() and target.samefile(arguments.input):
         raise UserError(f"{target} is the source: give another --output")
+    if target.is_dir():
+        raise UserError(f"{target} is a folder: name a file for the result")
     if target.exists() and not arguments.overwrite:
         raise UserError(f"{target} exists: --overwrite replaces it")
 
 
-def _progress() -> Callable[[int, int], None]:
-    """Shows the frames done on the terminal, if there is one."""
-    if not sys.stderr.isatty():
-        return lambda done, total: None
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Shows the frames done in a line on the terminal, if there is one."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
 
     def show(done: int, total: int) -> None:
         of = f"/{total}" if total else ""
         print(f"\rframe {done}{of} ", end="", file=sys.stderr, flush=True)
 
-    return show
+    try:
+        yield show
+    finally:
+        print(file=sys.stderr)  # what follows is in the next line

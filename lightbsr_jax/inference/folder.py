@@ -1,5 +1,6 @@
 """Upscaling files and folders: planning the results, and making them one by one."""
 
+import contextlib
 import os
 import re
 import time
@@ -150,7 +151,7 @@ def _without_results(planned: Sequence[Job]) -> list[Job]:
 
 def _check_collisions(planned: Sequence[Job]) -> None:
     """Raises UserError if a result would replace another result or a source."""
-    sources = {os.path.realpath(job.source) for job in planned}
+    sources = {_identity(job.source) for job in planned}
     targets: dict[str, Job] = {}
     for job in planned:
         target = os.path.realpath(job.target)
@@ -159,13 +160,22 @@ def _check_collisions(planned: Sequence[Job]) -> None:
                 f"{targets[target].source} and {job.source} would both become "
                 f"{job.target}: upscale them separately, with different --output"
             )
-        if target in sources:
+        if _identity(job.target) in sources:
             raise UserError(
                 f"{job.target} is one of the pictures to upscale: give another "
                 "--output, or a --suffix such as -x4, or --skip-existing if it is the "
                 "result of an earlier run"
             )
         targets[target] = job
+
+
+def _identity(path: Path) -> tuple[int, int] | str:
+    """A value that all names of a file share, also on a disk that ignores case."""
+    with contextlib.suppress(OSError):  # it does not exist
+        status = path.stat()
+        if status.st_ino:  # some systems do not number files
+            return status.st_dev, status.st_ino
+    return os.path.realpath(path)
 
 
 class Sizes(NamedTuple):
@@ -217,6 +227,7 @@ def upscale(
     photographs.check_format(kind, wanted, job.target)
     photographs.check_range(photograph, kind, job.target)
     atomic.make_writable(job.target.parent)  # fails before the work, not after
+    mode = job.source.stat().st_mode & 0o666
     pixels = conversion.to_network(photograph)
     dropped = photographs.left_out(photograph, kind)
     if not (keep_result and is_done(job)):
@@ -229,7 +240,6 @@ def upscale(
         )
         result = conversion.from_network(photograph, sr, wanted)
         del sr
-        mode = job.source.stat().st_mode & 0o666
         photographs.write(job.target, result, kind=kind, quality=quality, mode=mode)
     nearest = None
     if bank is not None:
@@ -292,8 +302,10 @@ def attempts(
     """Runs one job after another and yields the outcome of each.
 
     `existing` selects what happens to existing results; one is skipped only if
-    `is_done` returns True for it. A failed job does not stop the others.
+    `is_done` returns True for it. A failed job does not stop the others. No job
+    replaces the result of an earlier one: on a disk that ignores case, a.png is A.png.
     """
+    made: dict[str, Job] = {}
     for job in planned:
         if job.error is not None:
             yield Failed(job, job.error)
@@ -301,11 +313,16 @@ def attempts(
         if os.path.lexists(job.source) and not files.is_regular(job.source):
             yield Skipped(job, f"{job.source} is not a regular file")
             continue
+        name = str(job.target).casefold()
+        if name in made and _identity(made[name].target) == _identity(job.target):
+            yield Failed(job, UserError(_same_file(made[name], job)))
+            continue
         if existing != "overwrite" and os.path.lexists(job.target):
             if existing == "refuse":
                 yield Failed(job, ResultExists(f"{job.target} exists"))
                 continue
             if is_done(job):
+                made[name] = job
                 yield Skipped(job, f"{job.target} exists")
                 continue
         begin = time.monotonic()
@@ -314,7 +331,15 @@ def attempts(
         except Exception as error:
             yield Failed(job, error)
         else:
+            made[name] = job
             yield Done(job, result, time.monotonic() - begin)
+
+
+def _same_file(first: Job, second: Job) -> str:
+    return (
+        f"{second.target} is the same file as {first.target} here, the result of "
+        f"{first.source}: upscale {second.source} by itself, with another --output"
+    )
 
 
 def unsupported(inputs: Sequence[str | Path]) -> Counter[str]:

@@ -14,6 +14,7 @@ Images are [h, w, 3] RGB: uint8 in 0..255, uint16 in 0..65535 or float32 in [0, 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -162,9 +163,11 @@ class Upscaler:
         of another picture, its mean [C], for the whole image. `self_ensemble` averages
         the results of all 8 flips and transpositions. `strength` from 0 to 1 is the
         network's part of the result; the rest is bicubic interpolation. Raises
-        UserError for another strength, and if even the smallest tiles do not fit into
-        memory.
+        UserError for another strength, for an IDR of another size, and if even the
+        smallest tiles do not fit into memory.
         """
+        if idr is not None:
+            idr = self._checked_idr(idr)
         blend = None
         if blending.check(strength) < 1:
             blend = Blend(
@@ -229,6 +232,25 @@ class Upscaler:
         planned = image.shape[0] + 2 * self._border, image.shape[1] + 2 * self._border
         return self._fitted(image, _nothing, _Run.estimate, planned)
 
+    def _checked_idr(self, idr: np.ndarray) -> np.ndarray:
+        """A mean IDR as float32. Raises UserError if it is not one of this network."""
+        idr = np.asarray(idr, np.float32)
+        if idr.shape != (self._idr_size,):
+            raise UserError(
+                f"an IDR of {list(idr.shape)} numbers: expected [{self._idr_size}], "
+                "the mean of this network's own estimate"
+            )
+        return idr
+
+    @cached_property
+    def _idr_size(self) -> int:
+        """Number of channels of the IDR."""
+        variables = self._variables[self._devices[0]]
+        encode = partial(self._network.apply, method="encode")
+        lr = jax.ShapeDtypeStruct((1, SMALLEST, SMALLEST, 3), jnp.float32)
+        idr: Any = jax.eval_shape(encode, variables, lr)
+        return idr.shape[-1]
+
     @contextmanager
     def _arithmetic(self) -> Iterator[None]:
         """Context for the programs of a picture."""
@@ -281,17 +303,24 @@ class Upscaler:
 
         A file is fast if the system has spare memory to cache it.
         """
-        budget = self._memory or 0.7 * min(map(_free, self._devices))
-        features = self._network.new_restorer().features
-        itemsize = jnp.dtype(self._network.dtype).itemsize * features / _FEATURES
+        budget = self._memory
+        if budget is None:
+            budget = 0.7 * min(map(_free, self._devices))
+        wide = self._network.new_restorer().features / _FEATURES
+        itemsize = jnp.dtype(self._network.dtype).itemsize
+        maps = _map_bytes(size, itemsize, wide)
         # On a CPU, one array fragments memory less than thousands of tiles.
-        storage = "host" if self._devices[0].platform == "cpu" else "devices"
-        maps = _map_bytes(size, itemsize) / len(self._devices)
+        on_host = self._devices[0].platform == "cpu"
+        storage = "host" if on_host else "devices"
+        devices = 1 if on_host else len(self._devices)  # a CPU's have one memory
         largest = self._largest
         for side in (largest, half_side(largest)):
-            if maps + _tile_bytes(side, size, itemsize) <= budget:
+            share = _largest_share(size, side, devices)
+            if share * maps + _tile_bytes(side, size, itemsize, wide) <= budget:
                 return side, storage
-        while largest > SMALLEST and _tile_bytes(largest, size, itemsize) > budget:
+        while (
+            largest > SMALLEST and _tile_bytes(largest, size, itemsize, wide) > budget
+        ):
             largest = half_side(largest)
         return largest, "file"
 
@@ -348,9 +377,8 @@ class _Run:
         )
         return idr, self._parts.mean(idr)[0]
 
-    def _given(self, other: np.ndarray) -> tuple[Map, np.ndarray]:
+    def _given(self, mean: np.ndarray) -> tuple[Map, np.ndarray]:
         """A mean IDR as that of the whole image, in place of `encode`."""
-        mean = np.asarray(other, np.float32)
         tile = [n // IDR_STEP for n in self._grid.tile]
         idr = Map(self._grid)
         for row in range(self._grid.rows):
@@ -438,19 +466,26 @@ def _nothing(done: int, total: int) -> None:
     pass
 
 
-def _tile_bytes(side: int, size: tuple[int, int], itemsize: float) -> float:
+def _tile_bytes(side: int, size: tuple[int, int], itemsize: int, wide: float) -> float:
     """Estimated bytes that a device needs for tiles of that side, without the maps.
 
     They are those of the tile, and of four rows of tiles for inputs that are not on the
-    device. Measurements show twice as much, because inputs are copied.
+    device. Measurements show twice as much, because inputs are copied. The network has
+    `wide` times _FEATURES.
     """
     rows = 4 * side * max(size[1], side) * _FEATURES * itemsize
-    return 2 * (_TILE_FLOATS * side**2 * 4 + rows)
+    return 2 * wide * (_TILE_FLOATS * side**2 * 4 + rows)
 
 
-def _map_bytes(size: tuple[int, int], itemsize: float) -> float:
+def _map_bytes(size: tuple[int, int], itemsize: int, wide: float) -> float:
     """Bytes of an image's maps at one time: two of features, R_s, IDR and LR."""
-    return size[0] * size[1] * ((2 * _FEATURES + 2 * 8) * itemsize + 3 * 4)
+    return size[0] * size[1] * ((2 * _FEATURES + 2 * 8) * itemsize * wide + 3 * 4)
+
+
+def _largest_share(size: tuple[int, int], largest: int, devices: int) -> float:
+    """The part of an image's maps on the device with the most rows of tiles."""
+    rows = -(-size[0] // tile_sides(size, largest)[0])
+    return -(-rows // devices) / rows
 
 
 def _free(device: Device) -> int:

@@ -66,7 +66,7 @@ class Done(NamedTuple):
     shots: int
     resumed: int  # frames that were there from an earlier run
     size: tuple[int, int]  # height and width of the result
-    dropped: list[str]  # names of streams that the result lacks
+    dropped: list[str]  # names of what the result lacks: streams, the alpha channel
 
 
 class _Part(NamedTuple):
@@ -92,14 +92,14 @@ def upscale(
 
     An interrupted call leaves the folder `TARGET.parts`; the same call goes on from
     there. Raises UserError, which names the file and the remedy, for videos that
-    cannot be read or are interlaced or in high dynamic range, and for a target that
-    cannot hold the streams.
+    cannot be read, are interlaced or in high dynamic range, or change their size or go
+    back in time, and for a target that cannot hold the streams.
     """
     av = EXTRA.imported("videos")
     source, target = Path(source), Path(target)
     check_target(target)
     try:
-        with av.open(str(source)) as opened:
+        with av.open(_local(source)) as opened:
             video, copied, dropped = _streams(opened, source)
             _check_streams(av, copied, target)
             with _held(parts_folder(target)):
@@ -151,13 +151,15 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _streams(opened: Any, source: Path) -> tuple[Any, list[Any], list[str]]:
-    """The video, the streams that are copied, and names of the others."""
+    """The video, the streams that are copied, and names of all that is left out."""
     video = opened.streams.best("video")
     if video is None:
         raise UserError(f"{source}: holds no video")
     others = [s for s in opened.streams if s.index != video.index]
     copied = [s for s in others if s.type in _COPIED]
     dropped = [f"stream {s.index} ({s.type})" for s in others if s.type not in _COPIED]
+    if video.format and any(part.is_alpha for part in video.format.components):
+        dropped.append("the alpha channel")
     return video, copied, dropped
 
 
@@ -267,6 +269,14 @@ class _Parts:
         return _Part(path, times, found["state"])
 
 
+class _Frame(NamedTuple):
+    """Values by which successive frames are compared."""
+
+    pts: int
+    width: int
+    height: int
+
+
 class _Work:
     """Decoding, upscaling and encoding."""
 
@@ -289,7 +299,7 @@ class _Work:
         if parts.state is not None:
             self._go_on(parts.state)
         self._video.thread_type = "AUTO"
-        frames = opened.decode(self._video)
+        frames = self._decoded(opened)
         for _ in range(parts.frames):
             next(frames)
         total = self._video.frames
@@ -305,6 +315,40 @@ class _Work:
             parts.add(encode, times, self._state)
         if not parts.frames:
             raise UserError(f"{self._source}: holds no frame that can be decoded")
+
+    def _decoded(self, opened: Any) -> Iterator[Any]:
+        """Yields the frames. Raises UserError for one that a result cannot hold."""
+        frames, before = opened.decode(self._video), None
+        for number in itertools.count(1):
+            try:
+                frame = next(frames, None)
+            except self._av.error.InvalidDataError as error:
+                raise UserError(
+                    f"{self._source}: is damaged at frame {number} ({error}): encode "
+                    "it anew with a program that passes over damage, such as ffmpeg"
+                ) from error
+            if frame is None:
+                return
+            self._check(frame)
+            here = _Frame(frame.pts, frame.width, frame.height)
+            if before is not None:
+                self._check_step(before, here, number)
+            before = here
+            yield frame
+
+    def _check_step(self, before: _Frame, here: _Frame, number: int) -> None:
+        """Raises UserError if a frame cannot follow the one before it in a result."""
+        advice = "cut the video there, and upscale its parts one by one"
+        if here.pts <= before.pts:
+            raise UserError(
+                f"{self._source}: frame {number} is not later than the one before it: "
+                f"{advice}"
+            )
+        if here[1:] != before[1:]:
+            raise UserError(
+                f"{self._source}: changes from {before.width}x{before.height} to "
+                f"{here.width}x{here.height} pixels at frame {number}: {advice}"
+            )
 
     def _go_on(self, state: dict[str, Any]) -> None:
         self._cuts = shots.Cuts(state["cuts"])
@@ -331,7 +375,7 @@ class _Work:
         show: Callable[[int], None],
     ) -> None:
         stream = None
-        with self._av.open(str(path), "w", format=_PART) as out:
+        with self._av.open(_local(path), "w", format=_PART) as out:
             for frame in frames:
                 matrix = _matrix(frame)
                 pixels = self._upscaled(frame, matrix)
@@ -377,7 +421,6 @@ class _Work:
 
     def _upscaled(self, frame: Any, matrix: int) -> np.ndarray:
         """The restored frame: uint8 or uint16 [H, W, 3], with even sides."""
-        self._check(frame)
         form = "rgb24" if _depth(frame) <= 8 else "rgb48le"
         pixels = frame.reformat(
             format=form, src_colorspace=matrix, interpolation=_EXACT
@@ -461,9 +504,9 @@ def _join(av: Any, source: Path, target: Path, parts: _Parts) -> None:
     def save(path: Path) -> None:
         form = FORMATS[target.suffix.lower()]
         with (
-            av.open(str(source)) as opened,
-            av.open(str(parts.all[0].path)) as first,
-            av.open(str(path), "w", format=form) as out,
+            av.open(_local(source)) as opened,
+            av.open(_local(parts.all[0].path)) as first,
+            av.open(_local(path), "w", format=form) as out,
         ):
             video, copied, _ = _streams(opened, source)
             made = out.add_stream_from_template(first.streams.video[0])
@@ -486,6 +529,11 @@ def _join(av: Any, source: Path, target: Path, parts: _Parts) -> None:
     atomic.replace(target, save)
 
 
+def _local(path: Path) -> str:
+    """A name that FFmpeg does not take for a URL, as it would take "12:30.mp4"."""
+    return str(path.absolute())
+
+
 def _describe(made: Any, stream: Any) -> None:
     made.metadata.update(stream.metadata)
     made.disposition = stream.disposition
@@ -495,7 +543,7 @@ def _video_packets(
     av: Any, parts: _Parts, stream: Any, time_base: Fraction
 ) -> Iterator[Any]:
     for part in parts.all:
-        with av.open(str(part.path)) as opened:
+        with av.open(_local(part.path)) as opened:
             packets = [p for p in opened.demux(video=0) if p.size]  # without the end
             if len(packets) != len(part.times):
                 raise UserError(
