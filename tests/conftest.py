@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from helpers.machine import SHARED, quick_to_compile
+
 # Before jax starts: the tests of several devices need some, and most of their time goes
-# into compiling, which takes half as long if LLVM does not optimise.
+# into compiling.
 os.environ["XLA_FLAGS"] = " ".join(
     (
         "--xla_force_host_platform_device_count=4",
-        "--xla_backend_optimization_level=0",
+        quick_to_compile(),
         os.environ.get("XLA_FLAGS", ""),
     )
 )
@@ -24,7 +26,6 @@ import jax
 import numpy as np
 import pytest
 from absl import logging
-from helpers.machine import SHARED
 
 # Test files that take more than some seconds of a processor, most of it to compile.
 SLOW = """
@@ -47,6 +48,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
         if "torch" in getattr(item, "fixturenames", ()):
             item.add_marker("torch")
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what is imported out of the search for garbage, a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +100,7 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
             folder = folder.parent
         options = {
             "jax_compilation_cache_dir": str(folder / "compiled"),
-            "jax_persistent_cache_min_compile_time_secs": 0.1,
+            "jax_persistent_cache_min_compile_time_secs": 0.05,
         }
         for name, value in options.items():
             jax.config.update(name, value)

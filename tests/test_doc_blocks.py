@@ -5,11 +5,11 @@ they read: pictures, folders of images, workdirs and state dicts of tiny network
 names of the shipped weights stand for a tiny network, too. Commands that train get
 further flags that make the network and the schedule tiny. `NOT_RUN` lists the commands
 that are not run, with the reason; test_docs.py parses all of them.
+
+All run in this process, since most of a process's time would go into imports; the
+programs in processes of their own are in test_run.py and test_processes.py.
 """
 
-import os
-import shlex
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+from helpers.commands import call
 from helpers.documents import (
     PAGES,
     ROOT,
@@ -34,7 +35,7 @@ from helpers.reference_weights import save as save_tensors
 from lightbsr_jax import cli, errors
 from lightbsr_jax.imaging import settings
 from lightbsr_jax.interop import convert
-from lightbsr_jax.models import torch_files
+from lightbsr_jax.models import packed, torch_files
 from lightbsr_jax.training import pack
 
 GAN = "needs large files; test_adversary.py trains a tiny network with a GAN loss"
@@ -68,11 +69,12 @@ QUICK = ("lightbsr convert", "lightbsr psnr", "lightbsr pack")
 
 # Flags that make a training tiny, for the fields that its config has.
 TINY = {
+    "optimizer": "adam",  # Muon takes longer to compile; test_loop.py trains with it
     "network.groups": 1,
     "network.blocks": 1,
     "network.residual_blocks": 1,
     "contrast.queue_size": 8,
-    "data.batch_size": 2,
+    "data.batch_size": 4,  # one for each device
     "data.lr_crop": 8,
     "data.threads": 0,
     "schedule.steps_per_epoch": 1,
@@ -82,15 +84,6 @@ TINY = {
     "schedule.cooldown_epochs": 1,
     "validation.hr": "",
 }
-FLAGS = "--xla_backend_optimization_level=0"  # as in conftest.py, but one device
-DRIVER = """
-import sys
-from pathlib import Path
-from lightbsr_jax.models import packed
-packed.FOLDER = Path("shipped")
-from lightbsr_jax.cli import main
-main(sys.argv[1:])
-"""
 
 
 def distinct_blocks() -> list[tuple[str, list[list[str]]]]:
@@ -215,12 +208,17 @@ def provide(folder: Path, block: list[list[str]]) -> None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             make(folder / name)
     (folder / "configs").symlink_to(ROOT / "configs")
-    if any(name in text for name in ("setting1", "setting2", "photo", "upscale")):
-        (folder / "made").mkdir()
-        for name, setting in SHIPPED.items():
-            workdir(folder / "made" / name, None, setting)
-            file = folder / "shipped" / f"{name}.safetensors"
-            pack.pack(folder / "made" / name, file, half=True)
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny networks under the names of those that come with the package."""
+    folder = tmp_path_factory.mktemp("shipped")
+    (folder / "made").mkdir()
+    for name, setting in SHIPPED.items():
+        workdir(folder / "made" / name, None, setting)
+        pack.pack(folder / "made" / name, folder / f"{name}.safetensors", half=True)
+    return folder
 
 
 def is_training(words: list[str]) -> bool:
@@ -230,11 +228,11 @@ def is_training(words: list[str]) -> bool:
 def tiny_flags(words: list[str]) -> list[str]:
     """The flags that make a training tiny, of fields that its config has."""
     given = flags_of(words)
-    config = load_config(given["config"])
+    config = load_config(given["config"]).to_dict()
     flags = []
     for field, value in TINY.items():
-        group, name = field.split(".")
-        fields = config.to_dict().get(group, {})
+        *group, name = field.split(".")
+        fields = config.get(group[0], {}) if group else config
         if fields.get(name) and f"config.{field}" not in given:
             flags.append(f"--config.{field}={value}")
     if "config.minutes" in given:
@@ -242,36 +240,29 @@ def tiny_flags(words: list[str]) -> list[str]:
     return flags
 
 
-def run(words: list[str], folder: Path) -> str:
-    """Runs a command in a process of its own; returns what it prints."""
+def run(words: list[str]) -> None:
     if is_training(words):
         words = [*words, *tiny_flags(words[2:])]
     if words[:1] == ["python"]:
         words = ["lightbsr", words[1].removesuffix(".py"), *words[2:]]
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, *words[1:]],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": FLAGS},
-        capture_output=True,
-        text=True,
-    )
-    assert not done.returncode, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    call(*words[1:])
 
 
 @pytest.mark.parametrize("block", parameters())
 def test_shell_block_runs(
-    block: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    block: list[list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     if any(word.endswith((".pt", ".pth")) for words in block for word in words):
         pytest.importorskip("torch")
     provide(tmp_path, block)
     monkeypatch.chdir(tmp_path)
+    if not all(map(is_quick, block)):
+        monkeypatch.setattr(packed, "FOLDER", request.getfixturevalue("shipped"))
     for words in block:
-        if is_quick(words):
-            cli.main(words[1:])
-        else:
-            run(words, tmp_path)
+        run(words)
 
 
 @cache

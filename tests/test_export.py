@@ -246,7 +246,9 @@ def test_what_cannot_be_exported_is_refused(model: Model, tmp_path: Path) -> Non
     without = Model(
         ModelSpec.of_network(ablation, "student", 1), model.variables, model.basis
     )
-    with pytest.raises(UserError, match="ablations can be exported to .stablehlo alone"):
+    with pytest.raises(
+        UserError, match="ablations can be exported to .stablehlo alone"
+    ):
         export.write(without, tmp_path / "x.onnx", None, overwrite=False)
 
 

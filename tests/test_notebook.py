@@ -1,17 +1,40 @@
-"""The notebook runs from its first cell to its last, with a shorter training."""
+"""The notebook runs from its first cell to its last, with tiny networks."""
 
 import os
 from pathlib import Path
 
 import pytest
+from helpers.machine import quick_to_compile
+from helpers.reference_weights import reference_tensors, save
+
+from lightbsr_jax.interop import convert
+from lightbsr_jax.training import pack
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
+# What stands in its cell of parameters; test_pretrained.py has the weights that ship.
 SHORT = """
 MINUTES = 0.02
-NETWORK = "--config.network.groups=1 --config.network.blocks=1"
+NETWORK = (
+    "--config.network.groups=1 --config.network.blocks=1 --config.optimizer=adam"
+    " --config.data.batch_size=2 --config.data.lr_crop=8"
+    " --config.schedule.stage2_epochs=3 --config.schedule.warmup_epochs=1"
+    " --config.schedule.cooldown_epochs=1"
+)
 VALIDATION_IMAGES = 1
+
+from lightbsr_jax.models import packed
+
+packed.FOLDER = Path("weights").resolve()
 """
+
+
+def pack_weights(folder: Path) -> None:
+    """Writes a tiny student of setting 2, weights/setting2.safetensors."""
+    state_dict = save(folder / "student.safetensors", reference_tensors())
+    convert.to_workdir(state_dict, folder / "student", setting=2)
+    file = folder / "weights" / "setting2.safetensors"
+    pack.pack(folder / "student", file, half=True)
 
 
 @pytest.mark.slow
@@ -21,11 +44,13 @@ def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     )
+    monkeypatch.setenv("XLA_FLAGS", quick_to_compile())  # and one device
     notebook = nbformat.read(NOTEBOOK, 4)
     (parameters,) = [
         cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])
     ]
     parameters.source = SHORT
+    pack_weights(tmp_path)
     client = nbclient.NotebookClient(
         notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}
     )

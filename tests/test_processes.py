@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.machine import unused_port
+from helpers.machine import quick_to_compile, unused_port
 from PIL import Image
 
 from lightbsr_jax.imaging.files import write_png
@@ -20,8 +20,6 @@ from lightbsr_jax.imaging.files import write_png
 ROOT = Path(__file__).resolve().parents[1]
 
 pytestmark = pytest.mark.multiprocess
-
-FASTER = "--xla_backend_optimization_level=0"  # as in conftest.py
 
 # A network and schedule of seconds; Adam's eps as in test_steps.py, for its reason.
 SMALL = (
@@ -78,6 +76,7 @@ def start(
 ) -> subprocess.Popen:
     config, *own = preset
     fields = (*SMALL, *own, f"data.hr={images}", *fields)
+    count = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [
             sys.executable,
@@ -88,10 +87,7 @@ def start(
             *flags,
         ],
         cwd=ROOT,
-        env={
-            **os.environ,
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FASTER}",
-        },
+        env={**os.environ, "XLA_FLAGS": f"{count} {quick_to_compile()}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -108,7 +104,7 @@ def finish(*processes: subprocess.Popen, status: int = 0) -> list[str]:
 def await_condition(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
     while not condition():
         assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.002)
+        time.sleep(0.005)
 
 
 def losses(workdir: Path) -> list[dict[str, float]]:

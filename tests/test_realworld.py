@@ -291,8 +291,9 @@ def test_a_key_decides_wherever_it_stands_and_all_takes_one_program() -> None:
 
 @pytest.mark.slow
 def test_vmap_gives_the_same_as_one_image_after_the_other() -> None:
-    hr, parameters = photographs(3), drawn("real", KEYS[:3])
-    lr = realworld.apply(KEYS[:3], hr, parameters, scale=SCALE, preset="real")
+    hr, parameters = photographs(len(KEYS)), drawn("real")  # of a compiled program
+    lr = realworld.apply(KEYS, hr, parameters, scale=SCALE, preset="real")[:3]
+    hr, parameters = jax.tree.map(lambda x: x[:3], (hr, parameters))
     rounds = realworld.PRESETS["real"].rounds
 
     def one(key: Array, hr: Array, blur: Array, drawn: Parameters) -> Array:

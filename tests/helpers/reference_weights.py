@@ -81,14 +81,20 @@ def reference_shapes(
 def reference_tensors(
     groups: int = 1, blocks: int = 1, scale: int = 4, channels: int | None = None
 ) -> Tensors:
-    """Random tensors; every counter has a different value."""
+    """Random tensors; every counter has a different value.
+
+    The network restores pictures neither to one colour nor to what is not a number.
+    """
     rng = np.random.default_rng(1)
     tensors: Tensors = {}
     for name, shape in reference_shapes(groups, blocks, scale, channels).items():
         if name.endswith("num_batches_tracked"):
             tensors[name] = np.array(2**40 + len(tensors))
         else:
-            tensors[name] = rng.standard_normal(shape, np.float32)
+            numbers = rng.standard_normal(shape, np.float32)
+            numbers /= np.float32(np.sqrt(np.prod(shape[1:])))
+            is_variance = name.endswith("running_var")
+            tensors[name] = np.abs(numbers) if is_variance else numbers
     mean = np.array([0.4488, 0.4371, 0.4040], np.float32)
     for sign, shift in ((-1, "sub_mean"), (1, "add_mean")):
         identity = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
