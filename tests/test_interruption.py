@@ -27,12 +27,15 @@ from lightbsr_jax.training.validation import picture_names
 def test_signals_end_a_run_in_good_order(name: str) -> None:
     """SLURM sends SIGUSR1 before the end of a job, a closed terminal SIGHUP."""
     number = getattr(signal, name)
-    before = signal.getsignal(number)
-    with Interruption() as interruption:
-        assert not interruption.noted(1)
-        os.kill(os.getpid(), number)
-        assert interruption.noted(2)
-    assert signal.getsignal(number) == before
+    inherited = signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP
+    try:
+        with Interruption() as interruption:
+            assert not interruption.noted(1)
+            os.kill(os.getpid(), number)
+            assert interruption.noted(2)
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, inherited)
 
 
 def test_nohup_is_respected() -> None:
