@@ -31,12 +31,12 @@ from helpers.documents import (
 from helpers.pictures import picture, save
 from helpers.reference_weights import reference_tensors
 from helpers.reference_weights import save as save_tensors
+from helpers.shipped import pack_students
 
 from lightbsr_jax import cli, errors
 from lightbsr_jax.imaging import settings
 from lightbsr_jax.interop import convert
 from lightbsr_jax.models import packed, torch_files
-from lightbsr_jax.training import pack
 
 GAN = "needs large files; test_adversary.py trains a tiny network with a GAN loss"
 # The beginnings of commands that are not run.
@@ -214,10 +214,7 @@ def provide(folder: Path, block: list[list[str]]) -> None:
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny networks under the names of those that come with the package."""
     folder = tmp_path_factory.mktemp("shipped")
-    (folder / "made").mkdir()
-    for name, setting in SHIPPED.items():
-        workdir(folder / "made" / name, None, setting)
-        pack.pack(folder / "made" / name, folder / f"{name}.safetensors", half=True)
+    pack_students(folder, SHIPPED)
     return folder
 
 

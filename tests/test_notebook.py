@@ -5,10 +5,7 @@ from pathlib import Path
 
 import pytest
 from helpers.machine import quick_to_compile
-from helpers.reference_weights import reference_tensors, save
-
-from lightbsr_jax.interop import convert
-from lightbsr_jax.training import pack
+from helpers.shipped import pack_students
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
@@ -29,14 +26,6 @@ packed.FOLDER = Path("weights").resolve()
 """
 
 
-def pack_weights(folder: Path) -> None:
-    """Writes a tiny student of setting 2, weights/setting2.safetensors."""
-    state_dict = save(folder / "student.safetensors", reference_tensors())
-    convert.to_workdir(state_dict, folder / "student", setting=2)
-    file = folder / "weights" / "setting2.safetensors"
-    pack.pack(folder / "student", file, half=True)
-
-
 @pytest.mark.slow
 def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip("nbclient")
@@ -50,7 +39,7 @@ def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])
     ]
     parameters.source = SHORT
-    pack_weights(tmp_path)
+    pack_students(tmp_path / "weights", {"setting2": 2})
     client = nbclient.NotebookClient(
         notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}
     )

@@ -249,10 +249,7 @@ def _pairs(a: str | Path, b: str | Path) -> list[tuple[Path, Path]]:
     For example, "baby_x4.png" of A belongs to "baby.png" of B.
     """
     found = files.find_images(a), files.find_images(b)
-    single = [
-        Path(given).is_file() and Path(given).suffix.lower() != files.LIST
-        for given in (a, b)
-    ]
+    single = [Path(given).is_file() and not files.is_list(given) for given in (a, b)]
     if all(single):
         return [(found[0][0][1], found[1][0][1])]
     if any(single):

@@ -60,7 +60,11 @@ def find(
     folders: dict[str, Path] = {}
     singles: set[str] = set()
     for item in folders_or_images:
-        if not isinstance(item, tuple) and Path(item).is_file() and not _is_list(item):
+        if (
+            not isinstance(item, tuple)
+            and Path(item).is_file()
+            and not files.is_list(item)
+        ):
             item = (Path(item).name, Path(item))
         if isinstance(item, tuple):
             name, source = item
@@ -101,7 +105,7 @@ def name_folder(folder: Path, named: dict[str, Path]) -> str:
     """
     absolute = Path(os.path.abspath(folder))
     name = (absolute.parent if absolute.name == "HR" else absolute).name
-    name = Path(name).stem if _is_list(folder) else name
+    name = Path(name).stem if files.is_list(folder) else name
     if name in named:
         raise UserError(
             f"{named[name]} and {folder} are both called {name}: "
@@ -109,10 +113,6 @@ def name_folder(folder: Path, named: dict[str, Path]) -> str:
         )
     named[name] = folder
     return name
-
-
-def _is_list(path: str | Path) -> bool:
-    return Path(path).suffix.lower() == files.LIST and Path(path).is_file()
 
 
 def read_hr(

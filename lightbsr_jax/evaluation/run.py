@@ -316,11 +316,13 @@ def _check_lr_folders(
     """Raises UserError if images cannot be written or read as requested."""
     if dump_lr is not None and lr_folder is not None:
         raise UserError("--dump-lr writes what --lr-dir reads: give one of them")
-    if dump_lr or lr_folder or dump_sr:
-        _check_slugs([case.label for case in measured.cases])
-        _check_names(measured.folders, measured.scale)
+    if not (dump_lr or lr_folder or dump_sr):
+        return
+    _check_slugs([case.label for case in measured.cases])
+    found = images.find(measured.folders, scale=measured.scale)
+    _check_names(found)
     for dump in filter(None, (dump_lr, dump_sr)):
-        for image in images.find(measured.folders, scale=measured.scale):
+        for image in found:
             images.check_outside(dump, image.benchmark, image.source)
 
 
@@ -589,10 +591,10 @@ def _title(wanted: Measurement, measured: Measured) -> str:
     return f"{name}{step}, x{measured.scale}, {setting}"
 
 
-def _check_names(folders: Sequence[str], scale: int) -> None:
+def _check_names(found: Sequence[images.TestImage]) -> None:
     """Raises UserError if two images would have the same low-resolution file."""
     seen = {}
-    for image in images.find(folders, scale=scale):
+    for image in found:
         stem = (image.benchmark, Path(image.name).with_suffix(""))
         if stem in seen:
             raise UserError(

@@ -125,10 +125,16 @@ def _means(scores: Sequence[Score]) -> dict[tuple[str, str, str], _Mean]:
     lacking = set()
     for score in scores:
         groups[score.method, score.benchmark, score.case].append(score)
-        lacking |= {(n, *score[1:4]) for n in _Mean._fields if _lacks(score, n)}
+        for name in _Mean._fields:
+            if getattr(score, name) is None:
+                lacking.add((name, *_measured(score)))
 
     def mean(name: str, group: Sequence[Score]) -> Any:
-        known = [getattr(s, name) for s in group if (name, *s[1:4]) not in lacking]
+        known = [
+            getattr(score, name)
+            for score in group
+            if (name, *_measured(score)) not in lacking
+        ]
         return float(np.mean(known)) if known else None
 
     return {
@@ -137,8 +143,9 @@ def _means(scores: Sequence[Score]) -> dict[tuple[str, str, str], _Mean]:
     }
 
 
-def _lacks(score: Score, name: str) -> bool:
-    return getattr(score, name) is None
+def _measured(score: Score) -> tuple[str, str, str]:
+    """Benchmark, image and case: every contender has one score of them."""
+    return score.benchmark, score.image, score.case
 
 
 def _beside(

@@ -46,6 +46,11 @@ _BUNDLED_PHOTOGRAPHS = {
 OnError = Callable[[OSError], Any]
 
 
+def is_list(path: str | Path) -> bool:
+    """Returns whether a path is a file with the paths of images."""
+    return Path(path).suffix.lower() == LIST and Path(path).is_file()
+
+
 def find_images(
     folder: str | Path, on_error: OnError | None = None
 ) -> list[tuple[str, Path]]:
@@ -66,7 +71,7 @@ def find_images(
         raise FileNotFoundError(
             f"no such folder or image: {folder} (working folder {Path.cwd()})"
         )
-    if folder.is_file() and folder.suffix.lower() == LIST:
+    if is_list(folder):
         found = _listed(folder)
     elif folder.is_file():
         found = [(folder.name, folder)]
