@@ -37,6 +37,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "2-blocks": {"network.blocks": 2},
     "1-block": {"network.blocks": 1},
     "averaged": {"ema_decay": 0.98},
+    "rmse": {"pixel_loss": "rmse"},
 }
 
 

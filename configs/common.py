@@ -95,6 +95,9 @@ def base(role: str, setting: int | str, recipe: Recipe = RECIPE) -> ConfigDict:
 
     config.optimizer = "adam"  # or muon: Muon for matrices, Adam for the rest
     config.adam = ConfigDict(asdict(recipe.adam))  # b1, b2 and eps
+    # L_SR: l1, the mean absolute error, or rmse, the root mean squared error of each
+    # image (higher PSNR, softer where an image is ambiguous).
+    config.pixel_loss = "l1"
     config.gradient_clip = 0.0  # largest norm of all gradients; 0: no limit
 
     config.ema_decay = (

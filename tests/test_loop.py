@@ -27,7 +27,7 @@ from lightbsr_jax.training import initial, loop, pack
 from lightbsr_jax.training.checks import check
 from lightbsr_jax.training.config import TrainingConfig
 from lightbsr_jax.training.loop import train
-from lightbsr_jax.training.setup import prepare
+from lightbsr_jax.training.setup import make_learner, prepare
 from lightbsr_jax.training.updates import AXIS
 
 IMAGES = 6
@@ -560,8 +560,16 @@ def test_a_teacher_takes_both_branches_and_the_basis(images, teacher_workdir) ->
     assert not np.array_equal(prepare(typed, network).basis, given.basis)
 
 
+def test_a_config_chooses_the_pixel_loss() -> None:
+    config = student.get_config("setting1-plain").unlock()
+    config.pixel_loss = "rmse"
+    typed = TrainingConfig.from_flags(config)
+    assert make_learner(typed, typed.model.make_network()).pixel_loss == "rmse"
+
+
 @pytest.mark.parametrize(
-    ("field", "value"), [("start", "zero"), ("optimizer", "sgd"), ("cooldown", 60)]
+    ("field", "value"),
+    [("start", "zero"), ("optimizer", "sgd"), ("pixel_loss", "l3"), ("cooldown", 60)],
 )
 def test_what_a_plain_config_cannot_be(images, field: str, value: object) -> None:
     config = student.get_config("setting1-plain").unlock()

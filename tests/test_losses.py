@@ -20,6 +20,37 @@ def test_reconstruction_is_on_the_255_scale() -> None:
     )
 
 
+def test_rmse_is_the_root_of_each_image() -> None:
+    rng = np.random.default_rng(0)
+    sr, hr = rng.uniform(0, 1, (2, 3, 4, 5, 3))
+    hr[0] *= 0.1  # images of different errors
+    value = losses.reconstruction(jnp.float32(sr), jnp.float32(255 * hr), kind="rmse")
+    expected = np.sqrt(np.square(255 * (sr - hr)).mean((1, 2, 3))).mean()
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_rmse_is_minimal_at_the_mean_and_l1_at_the_median() -> None:
+    possible = jnp.float32([0, 0, 90]).reshape(1, 1, 3, 1)  # of HR
+
+    def best(kind: str) -> float:
+        guesses = jnp.arange(91) / 255
+        found = [
+            losses.reconstruction(jnp.full_like(possible, g), possible, kind=kind)
+            for g in guesses
+        ]
+        return float(np.argmin(np.array(found)))
+
+    assert best("l1") == 0
+    assert best("rmse") == 30
+
+
+def test_rmse_of_equal_images_has_a_gradient() -> None:
+    gradient = jax.grad(
+        lambda sr: losses.reconstruction(sr, 255 * jnp.ones((1, 2, 2, 3)), kind="rmse")
+    )(jnp.ones((1, 2, 2, 3)))
+    np.testing.assert_array_equal(gradient, 0)
+
+
 def test_spatial_distillation_is_the_mean_square() -> None:
     teacher, student = jnp.float32([1, 2, 3, 4]), jnp.float32([1, 4, 3, 3])
     assert float(losses.spatial_distillation(teacher, student)) == 5 / 4

@@ -13,8 +13,8 @@ from helpers.goldens import initialise
 from lightbsr_jax.imaging import prior
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.registry import METHODS
+from lightbsr_jax.training import losses, steps, updates
 from lightbsr_jax.training import state as states
-from lightbsr_jax.training import steps, updates
 
 # A larger eps than the paper's: the gradient of a bias before BatchNorm is zero but for
 # rounding, and Adam would turn that rounding into full-size steps.
@@ -168,7 +168,8 @@ def test_gradients_are_clipped_by_their_common_norm(limit: float, step: float) -
     assert params["c"] == 1
 
 
-def test_microbatches_give_the_numbers_of_one() -> None:
+@pytest.mark.parametrize("kind", losses.PIXEL_LOSSES)
+def test_microbatches_give_the_numbers_of_one(kind: str) -> None:
     """L_SR and its gradients, of a batch of 4 in one, two and four microbatches."""
     rng = np.random.default_rng(0)
     variables = fresh_student()[1]
@@ -182,7 +183,7 @@ def test_microbatches_give_the_numbers_of_one() -> None:
     )
 
     def gradients(count: int) -> Any:
-        loss = updates.reconstruction(learner(microbatches=count))
+        loss = updates.reconstruction(learner(microbatches=count, pixel_loss=kind))
 
         def doubled(params: Any, modulators: Any) -> jax.Array:
             return 2 * loss(params, modulators, images, None)[0]
@@ -191,6 +192,11 @@ def test_microbatches_give_the_numbers_of_one() -> None:
         return gradient(variables["params"], modulators)
 
     whole = gradients(1)
+    sr = NETWORK.apply(
+        {"params": variables["params"]}, images[0], *modulators, method="upscale"
+    )
+    expected = 2 * losses.reconstruction(sr, images[1], kind=kind)
+    np.testing.assert_allclose(whole[0], expected, rtol=1e-5)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(whole[1][1]))
     for count in (2, 4):
         jax.tree.map(

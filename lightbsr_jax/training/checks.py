@@ -16,6 +16,7 @@ from lightbsr_jax.networks.discriminator import REDUCTION
 from lightbsr_jax.spec import Sees
 from lightbsr_jax.training.config import SteppedSchedule, TrainingConfig
 from lightbsr_jax.training.initial import STARTS
+from lightbsr_jax.training.losses import PIXEL_LOSSES
 from lightbsr_jax.training.optimizers import OPTIMIZERS
 
 # Fields and groups that may change when a run is resumed. The content of data and
@@ -53,6 +54,7 @@ OWN = (
 SINCE = {
     "start": "random",
     "optimizer": "adam",
+    "pixel_loss": "l1",
     "data.paired_share": 1.0,
     "gradient_clip": 0.0,
     "adversarial.focal_frequency_weight": 0.0,
@@ -120,7 +122,12 @@ def _numbers(config: TrainingConfig) -> Iterator[str]:
     dtype, width = config.compute.dtype, config.degradation.width_max
     if dtype not in DTYPES:
         yield f"compute.dtype {dtype!r} is not {' or '.join(DTYPES)}"
-    for field, known in {"start": STARTS, "optimizer": OPTIMIZERS}.items():
+    choices = {
+        "start": STARTS,
+        "optimizer": OPTIMIZERS,
+        "pixel_loss": PIXEL_LOSSES,
+    }
+    for field, known in choices.items():
         value = getattr(config, field)
         if value not in known:
             yield f"{field} {value!r} is not {' or '.join(known)}"

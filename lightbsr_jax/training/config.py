@@ -149,6 +149,7 @@ class TrainingConfig:
     init: str = ""  # weights to start from
     start: str = "random"
     optimizer: str = "adam"
+    pixel_loss: str = "l1"
     gradient_clip: float = 0.0  # largest norm of all gradients; 0: no limit
 
     @classmethod

@@ -10,13 +10,26 @@ from jax import Array, lax
 from lightbsr_jax.imaging.metrics import GAUSSIAN
 from lightbsr_jax.networks.operators import at_full_precision, at_least_float32
 
+PIXEL_LOSSES = ("l1", "rmse")
+_LEAST_MSE = 1e-6  # of 255^2; below it the gradient of a root falls to zero
 
-def reconstruction(sr: Array, hr: Array, *, pixel_range: float = 255) -> Array:
-    """L_SR: mean absolute error; sr is in [0, 1], hr in 0..255.
 
-    The error is on the 0..`pixel_range` scale: 255 for LightBSR and DASR, 1 for KDSR.
+def reconstruction(
+    sr: Array, hr: Array, *, pixel_range: float = 255, kind: str = "l1"
+) -> Array:
+    """L_SR of images [B, H, W, 3]; sr is in [0, 1], hr in 0..255.
+
+    `kind` is one of PIXEL_LOSSES: l1, the mean absolute error of the papers, or rmse,
+    the mean over images of the root mean squared error. The best answer to an ambiguous
+    LR image is the median of possible HR images for l1 and their mean for rmse, which
+    gives the higher PSNR. The error is on the 0..`pixel_range` scale: 255 for LightBSR
+    and DASR, 1 for KDSR.
     """
-    return jnp.abs(255 * sr - hr).mean() * (pixel_range / 255)
+    difference = 255 * sr - hr
+    if kind == "l1":
+        return jnp.abs(difference).mean() * (pixel_range / 255)
+    squares = jnp.square(at_least_float32(difference)).mean((1, 2, 3))
+    return jnp.sqrt(squares + _LEAST_MSE).mean() * (pixel_range / 255)
 
 
 def spatial_distillation(teacher: Array, student: Array) -> Array:

@@ -146,6 +146,7 @@ def make_learner(config: TrainingConfig, network: BlindNetwork) -> Learner:
         sees_prior=config.model.is_teacher and config.model.prior,
         gradient_clip=config.gradient_clip,
         adversary=adversary.make(config),
+        pixel_loss=config.pixel_loss,
     )
 
 

@@ -77,6 +77,7 @@ class Learner(NamedTuple):
     sees_prior: bool = True  # False hides the prior from a teacher (an ablation)
     gradient_clip: float = 0.0  # largest norm of all gradients; 0: no limit
     adversary: Adversary | None = None  # of a run with a GAN loss
+    pixel_loss: str = "l1"  # L_SR, one of losses.PIXEL_LOSSES
 
     @property
     def apply(self) -> Callable[..., Any]:
@@ -391,7 +392,9 @@ def reconstruction(
     ) -> tuple[Array, Restored | None]:
         lr, hr = images
         sr = learner.apply({"params": params}, lr, *modulators, method="upscale")
-        value = losses.reconstruction(sr, hr, pixel_range=pixel_range)
+        value = losses.reconstruction(
+            sr, hr, pixel_range=pixel_range, kind=learner.pixel_loss
+        )
         if opponent is None or judges is None:
             return value, None
         found = of_generator(opponent, sr, in_unit_range(hr, sr), judges)
