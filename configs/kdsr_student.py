@@ -43,6 +43,8 @@ PRESETS = kdsr_teacher.PRESETS | dict.fromkeys(GAN, "real")
 
 def get_config(preset: str = "setting1") -> ConfigDict:
     """The locked config of a preset."""
+    if preset not in PRESETS:
+        raise ValueError(f"no preset {preset!r}: use one of {', '.join(PRESETS)}")
     config = kdsr_teacher.base("student", GAN.get(preset, preset))
     config.distillation = ConfigDict()
     config.distillation.teacher = ""  # the teacher's workdir
@@ -55,8 +57,8 @@ def get_config(preset: str = "setting1") -> ConfigDict:
         config.schedule.decay_epochs = 600
     elif preset == "real-gan":
         config.schedule.stage2_epochs = 400
-        config.schedule.decay_epochs = 400  # constant
         config.schedule.learning_rate = 1e-4
+        config.schedule.decay = 1.0  # constant
     elif config.setting == 1:
         config.schedule.stage2_epochs = 600
         config.schedule.decay_epochs = 150

@@ -34,10 +34,12 @@ PRESETS = {
 
 def get_config(preset: str = "setting1") -> ConfigDict:
     """The locked config of a preset."""
+    if preset not in PRESETS:
+        raise ValueError(f"no preset {preset!r}: use one of {', '.join(PRESETS)}")
     config = base("teacher", preset)
     if preset == "real":
         config.schedule.learning_rate = 1e-4
-        config.schedule.decay_epochs = config.schedule.stage2_epochs  # constant
+        config.schedule.decay = 1.0  # constant
     if preset.endswith("demo"):
         shrink(config)
     if preset.endswith("short"):
@@ -47,8 +49,6 @@ def get_config(preset: str = "setting1") -> ConfigDict:
 
 def base(role: str, preset: str) -> ConfigDict:
     """Common fields of teacher and student: a preset's published values, unlocked."""
-    if preset not in PRESETS:
-        raise ValueError(f"no preset {preset!r}: use one of {', '.join(PRESETS)}")
     config = common.base(role, PRESETS[preset], RECIPE)
     config.method = "kdsr"
 

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -92,6 +93,21 @@ def test_order_and_fingerprint_do_not_depend_on_the_place(folder, tmp_path):
     files.write_png(moved / "5.png", numbered(5, height=13))
     seen.add(ImageFolders([moved], minimum=SIZE).fingerprint)
     assert len(seen) == 4
+
+
+def test_names_that_are_not_utf_8_are_escaped(folder):
+    (folder / "3.png").rename(folder / os.fsdecode(b"3\xe9.png"))
+    source = ImageFolders([folder], minimum=SIZE)
+    assert source.names[3] == r"3\xe9.png"
+    np.testing.assert_array_equal(source[3], numbered(3))
+    assert source.fingerprint != ImageFolders([folder / "0.png"], minimum=1).fingerprint
+
+
+def test_images_beside_those_called_hr_are_not_left_out_silently(folder, warnings):
+    (folder / "6.png").rename(folder / "sunset_HR.png")
+    assert ImageFolders([folder], minimum=SIZE).names == ["sunset_HR.png"]
+    (message,) = warnings
+    assert message.startswith(f"{folder}: only 1 of 7 images")
 
 
 def test_useless_images_are_left_out_and_named(folder, warnings):

@@ -151,6 +151,32 @@ def test_unreadable_images_are_left_out_and_named(folder, tmp_path) -> None:
     assert not (tmp_path / "none" / VERSION).exists()
 
 
+def test_links_to_nowhere_and_names_that_are_not_utf_8(folder, tmp_path) -> None:
+    (folder / "1.png").unlink()
+    (folder / "1.png").symlink_to("nowhere.png")
+    (folder / "2.png").rename(folder / os.fsdecode(b"2\xe9.png"))
+    builder = prepare(folder, tmp_path / "out")
+    assert builder.info.metadata["skipped"]["train"] == ["1.png"]
+    (reason,) = builder.skipped
+    assert "No such file" in reason and str(folder / "1.png") in reason
+    train = open_source(str(tmp_path / "out"), minimum=12)
+    assert r"2\xe9.png" in train.names
+    prepare(folder, tmp_path / "all", hold_out=0)
+    prepared = open_source(str(tmp_path / "all"), minimum=12)
+    assert prepared.fingerprint == ImageFolders([folder], minimum=12).fingerprint
+
+
+def test_an_image_that_vanishes_ends_the_preparation(
+    folder, tmp_path, monkeypatch
+) -> None:
+    def lost(path: Path) -> np.ndarray:
+        raise FileNotFoundError(2, "No such file", str(path))
+
+    monkeypatch.setattr(files, "read_rgb", lost)
+    with pytest.raises(FileNotFoundError, match="No such file"):
+        prepare(folder, tmp_path / "out")
+
+
 def test_shard_without_a_readable_image(folder, tmp_path) -> None:
     for number in (5, 6):  # the second shard
         truncate(folder / f"{number}.png")

@@ -85,6 +85,15 @@ def test_no_bar_in_files(
     assert len(lines) == 1 and "step 2/10" in lines[0]
 
 
+def test_names_that_are_not_utf_8_are_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    log = Log(tmp_path, start=0, total=10)
+    log.say("not used: \udce9.png")
+    log.close()
+    assert capsys.readouterr().out == "not used: \\xe9.png\n"
+
+
 def test_pictures_of_equal_names_have_files_of_their_own() -> None:
     names = picture_names(["a/x.png", "b/x.png", "y z.png"])
     assert names == ["0-x", "1-x", "y-z"]

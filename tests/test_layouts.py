@@ -146,6 +146,18 @@ def test_published_pairs(tmp_path: Path, name: str) -> None:
     assert layouts.lr_image(tmp_path, "Set5", hr, 3) is None or "x" not in lr.lower()
 
 
+def test_an_lr_image_beside_its_hr_image(tmp_path: Path) -> None:
+    make(tmp_path, "Canon_001_HR.png", "Canon_001_LR4.png")
+    found = layouts.lr_image(tmp_path, "x", "Canon_001_HR.png", 4)
+    assert found == tmp_path / "Canon_001_LR4.png"
+
+
+def test_an_image_that_cannot_be_read_is_no_smaller_version(tmp_path: Path) -> None:
+    make(tmp_path, "a.png", "b.png")
+    (tmp_path / "a_edit.png").write_bytes(b"not a picture")
+    assert len(layouts.hr_images(tmp_path).images) == 3
+
+
 def test_lr_images_end_in_either_case(tmp_path: Path) -> None:
     make(tmp_path, "Set5/baby.PNG")
     found = layouts.lr_image(tmp_path, "Set5", "baby.png", 4)

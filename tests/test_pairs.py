@@ -1,6 +1,7 @@
 """Real pairs: partners by name, crops of the same place, and mistakes by name."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,6 +141,23 @@ def test_a_partner_of_several_images_is_named(folder: Path) -> None:
             pairs_of(folder, every=every)
     save(folder / "LR" / "more" / "b.png", numbered(3, 14, 17))
     assert len(pairs_of(folder)[1]) == 4
+
+
+def test_pairs_in_one_folder_are_told_apart_by_name(tmp_path: Path) -> None:
+    """As RealSR is published."""
+    for number in range(2):
+        image = numbered(number, 28, 34)
+        save(tmp_path / f"{number}_HR.png", image)
+        save(tmp_path / f"{number}_LR2.png", image[::SCALE, ::SCALE])
+    source = ImageFolders([tmp_path], minimum=SCALE * SIZE)
+    pairs = Pairs(source, str(tmp_path), scale=SCALE, minimum=SIZE, every=True)
+    assert [Path(pairs.name(n)).name for n in range(2)] == ["0_LR2.png", "1_LR2.png"]
+
+
+def test_names_that_are_not_utf_8_have_partners(folder: Path) -> None:
+    for part in ("HR", "LR"):
+        (folder / part / "a.png").rename(folder / part / os.fsdecode(b"\xe9.png"))
+    assert len(pairs_of(folder)[1]) == 3
 
 
 def test_names_of_another_set_are_told(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ import optax
 import pytest
 from helpers import literal
 
-from configs import student, teacher
+from configs import kdsr_student, kdsr_teacher, student, teacher
 from lightbsr_jax.training import schedules
+from lightbsr_jax.training.config import TrainingConfig
 
 
 @pytest.mark.parametrize("config", [teacher, student])
@@ -47,6 +48,17 @@ def test_kernel_width_follows_the_scale() -> None:
 def test_unknown_preset_is_named() -> None:
     with pytest.raises(ValueError, match="no preset 'setting3': use one of setting1"):
         teacher.get_config("setting3")
+    with pytest.raises(ValueError, match="no preset 'real-gam': .* real-gan, "):
+        kdsr_student.get_config("real-gam")
+
+
+@pytest.mark.parametrize(
+    ("config", "preset"), [(kdsr_teacher, "real"), (kdsr_student, "real-gan")]
+)
+def test_constant_rates_are_constant_to_the_end(config, preset: str) -> None:
+    schedule = TrainingConfig.from_flags(config.get_config(preset)).schedule
+    rate = schedules.of(schedule)
+    assert float(rate(schedule.total - 1)) == float(rate(0)) == pytest.approx(1e-4)
 
 
 def with_plateau(**fields: Any) -> optax.Schedule:

@@ -199,7 +199,8 @@ class Df2k(FileReaderBuilder):
         digest.update(f"{self._tile} {self._stride} {IMAGES_A_SHARD}\n".encode())
         for split, own in images.items():
             for name, path in own:
-                digest.update(f"{split} {name} {path.stat().st_size}\n".encode())
+                size = path.stat().st_size if path.exists() else None  # a broken link
+                digest.update(f"{split} {name} {size}\n".encode())
         return digest.hexdigest()[:16]
 
     def _keep_finished(self, folder: Path, made_of: str) -> None:
@@ -253,7 +254,9 @@ class Df2k(FileReaderBuilder):
             for name, path in shard.images:
                 try:
                     image = files.read_rgb(path)
-                except files.ImageError as error:
+                except (files.ImageError, OSError) as error:
+                    if not _is_of_one_file(error, path):
+                        raise
                     skipped.append([name, str(error)])
                 else:
                     images.append([name, *image.shape[:2]])
@@ -339,6 +342,12 @@ class _Shard(NamedTuple):
         path = folder / f"{self.name}.json"
         done = path.exists() and (folder / self.name).exists()
         return json.loads(path.read_text()) if done else None
+
+
+def _is_of_one_file(error: Exception, path: Path) -> bool:
+    """Returns False for an error that may be that of a lost disk or folder."""
+    broken_link = isinstance(error, FileNotFoundError) and path.is_symlink()
+    return broken_link or isinstance(error, files.ImageError | PermissionError)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ first read.
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 
 from lightbsr_jax.data.pipeline import CropBatches, Places, Sampler, turned
-from lightbsr_jax.data.sources import ImageFolders, PreparedImages, vanished
+from lightbsr_jax.data.sources import Source, escaped, vanished
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files, layouts
 
@@ -25,8 +25,6 @@ _MOST_CROPPED = 12  # HR pixels: published pairs are cropped to multiples of up 
 _FARTHEST = 3  # LR pixels: the largest shift that is searched
 _TOLERATED = 1  # LR pixels: real lenses shift by up to this
 _BETTER = 0.02  # the least gain in correlation that counts as a shift
-
-Source = ImageFolders | PreparedImages
 
 
 class Mixed(NamedTuple):
@@ -68,7 +66,10 @@ class Pairs:
         _check_partners(source, folders, lr, found, left_out, every=every)
         self._pairs = [(i, path) for i, path in found.items() if path is not None]
         self._check_sizes(minimum)
-        text = "".join(f"{source.names[i]} {self.sizes[n]}\n" for n, i in self._indices)
+        text = "".join(
+            f"{source.names[index]} {size}\n"
+            for (index, _), size in zip(self._pairs, self.sizes, strict=True)
+        )
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
@@ -77,11 +78,6 @@ class Pairs:
     def name(self, place: int) -> str:
         """The path of a pair's LR image."""
         return str(self._pairs[place][1])
-
-    @property
-    def _indices(self) -> Iterator[tuple[int, int]]:
-        """The places among the pairs, and those in the source."""
-        return ((n, index) for n, (index, _) in enumerate(self._pairs))
 
     def crops(
         self, place: int, tops: np.ndarray, lefts: np.ndarray, size: int
@@ -249,11 +245,18 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _by_name(folders: str) -> dict[str, Path]:
-    """LR images in the folders, by name without extension."""
+    """LR images in the folders, by name without extension.
+
+    If a folder also holds HR images, as RealSR's, their names tell them apart.
+    """
     found: dict[str, Path] = {}
     for folder in files.split_folders(folders):
-        for name, path in files.find_images(folder):
-            key = str(PurePosixPath(name).with_suffix(""))
+        images = files.find_images(folder)
+        kinds = {layouts.kind_of(name) for name, _ in images}
+        for name, path in images:
+            if "LR" in kinds and layouts.kind_of(name) == "HR":
+                continue
+            key = escaped(str(PurePosixPath(name).with_suffix("")))
             if key in found:
                 raise UserError(
                     f"config.data.lr={folders}: {found[key]} and {path} have the same "

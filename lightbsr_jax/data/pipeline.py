@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
-from lightbsr_jax.data.sources import ImageFolders, PreparedImages
+from lightbsr_jax.data.sources import Source
 from lightbsr_jax.errors import UserError
 
 # The bits of a turn, in the order in which they are applied.
@@ -131,7 +131,7 @@ class CropBatches(Iterator[Any]):
 
     def __init__(
         self,
-        source: ImageFolders | PreparedImages,
+        source: Source,
         sampler: Sampler,
         *,
         threads: int,

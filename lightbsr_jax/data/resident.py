@@ -22,7 +22,7 @@ from lightbsr_jax.data.pipeline import (
     Places,
     Sampler,
 )
-from lightbsr_jax.data.sources import ImageFolders, PreparedImages
+from lightbsr_jax.data.sources import Source
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.typed import ArrayLike
 
@@ -48,7 +48,7 @@ class ResidentBatches(Iterator[Any]):
 
     def __init__(
         self,
-        source: ImageFolders | PreparedImages,
+        source: Source,
         sampler: Sampler,
         *,
         threads: int,

@@ -8,6 +8,7 @@ message with the image and the reason.
 
 import functools
 import hashlib
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -245,7 +246,10 @@ class PreparedImages:
             ) from error
 
 
-def open_source(text: str, *, minimum: int) -> ImageFolders | PreparedImages:
+Source = ImageFolders | PreparedImages
+
+
+def open_source(text: str, *, minimum: int) -> Source:
     """Opens the images that config.data.hr names: folders, or one prepared dataset.
 
     `minimum` is the smallest usable side of an image. Raises UserError or
@@ -288,15 +292,27 @@ def first_images(text: str, count: int) -> list[tuple[str, np.ndarray]]:
 def find_all(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
     """Names and paths of the HR images in all the folders, each file once.
 
-    Within a folder they are those of `layouts.hr_images`.
+    Within a folder they are those of `layouts.hr_images`; a warning counts the others.
+    Names are `escaped`.
     """
-    found = {
-        path: name
-        for folder in folders
-        for name, path in layouts.hr_images(folder).images
-    }
+    found: dict[Path, str] = {}
+    for folder in folders:
+        layout = layouts.hr_images(folder)
+        found |= {path: escaped(name) for name, path in layout.images}
+        if others := sum(layout.others.values()):
+            count = len(layout.images)
+            logging.warning(
+                "%s: only %d of %d images are used, which are HR by their names or "
+                "folders, such as %s",
+                *(folder, count, count + others, layout.images[0][0]),
+            )
     # Sorted, so that the order of the folders does not matter.
     return sorted((name, path) for path, name in found.items())
+
+
+def escaped(name: str) -> str:
+    r"""The name of a file as valid text: bytes that are not UTF-8 become \xff."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _find_prepared(name: str) -> tuple[Path, str] | None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files
+from lightbsr_jax.imaging.errors import ImageError
 
 Found = tuple[str, Path]  # a name and where the file is
 
@@ -178,8 +179,14 @@ def _refuse_reduced(folder: str | Path, found: list[Found]) -> None:
 
 
 def _reduced(first: Path, second: Path) -> set[Path]:
-    """The one of two images that has an integer fraction of the other's sides."""
-    sizes = {path: files.image_size(path) for path in (first, second)}
+    """The one of two images that has an integer fraction of the other's sides.
+
+    There is none if one of them cannot be read.
+    """
+    try:
+        sizes = {path: files.image_size(path) for path in (first, second)}
+    except ImageError:
+        return set()
     small, large = sorted((first, second), key=sizes.__getitem__)
     height, width = sizes[large]
     fits = any(sizes[small] == (height // s, width // s) for s in _FACTORS)
@@ -227,7 +234,11 @@ def _shortened(images: list[Found]) -> list[Found]:
 
 
 def lr_names(stem: str, scale: int) -> list[str]:
-    """Names, without ends, of the LR images of an HR image as pairs are published."""
+    """Names, without ends, of the LR images of an HR image as pairs are published.
+
+    A name that says HR goes last, because the HR image may be in the same folder.
+    """
     plain = re.sub(r"[_-](hr|gt)([_-]?x?\d)?$", "", stem, flags=re.I)
     ends = ["", f"x{scale}", f"_LR{scale}", "_LR", f"_LRBI_x{scale}", f"_x{scale}"]
-    return list(dict.fromkeys([stem, *(f"{plain}{end}" for end in ends)]))
+    names = dict.fromkeys([stem, *(f"{plain}{end}" for end in ends)])
+    return sorted(names, key=lambda name: kind_of(name) == "HR")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,11 @@ class Log:
         self._last = (step, since + seconds)
 
     def say(self, text: str) -> None:
-        """Prints a line above the progress bar."""
+        """Prints a line above the progress bar.
+
+        Bytes of file names that are not UTF-8 are escaped.
+        """
+        text = os.fsencode(text).decode("utf-8", "backslashreplace")
         self._console.print(text, highlight=False, markup=False)
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from lightbsr_jax import atomic, locks
 from lightbsr_jax.data.pairs import PairedBatches, Pairs
 from lightbsr_jax.data.pipeline import CropBatches, Sampler
 from lightbsr_jax.data.resident import ResidentBatches
-from lightbsr_jax.data.sources import ImageFolders, PreparedImages, open_source
+from lightbsr_jax.data.sources import Source, open_source
 from lightbsr_jax.errors import Interrupted, UserError
 from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.models.checkpoint import Checkpoints, checksum
@@ -52,7 +52,6 @@ from lightbsr_jax.typed import Device
 
 TIMED_STEPS = 8  # of each stage, for config.minutes
 
-Source = ImageFolders | PreparedImages
 Batches = CropBatches | ResidentBatches
 Steps = dict[int, Step]  # by stage
 Unlogged = list[Any]  # metrics of each step, as arrays or numbers
