@@ -9,16 +9,15 @@ import jax.export
 import numpy as np
 import pytest
 from helpers.goldens import initialise, random_like
-from helpers.reference_weights import save
 
 from lightbsr_jax import cli
-from lightbsr_jax.commands import source
 from lightbsr_jax.errors import Extra, UserError
 from lightbsr_jax.interop import export, half, ncnn
 from lightbsr_jax.methods.dasr.network import DASR
 from lightbsr_jax.methods.kdsr.network import KDSR
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.methods.network import BlindNetwork
+from lightbsr_jax.models import load
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.spec import ModelSpec
 
@@ -39,6 +38,11 @@ def model() -> Model:
     return Model(
         ModelSpec.of_network(network, "student", 1), variables, np.zeros((441, 15))
     )
+
+
+def weights_of(model: Model, about: dict | None) -> load.Weights:
+    """The weights of the model as they are read; `about` is None in a state dict."""
+    return load.Weights(model.spec, model.variables, model.basis, 0, about)
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".stablehlo"])
@@ -259,7 +263,7 @@ def test_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("flatbuffers")
-    monkeypatch.setattr(source, "load", lambda path: model)
+    monkeypatch.setattr(load, "read", lambda path: weights_of(model, {}))
     difference = export.difference
     monkeypatch.setattr(export, "difference", lambda *_: 1e-6)
     out = tmp_path / "x.stablehlo"
@@ -292,12 +296,12 @@ def test_metadata_name_no_setting_that_is_not_known(
 ) -> None:
     """A student's state dict does not store its own."""
     onnx = pytest.importorskip("onnx")
-    monkeypatch.setattr(source, "load", lambda path: model)
     monkeypatch.setattr(export, "difference", lambda *_: 1e-6)
-    file = save(tmp_path / "student.safetensors", {"x": np.zeros(1, np.float32)})
-    for given, expected in ((file, None), ("runs/student", "1")):
+    for about, expected in ((None, None), ({}, "1")):
+        weights = weights_of(model, about)
+        monkeypatch.setattr(load, "read", lambda path, found=weights: found)
         out = str(tmp_path / "x.onnx")
-        cli.main(["export", str(given), out, "--overwrite"])
+        cli.main(["export", "x.pth", out, "--overwrite"])
         facts = {x.key: x.value for x in onnx.load(out).metadata_props}
         assert facts.get("setting") == expected
 

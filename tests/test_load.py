@@ -1,5 +1,6 @@
 """Every kind of source through every door: one meaning of `--weights`."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,29 @@ def test_a_teacher_is_refused_for_pictures_by_name(
         assert "run is a teacher, which needs" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["state dict", "packed"])
+def test_weights_that_are_not_finite_are_refused(
+    kind: str, folder: Path, tmp_path: Path
+) -> None:
+    """They would turn every picture into garbage. (Workdirs: test_weights.py.)"""
+    source = tmp_path / "spoilt.safetensors"
+    if kind == "packed":
+        about, tree = packed.read(folder / "packed.safetensors")
+        tree["params"]["restorer"]["head"]["bias"][1] = np.inf
+        packed.write(source, about, tree, half=False)
+    else:
+        tensors = torch_files.read(folder / "x.safetensors")
+        spoilt = np.full_like(tensors["G.head.0.bias"], np.nan)
+        save(source, {**tensors, "G.head.0.bias": spoilt})
+    message = (
+        f"{source}: values that are not finite in 1 of the tensors, such as "
+        "params/restorer/head/bias: name another checkpoint or file"
+    )
+    for door in (Model.load, Upscaler.load):
+        with pytest.raises(UserError, match=re.escape(message)):
+            door(source)
+
+
 def test_a_name_goes_before_a_folder(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,3 +241,10 @@ def test_eval_takes_a_state_dict(
     call("eval", weights, "--benchmarks=Set1", "--config.sigmas=(2.4,)")
     printed = capsys.readouterr().out
     assert "**LightBSR**" in printed and "sigma 2.4" in printed
+
+
+@pytest.mark.parametrize("verb", ["restore", "encode"])
+def test_lr_images_in_0_to_255_are_refused(verb: str, trained: Model) -> None:
+    pixels = np.full((1, 8, 8, 3), 200, np.uint8)
+    with pytest.raises(UserError, match=r"type uint8: give floats in \[0, 1\]"):
+        getattr(trained, verb)(pixels)

@@ -436,6 +436,7 @@ def test_networks_beside_each_other_in_a_report(tmp_path: Path) -> None:
         "scale": 4,
         "convention": "",
         "devices": "",
+        "processes": 1,
         "lr": "",
         "versions": {},
     }

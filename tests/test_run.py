@@ -24,7 +24,9 @@ from configs.benchmark import get_config
 from lightbsr_jax.commands import flags
 from lightbsr_jax.evaluation import cost, html, images, report, restorers, run
 from lightbsr_jax.evaluation.config import Measurement
+from lightbsr_jax.evaluation.findings import Findings
 from lightbsr_jax.evaluation.niqe import niqe
+from lightbsr_jax.evaluation.pictures import Example
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.spec import ModelSpec
@@ -102,6 +104,7 @@ def test_student_beside_bicubic(tmp_path, monkeypatch) -> None:
     assert results["compilation"]["programs"] >= 1 and results["seconds"] > 0
     assert results["cost"]["parameters"] == 731_603
     assert set(results["idr"]["untrained"]) == {"silhouette", "neighbours", "probes"}
+    assert results["processes"] == 1
     assert results["versions"]["jax"] == jax.__version__
     with (folder / "images.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -170,6 +173,23 @@ def test_a_report_says_how_its_images_were_made(preset: str, words: str) -> None
     config.seed = 3
     wanted = Measurement.from_flags(config)
     assert words in run._origin(wanted, "lr" if preset == "given" else None)
+
+
+def test_images_are_found_once(tmp_path: Path, monkeypatch) -> None:
+    """The images that are checked before the measurement are those it measures."""
+    save(tmp_path / "mine" / "a.png", picture(1))
+    found: list[Path] = []
+    listed = images.layouts.hr_images
+
+    def listing(folder: Path, scale: int | None) -> Any:
+        found.append(folder)
+        return listed(folder, scale)
+
+    monkeypatch.setattr(images.layouts, "hr_images", listing)
+    config = get_config("setting1")
+    config.sigmas = (1.2,)
+    measure(config, folders=[str(tmp_path / "mine")], dump_lr=str(tmp_path / "lr"))
+    assert found == [tmp_path / "mine"]
 
 
 def test_dumped_images_are_read_again(tmp_path) -> None:
@@ -302,14 +322,6 @@ def test_default_folders_of_reports(
     assert found == str(workdir / "evaluation" / folder)
 
 
-def test_weights_that_are_not_finite_are_refused(monkeypatch) -> None:
-    variables = jax.tree.map(lambda x: np.full_like(x, np.nan), student().variables)
-    spoilt = dataclasses.replace(student(), variables=variables)
-    monkeypatch.setattr(run, "load", lambda source, **options: spoilt)
-    with pytest.raises(ValueError, match="student in w has weights that are not fin"):
-        run.run(get_config("setting1"), sources=["w"])
-
-
 def test_names_in_reports_are_short_and_escaped() -> None:
     path = report.panel_path(0, "Set5", f"{'猫' * 85}.png", "sigma 1.2")
     assert len(path.removeprefix("panels/").encode()) <= 255
@@ -318,6 +330,20 @@ def test_names_in_reports_are_short_and_escaped() -> None:
     name = 'LightBSR (a"b<c)'
     page = Page(html.views("x", pixels, (0, 0, 1, 1), {name: pixels}, {}))
     assert [a["alt"] for tag, a in page.seen if tag == "img"] == ["x", f"{name} of x"]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_page_says_if_pictures_are_of_a_share(processes: int) -> None:
+    """Of several processes only the first one keeps pictures, those it measures."""
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    example = Example("Set5", "a", "sigma 1.2", pixels, (0, 0, 1, 1), {}, {})
+    bicubic = restorers.Contender("bicubic", "bicubic")
+    about = {"processes": processes}
+    found = Findings(bicubic, "", [], [], [example], {}, about)
+    told = "among the images that the first of 2 processes measured" in (
+        html._pictures(found)
+    )
+    assert told == (processes == 2)
 
 
 def test_a_self_ensemble_costs_eight_passes() -> None:

@@ -112,12 +112,10 @@ def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "b" / "phone" / "2.png", picture(1))
     folders = [str(tmp_path / name / "phone") for name in "ab"]
     with pytest.raises(UserError, match="are both called phone"):
-        unpaired._find(folders)
+        unpaired.find(folders)
     (tmp_path / "some.txt").write_text("a/phone/1.png")
-    assert unpaired.benchmarks([str(tmp_path / "some.txt"), folders[0]]) == [
-        "some",
-        "phone",
-    ]
+    found = unpaired.find([str(tmp_path / "some.txt"), folders[0]])
+    assert [image.benchmark for image in found] == ["some", "phone"]
 
 
 @pytest.mark.slow

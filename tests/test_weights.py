@@ -4,7 +4,6 @@ The state dicts are made here from a literal list of the reference's names and s
 of networks far smaller than its own.
 """
 
-import dataclasses
 import json
 import re
 import struct
@@ -38,8 +37,9 @@ from lightbsr_jax.interop import convert
 from lightbsr_jax.methods.lightbsr.network import LightBSR
 from lightbsr_jax.models import state_dict, torch_files
 from lightbsr_jax.models.checkpoint import Checkpoints
-from lightbsr_jax.models.load import load, load_for_pictures
+from lightbsr_jax.models.load import load, load_for_pictures, newest
 from lightbsr_jax.models.model import Model
+from lightbsr_jax.spec import ModelSpec
 from lightbsr_jax.training.state import (
     TrainState,
     fresh_contrastive_state,
@@ -79,18 +79,25 @@ def test_round_trip_is_exact(
     student = channels is None
     workdir = tmp_path / "new" / "workdir"
     what = convert.to_workdir(
-        file, workdir, basis_file=basis_file, setting=setting if student else None
+        file,
+        workdir,
+        basis_file=basis_file,
+        setting=None if channels == 15 else setting,
     )
     role = "student" if student else "teacher"
     words = "1 groups of 2 blocks" if blocks == 2 else f"{groups} groups of 1 blocks"
     assert str(what) == f"{role} of setting {setting}, x{scale}, {words}"
     assert "not finite in 1 of the tensors (G.head.0.bias)" in caplog.text
 
-    model = Model.load(workdir)
-    assert (model.role, model.setting, model.scale) == (role, setting, scale)
-    assert (model.network.groups, model.network.blocks) == (groups, blocks)
-    assert model.step == 0
-    np.testing.assert_array_equal(model.basis, BASIS)
+    with pytest.raises(UserError, match="such as params/.*/head/bias: name another"):
+        load(workdir)
+    step, about, restored = newest(workdir)
+    spec = ModelSpec.from_config(about["config"])
+    assert (spec.role, spec.setting, spec.scale) == (role, setting, scale)
+    network = spec.make_network()
+    assert (network.groups, network.blocks) == (groups, blocks)
+    assert step == 0
+    np.testing.assert_array_equal(restored["basis"], BASIS)
     assert json.loads((workdir / "config.json").read_text())["role"] == role
 
     back = tmp_path / "back.safetensors"
@@ -301,24 +308,27 @@ def test_weights_that_went_through_float16_are_accepted() -> None:
 
 
 def test_setting_is_given_where_it_is_not_told() -> None:
-    student, teacher = reference_tensors(), reference_tensors(channels=18)
+    student, teacher = reference_tensors(), reference_tensors(channels=15)
     with pytest.raises(UserError, match="file is a student.* give --setting=1"):
         state_dict.infer("file", student)
-    with pytest.raises(UserError, match="teacher of setting 2, not 1: leave --setting"):
-        state_dict.infer("file", teacher, 1)
-    assert state_dict.infer("file", teacher, 2) == state_dict.infer("file", teacher)
+    with pytest.raises(UserError, match="teacher of setting 1, not 2: correct --set"):
+        state_dict.infer("file", teacher, 2)
+    assert state_dict.infer("file", teacher, 1) == state_dict.infer("file", teacher)
 
 
-def test_a_prior_of_two_settings_is_the_first_ones_or_the_given(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    teacher = reference_tensors(channels=18)
-    third = dataclasses.replace(SETTINGS[2], name="third")
-    monkeypatch.setitem(SETTINGS, "third", third)
-    for given, expected in ((None, 2), (2, 2), ("third", "third")):
-        assert state_dict.infer("file", teacher, given).model.setting == expected
-    with pytest.raises(UserError, match="teacher of setting 2, not 1"):
+def test_a_prior_that_fits_two_settings_needs_the_setting() -> None:
+    """Real-world settings have the same prior: no teacher is silently of the first."""
+    channels = SETTINGS["real"].prior_channels
+    assert channels == SETTINGS["photo"].prior_channels
+    teacher = reference_tensors(channels=channels)
+    for given in ("real", "photo"):
+        assert state_dict.infer("file", teacher, given).model.setting == given
+    with pytest.raises(UserError, match="give --setting=real .* or --setting=photo"):
+        state_dict.infer("file", teacher)
+    with pytest.raises(UserError, match="teacher of setting real or photo, not 1"):
         state_dict.infer("file", teacher, 1)
+    run = state_dict.infer("file", teacher, otherwise=2)
+    assert run.model.setting == "real"  # as the tensors' shapes require
 
 
 def test_teacher_needs_its_basis(tmp_path) -> None:

@@ -37,8 +37,8 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         "--setting",
         type=source.parse_setting,
         help="degradation setting the weights were trained for: 1 (isotropic blur), 2 "
-        "(anisotropic blur and noise), jpeg, real or photo; stored only in LightBSR "
-        "teachers' state dicts",
+        "(anisotropic blur and noise), jpeg, real or photo; unneeded for LightBSR "
+        "teachers of settings 1 and 2",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a state dict that exists"

@@ -2,9 +2,7 @@
 
 import argparse
 import re
-from pathlib import Path
 
-from lightbsr_jax.commands import source
 from lightbsr_jax.commands.printing import say
 from lightbsr_jax.errors import UserError
 
@@ -60,20 +58,21 @@ def run(arguments: argparse.Namespace) -> None:
     """Writes the file and prints how far it is from the network. Raises UserError."""
     from lightbsr_jax import compilation
     from lightbsr_jax.interop import export
-    from lightbsr_jax.models import packed
+    from lightbsr_jax.models import load, packed
 
     compilation.keep_compiled_programs()
     compilation.check_devices()
     size = _parse_size(arguments.size)
     _check_options(arguments)
-    model = source.load(arguments.workdir)
+    weights = load.read(arguments.workdir)
+    model = load.model_for_pictures(weights, arguments.workdir)
     shipped = arguments.workdir in packed.shipped()
     licence = export.LICENCE if shipped else None
     form = export.Form(
         arguments.batch,
         license=licence,
         half=arguments.half,
-        setting=not _is_state_dict(arguments.workdir),
+        setting=weights.about is not None,  # a state dict does not store its own
     )
     existing = {"overwrite": arguments.overwrite}
     if arguments.split:
@@ -93,13 +92,6 @@ def run(arguments: argparse.Namespace) -> None:
         f"{arguments.workdir} -> {arguments.out}: differs from the network by at most "
         f"{difference:.1e} on a photograph"
     )
-
-
-def _is_state_dict(source: str) -> bool:
-    """Returns whether a source is a state dict, which does not store its setting."""
-    from lightbsr_jax.models import packed
-
-    return packed.find(source) is None and Path(source).is_file()
 
 
 def _check_options(arguments: argparse.Namespace) -> None:

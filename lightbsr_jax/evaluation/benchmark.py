@@ -185,7 +185,7 @@ class _Batch(NamedTuple):
 
 def evaluate(
     restorers: Mapping[str, Restorer],
-    folders_or_images: Sequence[str | Path | tuple[str, np.ndarray]],
+    folders_or_images: Sequence[str | Path | tuple[str, np.ndarray] | TestImage],
     cases: Sequence[Case],
     *,
     scale: int,
@@ -479,9 +479,10 @@ class _Reader:
             hr = self._read_hr(image)
             planned = []
             for column, case in enumerate(cases):
-                lr = self._read_lr(image, case, hr)
-                shape = hr.shape if lr is None else self._seen(hr, lr).shape
-                check_size(image, shape, **self._limits)
+                lr, shape = self._read_lr(image, case, hr), hr.shape
+                if lr is not None:
+                    shape = self._seen(hr, lr).shape
+                    check_size(image, shape, **self._limits)
                 place = (index, column)
                 planned.append(_Planned(place, image, case, shape, lr is not None))
             return planned

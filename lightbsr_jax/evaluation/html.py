@@ -120,6 +120,11 @@ def _pictures(found: Findings) -> str:
         "the smallest. The region shown is the one with bicubic's largest error; PSNR "
         "and SSIM are those of the whole image."
     )
+    if (processes := found.about["processes"]) > 1:
+        text += (
+            " They were chosen among the images that the first of "
+            f"{processes} processes measured."
+        )
     examples = "".join(map(_example, found.examples))
     return f'<p class="soft">{text}</p>{examples}' if examples else ""
 

@@ -39,7 +39,7 @@ class TestImage(NamedTuple):
 
 
 def find(
-    folders_or_images: Sequence[str | Path | tuple[str, np.ndarray]],
+    folders_or_images: Sequence[str | Path | tuple[str, np.ndarray] | TestImage],
     *,
     scale: int | None = None,
 ) -> list[TestImage]:
@@ -49,8 +49,8 @@ def find(
     is called HR. If a folder has a folder HR inside, that one is used. If it holds HR
     and LR images in a published layout (`layouts`), the HR images are used, those for
     `scale` if each scale has its own. A list of files (.txt) is one benchmark with its
-    name. Other files and pairs belong to the benchmark "images". Files are not read
-    yet.
+    name. Other files and pairs belong to the benchmark "images". TestImages are those
+    of an earlier call. Files are not read yet.
 
     Raises FileNotFoundError or UserError if a folder is missing, holds no image or
     mixes HR and LR images in an unknown layout, if two folders or single images have
@@ -60,6 +60,9 @@ def find(
     folders: dict[str, Path] = {}
     singles: set[str] = set()
     for item in folders_or_images:
+        if isinstance(item, TestImage):
+            images.append(item)
+            continue
         if (
             not isinstance(item, tuple)
             and Path(item).is_file()

@@ -39,6 +39,7 @@ from lightbsr_jax.evaluation.benchmark import Beside, Restored, Score
 from lightbsr_jax.evaluation.config import Measurement
 from lightbsr_jax.evaluation.findings import Findings, Network
 from lightbsr_jax.evaluation.idr import Separation
+from lightbsr_jax.evaluation.images import TestImage
 from lightbsr_jax.evaluation.lpips import LPIPS
 from lightbsr_jax.evaluation.pictures import Example
 from lightbsr_jax.evaluation.restorers import (
@@ -56,7 +57,6 @@ from lightbsr_jax.evaluation.restorers import (
 from lightbsr_jax.evaluation.tables import Table
 from lightbsr_jax.imaging import files, settings
 from lightbsr_jax.imaging.settings import Case
-from lightbsr_jax.methods.registry import METHODS
 from lightbsr_jax.models import packed
 from lightbsr_jax.models.load import Source, load
 from lightbsr_jax.models.model import Model
@@ -74,7 +74,7 @@ class Measured(NamedTuple):
     contenders: list[Contender]  # interpolations, then the networks
     beside: Beside  # what is measured beside PSNR and SSIM
     scale: int
-    folders: list[str]  # of HR images
+    images: list[TestImage]  # of HR, or without HR if config.unpaired
     cases: list[Case]
 
     @property
@@ -192,7 +192,7 @@ def _run_unpaired(
     with _progress() as on_progress:
         found = unpaired.measure(
             measured.networks,
-            measured.folders,
+            measured.images,
             scale=measured.scale,
             border=border,
             crop=wanted.crop,
@@ -230,7 +230,10 @@ def _prepare(
     folders: Sequence[str],
     lpips: str | None,
 ) -> Measured:
-    """Loads the networks. Raises UserError if they cannot be measured together."""
+    """Loads the networks and finds the images.
+
+    Raises UserError if the networks cannot be measured together, and as `images.find`.
+    """
     networks = _load(wanted, sources)
     first = next(iter(networks.values()), None)
     folders = list(folders) or [
@@ -279,15 +282,16 @@ def _prepare(
         contenders=contenders,
         beside=Beside(wanted.niqe, LPIPS(lpips) if lpips else None),
         scale=scale,
-        folders=folders,
+        images=unpaired.find(folders)
+        if wanted.unpaired
+        else images.find(folders, scale=scale),
         cases=cases,
     )
 
 
 def _contender(name: str, model: Model) -> Contender:
-    method = next(key for key, m in METHODS.items() if m is model.method)
     parameters = complexity.parameters(model.variables["params"])
-    return Contender(name, method, model.role, parameters)
+    return Contender(name, model.spec.method, model.role, parameters)
 
 
 def _check_ensemble(wanted: Measurement, networks: dict[str, Model]) -> None:
@@ -319,10 +323,9 @@ def _check_lr_folders(
     if not (dump_lr or lr_folder or dump_sr):
         return
     _check_slugs([case.label for case in measured.cases])
-    found = images.find(measured.folders, scale=measured.scale)
-    _check_names(found)
+    _check_names(measured.images)
     for dump in filter(None, (dump_lr, dump_sr)):
-        for image in found:
+        for image in measured.images:
             images.check_outside(dump, image.benchmark, image.source)
 
 
@@ -350,17 +353,10 @@ def _default_report(
     leaf = f"setting{wanted.setting}" if wanted.setting else "given"
     leaf = "unpaired" if wanted.unpaired else leaf
     model = measured.networks.get(measured.first.name)
-    name = _report_name(_benchmarks(wanted, measured), model)
+    benchmarks = dict.fromkeys(image.benchmark for image in measured.images)
+    name = _report_name(list(benchmarks), model)
     name += "-spoilt" * wanted.spoilt + "-self-ensemble" * wanted.self_ensemble
     return str(workdir / "evaluation" / leaf / name)
-
-
-def _benchmarks(wanted: Measurement, measured: Measured) -> list[str]:
-    """The names of the benchmarks, in order."""
-    if wanted.unpaired:
-        return unpaired.benchmarks(measured.folders)
-    found = images.find(measured.folders, scale=measured.scale)
-    return list(dict.fromkeys(image.benchmark for image in found))
 
 
 def _measure(
@@ -401,7 +397,7 @@ def _measure(
     ):
         scores = benchmark.evaluate(
             restorers,
-            measured.folders,
+            measured.images,
             measured.cases,
             scale=measured.scale,
             batch_size=wanted.batch_size,
@@ -444,7 +440,7 @@ def _findings(
         networks={
             name: Network(
                 cost.measure(model, passes=PASSES if wanted.self_ensemble else 1),
-                _separation(wanted, model, measured.folders),
+                _separation(wanted, model, measured.images),
             )
             for name, model in measured.networks.items()
         },
@@ -471,6 +467,7 @@ def _about(
         "lr": _origin(wanted, lr_folder),
         "seconds": outcome.seconds,
         "compilation": asdict(outcome.compiled),
+        "processes": jax.process_count(),
         **_surroundings(),
     }
 
@@ -493,8 +490,7 @@ def _origin(wanted: Measurement, lr_folder: str | None) -> str:
 def _load(wanted: Measurement, sources: Sequence[Source]) -> dict[str, Model]:
     """Loads the networks, by unique names: equal titles get their source appended.
 
-    Raises UserError if the config's setting or scale does not fit them, or if their
-    weights are not finite.
+    Raises UserError if the config's setting or scale does not fit them.
     """
     models = [load(source, setting=wanted.setting) for source in sources]
     titles = [model.title for model in models]
@@ -507,11 +503,6 @@ def _load(wanted: Measurement, sources: Sequence[Source]) -> dict[str, Model]:
                 f"the {model.role} in {source} was trained in setting {own}, but the "
                 f"config measures setting {wanted.setting}: use "
                 f"--config=configs/benchmark.py:{preset}"
-            )
-        if not all(np.isfinite(x).all() for x in jax.tree.leaves(model.variables)):
-            raise UserError(
-                f"the {model.role} in {source} has weights that are not finite, which "
-                "restore nothing: name another checkpoint or file"
             )
         if wanted.scale not in (None, model.scale):
             raise UserError(
@@ -540,10 +531,9 @@ def _may_be_measured(model: Model, setting: settings.Name | None) -> bool:
 
 
 def _separation(
-    wanted: Measurement, model: Model, folders: Sequence[str]
+    wanted: Measurement, model: Model, found: Sequence[TestImage]
 ) -> Separation | None:
     """Figure 5: measured on B100, or on all images if B100 is not among them."""
-    found = images.find(folders, scale=model.scale)
     b100 = [image for image in found if image.benchmark == "B100"]
     return idr.separation(
         model,

@@ -97,7 +97,7 @@ def make(
                 ssim = _with_mean([mean.ssim for mean in figures], averaged)
                 size = contender.parameters and contender.parameters / 1e6
                 row = Row(contender.name, size, psnr, ssim, _beside(figures, averaged))
-                rows.insert(_place(rows, contender), row)
+                rows.insert(_place(rows, contender, contenders), row)
             columns = (*kernels, "mean") if len(kernels) > 1 else tuple(kernels)
             tables.append(Table(benchmark, noise, columns, rows, images))
     return tables
@@ -180,11 +180,19 @@ def _paper_part(
     return rows, averaged
 
 
-def _place(rows: Sequence[Row], contender: Contender) -> int:
-    """Index of a contender's row: below the paper's row of its method, or last."""
-    wanted = published.NAMES.get(contender.method)
-    paper = [row.method if not row.measured else None for row in rows]
-    return paper.index(wanted) + 1 if wanted in paper and wanted else len(rows)
+def _place(
+    rows: Sequence[Row], contender: Contender, contenders: Sequence[Contender]
+) -> int:
+    """Index of a contender's row: below those of its method, the paper's and measured.
+
+    If the paper has no row of the method, it is the last.
+    """
+    paper = published.NAMES.get(contender.method), False
+    own = {(one.name, True) for one in contenders if one.method == contender.method}
+    keys = [row.key for row in rows]
+    if paper not in keys:
+        return len(keys)
+    return max(place for place, key in enumerate(keys, 1) if key in {paper, *own})
 
 
 def _paper_rows(

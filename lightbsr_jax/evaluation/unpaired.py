@@ -15,7 +15,12 @@ from PIL import Image
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation import pictures, tables
 from lightbsr_jax.evaluation.cases import GIVEN
-from lightbsr_jax.evaluation.images import check_outside, name_folder, sr_path
+from lightbsr_jax.evaluation.images import (
+    TestImage,
+    check_outside,
+    name_folder,
+    sr_path,
+)
 from lightbsr_jax.evaluation.niqe import niqe
 from lightbsr_jax.evaluation.restorers import BICUBIC, LANCZOS
 from lightbsr_jax.imaging import conversion, files
@@ -52,7 +57,7 @@ class Measured(NamedTuple):
 
 def measure(
     networks: Mapping[str, Model],
-    folders: Sequence[str],
+    found: Sequence[TestImage],
     *,
     scale: int,
     border: int,
@@ -61,34 +66,32 @@ def measure(
     dump_sr: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Measured]:
-    """Restores all pictures of the folders by every method; NIQE is without `border`.
+    """Restores all pictures by every method; NIQE is without `border`.
 
     The first `pictures` of each folder are kept for the report, with a region of
-    crop x crop SR pixels. SR images are written below `dump_sr`. Raises
-    FileNotFoundError or UserError for a folder without pictures, for two folders or
-    pictures of one name, and for a teacher.
+    crop x crop SR pixels. SR images are written below `dump_sr`. Raises UserError for a
+    teacher, and if SR images would lie beside pictures.
     """
     methods = _methods(networks, scale)
-    found = _find(folders)
     if dump_sr is not None:
-        for benchmark, _, _, path in found:
-            check_outside(dump_sr, benchmark, path)
+        for image in found:
+            check_outside(dump_sr, image.benchmark, image.source)
     measured = []
-    for done, (benchmark, place, name, path) in enumerate(found):
-        lr = files.read_rgb(path)
+    for done, image in enumerate(found):
+        lr = image.read()
         sr = {method: restore(lr) for method, restore in methods.items()}
         if dump_sr is not None:
             for method, pixels in sr.items():
-                out = sr_path(dump_sr, benchmark, name, GIVEN, method)
+                out = sr_path(dump_sr, image.benchmark, image.name, GIVEN, method)
                 files.write_png(out, pixels)
         scores = {method: niqe(pixels, border=border) for method, pixels in sr.items()}
         measured.append(
             Measured(
-                benchmark,
-                name,
+                image.benchmark,
+                image.name,
                 lr.shape[:2],
                 {m: None if math.isnan(x) else x for m, x in scores.items()},
-                _look(lr, sr, crop // scale) if place < pictures else None,
+                _look(lr, sr, crop // scale) if image.position < pictures else None,
             )
         )
         if on_progress is not None:
@@ -130,22 +133,22 @@ def _methods(networks: Mapping[str, Model], scale: int) -> dict[str, Restore]:
     return {BICUBIC: bicubic, LANCZOS: lanczos, **upscalers}
 
 
-def benchmarks(folders: Sequence[str]) -> list[str]:
-    """The names of folders in the report. Raises UserError for two of one name."""
-    named: dict[str, Path] = {}
-    return [name_folder(Path(folder), named) for folder in folders]
+def find(folders: Sequence[str]) -> list[TestImage]:
+    """The pictures of folders.
 
-
-def _find(folders: Sequence[str]) -> list[tuple[str, int, str, Path]]:
-    """The pictures, as folder's name, place in the folder, name and path."""
+    Raises FileNotFoundError or UserError for a folder without pictures, and for two
+    folders or pictures of one name.
+    """
     found, stems = [], set()
-    for folder, benchmark in zip(folders, benchmarks(folders), strict=True):
-        for place, (name, path) in enumerate(files.find_images(folder)):
+    named: dict[str, Path] = {}
+    for folder in folders:
+        benchmark = name_folder(Path(folder), named)
+        for position, (name, path) in enumerate(files.find_images(folder)):
             stem = (benchmark, str(Path(name).with_suffix("")))
             if stem in stems:
                 raise UserError(f"{benchmark} has two pictures {stem[1]}: rename one")
             stems.add(stem)
-            found.append((benchmark, place, name, path))
+            found.append(TestImage(benchmark, name, position, path))
     return found
 
 

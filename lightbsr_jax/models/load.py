@@ -43,16 +43,17 @@ class Weights(NamedTuple):
     variables: Tree  # {"params", "batch_stats"}
     basis: np.ndarray | None  # [441, 15] of the prior; None in a state dict
     step: int  # number of training updates
-    about: Tree | None = None  # metadata of a run or packed file, with its "config"
+    # Metadata of a run or packed file, with its "config"; None for a state dict.
+    about: Tree | None = None
 
 
 def load(source: Source, *, setting: settings.Name | None = None) -> Model:
     """Loads the network of a source to the first device.
 
     `setting` applies to a state dict that does not store its own. Raises UserError if
-    nothing has that name, if a file is damaged or of another kind, and for the state
-    dict of a teacher, which lacks the basis of its prior; FileNotFoundError for a
-    folder without checkpoints.
+    nothing has that name, if a file is damaged or of another kind, if weights are not
+    finite, and for the state dict of a teacher, which lacks the basis of its prior;
+    FileNotFoundError for a folder without checkpoints.
     """
     return model_of(read(source, setting=setting), source)
 
@@ -76,7 +77,11 @@ def load_for_pictures(source: Source) -> Model:
 
     Raises UserError, which names the source, for a teacher.
     """
-    weights = read(source)
+    return model_for_pictures(read(source), source)
+
+
+def model_for_pictures(weights: Weights, source: Source) -> Model:
+    """The network of weights as `load_for_pictures` loads it."""
     if weights.spec.sees is not Sees.NOTHING:
         raise UserError(
             f"{source} is a {weights.spec.kind}, which needs the true degradation, "
@@ -87,6 +92,12 @@ def load_for_pictures(source: Source) -> Model:
 
 def read(source: Source, *, setting: settings.Name | None = None) -> Weights:
     """Reads the weights of a source, of any role; raises as `load` does."""
+    weights = _read(source, setting)
+    _check_finite(weights, source)
+    return weights
+
+
+def _read(source: Source, setting: settings.Name | None) -> Weights:
     file = packed.shipped().get(str(source), Path(source))
     if not file.exists():
         folder, step = packed.at_step(source)
@@ -145,6 +156,17 @@ def _divided(spec: ModelSpec, model: Tree, step: int) -> Weights:
     """Separates the variables and the basis of a checkpoint's or file's model."""
     variables = {name: tree for name, tree in model.items() if name != "basis"}
     return Weights(spec, {"batch_stats": {}, **variables}, model["basis"], step)
+
+
+def _check_finite(weights: Weights, source: Source) -> None:
+    """Raises UserError for weights that are not finite, which restore nothing."""
+    flat: Tree = flatten_dict(weights.variables, sep="/")
+    spoilt = [name for name, tensor in flat.items() if not np.isfinite(tensor).all()]
+    if spoilt:
+        raise UserError(
+            f"{source}: values that are not finite in {len(spoilt)} of the tensors, "
+            f"such as {spoilt[0]}: name another checkpoint or file"
+        )
 
 
 def _check_shapes(file: Path, model: Tree, wanted: Tree) -> None:

@@ -94,8 +94,10 @@ class Model:
         """Restores LR images to SR images, without rounding.
 
         A teacher needs the true `degradation` (LightBSR) or the HR images in 0..255
-        (KDSR); raises UserError without. A student ignores them.
+        (KDSR); raises UserError without. A student ignores them. Raises UserError for
+        LR images of integers, which are not in [0, 1].
         """
+        _check_floating(lr)
         privileged = self.privileged(degradation, hr)
         return _restore(self.network, self.variables, lr, privileged)
 
@@ -106,6 +108,7 @@ class Model:
         hr: ArrayLike | None = None,
     ) -> Array:
         """The IDRs [B, h', w', C] of LR images, with the arguments of `restore`."""
+        _check_floating(lr)
         privileged = self.privileged(degradation, hr)
         idr: Any = self.network.apply(self.variables, lr, privileged, method="encode")
         return idr
@@ -127,6 +130,14 @@ class Model:
                 "a teacher needs the true degradation: give it, or use a student"
             )
         return self.spec.degradations.prior_vector(degradation, self.basis)
+
+
+def _check_floating(lr: ArrayLike) -> None:
+    if not jnp.issubdtype(lr.dtype, jnp.floating):
+        raise UserError(
+            f"LR images are of type {lr.dtype}: give floats in [0, 1], such as 0..255 "
+            "divided by 255"
+        )
 
 
 @partial(inference_jit, static_argnums=0)

@@ -70,9 +70,9 @@ def infer(
 ) -> RunSpec:
     """Infers method, role, sizes and queue length from names and shapes of tensors.
 
-    Only LightBSR's teachers store the setting; for others it is `setting`, or else
-    `otherwise`. Raises UserError if the setting is unknown, or if the stored one
-    differs from `setting`.
+    The setting is `setting`, or else `otherwise`. The inputs of a LightBSR teacher show
+    which settings fit; if `otherwise` does not, it is the first that does. Raises
+    UserError if the setting is unknown, or if `setting` does not fit.
     """
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     try:
@@ -84,22 +84,26 @@ def infer(
             f"{_first(tensors)}"
         ) from None
     spec = ModelSpec.of_network(network, role, next(iter(SETTINGS)))
-    stored = None
+    chosen = otherwise if setting is None else setting
+    fitting = list(SETTINGS.values())
     if spec.sees is Sees.PRIOR:
-        stored = _setting_of(torch_names.prior_channels(shapes), setting)
-    elif setting is None and otherwise is None:
-        known = [f"--setting={s.name} ({s.description})" for s in SETTINGS.values()]
+        channels = torch_names.prior_channels(shapes)
+        fitting = [s for s in fitting if s.prior_channels == channels]
+    names = [s.name for s in fitting]
+    if chosen is None and len(names) > 1:
+        known = [f"--setting={s.name} ({s.description})" for s in fitting]
         raise UserError(
             f"{file} is a {spec.kind}, whose weights do not store the degradation "
             f"setting they were trained for: give {' or '.join(known)}; folders of the "
             "published programs end in _iso and _aniso"
         )
-    if None not in (stored, setting) and stored != setting:
-        raise UserError(
-            f"{file} is a teacher of setting {stored}, not {setting}: leave --setting "
-            "out"
-        )
-    chosen = next((x for x in (stored, setting, otherwise) if x is not None), None)
+    if spec.sees is Sees.PRIOR and names and chosen not in names:
+        if setting is not None:
+            raise UserError(
+                f"{file} is a teacher of setting {' or '.join(map(str, names))}, not "
+                f"{setting}: correct --setting"
+            )
+        chosen = names[0]
     if chosen is not None:
         spec = replace(spec, setting=chosen)
     contrast = None
@@ -159,12 +163,6 @@ def counters(run: RunSpec) -> list[str]:
     network = run.model.make_network()
     names = (torch_names.counters(network, branch) for branch in estimators(run))
     return [name for branch in names for name in branch]
-
-
-def _setting_of(channels: int, given: settings.Name | None) -> settings.Name | None:
-    """The setting whose prior has that many channels, preferably the given one."""
-    fitting = [s.name for s in SETTINGS.values() if s.prior_channels == channels]
-    return given if given in fitting else next(iter(fitting), None)
 
 
 def _branches(state_dict: StateDict) -> list[tuple[Tree, str]]:

@@ -67,19 +67,15 @@ class SpatialModulation(nn.Module):
 
 
 class ChannelModulation(nn.Module):
-    """Multiplies the other 48 features by weights from R_c and the features' means.
+    """Multiplies the other 48 features by weights from R_c and `means` [B, 48].
 
-    `means` [B, 48] are given if `features` cover only a part of the image.
+    These are the features' means over the image, of which `features` may be a part.
     """
 
     columns: int = 1
 
     @nn.compact
-    def __call__(
-        self, features: Array, channel: Array, means: Array | None = None
-    ) -> Array:
-        if means is None:
-            means = global_mean(features, self.columns)
+    def __call__(self, features: Array, channel: Array, means: Array) -> Array:
         weight = jnp.concatenate([means, channel], -1)
         weight = gelu(Dense(24, use_bias=False, name="weight_hidden")(weight))
         weight = nn.sigmoid(Dense(48, use_bias=False, name="weight")(weight))
