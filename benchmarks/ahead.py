@@ -22,8 +22,9 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import partial, reduce
 from importlib import metadata
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,8 +164,13 @@ def _on_one(function: Callable[..., Any], arguments: Any, device: Any) -> Any:
     return jax.jit(function).lower(*_shapes(arguments, sharding))
 
 
-def _config(name: str, options: argparse.Namespace) -> Any:
-    """A config's preset with the changes of --set, in the form for training."""
+def _config(
+    name: str, options: argparse.Namespace, *, skip_unknown: bool = False
+) -> Any:
+    """A config's preset with the changes of --set, in the form for training.
+
+    Raises ValueError for fields that it lacks; `skip_unknown` leaves them out.
+    """
     from importlib import import_module
 
     from ml_collections import ConfigDict
@@ -175,9 +181,15 @@ def _config(name: str, options: argparse.Namespace) -> Any:
     config = ConfigDict(config).unlock()
     for assignment in options.set:
         field, value = assignment.split("=", 1)
-        old = config
-        for part in field.split("."):
-            old = old[part]
+        try:
+            old = reduce(getitem, field.split("."), config)
+        except (KeyError, TypeError) as error:  # a group may be None
+            if skip_unknown:
+                continue
+            raise ValueError(
+                f"--set {assignment}: {name} has no field {field}: name programs of "
+                "other configs by --programs"
+            ) from error
         new = value == "True" if isinstance(old, bool) else type(old)(value)
         config.update_from_flattened_dict({field: new})
     # The number of images is unknown; resident:WIDTH has the crops of some.
@@ -233,7 +245,7 @@ def _learner(config: Any, name: str, options: argparse.Namespace) -> Any:
         # A last stage has the teacher of the stages before.
         preset = options.preset.replace("-gan", "")
         own = argparse.Namespace(**{**vars(options), "preset": preset})
-        teachers = _config(name.replace("student", "teacher"), own)
+        teachers = _config(name.replace("student", "teacher"), own, skip_unknown=True)
         teacher = jax.eval_shape(teachers.model.fresh_variables, key)
         learner = learner._replace(sees_prior=True)
     if config.contrast is None:
@@ -441,7 +453,10 @@ def main() -> None:
     parser.add_argument("--preset", default="setting1", help="of the configs")
     parser.add_argument("--method", default="lightbsr", help="of restore")
     parser.add_argument(
-        "--set", nargs="+", default=[], help="FIELD=VALUE of the configs"
+        "--set",
+        nargs="+",
+        default=[],
+        help="FIELD=VALUE of the programs' configs, all of which need the field",
     )
     parser.add_argument("--label", default="", help="of these results")
     parser.add_argument("--json", type=Path, help="file to put the results into")

@@ -76,13 +76,18 @@ def is_unfinished(path: str | Path) -> bool:
 
 
 def _host() -> str:
-    return f"{zlib.crc32(platform.node().encode()):08x}"
+    """Identifies the machine, or the container on it, that numbers the processes."""
+    namespace = ""
+    with contextlib.suppress(OSError):  # not Linux
+        namespace = os.readlink("/proc/self/ns/pid")
+    return f"{zlib.crc32((platform.node() + namespace).encode()):08x}"
 
 
 def _clean(folder: Path) -> None:
     """Removes the temporary files that killed processes of this machine left behind.
 
-    Those stay that may not be removed, such as other users' in a shared folder.
+    Those of other containers stay, and those that may not be removed, such as other
+    users' in a shared folder.
     """
     if (name := os.path.realpath(folder)) in _cleaned:
         return

@@ -113,6 +113,19 @@ def test_the_state_of_a_preset_is_traced(preset: str) -> None:
     assert (teacher is not None) == is_last_stage
 
 
+def test_a_field_of_students_alone_is_set_in_them_alone() -> None:
+    """Though a student's program has a teacher; a teacher's own program names it."""
+    options = options_of("setting1")
+    options.set.append("distillation.temperature=0.5")
+    config = ahead._config("student", options)
+    assert config.distillation is not None and config.distillation.temperature == 0.5
+    _, _, teacher = ahead._learner(config, "student", options)
+    assert teacher is not None
+    message = r"teacher has no field distillation\.temperature: .* of other configs"
+    with pytest.raises(ValueError, match=message):
+        ahead.lowered("teacher:1", jax.devices()[:1], options)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "preset", "metric"),

@@ -1,10 +1,8 @@
 """Files that are there whole or not at all."""
 
 import os
-import platform
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import pytest
@@ -58,7 +56,7 @@ def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script, str(target)], check=False)
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".new-")
-    host = f"{zlib.crc32(platform.node().encode()):08x}"
+    host = atomic._host()
     (tmp_path / f".new-{host}-{os.getpid()}-01234567.png").touch()  # one at work
     (tmp_path / f".new-0{host[1:]}-1-01234567.png").touch()
     (tmp_path / f".new-ffffffff-{2**22 + 1}-01234567.png").touch()  # another machine's
@@ -66,6 +64,18 @@ def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
     atomic.write_text(target, "whole")
     assert not left.exists()
     assert len(list(tmp_path.iterdir())) == before  # one went, one came
+
+
+def test_what_another_container_writes_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers may share a host name, but each numbers its processes anew."""
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "readlink", lambda path: "pid:[1]")
+        other = tmp_path / f".new-{atomic._host()}-{2**22 + 1}-01234567.png"
+    other.touch()
+    atomic.write_text(tmp_path / "a.txt", "a")
+    assert other.exists()
 
 
 def test_permissions_are_kept_from_the_beginning(tmp_path: Path) -> None:
@@ -88,7 +98,7 @@ def test_what_may_not_be_listed_or_removed_stays(
     def forbidden(path: str | Path) -> None:
         raise PermissionError(1, "Operation not permitted", str(path))
 
-    host = f"{zlib.crc32(platform.node().encode()):08x}"
+    host = atomic._host()
     left = tmp_path / f".new-{host}-{2**22 + 1}-01234567.png"  # of a dead process
     left.touch()
     with monkeypatch.context() as patched:

@@ -5,6 +5,7 @@ A stand-in repeats pixels; what a result holds is then known. One test takes a n
 
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
@@ -370,6 +371,19 @@ def test_a_damaged_frame_is_named(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.mp4: is damaged at frame \d+ .*ffmpeg"):
         video.upscale(StandIn(), tmp_path / "a.mp4", tmp_path / "b.mp4")
+
+
+def test_a_source_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    """Its header states 8 s, but the file ends in the middle, as after a full disk."""
+    times = [320 * i for i in range(25)]
+    source = write_clip(tmp_path / "a.mkv", times, time_base=Fraction(1, 1000))
+    content = source.read_bytes()
+    source.write_bytes(content[: len(content) // 2])
+    done = video.upscale(StandIn(), source, tmp_path / "b.mkv", Settings(part=5))
+    end = max(float(time) for time, _ in frames(source))
+    (named,) = done.dropped
+    match = re.fullmatch(r"the last (\d\.\d) s, which the source lacks", named)
+    assert match and float(match[1]) == pytest.approx(8 - end, abs=0.4)
 
 
 def plain(path: Path, first: int, width: int = WIDTH) -> bytes:

@@ -44,6 +44,7 @@ _UNSPECIFIED, _BT709, _BT601, _SMPTE170, _BT2020 = 2, 1, 5, 6, 9  # matrices (H.
 # Flags of swscale: bicubic, exact rounding, and chroma computed for each pixel. Without
 # them a frame gets darker by one level.
 _EXACT = 0x4 | 0x40000 | 0x2000 | 0x4000
+_SHORT = 1  # seconds without packets before the stated end: the source is cut off
 _CLEARER = 2  # times the contrast of the IDR's frame, from which another is better
 _HD = 720  # rows from which players take BT.709 for an unspecified matrix
 
@@ -66,7 +67,7 @@ class Done(NamedTuple):
     shots: int
     resumed: int  # frames that were there from an earlier run
     size: tuple[int, int]  # height and width of the result
-    dropped: list[str]  # names of what the result lacks: streams, the alpha channel
+    dropped: list[str]  # names of what it lacks: streams, the alpha channel, the end
 
 
 class _Part(NamedTuple):
@@ -107,6 +108,8 @@ def upscale(
                 work = _Work(av, upscaler, settings, video, source)
                 resumed = parts.frames
                 work.run(opened, parts, on_progress)
+                if (missing := _missing(opened, work.end)) > _SHORT:
+                    dropped.append(f"the last {missing:.1f} s, which the source lacks")
                 _join(av, source, target, parts)
     except av.error.FFmpegError as error:
         raise UserError(f"{source}: FFmpeg: {error}") from error
@@ -293,6 +296,7 @@ class _Work:
         self._cuts = shots.Cuts()
         self.shots = 0
         self.size = (0, 0)
+        self.end = Fraction(0)  # seconds at which the last packet of any stream ends
 
     def run(self, opened: Any, parts: _Parts, on_progress: OnProgress) -> None:
         """Makes the parts that are missing."""
@@ -318,7 +322,7 @@ class _Work:
 
     def _decoded(self, opened: Any) -> Iterator[Any]:
         """Yields the frames. Raises UserError for one that a result cannot hold."""
-        frames, before = opened.decode(self._video), None
+        frames, before = self._all_frames(opened), None
         for number in itertools.count(1):
             try:
                 frame = next(frames, None)
@@ -335,6 +339,14 @@ class _Work:
                 self._check_step(before, here, number)
             before = here
             yield frame
+
+    def _all_frames(self, opened: Any) -> Iterator[Any]:
+        for packet in opened.demux():
+            if packet.pts is not None:
+                end = (packet.pts + (packet.duration or 0)) * packet.time_base
+                self.end = max(self.end, end)
+            if packet.stream.index == self._video.index:
+                yield from packet.decode()
 
     def _check_step(self, before: _Frame, here: _Frame, number: int) -> None:
         """Raises UserError if a frame cannot follow the one before it in a result."""
@@ -467,6 +479,12 @@ class _Work:
 
 def _show(on_progress: OnProgress, before: int, total: int, count: int) -> None:
     on_progress(before + count, total)
+
+
+def _missing(opened: Any, end: Fraction) -> float:
+    """Seconds from the end of all packets to the end that the container states."""
+    stated = Fraction(opened.duration or 0, 1_000_000)  # microseconds
+    return float(stated - end)
 
 
 def _matrix(frame: Any) -> int:

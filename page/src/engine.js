@@ -9,6 +9,7 @@ const CONTROL = 4000;  // milliseconds to wait for the service worker
 
 let worker = null, state = {said: "starting", ready: false}, waiting = null;
 let number = 0, begun = null, failures = 0, asked = false;
+let registration = null;  // of the service worker
 
 // Makes pictures from files of the page only, and keeps the files for use offline. It
 // adds the headers without which browsers allow one thread: they count after a reload.
@@ -16,7 +17,7 @@ async function controlled() {
   const workers = navigator.serviceWorker;
   if (!workers || !isSecureContext) return;
   try {
-    await workers.register("sw.js");
+    registration = await workers.register("sw.js");
     if (!workers.controller)
       await Promise.race([
         new Promise(done => workers.addEventListener("controllerchange", done)),
@@ -60,7 +61,8 @@ function lose(reason) {
   waiting?.hear({error: `${reason}: try again`});
 }
 
-// What the engine offers and how far it is; `lost` says why it cannot be started.
+// What the engine offers and how far it is; `lost` says why it cannot be started, and
+// `renewed` that a new version of the page waits until no tab shows this one.
 export async function about() {
   begin();
   return {
@@ -68,6 +70,7 @@ export async function about() {
     ready: state.ready,
     said: state.said,
     on: state.engine,
+    renewed: Boolean(registration?.active && registration.waiting),
     weights: FILES.weights,
     formats: ["png", "jpg"],
     megapixels: FILES.megapixels,

@@ -340,6 +340,19 @@ test("a page offers at once, and with a picture is not loaded anew", async () =>
   }
 });
 
+test("a new version that waits is named", async () => {
+  const registration = {active: {}, waiting: null};
+  const workers = {controller: {}, register: async () => registration};
+  const {about} = await engine({isSecureContext: true, crossOriginIsolated: true,
+    navigator: {serviceWorker: workers}});
+  assert.equal((await about()).renewed, false);
+  await soon();
+  registration.waiting = {};
+  assert.equal((await about()).renewed, true);
+  registration.active = null;  // the first version, about to begin
+  assert.equal((await about()).renewed, false);
+});
+
 test("an error that is a number is named", async () => {
   const told = [];
   globalThis.FILES = {megapixels: 16, models: {}, runtimes: {}};

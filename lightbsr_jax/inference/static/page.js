@@ -106,7 +106,10 @@ async function watch() {
   const lost = found ? found.lost : "no answer";
   at("state").className = `state ${lost ? "lost" : found.ready ? "ready" : ""}`;
   tell("state-text", capital(lost ? lost : found.ready ? "ready" : found.said));
-  tell("state-on", !lost && found.ready && found.on ? `, on ${found.on}` : "");
+  const on = found?.on ? `, on ${found.on}` : "";
+  const renewed = found?.renewed ? "; a new version is ready: close all tabs of this " +
+    "page, then open it again" : "";
+  tell("state-on", !lost && found.ready ? on + renewed : "");
   nameSizes();
   setTimeout(watch, found?.ready ? 20 * POLL : POLL);
 }
