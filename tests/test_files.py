@@ -541,7 +541,7 @@ def test_decompression_bomb(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "not a readable PNG"),
+        (b"", "the file is empty"),
         (b"hello", "not a readable PNG"),
         (encode(Image.fromarray(random_array()), "GIF"), "is a GIF"),
         (b"\0\0\0\x18ftypheic" + bytes(20), "corrupt|needs? the extra heic"),

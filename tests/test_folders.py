@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lightbsr_jax import cli
 from lightbsr_jax.commands import upscale
 from lightbsr_jax.commands.printing import printable, say
 from lightbsr_jax.errors import UserError
@@ -175,6 +176,14 @@ def test_ends_that_collide_go_into_the_names(tmp_path: Path) -> None:
     assert names == ["a-jpg-x4.png", "a-png-x4.png", "b-x4.png"]
 
 
+def test_a_picture_that_is_given_twice_is_upscaled_once(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a.png")
+    save(tmp_path / "in" / "b.png")
+    twice = tmp_path / "in" / "a.png"
+    jobs = plan(tmp_path / "in", twice, twice, out=tmp_path / "out")
+    assert [job.target.name for job in jobs] == ["a.png", "b.png"]
+
+
 def test_a_result_beside_its_picture_is_no_picture(tmp_path: Path) -> None:
     """In place, a second run goes on: a.png came of a.jpg."""
     save(tmp_path / "a.jpg", "JPEG")
@@ -253,10 +262,16 @@ def test_empty_results_are_made_again(tmp_path: Path) -> None:
     assert folder.is_done(jobs[1], explained=True)
 
 
-@pytest.mark.parametrize("memory", [float("nan"), float("inf"), 0, -1])
-def test_senseless_memory_is_refused(memory: float) -> None:
-    with pytest.raises(UserError, match="expected GB above 0"):
-        upscale.make_upscaler(None, memory, "float32", "cpu")
+@pytest.mark.parametrize("command", ["upscale", "video"])
+@pytest.mark.parametrize("memory", ["nan", "inf", "0", "-1", "much"])
+def test_senseless_memory_is_refused_before_anything_is_read(
+    command: str, memory: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing, out = str(tmp_path / "missing"), str(tmp_path / "out.mp4")
+    with pytest.raises(SystemExit):
+        cli.main([command, missing, "-o", out, f"--memory={memory}"])
+    message = f"argument --memory: {memory!r} is not a number of GB above 0"
+    assert message in capsys.readouterr().err
 
 
 def test_the_bar_takes_any_name() -> None:

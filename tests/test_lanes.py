@@ -103,6 +103,28 @@ def test_normalisation() -> None:
     agree(packed, usual, x)
 
 
+def test_normalisation_in_bfloat16() -> None:
+    """Products of bfloat16 with float32 sums, like the usual form's float32."""
+    x = jnp.bfloat16(3 + normal(2, 3, 2 * N, 64)[::-1])
+    gradient = jnp.bfloat16(normal(2, 3, 2 * N, 64))
+    variables = LayerNorm().init(jax.random.key(0), x)
+
+    def values(columns: int) -> Any:
+        def normalised(x: Any) -> Any:
+            packed = lanes.pack(x, columns)
+            y = LayerNorm(columns).apply(variables, packed)[0]
+            return lanes.unpack(y, columns)
+
+        y, back = jax.vjp(normalised, x)
+        return y, back(gradient)[0]
+
+    for packed, usual in zip(values(N), values(1), strict=True):
+        assert packed.dtype == jnp.bfloat16
+        packed, usual = np.float32(packed), np.float32(usual)
+        assert np.abs(packed - usual).max() <= 2**-7 * np.abs(usual).max()
+        assert np.sqrt(np.square(packed - usual).mean()) < 2**-9
+
+
 def test_means_and_numbers_of_channels() -> None:
     x, numbers = normal(2, 3, 2 * N, 48), normal(2, 48)
     same(operators.global_mean(lanes.pack(x, N), N), x.mean((1, 2)))

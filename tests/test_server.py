@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.goldens import initialise
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.inference import results
@@ -243,6 +243,27 @@ def test_float_pictures_are_shown_whatever_their_range(server: Server) -> None:
         assert len(np.unique(levels)) > 50
 
 
+@pytest.mark.parametrize(
+    "size, mode, orientation",
+    [((9, 12), "L", 1), ((7, 1), "L", 2), ((1, 7), "RGB", 6)],
+)
+def test_grey_and_narrow_pictures_are_shown(
+    server: Server, size: tuple[int, int], mode: str, orientation: int
+) -> None:
+    """Their arrays have axes of length one, with any stride."""
+    image = Image.open(io.BytesIO(png(*size))).convert(mode)
+    exif = Image.Exif()
+    exif[274] = orientation
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", exif=exif)
+    status, text = ask(server, "/upscale?name=a.png", buffer.getvalue())
+    printed = json.loads(text.splitlines()[-1])
+    assert status == 200 and "before" in printed, printed
+    shown = Image.open(io.BytesIO(ask(server, printed["before"])[1]))
+    image.info["exif"] = exif.tobytes()
+    np.testing.assert_array_equal(shown, ImageOps.exif_transpose(image))
+
+
 def test_who_leaves_during_a_download_is_no_error(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +295,7 @@ def test_what_a_result_lacks_is_said(server: Server) -> None:
     "data, status, message",
     [
         (b"no picture", 400, "x.png: not a readable"),
+        (b"", 400, "x.png: the file is empty"),
         (png(9, 12)[:-30], 400, "x.png: corrupt or truncated"),
         (png(101, 100), 413, "100 x 101 pixels exceed 0.01 megapixels"),
     ],

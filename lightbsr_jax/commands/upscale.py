@@ -120,7 +120,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory",
         metavar="GB",
-        type=float,
+        type=_gigabytes,
         help="memory for feature maps on each device (default: most of the free "
         "memory). The result does not depend on it",
     )
@@ -136,6 +136,17 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         help="precision of the network's arithmetic (default: bfloat16 for some "
         "products if the processor is made for them, else float32)",
     )
+
+
+def _gigabytes(text: str) -> float:
+    """Parses an amount of memory. Raises argparse.ArgumentTypeError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1e9:  # nan, too
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of GB above 0")
+    return value
 
 
 def add_strength(parser: argparse.ArgumentParser) -> None:
@@ -283,11 +294,7 @@ def make_upscaler(
     from lightbsr_jax import target
     from lightbsr_jax.inference.upscaler import Upscaler
 
-    memory = None
-    if gigabytes is not None:
-        if not 0 < gigabytes < 1e9:  # nan, too
-            raise UserError(f"--memory={gigabytes}: expected GB above 0")
-        memory = int(gigabytes * 1e9)
+    memory = None if gigabytes is None else int(gigabytes * 1e9)
     try:
         devices = jax.local_devices(backend=device)
     except RuntimeError as error:

@@ -122,6 +122,8 @@ def _other(kind: str) -> str:
 
 def _unidentified(path: str | Path, data: bytes | None) -> str:
     start = _start(path, data)
+    if not start:
+        return "the file is empty"
     damaged = isobmff.format_of(start)
     if damaged is not None:
         return f"is an {damaged} file that is damaged; replace it by an intact copy"

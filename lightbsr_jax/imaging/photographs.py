@@ -58,8 +58,6 @@ def read(path: str | Path) -> Photograph:
 def of_bytes(data: bytes, name: str | Path) -> Photograph:
     """Reads the picture in the bytes of a file; errors, as in `read`, use `name`."""
     with errors_named(name, data):
-        if not data:
-            raise ImageError("the file is empty")
         decoded = decoding.decode(data)
         if decoded.pictures > 1:
             raise ImageError(

@@ -132,7 +132,9 @@ def encoded(samples: np.ndarray, notes: list[Chunk]) -> bytes:
     """Encodes uint8 or uint16 samples [h, w, C], with the chunks `notes` first."""
     # imagecodecs ignores the byte before each row, which matters for narrow images.
     most = samples.nbytes + samples.nbytes // 8 + 16 * len(samples) + 100_000
-    plain = imagecodecs.png_encode(np.ascontiguousarray(samples), out=most)
+    # It also refuses axes of length one whose stride is unusual, as in views.
+    samples = samples.ravel().reshape(samples.shape)
+    plain = imagecodecs.png_encode(samples, out=most)
     header = 8 + 12 + 13
     return plain[:header] + b"".join(map(_chunk, notes)) + plain[header:]
 

@@ -116,6 +116,7 @@ def jobs(
                 errors.append(Job(name, source, out, kind, error))
             else:
                 planned.append(Job(name, source, target, kind))
+    planned = list(dict.fromkeys(planned))  # a picture may be given twice
     if skip_existing:
         planned = _without_results(planned)
     planned = _told_apart(planned, suffix)

@@ -157,7 +157,7 @@ class Upscaler:
         strength: float = 1.0,
         on_progress: Progress | None = None,
     ) -> np.ndarray:
-        """Upscales an image to [h s, w s, 3], in the image's type.
+        """Upscales an image to [h s, w s, 3], in the image's type; float32 unclipped.
 
         The network uses the degradation that it estimates from the image, or the `idr`
         of another picture, its mean [C], for the whole image. `self_ensemble` averages
@@ -428,7 +428,8 @@ def _checked(image: np.ndarray) -> np.ndarray:
         )
     if not image.size:
         raise UserError(f"an image of {image.shape} has no pixels")
-    return image
+    # JAX takes the machine's byte order alone.
+    return image.astype(image.dtype.newbyteorder("="), copy=False)
 
 
 def _as_float(image: np.ndarray) -> np.ndarray:

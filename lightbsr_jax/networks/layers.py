@@ -128,9 +128,11 @@ def _normalise(x: Array, columns: int) -> Array:
 
 
 def _normalised_forward(x: Array, columns: int) -> tuple[Array, tuple[Array, Array]]:
-    x = x - channel_mean(x, columns)
-    scale = lax.rsqrt(channel_mean(jnp.square(x), columns) + 1e-6)
-    y = x * scale
+    mean = partial(channel_mean, columns=columns, dtype=x.dtype)
+    centred = at_least_float32(x)
+    centred -= mean(centred)
+    scale = lax.rsqrt(mean(jnp.square(centred)) + 1e-6)
+    y = (centred * scale).astype(x.dtype)
     return y, (y, scale)
 
 
@@ -138,8 +140,10 @@ def _normalised_backward(
     columns: int, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array]:
     y, scale = residuals
-    along = y * channel_mean(gradient * y, columns)
-    return (scale * (gradient - channel_mean(gradient, columns) - along),)
+    mean = partial(channel_mean, columns=columns, dtype=y.dtype)
+    y, wide = at_least_float32(y), at_least_float32(gradient)
+    result = scale * (wide - mean(wide) - y * mean(wide * y))
+    return (result.astype(gradient.dtype),)
 
 
 _normalised = jax.custom_vjp(_normalise, nondiff_argnums=(1,))
@@ -157,11 +161,10 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, tuple[Array, Array]]:
-        channels, dtype = (x.shape[-1] // self.columns,), x.dtype
+        channels = (x.shape[-1] // self.columns,)
         scale = self.param("scale", nn.initializers.ones, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
-        y = _normalised(at_least_float32(x), self.columns)
-        return y.astype(dtype), (scale, bias)
+        return _normalised(x, self.columns), (scale, bias)
 
 
 class BatchNorm(nn.Module):

@@ -117,10 +117,14 @@ def moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
     return mean, (variances + jnp.square(means - mean)).mean(0)
 
 
-def channel_mean(x: Array, columns: int = 1) -> Array:
-    """Mean over channels, which stay as an axis of 1, or of all lanes if packed."""
+def channel_mean(x: Array, columns: int, dtype: jnp.dtype) -> Array:
+    """Mean over channels, which stay as an axis of 1, or of all lanes if packed.
+
+    x is float32. If packed, it is rounded to `dtype`, the type of the map that it was
+    computed from, and summed in float32.
+    """
     if columns > 1:
-        return lanes.channel_mean(x, columns)
+        return lanes.channel_mean(x.astype(dtype), columns)
     if not _uses_cpu_formulations():
         return x.mean(-1, keepdims=True)
     return cpu.channel_mean(x)
