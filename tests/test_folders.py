@@ -184,6 +184,12 @@ def test_a_picture_that_is_given_twice_is_upscaled_once(tmp_path: Path) -> None:
     assert [job.target.name for job in jobs] == ["a.png", "b.png"]
 
 
+@pytest.mark.parametrize(("given", "out"), [("", "out"), (".", "")])
+def test_an_empty_name_is_not_the_working_folder(given: str, out: str) -> None:
+    with pytest.raises(UserError, match="an empty name"):
+        folder.jobs([given], out, suffix="", format=None)
+
+
 def test_a_result_beside_its_picture_is_no_picture(tmp_path: Path) -> None:
     """In place, a second run goes on: a.png came of a.jpg."""
     save(tmp_path / "a.jpg", "JPEG")

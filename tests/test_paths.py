@@ -21,7 +21,7 @@ def test_home_is_expanded_in_every_option(monkeypatch: pytest.MonkeyPatch) -> No
     ]
 
 
-@pytest.mark.parametrize("place", ["gs://bucket/run", "s3://bucket/run"])
+@pytest.mark.parametrize("place", ["gs://bucket/run", "S3://bucket/run"])
 def test_cloud_storage_is_refused_before_anything_is_made(
     place: str,
     tmp_path: Path,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lightbsr_jax.errors import UserError
 
-_REMOTE = re.compile(r"[a-z][a-z0-9]+://")
+_REMOTE = re.compile(r"[a-z][a-z0-9]+://", re.IGNORECASE)
 
 
 def expanded(arguments: Sequence[str]) -> list[str]:

@@ -90,12 +90,14 @@ def jobs(
     several given files that is no picture, become jobs with an error. If names differ
     only in their suffix (a.jpg, a.png), results get it in their names.
 
-    Raises UserError if two results would have the same name, if a result would replace
-    a given picture, or if the suffix of `out` contradicts the format; FileNotFoundError
-    or UserError if there is no picture.
+    Raises UserError for an empty name, if two results would have the same name, if a
+    result would replace a given picture, or if the suffix of `out` contradicts the
+    format; FileNotFoundError or UserError if there is no picture.
     """
     if any(x in suffix for x in (os.sep, os.altsep or os.sep, "\0")):
         raise UserError(f"--suffix={suffix}: expected a part of a name, such as -x4")
+    if "" in (*inputs, out):
+        raise UserError("an empty name of a file or folder: is a variable unset?")
     out = Path(out)
     named = out.suffix.lower()
     is_image = named in Image.registered_extensions() or formats.is_known(named)
