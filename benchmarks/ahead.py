@@ -474,10 +474,10 @@ def main() -> None:
             row = record(name, program, options)
             if options.label:
                 row["label"] = options.label
-            print(json.dumps(row, indent=1), flush=True)
             rows = [old for old in rows if _key(old) != _key(row)] + [row]
             if file:
                 file.write_text(json.dumps(rows, indent=1) + "\n")
+            print(json.dumps(row, indent=1), flush=True)
 
 
 if __name__ == "__main__":

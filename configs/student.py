@@ -23,7 +23,7 @@ Expected PSNR of the paper's presets on Set5 (sigma 1.2, 2.4, 3.6), after 679,00
 
 Measured on two CPU cores: setting2-short has 24.94 dB on B100 at noise 5, averaged over
 nine kernels (bicubic 24.29), and setting2-plain, continued from setting1 and shipped as
-setting2, 25.41 dB. setting1-short with steps_per_epoch 7 and 20 has 29.22 27.91
+setting2, 25.45 dB. setting1-short with steps_per_epoch 7 and 20 has 29.22 27.91
 26.07 on Set5 (bicubic 27.69 25.99 24.45). After 1,521 steps of few crops from the
 weights of setting2-short it is 29.71 28.94 28.14, and after 5,850 steps of
 setting1-plain, most with two blocks per group, shipped as setting1, 30.82 30.45 29.24.
