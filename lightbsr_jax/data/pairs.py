@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 
 from lightbsr_jax.data.pipeline import CropBatches, Places, Sampler, turned
-from lightbsr_jax.data.sources import Source, escaped, vanished
+from lightbsr_jax.data.sources import Source, vanished
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files, layouts
 
@@ -252,11 +252,11 @@ def _by_name(folders: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in files.split_folders(folders):
         images = files.find_images(folder)
-        kinds = {layouts.kind_of(name) for name, _ in images}
+        kinds = {name: layouts.kind_of(name) for name, _ in images}
+        if "LR" in kinds.values():
+            images = [(name, path) for name, path in images if kinds[name] != "HR"]
         for name, path in images:
-            if "LR" in kinds and layouts.kind_of(name) == "HR":
-                continue
-            key = escaped(str(PurePosixPath(name).with_suffix("")))
+            key = files.escaped(str(PurePosixPath(name).with_suffix("")))
             if key in found:
                 raise UserError(
                     f"config.data.lr={folders}: {found[key]} and {path} have the same "

@@ -8,7 +8,6 @@ message with the image and the reason.
 
 import functools
 import hashlib
-import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -293,12 +292,12 @@ def find_all(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
     """Names and paths of the HR images in all the folders, each file once.
 
     Within a folder they are those of `layouts.hr_images`; a warning counts the others.
-    Names are `escaped`.
+    Names are `files.escaped`.
     """
     found: dict[Path, str] = {}
     for folder in folders:
         layout = layouts.hr_images(folder)
-        found |= {path: escaped(name) for name, path in layout.images}
+        found |= {path: files.escaped(name) for name, path in layout.images}
         if others := sum(layout.others.values()):
             count = len(layout.images)
             logging.warning(
@@ -308,11 +307,6 @@ def find_all(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
             )
     # Sorted, so that the order of the folders does not matter.
     return sorted((name, path) for path, name in found.items())
-
-
-def escaped(name: str) -> str:
-    r"""The name of a file as valid text: bytes that are not UTF-8 become \xff."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _find_prepared(name: str) -> tuple[Path, str] | None:

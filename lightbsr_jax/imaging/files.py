@@ -132,6 +132,11 @@ def _whole_name(path: Path) -> str:
     return "/".join(Path(os.path.abspath(path)).parts[1:])
 
 
+def escaped(text: str) -> str:
+    r"""A text with names of files as valid UTF-8: other bytes become \xff."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
 def split_folders(text: str) -> list[str]:
     """Splits "A,B" into ["A", "B"]; an existing path with a comma stays whole."""
     parts = text.split(",")

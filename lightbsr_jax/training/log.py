@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -150,8 +149,7 @@ class Log:
 
         Bytes of file names that are not UTF-8 are escaped.
         """
-        text = os.fsencode(text).decode("utf-8", "backslashreplace")
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(files.escaped(text), highlight=False, markup=False)
 
     def close(self) -> None:
         self._bar.stop()
