@@ -258,8 +258,10 @@ def test_pictures_that_fill_16_bits_are_shown_as_they_are() -> None:
     np.testing.assert_array_equal(conversion.to_network(made), colour)
 
 
-def test_what_is_no_number_stays_so_and_spreads_not() -> None:
-    colour = np.full((8, 8, 1), 3.0, np.float32)
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_no_number_stays_so_and_spreads_not(channels: int) -> None:
+    colour = np.full((8, 8, channels), 3.0, np.float32)
     colour[2, 3], colour[5, 5] = np.nan, np.inf
     made = Photograph(colour, None, None, "TIFF", NOTHING)
     shown = conversion.to_network(made)
@@ -281,3 +283,10 @@ def test_float_goes_into_other_formats_where_they_hold_it(tmp_path: Path) -> Non
     beyond = made._replace(colour=3 * inside)
     with pytest.raises(ValueError, match="from 0 to 3 exceed .* write TIFF"):
         photographs.check_range(beyond, "PNG", "x.png")
+    clear = made._replace(alpha=np.where(inside > 0, 2 * inside, np.nan))
+    with pytest.raises(ValueError, match="transparency holds NaN.*: write TIFF"):
+        photographs.check_range(clear, "PNG", "x.png")
+    assert photographs.left_out(made, "TIFF") == []
+    for kind in ("PNG", "JXL"):
+        assert photographs.left_out(made, kind) == ["more than 16 bits"]
+    assert photographs.left_out(made, "JPEG") == ["more than 8 bits"]

@@ -551,6 +551,10 @@ def test_decompression_bomb(tmp_path):
         (tiff(random_array().astype(np.uint32)), "of uint32 are not supported"),
         (tiff(random_array(3), photometric="cielab"), "of kind CIELAB"),
         (
+            imagecodecs.jpeg_encode(random_array(3, bits=16) >> 4, bitspersample=12),
+            "is a JPEG of 12 bits",
+        ),
+        (
             tiff(random_array(), photometric="cfa"),
             "a raw photograph of a kind|extra raw",
         ),

@@ -4,11 +4,13 @@
 code stands for, and one with Adobe RGB, which libjxl replaced by its numbers.
 """
 
+import io
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import pytest
+from PIL import Image
 
 from lightbsr_jax.imaging import (
     conversion,
@@ -48,6 +50,13 @@ def test_a_profile_of_libjxl_is_read_byte_for_byte(tmp_path: Path) -> None:
     assert found.profile == PROFILE
     np.testing.assert_array_equal(found.colour, PIXELS)
     assert found.metadata.lossless
+
+
+def test_a_jpeg_packed_without_loss_is_lossy(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, "JPEG")
+    found = read(imagecodecs.jpegxl_encode_jpeg(buffer.getvalue()), tmp_path / "a.jxl")
+    assert not found.metadata.lossless
 
 
 def test_lossy_files_with_a_profile_are_linear_srgb(tmp_path: Path) -> None:
@@ -179,6 +188,40 @@ def test_orientation_of_the_header(tmp_path: Path, orientation: int) -> None:
         8: PIXELS.swapaxes(0, 1)[::-1],
     }[orientation]
     np.testing.assert_array_equal(found, expected)
+
+
+def with_fourth_channel(pixels: np.ndarray, kind: int, multiplied: int) -> bytes:
+    """A lossless file of libjxl with another statement of what its last channel is."""
+    stream = imagecodecs.jpegxl_encode(pixels, lossless=True)
+    header = jxl._header(stream)
+    source, made = jxl_icc.Bits(stream), jxl_icc.Writer()
+    before = header.begin - 2  # the channel by default and no XYB
+    made.write(source.read(before), before)
+    assert source.read(2) == 1
+    made.write(0, 1)
+    made.write(kind, 2)
+    made.write(0, 7)  # 8 bits, full size, no name
+    if kind == 0:
+        made.write(multiplied, 1)
+    made.write(source.read(header.last - before - 2) << 1, header.last - before - 1)
+    return made.content() + stream[-(-header.last // 8) :]
+
+
+def test_premultiplied_alpha_is_divided_out(tmp_path: Path) -> None:
+    """As in files that were OpenEXR."""
+    samples = np.full((9, 21, 4), 40, np.uint8)
+    samples[..., 3] = 80
+    found = read(with_fourth_channel(samples, 0, 1), tmp_path / "a.jxl")
+    assert (found.colour == 128).all() and (found.alpha == 80).all()
+    found = read(with_fourth_channel(samples, 0, 0), tmp_path / "a.jxl")
+    assert (found.colour == 40).all() and (found.alpha == 80).all()
+
+
+def test_channels_beside_colour_are_said_to_be_lost(tmp_path: Path) -> None:
+    samples = np.full((9, 21, 4), 40, np.uint8)
+    found = read(with_fourth_channel(samples, 1, 0), tmp_path / "a.jxl")  # depth
+    assert found.alpha is None
+    assert photographs.left_out(found, "JXL") == ["further channels"]
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 256), (40, 30), (300, 2), (16, 9)])

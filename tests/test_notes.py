@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -140,9 +141,12 @@ def test_odd_tags_lose_nothing_else(tmp_path: Path, odd: Entry) -> None:
     assert found.main.value(315) == NAME + b"\0"
 
 
-def test_pointers_out_of_the_block_lose_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", [(33432, 2, 40), (34665, 4, 1)])
+def test_pointers_out_of_the_block_lose_nothing_else(
+    tmp_path: Path, head: tuple[int, int, int]
+) -> None:
     whole = bytearray(block(main=(Entry(33432, 2, 40, b"c" * 40),)))
-    at = whole.index(struct.pack("<HHI", 33432, 2, 40)) + 8
+    at = whole.index(struct.pack("<HHI", *head)) + 8
     whole[at : at + 4] = struct.pack("<I", 10**9)
     data = saved("JPEG", exif=bytes(whole))
     for kind in ("JPEG", "PNG", "TIFF"):
@@ -402,6 +406,14 @@ def test_a_turned_png_is_turned_once(
     np.testing.assert_array_equal(again.colour, first.colour)
 
 
+def test_chunks_after_the_end_of_a_png_are_none_of_it(tmp_path: Path) -> None:
+    plain = png.encoded(PIXELS, [])
+    more = png.encoded(PIXELS, [(b"eXIf", block().removeprefix(exif.PREFIX))])
+    first = read(tmp_path, plain + more[33 : len(more) - len(plain) + 33])
+    np.testing.assert_array_equal(first.colour, PIXELS)
+    assert first.metadata.exif is None
+
+
 def test_a_tiff_turned_by_xmp_alone(tmp_path: Path) -> None:
     packet = b'<x:xmpmeta tiff:Orientation="6"/>'
     for samples in (PIXELS, PIXELS.astype(np.uint16) * 257):
@@ -425,10 +437,43 @@ def test_lossless_webp_stays_lossless(tmp_path: Path) -> None:
 
 
 def test_png_texts_are_said_to_be_lost_elsewhere(tmp_path: Path) -> None:
-    data = png.encoded(PIXELS, [png.text_chunk("Author", "Ä".encode())])
+    chunk = png.text_chunk("Author", "Ä".encode())
+    data = png.encoded(PIXELS, [chunk])
     first = read(tmp_path, data)
-    assert through(tmp_path, data, "PNG").metadata.texts == {"Author": "Ä"}
+    assert through(tmp_path, data, "PNG").metadata.texts == (chunk,)
     assert photographs.left_out(first, "JPEG") == ["PNG texts"]
+
+
+def test_png_texts_are_kept_byte_for_byte(tmp_path: Path) -> None:
+    """Several of one name, with a language, compressed, and ones that are broken."""
+    chunks = (
+        (b"tEXt", b"Title\0gr\xfc\xdfe"),
+        (b"iTXt", b"Title\0\0\0de\0Titel\0" + NAME),
+        (b"zTXt", b"Title\0\0" + zlib.compress(b"long")),
+        (b"zTXt", b"Title\0\0broken"),
+        (b"iTXt", b"Title\0"),
+    )
+    data = png.encoded(PIXELS, [*chunks])
+    assert through(tmp_path, data, "PNG").metadata.texts == chunks
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize(
+    "name", ["transparency", "icc_profile", "interlace", "exif", "lost", "bbox"]
+)
+def test_png_texts_do_not_pass_for_what_pillow_reads(
+    tmp_path: Path, name: str, dtype: str
+) -> None:
+    """Pillow keeps texts and the metadata that it reads under the same names."""
+    turned = (b"eXIf", block().removeprefix(exif.PREFIX))
+    text = (b"tEXt", name.encode() + b"\0" + b"5")
+    samples = PIXELS.astype(dtype)
+    first = read(tmp_path, png.encoded(samples, [turned, text]))
+    np.testing.assert_array_equal(first.colour, np.rot90(samples, 3))
+    assert first.alpha is None and first.profile is None
+    assert first.metadata.texts == (text,)
+    assert details_of(first).main.value(315) == NAME + b"\0"
+    assert photographs.left_out(first, "PNG") == []
 
 
 def test_pillow_reads_what_is_written(tmp_path: Path) -> None:

@@ -155,8 +155,11 @@ def _filled(colour: np.ndarray, hidden: np.ndarray) -> np.ndarray:
 
 def _is_grey(colour: np.ndarray) -> bool:
     """Returns whether all channels are equal, to one level: WebP has no grey mode."""
+    if colour.shape[-1] == 1:
+        return True
     most = 0 if colour.dtype == np.float32 else 1
-    return all(np.ptp(rows, -1).max() <= most for rows in _in_parts(colour))
+    with np.errstate(invalid="ignore"):  # infinite samples
+        return all(np.ptp(rows, -1).max() <= most for rows in _in_parts(colour))
 
 
 def _averaged(pixels: np.ndarray) -> np.ndarray:

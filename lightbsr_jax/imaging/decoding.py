@@ -79,6 +79,9 @@ def decode(data: bytes) -> Decoded:
         return Decoded("JXL", samples, colours, None, count, found)
     if bmp.has_own_masks(data):
         return Decoded("BMP", bmp.samples(data), 3, None)
+    whole = data
+    if data.startswith(png.SIGNATURE):
+        data = png.without_texts(data)
     image = _open(data)
     kind = str(image.format)
     if kind == "PNG":
@@ -90,7 +93,7 @@ def decode(data: bytes) -> Decoded:
     count = 1 if kind == "MPO" else getattr(image, "n_frames", 1)
     # Cameras put previews behind a JPEG, which is then of the kind MPO.
     kind = "JPEG" if kind == "MPO" else kind
-    orientation = _orientation(image, io.BytesIO(data))
+    orientation = _orientation(image, io.BytesIO(whole))
     raw_modes = {_raw_mode(tile) for tile in image.tile}
     if kind == "PNG" and image.mode.startswith("I;16"):
         image.load()
@@ -248,10 +251,10 @@ def _has_eight_bits(image: Image.Image) -> bool:
 def _orientation(image: Image.Image, file: BinaryIO) -> int:
     """The orientation, 1 to 8, of the pixels in a file, from EXIF or XMP."""
     try:
-        if image.format == "PNG" and "exif" not in image.info:
+        if image.format == "PNG":
             # Pillow decodes the whole image to find EXIF data that follows it.
-            exif = png.exif(list(png.chunks(file)))
-            image.info |= {} if exif is None else {"exif": exif}
+            exif, xmp, _ = png.notes(list(png.chunks(file)))
+            image.info |= {"exif": exif, "xmp": xmp}
         # The PNG class's getexif decodes the whole image first.
         orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
     except Exception:  # broken metadata must not make the picture unreadable

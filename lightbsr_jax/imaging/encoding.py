@@ -84,10 +84,10 @@ def _png_notes(profile: bytes | None, metadata: Metadata) -> list[png.Chunk]:
         chunks.append(png.resolution_chunk(*_whole(metadata.aspect), per_inch=False))
     if metadata.exif is not None:
         chunks.append((b"eXIf", metadata.exif.removeprefix(exif.PREFIX)))
-    texts = dict(metadata.texts)
+    chunks += metadata.texts
     if metadata.comment:
-        texts.setdefault("Comment", metadata.comment.decode(errors="replace"))
-    chunks += [png.text_chunk(name, text.encode()) for name, text in texts.items()]
+        comment = metadata.comment.decode(errors="replace")
+        chunks.append(png.text_chunk("Comment", comment.encode()))
     if metadata.xmp is not None:
         chunks.append(png.text_chunk("XML:com.adobe.xmp", metadata.xmp))
     return chunks

@@ -44,6 +44,7 @@ _JPEG_FRAMES = {
     b"\xcb": "a lossless JPEG with arithmetic coding",
     **dict.fromkeys((b"\xcd", b"\xce", b"\xcf"), "a hierarchical JPEG"),
 }
+_JPEG_DEEP = (b"\xc1", b"\xc2", b"\xc9", b"\xca")  # frames of 8 or 12 bits
 _JPEG_SCAN = b"\xda"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _START = 2**18  # bytes: notes may come before the marker of a JPEG's kind
@@ -66,6 +67,8 @@ def _kind_of_jpeg(data: bytes) -> str | None:
         marker = data[place + 1 : place + 2]
         if marker in _JPEG_FRAMES:
             return _JPEG_FRAMES[marker]
+        if marker in _JPEG_DEEP and data[place + 4 : place + 5] == b"\x0c":
+            return "a JPEG of 12 bits"
         if marker == _JPEG_SCAN:  # what follows are pixels
             return None
         place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")

@@ -58,7 +58,7 @@ def tidied(block: bytes) -> bytes | None:
     if exif is not None:
         try:
             _remove(data, exif, _SIZES)
-        except ValueError:
+        except (ValueError, struct.error):
             pass  # a broken directory behind a good one stays as it is
     return PREFIX + bytes(data) if ifd.read(data, begin).entries else b""
 

@@ -29,7 +29,8 @@ _RATIOS = {
     7: (2, 1),
 }
 _ENUM = ((0, 0), (0, 1), (4, 2), (6, 18))
-_GREY, _BLACK = 1, 4  # a colour space, and a kind of channel
+_GREY = 1  # a colour space
+_ALPHA, _BLACK = 0, 4  # kinds of channels
 _D65, _CUSTOM = 1, 2
 _PARTS_OF_GAMMA = 10_000_000
 _PNG_UNIT = 100_000  # of gAMA and cHRM
@@ -61,7 +62,8 @@ class Header(NamedTuple):
     size: tuple[int, int]  # of the upright picture
     bits: int
     is_animated: bool
-    has_black: bool  # CMYK
+    kinds: list[int]  # of the channels beside red, green and blue, or grey
+    is_premultiplied: bool  # colour by alpha
     is_xyb: bool  # lossy
     is_grey: bool
     colours: Colours
@@ -89,7 +91,7 @@ def samples(data: bytes) -> tuple[np.ndarray, dict[str, Any], int]:
     stream, notes = _parts(data)
     header = _header(stream)
     check_pixels(header.size[0] * header.size[1])
-    if header.has_black:
+    if _BLACK in header.kinds:  # CMYK
         raise ImageError("is in CMYK, a printer's colours; convert it to RGB")
     found = imagecodecs.jpegxl_decode(data, index=0)
     found = found[..., None] if found.ndim == 2 else found
@@ -101,8 +103,12 @@ def samples(data: bytes) -> tuple[np.ndarray, dict[str, Any], int]:
             found = np.rint(found * (255 / most)).astype(np.uint8)
         else:
             found = depths.scaled(found, header.bits)
-    if not header.is_xyb:
-        notes["lossless"] = True
+    if header.is_premultiplied:
+        colour, alpha = found[..., :-1], found[..., -1:]
+        found = np.concatenate([depths.divided(colour, alpha), alpha], -1)
+    if any(kind != _ALPHA for kind in header.kinds):
+        notes["lost"] = [*notes.get("lost", ()), "further channels"]
+    notes.setdefault("lossless", not header.is_xyb)
     return found, notes | _stated(header), 2 if header.is_animated else 1
 
 
@@ -189,6 +195,8 @@ def _parts(data: bytes) -> tuple[bytes, dict[str, Any]]:
             notes["exif"] = body[4 + offset :].removeprefix(b"Exif\0\0")
         elif kind == b"xml ":
             notes["xmp"] = body
+        elif kind == b"jbrd":  # the picture was a JPEG
+            notes["lossless"] = False
         elif kind == b"jhgm":
             notes["lost"] = ["the gain map (HDR)"]
     return stream, notes
@@ -233,8 +241,8 @@ def _header(stream: bytes) -> Header:
     sides = _size(bits)
     if bits.read(1):  # all defaults: 8 bits, lossy, sRGB
         place = bits.place
-        found = Header(sides, 8, False, False, True, False, Colours(), place, place, 0)
-        return found
+        usual = Colours()
+        return Header(sides, 8, False, [], False, True, False, usual, place, place, 0)
     orientation, animated, more = 1, False, bits.read(1)
     if more:
         orientation = bits.read(3) + 1
@@ -248,7 +256,7 @@ def _header(stream: bytes) -> Header:
     depth = _depth(bits)
     bits.read(1)
     count = bits.one_of((0, 0), (0, 1), (4, 2), (12, 1))
-    kinds = [_channel(bits) for _ in range(count)]
+    channels = [_channel(bits) for _ in range(count)]
     is_xyb = bool(bits.read(1))
     begin = bits.place
     colours, is_grey, has_profile = _colours(bits)
@@ -259,9 +267,18 @@ def _header(stream: bytes) -> Header:
         colours = Colours(jxl_icc.read(bits))
     height, width = sides
     upright = (height, width) if orientation < 5 else (width, height)
-    black = _BLACK in kinds
     return Header(
-        upright, depth, animated, black, is_xyb, is_grey, colours, begin, end, last
+        upright,
+        depth,
+        animated,
+        [kind for kind, _ in channels],
+        any(multiplied for _, multiplied in channels),
+        is_xyb,
+        is_grey,
+        colours,
+        begin,
+        end,
+        last,
     )
 
 
@@ -303,22 +320,22 @@ def _depth(bits: Bits) -> int:
     return bits.one_of((0, 8), (0, 10), (0, 12), (6, 1))
 
 
-def _channel(bits: Bits) -> int:
-    """Reads an extra channel; returns its kind (0: transparency)."""
+def _channel(bits: Bits) -> tuple[int, bool]:
+    """Reads an extra channel: its kind, and whether it is multiplied into colour."""
     if bits.read(1):
-        return 0
+        return _ALPHA, False
     kind = bits.one_of(*_ENUM)
     _depth(bits)
     bits.one_of((0, 0), (0, 3), (0, 4), (3, 1))
     length = bits.one_of((0, 0), (4, 0), (5, 16), (10, 48))
     bits.read(8 * length)
-    if kind == 0:
-        bits.read(1)
-    elif kind == 2:
+    if kind == _ALPHA:
+        return kind, bool(bits.read(1))
+    if kind == 2:
         bits.read(4 * 16)
     elif kind == 5:
         bits.one_of((0, 1), (2, 0), (4, 3), (8, 19))
-    return kind
+    return kind, False
 
 
 def _colours(bits: Bits) -> tuple[Colours, bool, bool]:

@@ -11,8 +11,6 @@ from lightbsr_jax.imaging.ifd import Directory, Entry
 
 Size = tuple[int, int]  # height, width
 
-_PNG_XMP = "XML:com.adobe.xmp"
-_RAW_PROFILE = "Raw profile type "  # ImageMagick's metadata, in hexadecimal digits
 _PER_INCH, _PER_CENTIMETRE = 2, 3
 _DESCRIPTION, _EXTRA_SAMPLES = 270, 338
 _PIXEL_SCALE, _TIE_POINTS, _TRANSFORMATION = 33550, 33922, 34264  # of GeoTIFF
@@ -25,7 +23,7 @@ class Metadata(NamedTuple):
     exif: bytes | None  # a block without orientation, which is applied
     xmp: bytes | None
     dpi: tuple[float, float] | None
-    texts: dict[str, str]  # of a PNG
+    texts: tuple[png.Chunk, ...]  # of a PNG
     aspect: tuple[float, float] | None = None  # resolution in an unknown unit
     colour: tuple[png.Chunk, ...] = ()  # a PNG's colour chunks, instead of a profile
     photoshop: bytes | None = None  # resources, including IPTC
@@ -42,18 +40,12 @@ def read(data: bytes, decoded: Decoded) -> Metadata:
     if decoded.format == "TIFF":
         return _of_tiff(data)
     image, info = decoded.image, decoded.info
-    block, texts, lost = info.get("exif"), {}, list(info.get("lost", ()))
-    packet = info.get("xmp") or info.get(_PNG_XMP)
-    packet = packet.encode() if isinstance(packet, str) else packet
+    block, packet, texts = info.get("exif"), info.get("xmp"), ()
+    lost = list(info.get("lost", ()))
     colour = ((b"cICP", info["cicp"]),) if "cicp" in info else info.get("colour", ())
     if decoded.format == "PNG":
-        texts = {
-            k: str(v) for k, v in getattr(image, "text", {}).items() if k != _PNG_XMP
-        }
-        hidden = _raw_profiles(texts)
-        block = block or hidden.get("exif")
-        packet = packet or hidden.get("xmp")
         found = list(png.chunks(io.BytesIO(data)))
+        block, packet, texts = png.notes(found)
         png.check_range(found)
         if not info.get("icc_profile"):
             colour = tuple(c for c in found if c[0] in png.COLOUR_CHUNKS)
@@ -177,7 +169,7 @@ def _of_tiff(data: bytes) -> Metadata:
         block,
         packet,
         dpi,
-        {},
+        (),
         aspect=aspect,
         photoshop=resources,
         lost=tuple(lost),
@@ -212,24 +204,6 @@ def _rational(directory: Directory, tag: int) -> float | None:
     if numbers is None or len(numbers) < 2 or numbers[1] == 0:
         return None
     return numbers[0] / numbers[1]
-
-
-def _raw_profiles(texts: dict[str, str]) -> dict[str, bytes]:
-    """Removes ImageMagick's copies of EXIF and XMP from a PNG's texts; returns them."""
-    found = {}
-    for name in [n for n in texts if n.startswith(_RAW_PROFILE)]:
-        kind = name.removeprefix(_RAW_PROFILE).lower()
-        if kind not in ("exif", "app1", "xmp"):
-            continue
-        body = png.raw_profile(texts.pop(name))
-        if body is None:
-            continue
-        packet = b"http://ns.adobe.com/xap/1.0/\0"
-        if body.startswith(packet) or kind == "xmp":
-            found["xmp"] = body.removeprefix(packet)
-        else:
-            found["exif"] = body
-    return found
 
 
 def _is_lossless(data: bytes) -> bool:

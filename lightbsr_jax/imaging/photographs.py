@@ -120,6 +120,8 @@ def left_out(photograph: Photograph, kind: str) -> list[str]:
         lost.append("transparency")
     if photograph.colour.dtype != np.uint8 and not form.is_deep:
         lost.append("more than 8 bits")
+    elif photograph.colour.dtype == np.float32 and kind != "TIFF":
+        lost.append("more than 16 bits")
     return lost
 
 
@@ -159,7 +161,7 @@ def encode(photograph: Photograph, *, kind: str, quality: int = 95) -> bytes:
         samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
     unheld = (_NAMES.keys() - form.held) | set(_too_long(metadata, kind))
     held = metadata._replace(
-        **{name: {} if name == "texts" else None for name in unheld}
+        **{name: () if name == "texts" else None for name in unheld}
     )
     if _is_too_fine(metadata, kind):
         held = held._replace(dpi=None)
@@ -168,8 +170,15 @@ def encode(photograph: Photograph, *, kind: str, quality: int = 95) -> bytes:
 
 
 def check_range(photograph: Photograph, kind: str, path: str | Path) -> None:
-    """Raises UserError for float32 outside 0..1, unless `kind` is TIFF."""
+    """Raises UserError for float32 outside 0..1, unless `kind` is TIFF.
+
+    Transparency is clipped to 0..1, but must not hold NaN.
+    """
     if photograph.colour.dtype == np.float32 and kind != "TIFF":
+        if photograph.alpha is not None and np.isnan(photograph.alpha).any():
+            raise UserError(
+                f"{path}: the transparency holds NaN, which {kind} cannot: write TIFF"
+            )
         try:
             _sixteen_bits(photograph.colour, kind)
         except UserError as error:

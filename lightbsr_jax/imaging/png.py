@@ -20,7 +20,12 @@ Chunk = tuple[bytes, bytes]  # kind and body
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Chunks that state a colour space instead of a profile: PNG results keep them.
 COLOUR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
-_RAW_EXIF = (b"raw profile type exif", b"raw profile type app1")
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_XMP = b"XML:com.adobe.xmp"  # name of a text
+# Names of texts with ImageMagick's metadata, in hexadecimal digits, and what XMP
+# begins with in the second.
+_RAW = tuple(b"raw profile type " + kind for kind in (b"exif", b"app1", b"xmp"))
+_RAW_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _LARGEST = 64_000_000  # bytes of a chunk other than pixels
 
 _D65 = (0.3127, 0.329)
@@ -50,31 +55,62 @@ def chunks(file: BinaryIO) -> Iterator[Chunk]:
         else:
             body = file.read(length)
         yield kind, body
+        if kind == b"IEND":  # other programs append their own data
+            return
         file.seek(4, io.SEEK_CUR)
 
 
-def exif(found: list[Chunk]) -> bytes | None:
-    """The EXIF block, before or after the pixels; ImageMagick writes it into a text."""
-    for kind, body in found:
-        if kind == b"eXIf":
-            return b"Exif\0\0" + body
-    for kind, body in found:
-        name, _, text = body.partition(b"\0")
-        if kind in (b"tEXt", b"zTXt") and name.lower() in _RAW_EXIF:
-            if kind == b"zTXt":
-                text = zlib.decompressobj().decompress(text[1:], _LARGEST)
-            block = raw_profile(text.decode("latin-1"))
-            if block is not None and not block.startswith(b"http://"):
-                return block
-    return None
+def without_texts(data: bytes) -> bytes:
+    """A file without its texts, whose names Pillow confuses with its own."""
+    kept, place = [data[: len(SIGNATURE)]], len(SIGNATURE)
+    while place < len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        if data[place + 4 : place + 8] not in _TEXTS:
+            kept.append(data[place:end])
+        place = end
+    return b"".join(kept)
 
 
-def raw_profile(text: str) -> bytes | None:
-    """Decodes ImageMagick's hexadecimal texts; returns None if one is broken."""
+def notes(found: list[Chunk]) -> tuple[bytes | None, bytes | None, tuple[Chunk, ...]]:
+    """The EXIF and XMP of a file, before or after the pixels, and its other texts."""
+    exif = next((b"Exif\0\0" + body for kind, body in found if kind == b"eXIf"), None)
+    xmp, others = None, []
+    for chunk in (c for c in found if c[0] in _TEXTS):
+        name = chunk[1].partition(b"\0")[0]
+        if name == _XMP:
+            xmp = _text(chunk) or None
+        elif name.lower() in _RAW:
+            body = _raw_profile(_text(chunk)) or None
+            if body and (body.startswith(_RAW_XMP) or name.lower().endswith(b"xmp")):
+                xmp = xmp or body.removeprefix(_RAW_XMP)
+            else:
+                exif = exif or body
+        else:
+            others.append(chunk)
+    return exif, xmp, tuple(others)
+
+
+def _text(chunk: Chunk) -> bytes:
+    """The bytes of a text without its name; none if they are broken."""
+    kind, body = chunk
+    text = body.partition(b"\0")[2]
+    packed = kind == b"zTXt" or (kind == b"iTXt" and text[:1] == b"\1")
+    if kind == b"iTXt":  # a language and a translated name come first
+        text = text[2:].split(b"\0", 2)[-1]
+    elif packed:
+        text = text[1:]
     try:
-        return bytes.fromhex("".join(text.split("\n")[3:]))
+        return zlib.decompressobj().decompress(text, _LARGEST) if packed else text
+    except zlib.error:
+        return b""
+
+
+def _raw_profile(text: bytes) -> bytes:
+    """Decodes ImageMagick's hexadecimal digits; returns none if they are broken."""
+    try:
+        return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("latin-1"))
     except ValueError:
-        return None
+        return b""
 
 
 def check_range(found: list[Chunk]) -> None:

@@ -124,7 +124,7 @@ def samples(data: bytes, index: int) -> tuple[np.ndarray, int]:
     alpha = array[..., colours + alphas[0], None]
     colour = array[..., :colours]
     if page.extrasamples[alphas[0]] == 1:
-        colour = _divided(colour, alpha)
+        colour = depths.divided(colour, alpha)
     return np.concatenate([colour, alpha], -1), colours
 
 
@@ -184,12 +184,3 @@ def _scaled(array: np.ndarray, bits: int) -> np.ndarray:
     if array.dtype.kind == "f":
         return array.astype(np.float32)
     return depths.scaled(array, bits)
-
-
-def _divided(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Undoes a multiplication of colour by alpha."""
-    if colour.dtype == np.float32:
-        return np.divide(colour, alpha, out=np.zeros_like(colour), where=alpha > 0)
-    top = np.iinfo(colour.dtype).max
-    wide, below = colour.astype(np.uint64), np.maximum(alpha.astype(np.uint64), 1)
-    return np.minimum((wide * top + below // 2) // below, top).astype(colour.dtype)
