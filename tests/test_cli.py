@@ -1,4 +1,6 @@
 import argparse
+import json
+import os
 import re
 import subprocess
 import sys
@@ -16,9 +18,10 @@ from helpers.reference_weights import reference_tensors
 import lightbsr_jax
 from lightbsr_jax import compilation
 from lightbsr_jax.cli import main, make_parser
-from lightbsr_jax.commands import mistakes, prepare, serve
+from lightbsr_jax.commands import degrade, mistakes, prepare, serve
 from lightbsr_jax.evaluation import conventions
 from lightbsr_jax.imaging import files
+from lightbsr_jax.inference.server import Server
 from lightbsr_jax.interop import convert
 
 
@@ -48,16 +51,17 @@ def test_convert_there_and_back(student, workdir, tmp_path, capsys) -> None:
     assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
-def test_prepare(tmp_path, capsys, monkeypatch) -> None:
+def test_prepare(tmp_path, capsys, caplog, monkeypatch) -> None:
     def interrupt(path: Path) -> NoReturn:
         raise KeyboardInterrupt
 
-    folder, out = tmp_path / "images", tmp_path / "out"
-    folder.mkdir()
+    images, out = tmp_path / "images", tmp_path / "out"
+    folder = images / "HR"
     for name in "abcd":
         files.write_png(folder / f"{name}.png", np.zeros((30, 50, 3), np.uint8))
     truncate(folder / "d.png")
-    line = f"prepare --input {folder} --output {out} --hold-out 1 --tile 20 --stride 15"
+    files.write_png(images / "small" / "a.png", np.zeros((9, 9, 3), np.uint8))
+    line = f"prepare --input {images} --output {out} --hold-out 1 --tile 20 --stride 15"
     printed = (
         f"{out}/df2k/1.0.0: train: 2 images in 12 tiles, 0 MB; 1 left out\n"
         f"{out}/df2k/1.0.0: validation: 1 images in 6 tiles, 0 MB; 0 left out\n"
@@ -67,6 +71,7 @@ def test_prepare(tmp_path, capsys, monkeypatch) -> None:
         main(line.split())
     assert caught.value.code == 130
     assert capsys.readouterr().err == "interrupted: the same command resumes\n"
+    assert caplog.text.count(f"{images}: only 4 of 5 images are used") == 1
     main(line.split())
     again = capsys.readouterr().out
     assert again.startswith(
@@ -110,6 +115,13 @@ def test_prepare(tmp_path, capsys, monkeypatch) -> None:
         ),
         ("convert {file} {new}.pth --pca=a.mat", "--pca is for networks, and"),
         ("degrade a -o {new} --seed=4294967296", "--seed=4294967296: expected 0 to"),
+        ("degrade a -o=", "argument -o/--output: an empty name: is a variable unset?"),
+        ("prepare --input= --output={new}", "argument --input: an empty name"),
+        ("prepare --input=a --output=", "argument --output: an empty name"),
+        ("prepare --input=a --output={new} --validation=", "--validation: an empty"),
+        ("upscale a -o {new} --weights=", "argument --weights: an empty name"),
+        ("upscale a -o {new} --workdir=", "argument --workdir: an empty name"),
+        ("upscale a -o {new} --idr-from=", "argument --idr-from: an empty name"),
         ("serve --megapixels=nan", "--megapixels=nan: expected a number above 0"),
         ("convert {new} {new}", "No such file or directory"),
         ("convert {workdir} {new}", "the name must end in one of .pt"),
@@ -132,18 +144,47 @@ def test_mistakes_read_as_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_images_that_are_too_small_to_degrade_are_named(tmp_path, capsys) -> None:
-    files.write_png(tmp_path / "a.png", np.zeros((2, 30, 3), np.uint8))
-    with pytest.raises(SystemExit):
-        main(["degrade", str(tmp_path), "-o", str(tmp_path / "out")])
-    expected = f"{tmp_path / 'a.png'}: an image of 30x2 pixels is too small for scale 4"
-    assert expected in capsys.readouterr().err
+def test_images_that_cannot_be_degraded_do_not_stop_the_others(
+    tmp_path, capsys
+) -> None:
+    hr, out = tmp_path / "hr", tmp_path / "out"
+    for name, height in {"a": 2, "b": 30, "c": 30}.items():
+        files.write_png(hr / f"{name}.png", np.zeros((height, 30, 3), np.uint8))
+    truncate(hr / "b.png")
+    with pytest.raises(SystemExit) as caught:
+        main(["degrade", str(hr), "-o", str(out), "--setting=2"])
+    assert caught.value.code == 1
+    printed = capsys.readouterr()
+    first, second = printed.err.splitlines()
+    too_small = "an image of 30x2 pixels is too small for scale 4"
+    assert first == f"failed: {hr / 'a.png'}: {too_small}"
+    assert second.startswith(f"failed: {hr / 'b.png'}: corrupt or truncated")
+    summary = "1 images, and their degradations in degradations.json; 2 failed"
+    assert printed.out == f"{out}: {summary}\n"
+    drawn = json.loads((out / "degradations.json").read_text())["images"]
+    image = files.read_rgb(hr / "c.png")
+    known = degrade.degrade(image, 2, scale=4, seed=0, place=2)[1]
+    assert drawn == {"c.png": known}
 
 
-def test_names_that_are_not_utf_8_are_printed(capsys) -> None:
+def test_names_that_are_not_utf_8_are_printed(tmp_path, capsys) -> None:
     skipped = ["a\udcff.png: corrupt"]
     prepare._summarise(SimpleNamespace(prepared_splits=list, skipped=skipped))
     assert capsys.readouterr().out == "left out: a\\xff.png: corrupt\n"
+    files.write_png(tmp_path / "a\udcff.png", np.zeros((30, 30, 3), np.uint8))
+    main(["psnr", *[str(tmp_path / "a\udcff.png")] * 2])
+    assert "a\\xff.png against" in capsys.readouterr().out
+
+
+def test_the_page_stays_open_if_nobody_reads_its_lines(monkeypatch) -> None:
+    """As after `lightbsr serve | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(Server, "prepare", lambda server, make, on_ready: on_ready())
+    monkeypatch.setattr(Server, "serve_forever", lambda server: None)
+    with os.fdopen(writing, "w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        main(["serve", "--port=0"])
 
 
 def test_the_page_is_announced_where_it_is() -> None:

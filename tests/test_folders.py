@@ -120,6 +120,19 @@ def test_a_disk_that_ignores_case(tmp_path: Path, existing: folder.Existing) -> 
     assert "a.png is the same file as" in str(failed.error)
 
 
+@pytest.mark.parametrize("existing", ["refuse", "skip", "overwrite"])
+def test_a_folder_with_the_name_of_a_result_is_named_before_the_work(
+    tmp_path: Path, existing: folder.Existing
+) -> None:
+    save(tmp_path / "in" / "a.png")
+    (tmp_path / "out" / "a.png").mkdir(parents=True)
+    jobs = plan(tmp_path / "in", out=tmp_path / "out")
+    acted = []
+    (failed,) = folder.attempts(jobs, acted.append, existing)
+    assert isinstance(failed, Failed) and not acted
+    assert "a.png is a folder: rename it" in str(failed.error)
+
+
 def test_unreadable_folders_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -180,7 +193,8 @@ def test_a_picture_that_is_given_twice_is_upscaled_once(tmp_path: Path) -> None:
     save(tmp_path / "in" / "a.png")
     save(tmp_path / "in" / "b.png")
     twice = tmp_path / "in" / "a.png"
-    jobs = plan(tmp_path / "in", twice, twice, out=tmp_path / "out")
+    other = Path(os.path.relpath(twice))
+    jobs = plan(tmp_path / "in", twice, other, out=tmp_path / "out")
     assert [job.target.name for job in jobs] == ["a.png", "b.png"]
 
 
@@ -234,6 +248,8 @@ def test_mistaken_outputs_are_named_at_once(tmp_path: Path) -> None:
         plan(tmp_path / "in", out=tmp_path / "notes.txt")
     with pytest.raises(UserError, match="expected a part of a name"):
         plan(tmp_path / "in", out=tmp_path / "out", suffix="/../../x")
+    with pytest.raises(UserError, match="--suffix=-x4: .*x.png names the result alone"):
+        plan(tmp_path / "in" / "a.png", out=tmp_path / "x.png", suffix="-x4")
 
 
 def test_failures_name_the_picture(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from lightbsr_jax.commands import paths
 from lightbsr_jax.commands.printing import say
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         "by the layouts in which benchmarks are published, and which of them training "
         "and evaluation would use.",
     )
-    parser.add_argument("folder", nargs="+", help="folder of images")
+    parser.add_argument("folder", type=paths.named, nargs="+", help="folder of images")
     parser.set_defaults(run=run)
 
 

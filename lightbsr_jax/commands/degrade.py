@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightbsr_jax.commands import paths, upscale
 from lightbsr_jax.commands.printing import say
 from lightbsr_jax.errors import UserError
 
@@ -28,11 +30,22 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         description="Degrade images as training does, to look at a network's inputs or "
         "to use them in other programs. Writes a PNG for each image, and the "
         f"degradations drawn to {DRAWN}. The degradation of an image depends on the "
-        "seed and on the position of its name among the others.",
+        "seed and on the position of its name among the others. Exit status 1 if an "
+        "image could not be degraded.",
     )
-    parser.add_argument("input", metavar="FOLDER", help="images, searched recursively")
     parser.add_argument(
-        "-o", "--output", metavar="DIR", required=True, help="folder of the results"
+        "input",
+        metavar="FOLDER",
+        type=paths.named,
+        help="images, searched recursively",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=paths.named,
+        required=True,
+        help="folder of the results",
     )
     parser.add_argument(
         "--setting",
@@ -53,9 +66,13 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the images and prints a summary. Raises UserError, OSError."""
-    from lightbsr_jax import compilation
+    """Writes the images and prints a summary; exits with 1 if one failed.
+
+    Raises UserError, OSError.
+    """
+    from lightbsr_jax import atomic, compilation
     from lightbsr_jax.imaging import files, settings
+    from lightbsr_jax.inference import folder
 
     compilation.keep_compiled_programs()
     compilation.check_devices()
@@ -66,29 +83,43 @@ def run(arguments: argparse.Namespace) -> None:
     drawn = {}
     found = files.find_images(arguments.input)
     targets = [Path(name).with_suffix(".png").as_posix() for name, _ in found]
+    _check_targets(targets, arguments.input, output)
+    for place, (name, (_, path)) in enumerate(zip(targets, found, strict=True)):
+        job = folder.Job(name, path, output / name, None)
+        try:
+            lr, description = degrade(
+                files.read_rgb(path),
+                setting,
+                scale=arguments.scale,
+                seed=arguments.seed,
+                place=place,
+            )
+            files.write_png(job.target, lr)
+            drawn[name] = description
+        except Exception as error:
+            say(f"failed: {upscale.describe_failure(job, error)}", sys.stderr)
+    text = {"setting": setting, "scale": arguments.scale, "images": drawn}
+    atomic.write_text(output / DRAWN, json.dumps(text, indent=1) + "\n")
+    failed = len(found) - len(drawn)
+    say(
+        f"{output}: {len(drawn)} images, and their degradations in {DRAWN}"
+        + (f"; {failed} failed" if failed else "")
+    )
+    if failed:
+        sys.exit(1)
+
+
+def _check_targets(targets: list[str], given: str, output: Path) -> None:
+    """Raises UserError if two results have the same name, or if one exists."""
     twice = [name for name, count in Counter(targets).items() if count > 1]
     if twice:
         raise UserError(
-            f"{arguments.input}: several images would become {min(twice)}; give them "
-            "different names"
+            f"{given}: several images would become {min(twice)}; give them different "
+            "names"
         )
     existing = [name for name in [*targets, DRAWN] if (output / name).exists()]
     if existing:
         raise UserError(f"{output / existing[0]} exists: name another folder")
-    for place, (name, (_, path)) in enumerate(zip(targets, found, strict=True)):
-        hr = files.read_rgb(path)
-        try:
-            lr, drawn[name] = degrade(
-                hr, setting, scale=arguments.scale, seed=arguments.seed, place=place
-            )
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
-        target = output / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        files.write_png(target, lr)
-    text = {"setting": setting, "scale": arguments.scale, "images": drawn}
-    (output / DRAWN).write_text(json.dumps(text, indent=1) + "\n")
-    say(f"{output}: {len(found)} images, and their degradations in {DRAWN}")
 
 
 def degrade(

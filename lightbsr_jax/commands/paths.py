@@ -1,5 +1,6 @@
 """Paths among a command's arguments."""
 
+import argparse
 import os
 import re
 from collections.abc import Sequence
@@ -16,6 +17,16 @@ def expanded(arguments: Sequence[str]) -> list[str]:
     as gs://bucket.
     """
     return list(map(_expanded, arguments))
+
+
+def named(text: str) -> str:
+    """The path in an argument. Raises ArgumentTypeError for an empty one.
+
+    pathlib would take it for the working folder.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name: is a variable unset?")
+    return text
 
 
 def _expanded(argument: str) -> str:

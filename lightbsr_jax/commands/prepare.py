@@ -7,6 +7,7 @@ import contextlib
 import io
 from typing import TYPE_CHECKING
 
+from lightbsr_jax.commands import paths
 from lightbsr_jax.commands.printing import say
 
 if TYPE_CHECKING:
@@ -26,17 +27,23 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--input",
         metavar="FOLDER",
+        type=paths.named,
         action="append",
         required=True,
         help="images, searched recursively; may be given several times",
     )
     parser.add_argument(
-        "--output", metavar="DIR", required=True, help="where DIR/df2k is written"
+        "--output",
+        metavar="DIR",
+        type=paths.named,
+        required=True,
+        help="where DIR/df2k is written",
     )
     validation = parser.add_mutually_exclusive_group()
     validation.add_argument(
         "--validation",
         metavar="FOLDER",
+        type=paths.named,
         action="append",
         default=[],
         help="images for the validation split; may be given several times",
@@ -83,7 +90,9 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.progress import MofNCompleteColumn, Progress
 
     from lightbsr_jax.data.df2k import Df2k  # slow to import
+    from lightbsr_jax.data.sources import find_all
 
+    find_all([*arguments.input, *arguments.validation])  # warns of unused images, once
     logging.set_verbosity(logging.ERROR)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     console = Console(stderr=True)

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lightbsr_jax.commands.printing import say
+
 if TYPE_CHECKING:
     from lightbsr_jax.evaluation.conventions import Comparison, Measure
 
@@ -37,7 +39,9 @@ def run(arguments: argparse.Namespace) -> None:
     from lightbsr_jax.evaluation import conventions
 
     a, b, scale = arguments.a, arguments.b, arguments.scale
-    print(describe(a, b, scale, conventions.compare(a, b, scale=scale)), end="")
+    found = conventions.compare(a, b, scale=scale)
+    for line in describe(a, b, scale, found).splitlines():
+        say(line)
 
 
 def describe(a: str, b: str, scale: int, found: Comparison) -> str:

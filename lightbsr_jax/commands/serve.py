@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lightbsr_jax.commands import source, upscale
+from lightbsr_jax.commands.printing import say
 from lightbsr_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,13 +69,12 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"{given}: {error}; port 0 picks a free one") from error
 
     def say_ready() -> None:
-        print(f"ready after {time.monotonic() - begin:.0f} s", flush=True)
+        say(f"ready after {time.monotonic() - begin:.0f} s")
 
     with server:
-        print(
+        say(
             f"{opened(host, server.server_port)} (Ctrl-C ends); it accepts pictures "
-            "while the network is being prepared",
-            flush=True,
+            "while the network is being prepared"
         )
         server.prepare(lambda server: make_studio(server, sources), say_ready)
         with contextlib.suppress(KeyboardInterrupt):

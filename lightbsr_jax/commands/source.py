@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from lightbsr_jax.commands import paths
 from lightbsr_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,11 +19,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--weights",
         metavar="NAME",
+        type=paths.named,
         help="name of weights that come with this program (default: photo), or a "
         "file of lightbsr pack or of the PyTorch reference (.safetensors, .pt, .pth)",
     )
     source.add_argument(
         "--workdir",
+        type=paths.named,
         help="folder of a student that you trained; WORKDIR@STEP for the checkpoint of "
         "a step, WORKDIR@best for the weights whose validation was best",
     )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from lightbsr_jax import atomic
-from lightbsr_jax.commands import source
+from lightbsr_jax.commands import paths, source
 from lightbsr_jax.commands.printing import printable, say
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import formats
@@ -172,6 +172,7 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--idr-from",
         metavar="PICTURE",
+        type=paths.named,
         help="use the degradation estimated from another picture",
     )
 
@@ -311,12 +312,16 @@ def make_upscaler(
 
 
 def _pixels_of(picture: str | None) -> np.ndarray | None:
-    """The pixels [h, w, 3] of a picture for the network."""
+    """The pixels [h, w, 3] of a picture for the network. Raises UserError."""
     from lightbsr_jax.imaging import conversion, photographs
 
     if picture is None:
         return None
-    return conversion.to_network(photographs.read(picture))
+    try:
+        return conversion.to_network(photographs.read(picture))
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--idr-from={picture}: {reason}: name a picture") from error
 
 
 def _bank(upscaler: Upscaler, model: Model) -> Bank:

@@ -58,16 +58,16 @@ class Target(NamedTuple):
 
 
 def parse_target(scale: float | None, size: str | None) -> Target:
-    """Parses --scale or --size (WIDTHxHEIGHT, WIDTHx or xHEIGHT). Raises UserError."""
+    """Parses a scale or size (WIDTHxHEIGHT, WIDTHx or xHEIGHT). Raises UserError."""
     if scale is not None and not 0 < scale <= 64:
-        raise UserError(f"--scale={scale}: expected a number above 0, up to 64")
+        raise UserError(f"scale={scale}: expected a number above 0, up to 64")
     if size is None:
         return Target(scale)
     match = re.fullmatch(rf"(\d{{0,{_DIGITS}}})x(\d{{0,{_DIGITS}}})", size)
     sides = [int(text) if text else None for text in match.groups()] if match else []
     if not any(sides) or 0 in sides:
         raise UserError(
-            f"--size={size[:40]}: expected WIDTHxHEIGHT, or WIDTHx or xHEIGHT to keep "
+            f"size={size[:40]}: expected WIDTHxHEIGHT, or WIDTHx or xHEIGHT to keep "
             f"the proportions, each of up to {_DIGITS} digits"
         )
     return Target(None, sides[1], sides[0])
@@ -91,8 +91,9 @@ def jobs(
     only in their suffix (a.jpg, a.png), results get it in their names.
 
     Raises UserError for an empty name, if two results would have the same name, if a
-    result would replace a given picture, or if the suffix of `out` contradicts the
-    format; FileNotFoundError or UserError if there is no picture.
+    result would replace a given picture, if a file `out` comes with a `suffix`, or if
+    its ending contradicts the format; FileNotFoundError or UserError if there is no
+    picture.
     """
     if any(x in suffix for x in (os.sep, os.altsep or os.sep, "\0")):
         raise UserError(f"--suffix={suffix}: expected a part of a name, such as -x4")
@@ -102,6 +103,11 @@ def jobs(
     named = out.suffix.lower()
     is_image = named in Image.registered_extensions() or formats.is_known(named)
     to_file = is_image and not out.is_dir()
+    if to_file and suffix:
+        raise UserError(
+            f"--suffix={suffix}: {out} names the result alone: leave --suffix out, or "
+            "name a folder"
+        )
     kind = _kind(inputs, out, format, to_file=to_file)
     planned, errors = [], []
     for given in inputs:
@@ -118,7 +124,9 @@ def jobs(
                 errors.append(Job(name, source, out, kind, error))
             else:
                 planned.append(Job(name, source, target, kind))
-    planned = list(dict.fromkeys(planned))  # a picture may be given twice
+    # A picture may be given twice, by other paths too.
+    once = {(job.target, os.path.realpath(job.source)): job for job in planned}
+    planned = list(once.values())
     if skip_existing:
         planned = _without_results(planned)
     planned = _told_apart(planned, suffix)
@@ -319,6 +327,10 @@ def attempts(
         name = str(job.target).casefold()
         if name in made and _identity(made[name].target) == _identity(job.target):
             yield Failed(job, UserError(_same_file(made[name], job)))
+            continue
+        if os.path.isdir(job.target):
+            error = f"{job.target} is a folder: rename it, or give another --output"
+            yield Failed(job, UserError(error))
             continue
         if existing != "overwrite" and os.path.lexists(job.target):
             if existing == "refuse":
