@@ -95,6 +95,21 @@ def test_order_and_fingerprint_do_not_depend_on_the_place(folder, tmp_path):
     assert len(seen) == 4
 
 
+def test_folders_within_folders_and_images_of_one_name(folder, tmp_path):
+    (folder / "sub").mkdir()
+    files.write_png(folder / "sub" / "7.png", numbered(7))
+    inner = ImageFolders([folder, folder / "sub"], minimum=SIZE)
+    outer = ImageFolders([folder / "sub", folder], minimum=SIZE)
+    assert inner.names == outer.names == ImageFolders([folder], minimum=SIZE).names
+    shown = []
+    for a, b in (("x", "y"), ("y", "x")):  # the parents' order changes
+        files.write_png(tmp_path / a / "A" / "0.png", numbered(10))
+        files.write_png(tmp_path / b / "B" / "0.png", numbered(11))
+        both = ImageFolders([tmp_path / b / "B", tmp_path / a / "A"], minimum=SIZE)
+        shown.append([both[0][0, 0, 0], both[1][0, 0, 0]])
+    assert shown == [[10, 11], [10, 11]]
+
+
 def test_names_that_are_not_utf_8_are_escaped(folder):
     (folder / "3.png").rename(folder / os.fsdecode(b"3\xe9.png"))
     source = ImageFolders([folder], minimum=SIZE)

@@ -131,6 +131,17 @@ def test_a_network_that_starts_bicubic_is_bicubic(method: str, scale: int) -> No
     assert not np.allclose(before, after)
 
 
+def test_a_network_that_is_too_thin_to_start_bicubic() -> None:
+    for scale, fewest in ((2, 12), (3, 12), (4, 27)):
+        enough, thin = (
+            variables(scale, method="kdsr", network={**SMALLEST["kdsr"], "features": n})
+            for n in (fewest, fewest - 1)
+        )
+        initial.bicubic(enough, scale)
+        with pytest.raises(UserError, match=f"start=bicubic .*: use {fewest} or more"):
+            initial.bicubic(thin, scale)
+
+
 def test_the_references_files(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     config = {"role": "student", "setting": 1, "scale": 2}

@@ -389,6 +389,7 @@ def test_unreadable_images_are_skipped_and_named(
         ({"compute.parts": 0}, "compute.parts 0 is too small: at least 1"),
         ({"compute.dtype": "half"}, "dtype 'half' is not float32 or bfloat16"),
         ({"minutes": -1.0}, "minutes -1.0 is too small: at least 0"),
+        ({"minutes": float("nan")}, "minutes nan is too small: at least 0"),
         (
             {"schedule.learning_rate": -1e-3},
             "schedule.learning_rate -0.001 is too small: at least 0",

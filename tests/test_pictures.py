@@ -1,10 +1,12 @@
-"""Panels and examples."""
+"""Panels, examples and plots."""
 
 import numpy as np
 import pytest
 
-from lightbsr_jax.evaluation import pictures
+from lightbsr_jax.evaluation import cases, pictures, plots, tables
 from lightbsr_jax.evaluation.benchmark import Restored, Score
+from lightbsr_jax.evaluation.findings import Findings
+from lightbsr_jax.evaluation.restorers import Contender
 
 
 def noise(seed: int, height: int, width: int) -> np.ndarray:
@@ -117,6 +119,17 @@ def test_equal_infinite_psnrs_are_no_gain() -> None:
     ]
     chosen = pictures.spread(examples, "ours", 4)
     assert [found.image for found in chosen] == list("dabc")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_plot_leaves_out_infinite_psnrs() -> None:
+    ours, tested = Contender("ours", "lightbsr"), cases.make(1, sigmas=(1.2,))
+    contenders = [Contender("bicubic", "bicubic"), ours]
+    psnrs = {"a": np.inf, "b": 20.0}
+    scores = [score(one.name, x, i) for one in contenders for i, x in psnrs.items()]
+    tabled = tables.make(scores, tested, scale=4, contenders=contenders)
+    found = Findings(ours, "", scores, tabled, [], {}, {})
+    assert plots.draw(found)["Set5"].startswith("<svg")
 
 
 @pytest.mark.parametrize("in_memory", [1, 1 << 20])

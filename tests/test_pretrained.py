@@ -183,6 +183,13 @@ def test_a_flipped_bit_is_found(workdir: Path, tmp_path: Path) -> None:
     assert packed.read(file)[0] == {"step": 1}
 
 
+def test_weights_beyond_float16_are_refused(tmp_path: Path) -> None:
+    model = {"params": {"head": {"kernel": np.array([1, -7e4], np.float32)}}}
+    packed.write(tmp_path / "x.safetensors", {}, model, half=False)
+    with pytest.raises(UserError, match="params/head/kernel .* -70000: .*without --ha"):
+        packed.write(tmp_path / "y.safetensors", {}, model, half=True)
+
+
 def test_other_files_are_refused(named: Path, tmp_path: Path) -> None:
     theirs = save(tmp_path / "theirs.safetensors", reference_tensors())
     with pytest.raises(UserError, match="is not a file of lightbsr pack"):

@@ -255,7 +255,7 @@ def light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
         step=np.array(0, np.int32),
         params={"a": np.zeros(3, np.float32)},
         batch_stats={"a": np.zeros(3, np.float32)},
-        opt_state={"a": np.zeros(3, np.float32)},
+        opt_state={"a": jnp.zeros(3)},
     )
     basis = np.ones((441, 15), np.float32)
     teacher = setup.Teacher(
@@ -290,7 +290,13 @@ def light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
     }
     for name, value in kinds.items():
         monkeypatch.setattr(loop, name, value)
-    monkeypatch.setattr(loop.parallel, "replicate", lambda tree: tree)
+
+    def replicate(run: Run) -> Run:
+        # Devices would hold the initial state beside the replicated one.
+        assert isinstance(run.state.opt_state["a"], np.ndarray)
+        return run
+
+    monkeypatch.setattr(loop.parallel, "replicate", replicate)
     monkeypatch.setattr(loop.parallel, "on_first_device", lambda tree: tree)
     config = student.get_config("setting1")
     config.data.hr = str(tmp_path / "images")

@@ -14,6 +14,7 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation import run, unpaired
 from lightbsr_jax.evaluation.niqe import niqe
 from lightbsr_jax.imaging import resize
+from lightbsr_jax.imaging.errors import ImageError
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +103,23 @@ def test_what_takes_hr_images_is_refused(folder: Path) -> None:
     save(folder.parent / "twice" / "a.jpg", picture(0))
     with pytest.raises(UserError, match="twice has two pictures a: rename one"):
         measure(folder.parent / "twice")
-    with pytest.raises(UserError, match="which is measured: name another folder"):
-        measure(folder, dump_sr=str(folder.parent))
+    for given in (
+        {"dump_sr": str(folder.parent)},
+        {"dump_sr": str(folder / "sr")},
+        {"report_folder": str(folder / "report")},
+    ):
+        with pytest.raises(UserError, match="which is measured: name another folder"):
+            measure(folder, **given)
+    assert not (folder / "report").exists()
+
+
+def test_a_damaged_picture_is_named_first(tmp_path: Path) -> None:
+    save(tmp_path / "phone" / "a.png", picture(0))
+    content = (tmp_path / "phone" / "a.png").read_bytes()
+    (tmp_path / "phone" / "z.png").write_bytes(content[:-100])
+    with pytest.raises(ImageError, match=r"z\.png: corrupt or truncated"):
+        measure(tmp_path / "phone", dump_sr=str(tmp_path / "sr"))
+    assert not (tmp_path / "sr").exists()
 
 
 def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -292,12 +292,14 @@ def find_all(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
     """Names and paths of the HR images in all the folders, each file once.
 
     Within a folder they are those of `layouts.hr_images`; a warning counts the others.
-    Names are `files.escaped`.
+    Names are `files.escaped`. If a folder lies in another one, that one names its
+    images.
     """
     found: dict[Path, str] = {}
     for folder in folders:
         layout = layouts.hr_images(folder)
-        found |= {path: files.escaped(name) for name, path in layout.images}
+        for name, path in layout.images:
+            found[path] = max(files.escaped(name), found.get(path, ""), key=len)
         if others := sum(layout.others.values()):
             count = len(layout.images)
             logging.warning(
@@ -305,8 +307,10 @@ def find_all(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
                 "folders, such as %s",
                 *(folder, count, count + others, layout.images[0][0]),
             )
-    # Sorted, so that the order of the folders does not matter.
-    return sorted((name, path) for path, name in found.items())
+    # Sorted, so that neither the order of the folders nor their place matters: images
+    # of one name by the names of their folders, the innermost first.
+    paths = sorted(found, key=lambda path: (found[path], path.parts[::-1]))
+    return [(found[path], path) for path in paths]
 
 
 def _find_prepared(name: str) -> tuple[Path, str] | None:

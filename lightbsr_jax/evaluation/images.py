@@ -220,18 +220,22 @@ def sr_path(
     return Path(parent, slug(method), lr.relative_to(parent))
 
 
-def check_outside(
-    folder: str | Path, benchmark: str, source: Path | np.ndarray
-) -> None:
-    """Raises UserError if images written below `folder` would lie beside `source`.
+def check_outside(target: Path, image: TestImage) -> None:
+    """Raises UserError if `target` is in the benchmark's folder that has the image.
 
-    They would be measured the next time.
+    Images that are written there would be measured the next time.
     """
-    target = Path(folder, benchmark).resolve()
-    if isinstance(source, Path) and source.parent.resolve() == target:
+    if not isinstance(image.source, Path):
+        return
+    path = Path(os.path.abspath(image.source))
+    root = path.parents[len(Path(image.name).parts) - 1]
+    # Single images and lists have other names than the folders of their images.
+    named = root.parent if root.name == "HR" else root
+    inside = target.resolve().is_relative_to(root.resolve())
+    if inside and named.name == image.benchmark:
         raise UserError(
-            f"{folder}: images would be written into {target}, which is measured: "
-            "name another folder"
+            f"{target}: images would be written into {root}, which is measured: name "
+            "another folder"
         )
 
 

@@ -80,7 +80,9 @@ def images(found: Findings, table: Table) -> str:
             if found.method == BICUBIC:
                 x, y = np.arange(1, len(names) + 1), np.sort(x)[::-1]
             else:
-                y = np.array([psnr[found.method, case, name] for name in names]) - x
+                y = np.array([psnr[found.method, case, name] for name in names])
+                with np.errstate(invalid="ignore"):  # both may be infinite
+                    y -= x
             colour = _COLOURS[index % len(_COLOURS)]
             axes.scatter(x, y, 14, color=colour, alpha=0.75, linewidths=0, label=kernel)
         if found.method == BICUBIC:

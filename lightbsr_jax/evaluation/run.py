@@ -132,6 +132,8 @@ def run(
     if report_folder is None:
         report_folder = _default_report(wanted, measured, sources)
     if report_folder is not None:
+        for image in measured.images:
+            images.check_outside(Path(report_folder), image)
         _make_folder(Path(report_folder))  # fails before the measurement, not after
     if wanted.unpaired:
         if jax.process_index() == 0:
@@ -326,7 +328,7 @@ def _check_lr_folders(
     _check_names(measured.images)
     for dump in filter(None, (dump_lr, dump_sr)):
         for image in measured.images:
-            images.check_outside(dump, image.benchmark, image.source)
+            images.check_outside(Path(dump, image.benchmark), image)
 
 
 def _check_slugs(names: Sequence[str]) -> None:

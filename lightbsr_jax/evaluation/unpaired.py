@@ -70,12 +70,14 @@ def measure(
 
     The first `pictures` of each folder are kept for the report, with a region of
     crop x crop SR pixels. SR images are written below `dump_sr`. Raises UserError for a
-    teacher, and if SR images would lie beside pictures.
+    teacher, and if SR images would lie beside pictures; ImageError for damaged ones.
     """
     methods = _methods(networks, scale)
     if dump_sr is not None:
         for image in found:
-            check_outside(dump_sr, image.benchmark, image.source)
+            check_outside(Path(dump_sr, image.benchmark), image)
+    for image in found:
+        image.read()  # a damaged one ends the measurement now, not after hours
     measured = []
     for done, image in enumerate(found):
         lr = image.read()

@@ -143,20 +143,30 @@ def read(path: str | Path) -> tuple[Tree, Tree]:
 def write(path: str | Path, about: Tree, model: Tree, *, half: bool) -> None:
     """Writes weights and the facts about them, as returned by `read`.
 
-    With `half` the parameters are rounded to float16.
+    With `half` the parameters are rounded to float16. Raises UserError, which names the
+    tensor, for parameters beyond its range.
     """
-    import jax
     from flax.traverse_util import flatten_dict
 
-    if half:
-        params = jax.tree.map(lambda x: np.asarray(x, np.float16), model["params"])
-        model = {**model, "params": params}
     flat = flatten_dict(model, sep="/")
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in flat.items()}
+    if half:
+        names = [name for name in tensors if name.startswith("params/")]
+        tensors |= {name: _halved(name, tensors[name]) for name in names}
     about = {**about, _CHECKSUM: _checksum(about, tensors)}
     # safetensors itself writes files that nobody else may read.
     content = safetensors.numpy.save(tensors, {_ABOUT: json.dumps(about)})
     Path(path).write_bytes(content)
+
+
+def _halved(name: str, tensor: np.ndarray) -> np.ndarray:
+    """A tensor in float16. Raises UserError if its values would become infinite."""
+    largest = tensor.flat[np.abs(tensor).argmax()]
+    if abs(largest) > np.finfo(np.float16).max:
+        raise UserError(
+            f"{name} holds {largest:g}: float16 ends at 65504; pack without --half"
+        )
+    return tensor.astype(np.float16)
 
 
 def _checksum(about: Tree, tensors: dict[str, np.ndarray]) -> int:

@@ -117,7 +117,7 @@ def _too_small(config: TrainingConfig) -> Iterator[str]:
         if name.startswith("network.") and not isinstance(value, bool)
     ]
     for name, least in {**dict.fromkeys(sizes, 1), **LEAST}.items():
-        if name in values and values[name] < least:
+        if name in values and not values[name] >= least:  # NaN is not
             yield f"{name} {values[name]} is too small: at least {least}"
 
 
@@ -138,7 +138,7 @@ def _numbers(config: TrainingConfig) -> Iterator[str]:
         yield f"seed {config.seed} is too large: at most {_LARGEST_SEED}"
     if not 0 <= config.ema_decay < 1:
         yield f"ema_decay {config.ema_decay} is not in [0, 1)"
-    if width <= degradation.WIDTH_MIN:
+    if not width > degradation.WIDTH_MIN:
         yield (
             f"degradation.width_max {width} must be above {degradation.WIDTH_MIN}, the "
             "smallest width"

@@ -20,6 +20,7 @@ from lightbsr_jax.training.state import Tree
 STARTS = ("random", "bicubic")
 ESTIMATOR_INPUT = ("params", "estimator", "conv_0", "kernel")
 _COLOURS = 3
+_FEWEST = {2: 12, 3: 12, 4: 27}  # features by scale, for the signals of `_split`
 _SCALE = ("mixing", "layer_scale")  # of the stacked blocks of groups
 _BLOCK_AXIS = 1  # after the groups'
 
@@ -118,12 +119,18 @@ def bicubic(variables: Tree, scale: int) -> Tree:
 
     Colours pass through head, body and upscaler as the first three channels. The other
     channels do not change and have no effect on the image at first. The result is exact
-    except for the outermost pixels, where convolutions pad with zeros.
+    except for the outermost pixels, where convolutions pad with zeros. Raises UserError
+    for a network with too few channels.
     """
     restorer = jax.tree.map(np.array, variables["params"]["restorer"])
     colours = range(_COLOURS)
 
     head = restorer["head"]
+    if (features := head["bias"].size) < _FEWEST[scale]:
+        raise UserError(
+            f"config.start=bicubic needs more than config.network.features {features}: "
+            f"use {_FEWEST[scale]} or more"
+        )
     head["kernel"][..., :_COLOURS], head["bias"][:_COLOURS] = 0, 0
     head["kernel"][1, 1, colours, colours] = 1
     last = restorer["body"]["conv"]

@@ -137,7 +137,8 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
             fitting_steps_per_epoch(config, begun, network, batches)
         )
 
-    setup = prepare(config, network, given, begun=begun)
+    # On the host: the devices hold the state only once, that of the steps.
+    setup = jax.device_get(prepare(config, network, given, begun=begun))
     identity |= {
         "config": config.as_given,
         "teacher": None if setup.teacher is None else setup.teacher.checksum,
