@@ -51,14 +51,14 @@ class Decoded(NamedTuple):
     colours: int  # 1, 3, or 4: CMYK, without alpha
     image: Image.Image | None  # with metadata; None if Pillow did not open it
     pictures: int = 1  # number of frames or pages in the file
-    # Metadata, by Pillow's names, where `image` is None:
+    # Metadata, by Pillow's names, that Pillow does not read:
     notes: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def info(self) -> dict[str, Any]:
         """The metadata, by Pillow's names."""
-        found = self.notes if self.image is None else self.image.info
-        return {str(name): value for name, value in found.items()}
+        found = {} if self.image is None else self.image.info
+        return {str(name): value for name, value in found.items()} | dict(self.notes)
 
 
 def decode(data: bytes) -> Decoded:
@@ -79,8 +79,9 @@ def decode(data: bytes) -> Decoded:
         return Decoded("JXL", samples, colours, None, count, found)
     if bmp.has_own_masks(data):
         return Decoded("BMP", bmp.samples(data), 3, None)
-    whole = data
+    found = {}
     if data.startswith(png.SIGNATURE):
+        found = png.notes(io.BytesIO(data))
         data = png.without_texts(data)
     image = _open(data)
     kind = str(image.format)
@@ -93,7 +94,7 @@ def decode(data: bytes) -> Decoded:
     count = 1 if kind == "MPO" else getattr(image, "n_frames", 1)
     # Cameras put previews behind a JPEG, which is then of the kind MPO.
     kind = "JPEG" if kind == "MPO" else kind
-    orientation = _orientation(image, io.BytesIO(whole))
+    orientation = _orientation(image, found)
     raw_modes = {_raw_mode(tile) for tile in image.tile}
     if kind == "PNG" and image.mode.startswith("I;16"):
         image.load()
@@ -112,7 +113,8 @@ def decode(data: bytes) -> Decoded:
     if samples.dtype == np.uint16:
         samples = _with_key_as_alpha(samples, image.info.get("transparency"))
     colours = 4 if image.mode == "CMYK" else (1 if samples.shape[-1] < 3 else 3)
-    return Decoded(kind, upright(samples, orientation), colours, image, count)
+    samples = upright(samples, orientation)
+    return Decoded(kind, samples, colours, image, count, found)
 
 
 def size(file: BinaryIO) -> tuple[int, int]:
@@ -134,7 +136,8 @@ def size(file: BinaryIO) -> tuple[int, int]:
     else:
         image = Image.open(file, formats=BY_PILLOW)
         width, height = image.size
-        orientation = _orientation(image, file)
+        found = png.notes(file) if image.format == "PNG" else {}
+        orientation = _orientation(image, found)
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
@@ -248,13 +251,13 @@ def _has_eight_bits(image: Image.Image) -> bool:
     return max(bits) <= 8 and set(formats) <= {1, 4}
 
 
-def _orientation(image: Image.Image, file: BinaryIO) -> int:
-    """The orientation, 1 to 8, of the pixels in a file, from EXIF or XMP."""
+def _orientation(image: Image.Image, found: Mapping[str, Any]) -> int:
+    """The orientation, 1 to 8, of an image's pixels, from EXIF or XMP.
+
+    `found` are a PNG's notes: Pillow would decode all of it to find those at its end.
+    """
+    image.info.update(**found)
     try:
-        if image.format == "PNG":
-            # Pillow decodes the whole image to find EXIF data that follows it.
-            exif, xmp, _ = png.notes(list(png.chunks(file)))
-            image.info |= {"exif": exif, "xmp": xmp}
         # The PNG class's getexif decodes the whole image first.
         orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
     except Exception:  # broken metadata must not make the picture unreadable

@@ -40,12 +40,11 @@ def read(data: bytes, decoded: Decoded) -> Metadata:
     if decoded.format == "TIFF":
         return _of_tiff(data)
     image, info = decoded.image, decoded.info
-    block, packet, texts = info.get("exif"), info.get("xmp"), ()
+    block, packet, texts = info.get("exif"), info.get("xmp"), info.get("texts", ())
     lost = list(info.get("lost", ()))
     colour = ((b"cICP", info["cicp"]),) if "cicp" in info else info.get("colour", ())
     if decoded.format == "PNG":
         found = list(png.chunks(io.BytesIO(data)))
-        block, packet, texts = png.notes(found)
         png.check_range(found)
         if not info.get("icc_profile"):
             colour = tuple(c for c in found if c[0] in png.COLOUR_CHUNKS)

@@ -7,7 +7,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import imagecodecs
 import numpy as np
@@ -71,8 +71,12 @@ def without_texts(data: bytes) -> bytes:
     return b"".join(kept)
 
 
-def notes(found: list[Chunk]) -> tuple[bytes | None, bytes | None, tuple[Chunk, ...]]:
-    """The EXIF and XMP of a file, before or after the pixels, and its other texts."""
+def notes(file: BinaryIO) -> dict[str, Any]:
+    """The EXIF and XMP of a file, before or after the pixels, and its other texts.
+
+    Under the names exif and xmp (bytes or None) and texts (chunks).
+    """
+    found = list(chunks(file))
     exif = next((b"Exif\0\0" + body for kind, body in found if kind == b"eXIf"), None)
     xmp, others = None, []
     for chunk in (c for c in found if c[0] in _TEXTS):
@@ -87,7 +91,7 @@ def notes(found: list[Chunk]) -> tuple[bytes | None, bytes | None, tuple[Chunk, 
                 exif = exif or body
         else:
             others.append(chunk)
-    return exif, xmp, tuple(others)
+    return {"exif": exif, "xmp": xmp, "texts": tuple(others)}
 
 
 def _text(chunk: Chunk) -> bytes:

@@ -20,7 +20,6 @@ from lightbsr_jax.training.state import Tree
 STARTS = ("random", "bicubic")
 ESTIMATOR_INPUT = ("params", "estimator", "conv_0", "kernel")
 _COLOURS = 3
-_FEWEST = {2: 12, 3: 12, 4: 27}  # features by scale, for the signals of `_split`
 _SCALE = ("mixing", "layer_scale")  # of the stacked blocks of groups
 _BLOCK_AXIS = 1  # after the groups'
 
@@ -126,19 +125,19 @@ def bicubic(variables: Tree, scale: int) -> Tree:
     colours = range(_COLOURS)
 
     head = restorer["head"]
-    if (features := head["bias"].size) < _FEWEST[scale]:
+    kernels = [_outer(along) for along in _split(scale)]
+    features, signals = head["bias"].size, kernels[1].shape[2]
+    if features < signals:
         raise UserError(
             f"config.start=bicubic needs more than config.network.features {features}: "
-            f"use {_FEWEST[scale]} or more"
+            f"use {signals} or more"
         )
     head["kernel"][..., :_COLOURS], head["bias"][:_COLOURS] = 0, 0
     head["kernel"][1, 1, colours, colours] = 1
     last = restorer["body"]["conv"]
     last["kernel"][..., :_COLOURS], last["bias"][:_COLOURS] = 0, 0
 
-    first, second = _split(scale)
     layers = ["upscale_0", "upscale_1", "tail"] if scale == 4 else ["upscale_0", "tail"]
-    kernels = [_outer(first), _outer(second)]
     if scale == 4:
         kernels.append(np.zeros((3, 3, _COLOURS, _COLOURS), np.float32))
         kernels[-1][1, 1, colours, colours] = 1
