@@ -390,6 +390,7 @@ def test_unreadable_images_are_skipped_and_named(
         ({"compute.dtype": "half"}, "dtype 'half' is not float32 or bfloat16"),
         ({"minutes": -1.0}, "minutes -1.0 is too small: at least 0"),
         ({"minutes": float("nan")}, "minutes nan is too small: at least 0"),
+        ({"minutes": float("inf")}, "minutes inf is not finite"),
         (
             {"schedule.learning_rate": -1e-3},
             "schedule.learning_rate -0.001 is too small: at least 0",

@@ -358,6 +358,17 @@ def test_pixel_aspect_need_not_be_of_whole_numbers(
     assert found[0] / found[1] == pytest.approx(aspect[0] / aspect[1], rel=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG"])
+def test_resolutions_turn_with_the_picture(tmp_path: Path, kind: str) -> None:
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, kind, exif=turned, dpi=(200, 100))
+    first = read(tmp_path, buffer.getvalue())
+    assert first.colour.shape == (8, 6, 3)
+    assert first.metadata.dpi == pytest.approx((100, 200), rel=1e-3)
+
+
 def test_square_pixels_lose_no_aspect(tmp_path: Path) -> None:
     first = read(tmp_path, tiff())  # tifffile states a resolution of 1 in no unit
     assert first.metadata.aspect == (1, 1)

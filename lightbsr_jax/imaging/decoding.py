@@ -37,6 +37,7 @@ _TURNS = {
     7: (1, True),
     8: (1, False),
 }
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange rows and columns
 _HEADER = 138  # bytes of the longest BMP header
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"  # markers of a JPEG: its pixels, its end
 _BLANKS = (bytes(16), 16 * b"\xff")  # what fills up a file of a damaged disk
@@ -53,6 +54,7 @@ class Decoded(NamedTuple):
     pictures: int = 1  # number of frames or pages in the file
     # Metadata, by Pillow's names, that Pillow does not read:
     notes: Mapping[str, Any] = MappingProxyType({})
+    sideways: bool = False  # whether rows and columns of the file were exchanged
 
     @property
     def info(self) -> dict[str, Any]:
@@ -113,8 +115,8 @@ def decode(data: bytes) -> Decoded:
     if samples.dtype == np.uint16:
         samples = _with_key_as_alpha(samples, image.info.get("transparency"))
     colours = 4 if image.mode == "CMYK" else (1 if samples.shape[-1] < 3 else 3)
-    samples = upright(samples, orientation)
-    return Decoded(kind, samples, colours, image, count, found)
+    samples, sideways = upright(samples, orientation), orientation in _SIDEWAYS
+    return Decoded(kind, samples, colours, image, count, found, sideways)
 
 
 def size(file: BinaryIO) -> tuple[int, int]:
@@ -138,7 +140,7 @@ def size(file: BinaryIO) -> tuple[int, int]:
         width, height = image.size
         found = png.notes(file) if image.format == "PNG" else {}
         orientation = _orientation(image, found)
-    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+    return (width, height) if orientation in _SIDEWAYS else (height, width)
 
 
 def format_of(file: BinaryIO) -> str:
@@ -186,15 +188,16 @@ def _decode_tiff(data: bytes) -> Decoded:
     file = io.BytesIO(data)
     index, count = tiff.pages(file)
     image = _open_tiff(data, index)
+    orientation = tiff.orientation(file, index)
+    about = {"pictures": count, "sideways": orientation in _SIDEWAYS}
     if image is not None and image.mode in _MODES and _has_eight_bits(image):
         with contextlib.suppress(OSError):  # tifffile may decode what Pillow cannot
             image.load()  # which also turns it upright, for TIFF only
             samples = eight_bit_samples(image)
             colours = 4 if image.mode == "CMYK" else (1 if samples.shape[-1] < 3 else 3)
-            return Decoded("TIFF", samples, colours, image, count)
+            return Decoded("TIFF", samples, colours, image, **about)
     samples, colours = tiff.samples(data, index)
-    orientation = tiff.orientation(file, index)
-    return Decoded("TIFF", upright(samples, orientation), colours, image, count)
+    return Decoded("TIFF", upright(samples, orientation), colours, image, **about)
 
 
 def _decode_heif(data: bytes) -> Decoded:

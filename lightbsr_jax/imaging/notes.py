@@ -37,8 +37,14 @@ def read(data: bytes, decoded: Decoded) -> Metadata:
 
     Raises ImageError for a PNG in high dynamic range.
     """
-    if decoded.format == "TIFF":
-        return _of_tiff(data)
+    found = _of_tiff(data) if decoded.format == "TIFF" else _of_info(data, decoded)
+    if not decoded.sideways:
+        return found
+    dpi, aspect = (pair and (pair[1], pair[0]) for pair in (found.dpi, found.aspect))
+    return found._replace(dpi=dpi, aspect=aspect)
+
+
+def _of_info(data: bytes, decoded: Decoded) -> Metadata:
     image, info = decoded.image, decoded.info
     block, packet, texts = info.get("exif"), info.get("xmp"), info.get("texts", ())
     lost = list(info.get("lost", ()))

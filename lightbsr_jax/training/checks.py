@@ -119,6 +119,8 @@ def _too_small(config: TrainingConfig) -> Iterator[str]:
     for name, least in {**dict.fromkeys(sizes, 1), **LEAST}.items():
         if name in values and not values[name] >= least:  # NaN is not
             yield f"{name} {values[name]} is too small: at least {least}"
+        elif values.get(name) == math.inf:
+            yield f"{name} {values[name]} is not finite"
 
 
 def _numbers(config: TrainingConfig) -> Iterator[str]:
