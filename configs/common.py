@@ -100,9 +100,8 @@ def base(role: str, setting: int | str, recipe: Recipe = RECIPE) -> ConfigDict:
     config.pixel_loss = "l1"
     config.gradient_clip = 0.0  # largest norm of all gradients; 0: no limit
 
-    config.ema_decay = (
-        0.0  # of the averaged weights to evaluate; 0: evaluate the last weights
-    )
+    # Of the averaged weights to evaluate; 0: evaluate the last weights.
+    config.ema_decay = 0.0
     # Number of consecutive updates that are not finite after which a run stops.
     config.skipped_in_a_row = 10
 

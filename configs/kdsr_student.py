@@ -21,8 +21,8 @@ Presets:
     demo                setting 1, minutes on a CPU
 
     python train.py --config=configs/kdsr_student.py:real-gan --workdir=runs/kdsr_gan \\
-        --config.init=runs/kdsr_student \\
-        --config.distillation.teacher=runs/kdsr_teacher \\
+        --config.init=runs/kdsr_real \\
+        --config.distillation.teacher=runs/kdsr_teacher_real \\
         --config.adversarial.perceptual=vgg19-dcbb9e9d.pth \\
         --config.data.hr=DIV2K_train_HR,Flickr2K_HR,OST
 

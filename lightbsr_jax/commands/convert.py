@@ -38,7 +38,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         type=source.parse_setting,
         help="degradation setting the weights were trained for: 1 (isotropic blur), 2 "
         "(anisotropic blur and noise), jpeg, real or photo; unneeded for LightBSR "
-        "teachers of settings 1 and 2",
+        "teachers of settings 1, 2 and jpeg",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a state dict that exists"
