@@ -5,6 +5,8 @@ import os
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files
 from lightbsr_jax.imaging.files import ImageError
 from lightbsr_jax.inference import folder
-from lightbsr_jax.inference.folder import Failed, Job, Skipped
+from lightbsr_jax.inference.explain import Bank
+from lightbsr_jax.inference.folder import Failed, Job, Skipped, Target
 
 PIXELS = np.full((2, 3, 3), 99, np.uint8)
 
@@ -244,12 +247,33 @@ def test_what_is_no_picture_does_not_stop_the_others(tmp_path: Path) -> None:
 def test_mistaken_outputs_are_named_at_once(tmp_path: Path) -> None:
     save(tmp_path / "in" / "a.png")
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(UserError, match="notes.txt is a file: name a folder"):
+    with pytest.raises(UserError, match="notes.txt is no folder: name a folder"):
         plan(tmp_path / "in", out=tmp_path / "notes.txt")
+    (tmp_path / "gone").symlink_to("nowhere")
+    with pytest.raises(UserError, match="gone is no folder: name a folder"):
+        plan(tmp_path / "in", out=tmp_path / "gone")
     with pytest.raises(UserError, match="expected a part of a name"):
         plan(tmp_path / "in", out=tmp_path / "out", suffix="/../../x")
     with pytest.raises(UserError, match="--suffix=-x4: .*x.png names the result alone"):
         plan(tmp_path / "in" / "a.png", out=tmp_path / "x.png", suffix="-x4")
+
+
+@pytest.mark.parametrize(("length", "bank"), [(300, None), (250, Bank([], PIXELS))])
+def test_a_name_that_is_too_long_fails_before_the_work(
+    tmp_path: Path, length: int, bank: Bank | None
+) -> None:
+    """The names of the files that explain a result are longer than its own."""
+    save(tmp_path / "a.png")
+    (job,) = plan(tmp_path / "a.png", out=tmp_path / "out", suffix="x" * (length - 5))
+    upscaler: Any = SimpleNamespace(scale=4)  # without more, the work cannot be done
+    with pytest.raises(OSError, match="File name too long"):
+        folder.upscale(upscaler, job, Target(), bank=bank)
+
+
+def test_explanations_are_not_counted_as_unsupported(tmp_path: Path) -> None:
+    for name in ("a.png", "a.png-idr.png", "a.png-idr.json", "b.json"):
+        (tmp_path / name).touch()
+    assert folder.unsupported([tmp_path]) == {".json": 1}
 
 
 def test_failures_name_the_picture(tmp_path: Path) -> None:

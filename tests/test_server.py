@@ -6,6 +6,7 @@ import io
 import json
 import re
 import socket
+import struct
 import tempfile
 import threading
 import time
@@ -119,6 +120,7 @@ def test_a_picture_goes_there_and_back(server: Server) -> None:
     assert server.server_address[0] == "127.0.0.1"
     status, text = ask(server, "/")
     assert status == 200 and text.startswith(b"<!doctype html>")
+    assert ask(server, "/?id=1") == (200, text)  # as some programs open pages
     status, text = ask(server, "/upscale?name=" + quote("ä b.png"), png(9, 12))
     *progress, printed = map(json.loads, text.splitlines())
     assert status == 200, printed
@@ -156,6 +158,16 @@ def test_the_page_asks_for_files_that_are_there(server: Server) -> None:
     for name in ("page.js", "viewer.js"):
         assert set(re.findall(r'at\("([\w-]+)"\)', scripts[name])) <= set(ids)
     assert set(re.findall(r'<label for="(\w+)"', page)) <= set(ids)
+
+
+def test_a_head_has_no_body(server: Server) -> None:
+    head = http.client.HTTPConnection("127.0.0.1", server.server_port)
+    head.request("HEAD", "/")
+    answer = head.getresponse()
+    length = int(answer.headers["Content-Length"])
+    assert (answer.status, length) == (200, len(ask(server, "/")[1]))
+    assert answer.fp.read() == b""
+    head.close()
 
 
 def test_no_other_files_are_sent(server: Server) -> None:
@@ -265,8 +277,11 @@ def test_grey_and_narrow_pictures_are_shown(
     np.testing.assert_array_equal(shown, ImageOps.exif_transpose(image))
 
 
-def test_who_leaves_during_a_download_is_no_error(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "sent", ["", "GET / HT", "GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"]
+)
+def test_who_leaves_is_no_error(
+    server: Server, monkeypatch: pytest.MonkeyPatch, sent: str
 ) -> None:
     errors, ended, shut = [], threading.Event(), server.shutdown_request
 
@@ -278,10 +293,28 @@ def test_who_leaves_during_a_download_is_no_error(
     monkeypatch.setattr(server, "shutdown_request", shut_down)
     path = server.results.keep("image/png", bytes(20_000_000))
     host = f"127.0.0.1:{server.server_port}"
-    with socket.create_connection(("127.0.0.1", server.server_port)) as leaving:
-        leaving.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-        assert b" 200 " in leaving.recv(100)
+    with connection(server) as leaving:
+        reset = struct.pack("ii", True, 0)  # what was not sent is thrown away
+        leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        leaving.sendall(sent.format(path=path, host=host).encode())
+        assert "Host" not in sent or b" 200 " in leaving.recv(100)
     assert ended.wait(20) and not errors
+
+
+def test_a_slow_download_goes_on_while_data_flow(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes in all."""
+    monkeypatch.setattr(page_server._Handler, "timeout", 1)
+    path = server.results.keep("image/png", bytes(20_000_000))
+    head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n"
+    count = 0
+    with connection(server) as slow:
+        slow.sendall(head.encode())
+        while found := len(slow.recv(1_000_000)):
+            count += found
+            time.sleep(0.1)
+    assert count > 20_000_000
 
 
 def test_what_a_result_lacks_is_said(server: Server) -> None:
@@ -406,7 +439,9 @@ def test_a_containers_page_answers_to_localhost_alone() -> None:
         for host, status in ((own, 200), ("192.168.0.7:7860", 403)):
             connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
             connection.request("GET", "/about", headers={"Host": host})
-            assert connection.getresponse().status == status
+            answer = connection.getresponse()
+            assert answer.status == status
+            assert answer.headers.get_content_type() == "application/json"
             connection.close()
         server.shutdown()
 

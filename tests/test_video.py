@@ -355,6 +355,42 @@ def test_a_format_that_cannot_hold_a_stream(uneven: Path, tmp_path: Path) -> Non
         video.upscale(StandIn(), uneven, tmp_path / "a.mp4")
     with pytest.raises(UserError, match=r"a\.avi: expected a name ending in \.mp4"):
         video.upscale(StandIn(), uneven, tmp_path / "a.avi")
+    source = with_text(tmp_path / "b.mp4", "mov_text")
+    with pytest.raises(UserError, match=r"matroska cannot hold stream 1 .*write \.mp4"):
+        video.upscale(StandIn(), source, tmp_path / "c.mkv")
+
+
+def with_text(path: Path, codec: str) -> Path:
+    """Some frames, and a subtitle in that codec."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        text = out.add_mux_stream(codec)
+        text.time_base = Fraction(1, 1000)
+        for index in range(5):
+            frame = av.VideoFrame.from_ndarray(scene(index), format="rgb24")
+            frame.pts = index
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+        packet = av.Packet(bytes([0, len(TEXT), *TEXT]))
+        packet.stream, packet.time_base = text, Fraction(1, 1000)
+        packet.pts = packet.dts = packet.duration = 20
+        out.mux(packet)
+    return path
+
+
+def test_a_stream_that_no_format_holds_is_left_out_and_named(tmp_path: Path) -> None:
+    """As the teletext of recordings of television."""
+    source = with_text(tmp_path / "a.ts", "dvb_teletext")
+    done = video.upscale(StandIn(), source, tmp_path / "a.mkv")
+    assert (done.frames, done.dropped) == (5, ["stream 1 (subtitle)"])
+
+
+def test_a_codec_that_cannot_be_decoded_is_named(uneven: Path, tmp_path: Path) -> None:
+    content = uneven.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XYZ")
+    (tmp_path / "a.mkv").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.mkv: the codec of its video is unknown"):
+        video.upscale(StandIn(), tmp_path / "a.mkv", tmp_path / "b.mkv")
 
 
 def test_what_is_no_video(tmp_path: Path) -> None:
@@ -545,7 +581,10 @@ def test_the_command_offers_all_codecs() -> None:
     assert set(command.CODECS) == set(video.CODECS)
 
 
+@pytest.mark.parametrize("end, tag", [(".mkv", ""), (".mp4", "hvc1")])
 def test_the_command_prints_a_line(
+    end: str,
+    tag: str,
     clip: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -553,12 +592,13 @@ def test_the_command_prints_a_line(
 ) -> None:
     monkeypatch.setattr(upscale, "make_upscaler", lambda *given: StandIn())
     monkeypatch.setattr(source, "load", lambda weights: None)
-    target = tmp_path / "a.mkv"
+    target = tmp_path / f"a{end}"
     cli.main(["video", str(clip), "-o", str(target), "--codec=hevc", "--part=30"])
     line = f"{target}: {FRAMES} frames of {2 * WIDTH}x{2 * HEIGHT}, 2 shots ("
     assert capsys.readouterr().out.startswith(line)
     with av.open(str(target)) as opened:
-        assert opened.streams.video[0].codec_context.name == "hevc"
+        made = opened.streams.video[0].codec_context
+        assert (made.name, made.codec_tag.strip("\0")) == ("hevc", tag)
 
 
 @pytest.mark.slow

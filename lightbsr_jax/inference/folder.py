@@ -21,6 +21,7 @@ from lightbsr_jax.inference.upscaler import Progress, Upscaler
 
 Size = tuple[int, int]  # height, width
 _DIGITS = 7  # of a side in pixels
+_EXPLAINED = "-idr"  # at the end of the names of files that explain a result
 Result = TypeVar("Result")
 
 
@@ -140,8 +141,8 @@ def _kind(
     """The format of the results, None for that of each source. Raises UserError."""
     kind = None if format is None else photographs.FORMATS[format]
     if not to_file:
-        if out.exists() and not out.is_dir():
-            raise UserError(f"{out} is a file: name a folder for the results")
+        if os.path.lexists(out) and not out.is_dir():  # a link to nowhere, too
+            raise UserError(f"{out} is no folder: name a folder for the results")
         return kind
     if len(inputs) > 1 or Path(inputs[0]).is_dir():
         raise UserError(f"{out}: a file cannot hold several pictures: name a folder")
@@ -238,6 +239,9 @@ def upscale(
     photographs.check_format(kind, wanted, job.target)
     photographs.check_range(photograph, kind, job.target)
     atomic.make_writable(job.target.parent)  # fails before the work, not after
+    longest = job.target if bank is None else Path(f"{_explained(job.target)}.json")
+    with contextlib.suppress(FileNotFoundError):
+        longest.lstat()  # fails if the name is too long
     mode = job.source.stat().st_mode & 0o666
     pixels = conversion.to_network(photograph)
     dropped = photographs.left_out(photograph, kind)
@@ -358,15 +362,19 @@ def _same_file(first: Job, second: Job) -> str:
 
 
 def unsupported(inputs: Sequence[str | Path]) -> Counter[str]:
-    """Counts the unsupported files in the given folders by their suffixes."""
-    names = (path for given in inputs for path in files.walk(Path(given), _ignore))
-    ends = Counter(path.suffix.lower() for path in names)
+    """Counts the unsupported files in the given folders by their suffixes.
+
+    Explanations of earlier results do not count.
+    """
+    paths = (path for given in inputs for path in files.walk(Path(given), _ignore))
+    others = (path for path in paths if not path.name.endswith(f"{_EXPLAINED}.json"))
+    ends = Counter(path.suffix.lower() for path in others)
     return Counter({end: n for end, n in ends.items() if end not in files.SUFFIXES})
 
 
 def _explained(target: Path) -> Path:
     """Path of the files that explain a result, without their suffix .png or .json."""
-    return target.with_name(f"{target.name}-idr")
+    return target.with_name(f"{target.name}{_EXPLAINED}")
 
 
 def _target(named: Path, source: Path, suffix: str, format: str | None) -> Path:

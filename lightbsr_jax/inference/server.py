@@ -37,6 +37,7 @@ _HTTP_PORT = 80
 _MOST_WAITING = 16  # limit of waiting uploads
 _SILENCE = 30  # seconds without data after which a connection counts as closed
 _MOST_BYTES = 100_000_000  # limit of an upload
+_PIECE = 2**16  # bytes of an answer that are sent at once, within _SILENCE
 _PACKAGE = "lightbsr_jax.inference"
 _FILE_TYPES = {
     "html": "text/html; charset=utf-8",
@@ -207,29 +208,28 @@ class _Handler(BaseHTTPRequestHandler):
     def _server(self) -> Server:
         return cast(Server, self.server)
 
-    def do_GET(self) -> None:
-        with contextlib.suppress(ConnectionError, TimeoutError):  # the visitor left
-            self._answer_get()
+    def handle(self) -> None:
+        # If the visitor leaves, the work ends as well.
+        with contextlib.suppress(ConnectionError):
+            super().handle()
 
-    def _answer_get(self) -> None:
+    def do_GET(self) -> None:
         if self._is_foreign():
             return
-        if self.path == "/about":
+        path = self.path.partition("?")[0]
+        if path == "/about":
             content = json.dumps(self._server.about()).encode()
             self._send(HTTPStatus.OK, "application/json", content)
-        elif (file := _page_file(self.path)) is not None:
+        elif (file := _page_file(path)) is not None:
             self._send(HTTPStatus.OK, *file)
-        elif (result := self._server.results.at(self.path)) is not None:
+        elif (result := self._server.results.at(path)) is not None:
             self._send(HTTPStatus.OK, result.kind, result.content)
         else:
             self._fail(HTTPStatus.NOT_FOUND, "there is nothing here")
 
-    def do_POST(self) -> None:
-        # If the visitor leaves, the work ends as well.
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            self._answer_post()
+    do_HEAD = do_GET
 
-    def _answer_post(self) -> None:
+    def do_POST(self) -> None:
         if self._is_foreign():
             return
         path, _, query = self.path.partition("?")
@@ -311,11 +311,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _fail(self, status: HTTPStatus, message: str) -> None:
         self.close_connection = True  # the upload may not have been read
         content = json.dumps({"error": message}).encode() + b"\n"
-        self._send(status, "application/x-ndjson", content)
+        self._send(status, "application/json", content)
 
     def _send(self, status: HTTPStatus, kind: str, content: bytes) -> None:
         self._send_head(status, kind, len(content))
-        self.wfile.write(content)
+        if self.command == "HEAD":
+            return
+        for start in range(0, len(content), _PIECE):
+            self.wfile.write(content[start : start + _PIECE])
 
     def _send_head(
         self, status: HTTPStatus, kind: str, length: int | None = None

@@ -101,8 +101,7 @@ def upscale(
     check_target(target)
     try:
         with av.open(_local(source)) as opened:
-            video, copied, dropped = _streams(opened, source)
-            _check_streams(av, copied, target)
+            video, _, dropped = _streams(av, opened, source, target)
             with _held(parts_folder(target)):
                 parts = _Parts(target, _fingerprint(upscaler, source, settings))
                 work = _Work(av, upscaler, settings, video, source)
@@ -153,33 +152,53 @@ def _is_ours(folder: Path) -> bool:
     return begun or _ABOUT in names
 
 
-def _streams(opened: Any, source: Path) -> tuple[Any, list[Any], list[str]]:
-    """The video, the streams that are copied, and names of all that is left out."""
+def _streams(
+    av: Any, opened: Any, source: Path, target: Path
+) -> tuple[Any, list[Any], list[str]]:
+    """The video, the streams that are copied, and names of all that is left out.
+
+    Raises UserError for a video that cannot be decoded, and for a stream that another
+    format than the target's could hold.
+    """
     video = opened.streams.best("video")
     if video is None:
         raise UserError(f"{source}: holds no video")
+    if video.codec_context is None:
+        raise UserError(
+            f"{source}: the codec of its video is unknown here: encode it anew, for "
+            "example in H.264 by ffmpeg"
+        )
     others = [s for s in opened.streams if s.index != video.index]
-    copied = [s for s in others if s.type in _COPIED]
-    dropped = [f"stream {s.index} ({s.type})" for s in others if s.type not in _COPIED]
+    copied = [s for s in others if s.type in _COPIED and _is_held(av, s, target)]
+    dropped = [f"stream {s.index} ({s.type})" for s in others if s not in copied]
     if video.format and any(part.is_alpha for part in video.format.components):
         dropped.append("the alpha channel")
     return video, copied, dropped
 
 
-def _check_streams(av: Any, copied: list[Any], target: Path) -> None:
-    """Raises UserError if the target's format cannot hold a stream."""
-    form = FORMATS[target.suffix.lower()]
-    for stream in copied:
-        try:
-            with av.open(_Nowhere(), "w", format=form) as out:
-                out.add_stream_from_template(stream)
-                out.start_encoding()
-        except (av.error.FFmpegError, ValueError) as error:
-            name = stream.codec_context.name if stream.codec_context else "unknown"
-            raise UserError(
-                f"{target}: {form} cannot hold stream {stream.index} ({stream.type}, "
-                f"{name}): write .mkv"
-            ) from error
+def _is_held(av: Any, stream: Any, target: Path) -> bool:
+    """Returns whether the target's format can hold a stream.
+
+    Raises UserError if it cannot, but another one can.
+    """
+    ends = [end for end, form in FORMATS.items() if _holds(av, form, stream)]
+    end = target.suffix.lower()
+    if ends and end not in ends:
+        raise UserError(
+            f"{target}: {FORMATS[end]} cannot hold stream {stream.index} "
+            f"({stream.type}, {stream.codec_context.name}): write {ends[0]}"
+        )
+    return bool(ends)
+
+
+def _holds(av: Any, form: str, stream: Any) -> bool:
+    try:
+        with av.open(_Nowhere(), "w", format=form) as out:
+            out.add_stream_from_template(stream)
+            out.start_encoding()
+    except (av.error.FFmpegError, ValueError):
+        return False
+    return True
 
 
 class _Nowhere:
@@ -526,9 +545,11 @@ def _join(av: Any, source: Path, target: Path, parts: _Parts) -> None:
             av.open(_local(parts.all[0].path)) as first,
             av.open(_local(path), "w", format=form) as out,
         ):
-            video, copied, _ = _streams(opened, source)
+            video, copied, _ = _streams(av, opened, source, target)
             made = out.add_stream_from_template(first.streams.video[0])
             made.time_base = video.time_base
+            if made.codec_context.name == CODECS["hevc"]:
+                made.codec_context.codec_tag = "hvc1"  # Apple's players ask for it
             _describe(made, video)
             streams = {s.index: out.add_stream_from_template(s) for s in copied}
             for stream in copied:

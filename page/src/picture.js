@@ -18,7 +18,7 @@ export async function read(file, megapixels) {
   const check = (width, height) => {
     if (width * height > 1e6 * megapixels)
       throw new Unusable(`${width} × ${height} pixels exceed the ${megapixels} ` +
-        "megapixels that this page takes: lightbsr upscale takes any number");
+        "megapixels that this page takes: lightbsr upscale takes up to 178");
   };
   check(head.width ?? 0, head.height ?? 0);
   const bitmap = await decoded(file, head);
