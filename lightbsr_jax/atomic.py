@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from lightbsr_jax.errors import UserError
+
 _UNFINISHED = re.compile(r"\.new-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}(\..*)?")
 _cleaned: set[str] = set()  # folders
 # Windows syncs only what is opened for writing, and no folders.
@@ -25,6 +27,15 @@ def make_writable(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
+
+
+def check_free(*paths: str | Path, overwrite: bool) -> None:
+    """Raises UserError for a folder, and for a file that exists, unless `overwrite`."""
+    for path in paths:
+        if Path(path).is_dir():
+            raise UserError(f"{path} is a folder: give the name of a file")
+        if Path(path).exists() and not overwrite:
+            raise UserError(f"{path} exists: give another name, or --overwrite")
 
 
 def replace(

@@ -320,6 +320,13 @@ def test_command(recording, tmp_path, monkeypatch, capsys) -> None:
     printed = capsys.readouterr().out
     assert f"DIFFERS {LOSS}" in printed and "1 of 51 differ." in printed
 
+    named = Case({**case.meta, "images": ["a\udcff.png"]}, case.arrays)
+    scored = {**theirs, "images/0/psnr": np.array(30.0)}
+    monkeypatch.setattr(ours, "everything", lambda case: scored)
+    monkeypatch.setattr(cases, "load", lambda path: (named, scored))
+    main(["compare", "--replay", str(RECORDING)])
+    assert "a\\xff.png" in capsys.readouterr().out
+
 
 def test_cpu_is_needed(monkeypatch, capsys) -> None:
     def only_a_gpu(backend: str | None = None) -> list:

@@ -244,7 +244,15 @@ def test_eval_takes_a_state_dict(
 
 
 @pytest.mark.parametrize("verb", ["restore", "encode"])
-def test_lr_images_in_0_to_255_are_refused(verb: str, trained: Model) -> None:
+def test_other_lr_images_are_refused(verb: str, trained: Model) -> None:
     pixels = np.full((1, 8, 8, 3), 200, np.uint8)
     with pytest.raises(UserError, match=r"type uint8: give floats in \[0, 1\]"):
         getattr(trained, verb)(pixels)
+    for shape in ((8, 8, 3), (1, 8, 8, 4)):
+        with pytest.raises(UserError, match=r"are \[.*8, .\]: give RGB \[B, h, w, 3\]"):
+            getattr(trained, verb)(np.zeros(shape, np.float32))
+
+
+def test_networks_are_told_apart(folder: Path, trained: Model) -> None:
+    """By identity: arrays have no single truth value."""
+    assert trained != Model.load(folder / "run") and trained in {trained}

@@ -113,6 +113,20 @@ def test_half_precision_rounds_the_parameters_alone(workdir, tmp_path, capsys) -
     assert any((ours != theirs).any() for ours, theirs in pairs)
 
 
+def test_names_in_the_card_that_are_not_utf_8_are_printed(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    markdown = pack.markdown
+    given = {"init": "a\udcff"}
+
+    def from_it(facts: pack.Facts) -> str:
+        return markdown(facts._replace(config=facts.config | given))
+
+    monkeypatch.setattr(pack, "markdown", from_it)
+    cli.main(["pack", str(workdir), str(tmp_path / "x.safetensors")])
+    assert "| started from | a\\xff |\n" in capsys.readouterr().out
+
+
 def test_facts_for_the_card(workdir: Path, tmp_path: Path) -> None:
     facts = pack.pack(workdir, tmp_path / "x.safetensors", half=False)
     assert facts.bytes == (tmp_path / "x.safetensors").stat().st_size
@@ -152,15 +166,22 @@ def test_upscaling_takes_them_without_being_told(named, tmp_path, capsys) -> Non
         ),
         ("pack {run} x.pt", "the name must end in .safetensors"),
         ("pack {run} {file}", "exists: give another name, or --overwrite"),
+        ("pack {run} {folder}.safetensors --overwrite", "is a folder: give the name"),
+        ("convert {run} {folder}.safetensors", "is a folder: give the name of a file"),
+        ("export {run} {folder}.param --overwrite", "is a folder: give the name of a"),
         ("pack nowhere x.safetensors", "nowhere holds no checkpoints"),
     ],
 )
-def test_mistakes_are_one_line(line, message, workdir, named, capsys) -> None:
+def test_mistakes_are_one_line(line, message, workdir, named, tmp_path, capsys) -> None:
+    folder = tmp_path / "folder"
+    for suffix in (".param", ".safetensors"):
+        folder.with_suffix(suffix).mkdir()
     with pytest.raises(SystemExit) as caught:
-        cli.main(line.format(run=workdir, file=named).split())
+        cli.main(line.format(run=workdir, file=named, folder=folder).split())
     assert caught.value.code == 2
     printed = capsys.readouterr().err
     assert message in printed and printed.count("\n") == 1
+    assert not folder.with_suffix(".bin").exists()
 
 
 def test_a_flipped_bit_is_found(workdir: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightbsr_jax.commands.printing import say
 from lightbsr_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -110,10 +111,11 @@ def run(arguments: argparse.Namespace) -> None:
         theirs = compare.run_reference(arguments.reference, case)
     if arguments.record is not None:
         cases.save(arguments.record, case, theirs)
-        print(f"{arguments.reference} -> {arguments.record}")
+        say(f"{arguments.reference} -> {arguments.record}")
         return
     found = compare.with_ours(case, theirs)
-    print(_describe(case, found, theirs))
+    for line in _describe(case, found, theirs).splitlines():
+        say(line)
     if arguments.precision:
         print("\n" + report.precision(compare.precision(case, theirs)))
     if arguments.json is not None:

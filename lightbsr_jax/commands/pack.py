@@ -2,6 +2,8 @@
 
 import argparse
 
+from lightbsr_jax.commands.printing import say
+
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     """Adds the command and its options."""
@@ -37,4 +39,5 @@ def run(arguments: argparse.Namespace) -> None:
         half=arguments.half,
         overwrite=arguments.overwrite,
     )
-    print(pack.markdown(facts), end="")
+    for line in pack.markdown(facts).splitlines():
+        say(line)

@@ -106,8 +106,8 @@ def to_file(
     """
     torch_files.check_suffix(file)
     for path in (file, basis_file):
-        if path is not None and Path(path).exists() and not overwrite:
-            raise UserError(f"{path} exists: give another name, or --overwrite")
+        if path is not None:
+            atomic.check_free(path, overwrite=overwrite)
     kept, basis = _kept(workdir)
     if basis_file is not None and not basis.any():
         raise UserError(f"{workdir} holds a student without a basis: leave --pca out")
@@ -133,8 +133,7 @@ def vgg_to_file(file: str | Path, out: str | Path, *, overwrite: bool = False) -
     tensors = torch_files.read(file)
     if not vgg_file.has_names(tensors):
         return False
-    if Path(out).exists() and not overwrite:
-        raise UserError(f"{out} exists: give another name, or --overwrite")
+    atomic.check_free(out, overwrite=overwrite)
     params = vgg_file.params_of(tensors, file, vgg.FEATURES)
     torch_files.write(out, vgg_file.tensors(params))
     return True

@@ -59,8 +59,8 @@ def write(
     """Writes a student's network, for any size or for the (height, width) given.
 
     NAME.param is written with NAME.bin, for any size. `form` is for ONNX; `half` is for
-    ncnn, too. Raises UserError for a teacher, for another ending than SUFFIXES, and for
-    a file that exists, unless `overwrite`.
+    ncnn, too. Raises UserError for a teacher, for another ending than SUFFIXES, for a
+    folder, and for a file that exists, unless `overwrite`.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -72,12 +72,12 @@ def write(
         )
     if path.suffix == ".param":
         weights = path.with_suffix(".bin")
-        _check_free(path, weights, overwrite=overwrite)
+        atomic.check_free(path, weights, overwrite=overwrite)
         layers, content = ncnn.to_ncnn(model, half=form.half)
         atomic.replace(weights, lambda new: new.write_bytes(content))
         atomic.write_text(path, layers)
         return
-    _check_free(path, overwrite=overwrite)
+    atomic.check_free(path, overwrite=overwrite)
     if path.suffix == ".onnx":
         content = to_onnx(model, size, form)
     else:
@@ -103,17 +103,11 @@ def write_split(
         raise UserError(f"{path}: only ONNX can be split; give a name ending in .onnx")
     parts: tuple[Part, Part] = ("estimator", "restorer")
     first, second = (path.with_name(f"{path.stem}-{part}.onnx") for part in parts)
-    _check_free(first, second, overwrite=overwrite)  # before one of two is written
+    # Before one of two is written.
+    atomic.check_free(first, second, overwrite=overwrite)
     for file, part in zip((first, second), parts, strict=True):
         write(model, file, size, overwrite=overwrite, form=form._replace(part=part))
     return first, second
-
-
-def _check_free(*paths: Path, overwrite: bool) -> None:
-    """Raises UserError for a file that exists, unless `overwrite`."""
-    for path in paths:
-        if path.exists() and not overwrite:
-            raise UserError(f"{path} exists: give another name, or --overwrite")
 
 
 def difference(model: Model, path: str | Path, size: tuple[int, int] | None) -> float:

@@ -29,11 +29,12 @@ _STATIC = {"static": True}
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A network with its weights, and the basis of the prior used in its training.
 
     It is a pytree whose leaves are its arrays, so compiled functions can take it.
+    Models compare by identity.
     """
 
     spec: ModelSpec = field(metadata=_STATIC)
@@ -95,9 +96,9 @@ class Model:
 
         A teacher needs the true `degradation` (LightBSR) or the HR images in 0..255
         (KDSR); raises UserError without. A student ignores them. Raises UserError for
-        LR images of integers, which are not in [0, 1].
+        LR images of another shape, or of integers, which are not in [0, 1].
         """
-        _check_floating(lr)
+        _check_lr(lr)
         privileged = self.privileged(degradation, hr)
         return _restore(self.network, self.variables, lr, privileged)
 
@@ -108,7 +109,7 @@ class Model:
         hr: ArrayLike | None = None,
     ) -> Array:
         """The IDRs [B, h', w', C] of LR images, with the arguments of `restore`."""
-        _check_floating(lr)
+        _check_lr(lr)
         privileged = self.privileged(degradation, hr)
         idr: Any = self.network.apply(self.variables, lr, privileged, method="encode")
         return idr
@@ -132,7 +133,11 @@ class Model:
         return self.spec.degradations.prior_vector(degradation, self.basis)
 
 
-def _check_floating(lr: ArrayLike) -> None:
+def _check_lr(lr: ArrayLike) -> None:
+    if lr.ndim != 4 or lr.shape[-1] != 3:
+        raise UserError(
+            f"LR images are {list(lr.shape)}: give RGB [B, h, w, 3], as image[None] is"
+        )
     if not jnp.issubdtype(lr.dtype, jnp.floating):
         raise UserError(
             f"LR images are of type {lr.dtype}: give floats in [0, 1], such as 0..255 "

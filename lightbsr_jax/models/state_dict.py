@@ -129,7 +129,9 @@ def from_tensors(file: str | Path, tensors: Tensors, run: RunSpec) -> StateDict:
     if others:
         queue = np.ascontiguousarray(tensors[QUEUE].T)
         momentum = Momentum(_complete(others[0]), queue, int(tensors[QUEUE_POINTER][0]))
-    counts = {name: int(tensors.get(name, 0)) for name in counters(run)}
+    # Some programs leave counts out, or round them with all other tensors.
+    whole = {name: x for name, x in tensors.items() if _form(x) == "int64 ()"}
+    counts = {name: int(whole.get(name, 0)) for name in counters(run)}
     return StateDict(run, _complete(variables), momentum, counts)
 
 
@@ -199,7 +201,8 @@ def _complete(variables: Tree) -> Tree:
 def _check(file: str | Path, tensors: Tensors, empty: StateDict) -> None:
     """Raises UserError if names, shapes or types differ from those of `empty`."""
     run, wanted = empty.run, to_tensors(empty)
-    shared = sorted(wanted.keys() & tensors.keys())
+    counts = set(counters(run))  # of BatchNorm's updates, which have no effect
+    shared = sorted((wanted.keys() & tensors.keys()) - counts)
     misfits = [
         f"{name} {_form(tensors[name])}, expected {_form(wanted[name])}"
         for name in shared
@@ -208,8 +211,7 @@ def _check(file: str | Path, tensors: Tensors, empty: StateDict) -> None:
     problems = [
         f"{len(names)} {what} ({_first(names)})"
         for what, names in {
-            # (BatchNorm's counts have no effect, and many programs leave them out.)
-            "missing": sorted(wanted.keys() - tensors.keys() - set(counters(run))),
+            "missing": sorted(wanted.keys() - tensors.keys() - counts),
             "unexpected": sorted(tensors.keys() - wanted.keys()),
             "misshapen": misfits,
         }.items()

@@ -47,8 +47,7 @@ def pack(
     """
     if Path(file).suffix != packed.SUFFIX:
         raise UserError(f"{file}: the name must end in {packed.SUFFIX}")
-    if Path(file).exists() and not overwrite:
-        raise UserError(f"{file} exists: give another name, or --overwrite")
+    atomic.check_free(file, overwrite=overwrite)
     folder, wanted = packed.at_step(workdir)
     if wanted == packed.BEST:
         about, model = packed.read(packed.best(folder))
