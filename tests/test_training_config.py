@@ -19,6 +19,7 @@ from lightbsr_jax.training.config import (
 PRESETS = [
     *((module, "setting2") for module in (teacher, student)),
     *((teacher, preset) for preset in ("t1", "m3", "demo", "setting1-short")),
+    *((student, preset) for preset in ("setting1-short", "photo-plain")),
     *((module, "demo") for module in (kdsr_teacher, kdsr_student, dasr)),
 ]
 
