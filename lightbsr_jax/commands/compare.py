@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightbsr_jax.commands.printing import say
+from lightbsr_jax.commands.printing import say, say_lines
 from lightbsr_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -114,8 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
         say(f"{arguments.reference} -> {arguments.record}")
         return
     found = compare.with_ours(case, theirs)
-    for line in _describe(case, found, theirs).splitlines():
-        say(line)
+    say_lines(_describe(case, found, theirs))
     if arguments.precision:
         print("\n" + report.precision(compare.precision(case, theirs)))
     if arguments.json is not None:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from lightbsr_jax.commands.printing import say
+from lightbsr_jax.commands.printing import say_lines
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -39,5 +39,4 @@ def run(arguments: argparse.Namespace) -> None:
         half=arguments.half,
         overwrite=arguments.overwrite,
     )
-    for line in pack.markdown(facts).splitlines():
-        say(line)
+    say_lines(pack.markdown(facts))

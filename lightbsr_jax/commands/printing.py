@@ -30,5 +30,11 @@ def say(text: str, file: TextIO | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def say_lines(text: str) -> None:
+    """Prints the lines of a text, each by `say`."""
+    for line in text.splitlines():
+        say(line)
+
+
 def _is_hidden(character: str) -> bool:
     return unicodedata.category(character) in _HIDDEN

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lightbsr_jax.commands.printing import say
+from lightbsr_jax.commands.printing import say_lines
 
 if TYPE_CHECKING:
     from lightbsr_jax.evaluation.conventions import Comparison, Measure
@@ -40,8 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     a, b, scale = arguments.a, arguments.b, arguments.scale
     found = conventions.compare(a, b, scale=scale)
-    for line in describe(a, b, scale, found).splitlines():
-        say(line)
+    say_lines(describe(a, b, scale, found))
 
 
 def describe(a: str, b: str, scale: int, found: Comparison) -> str:

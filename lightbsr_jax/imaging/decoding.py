@@ -37,7 +37,8 @@ _TURNS = {
     7: (1, True),
     8: (1, False),
 }
-_SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange rows and columns
+# Orientations that exchange rows and columns.
+_SIDEWAYS = {stated for stated, (turns, _) in _TURNS.items() if turns % 2}
 _HEADER = 138  # bytes of the longest BMP header
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"  # markers of a JPEG: its pixels, its end
 _BLANKS = (bytes(16), 16 * b"\xff")  # what fills up a file of a damaged disk

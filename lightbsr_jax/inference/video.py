@@ -181,14 +181,16 @@ def _is_held(av: Any, stream: Any, target: Path) -> bool:
 
     Raises UserError if it cannot, but another one can.
     """
-    ends = [end for end, form in FORMATS.items() if _holds(av, form, stream)]
-    end = target.suffix.lower()
-    if ends and end not in ends:
-        raise UserError(
-            f"{target}: {FORMATS[end]} cannot hold stream {stream.index} "
-            f"({stream.type}, {stream.codec_context.name}): write {ends[0]}"
-        )
-    return bool(ends)
+    form = FORMATS[target.suffix.lower()]
+    if _holds(av, form, stream):
+        return True
+    for end, other in FORMATS.items():
+        if _holds(av, other, stream):
+            raise UserError(
+                f"{target}: {form} cannot hold stream {stream.index} "
+                f"({stream.type}, {stream.codec_context.name}): write {end}"
+            )
+    return False
 
 
 def _holds(av: Any, form: str, stream: Any) -> bool:
