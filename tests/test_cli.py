@@ -88,6 +88,7 @@ def test_prepare(tmp_path, capsys, caplog, monkeypatch) -> None:
         ("convrt", "invalid choice: 'convrt'"),
         ("prepare --input={new}", "arguments are required: --output"),
         ("prepare --input={new} --output={new}", "no such folder or image: "),
+        ("prepare --input={new}\x1b[2J --output={new}", r"{new}\x1b[2J"),
         ("prepare --input=a --output={new} --tile=0", "--tile: '0' is not a positive"),
         (
             "prepare --input=a --output={new} --workers=-1",

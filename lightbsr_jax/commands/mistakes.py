@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
+from lightbsr_jax.commands.printing import printable
 from lightbsr_jax.errors import UserError
 
 EXTRAS = {  # the extras of pyproject.toml, and the modules that they install
@@ -43,5 +44,5 @@ def fail(error: Exception | str) -> NoReturn:
 
 
 def one_line(error: Exception | str) -> str:
-    """The message without line breaks."""
-    return " ".join(str(error).split())
+    """The message without line breaks, its control characters escaped."""
+    return printable(" ".join(str(error).split()))
