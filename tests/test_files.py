@@ -297,6 +297,16 @@ def test_premultiplied_alpha_is_divided_out(bits):
     np.testing.assert_array_equal(result[..., 3:], alpha)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_fourth_sample_of_no_stated_kind_is_alpha(bits):
+    """OpenCV's TIFF files of four channels have no tag ExtraSamples."""
+    samples = random_array(4, bits=bits)
+    data = tiff(samples, photometric="rgb", extrasamples=["unassalpha"])
+    tag = struct.pack("<HHI", 338, 3, 1)
+    data = data.replace(tag, struct.pack("<HHI", 65000, 3, 1), 1)
+    np.testing.assert_array_equal(decoding.decode(data).samples, samples)
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
 def test_colour_key_of_greys_at_the_files_depth(bits):
     """PNG, 11.3.1.1: the key is compared with samples as they are stored."""

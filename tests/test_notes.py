@@ -12,6 +12,7 @@ from PIL import ExifTags, Image
 
 from lightbsr_jax.imaging import (
     conversion,
+    decoding,
     exif,
     files,
     ifd,
@@ -28,6 +29,8 @@ PIXELS = np.random.default_rng(0).integers(256, size=(6, 8, 3), dtype=np.uint8)
 LARGER = 24, 32
 NAME = "Müller & 山田太郎".encode()
 MAKER = b"SONY DSC \0\0\0" + bytes(range(60))
+# Sides, the subject's area and place, and resolutions of the focal plane.
+IN_PIXELS = (40962, 40963, 37396, 41492, 41486, 41487, 41488)
 
 
 def block(
@@ -39,7 +42,7 @@ def block(
     """An EXIF block with an artist, a time, a maker note and a preview."""
     text = Entry(315, 2, len(NAME) + 1, NAME + b"\0")
     time = Entry(36867, 2, 20, b"2026:01:02 03:04:05\0")
-    sides = [Entry(tag, 4, 1, struct.pack(order + "I", 8)) for tag in (40962, 40963)]
+    sides = [Entry(tag, 4, 1, struct.pack(order + "I", 8)) for tag in IN_PIXELS]
     maker = Entry(exif.MAKER_NOTE, 7, len(MAKER), MAKER)
     inner = Directory(order, [time, *sides, maker, *details], 0)
     entries = [
@@ -110,7 +113,8 @@ def test_exif_keeps_bytes_of_any_encoding(
     assert found.main.value(315) == NAME + b"\0"
     assert found.exif is not None
     assert found.exif.value(36867) == b"2026:01:02 03:04:05\0"
-    assert found.main.value(274) is None and found.exif.value(40962) is None
+    assert found.main.value(274) is None
+    assert not {entry.tag for entry in found.exif.entries} & set(IN_PIXELS)
 
 
 def test_maker_notes_stay_where_they_count_from(tmp_path: Path) -> None:
@@ -261,6 +265,41 @@ def test_xmp_sizes_grow_and_lost_parts_are_not_announced(tmp_path: Path) -> None
     )
 
 
+def beside(name: bytes) -> bytes:
+    """A JPEG with a second picture that MPF (CIPA DC-007) lists and `name` is in."""
+    buffer = io.BytesIO()
+    first, second = Image.fromarray(PIXELS), Image.fromarray(PIXELS[:2])
+    second.info["comment"] = name
+    first.save(buffer, "MPO", save_all=True, append_images=[second])
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (beside(b"urn:com:apple:photo:2020:aux:hdrgainmap"), ["the gain map (HDR)"]),
+        (beside(b"urn:iso:std:iso:ts:21496:-1"), ["the gain map (HDR)"]),
+        (beside(b"a preview"), []),
+        (
+            saved("JPEG", extra=b"\xff\xeb\0\x0cJP\0\1jumdc2pa"),
+            ["content credentials (C2PA)"],
+        ),
+    ],
+)
+def test_what_no_xmp_announces_is_said_to_be_lost(
+    tmp_path: Path, data: bytes, expected: list[str]
+) -> None:
+    assert photographs.left_out(read(tmp_path, data), "PNG") == expected
+
+
+def test_a_gain_map_of_avif_is_said_to_be_lost() -> None:
+    data = saved("AVIF")
+    decoded = decoding.decode(data)  # libavif wants the map itself, too
+    announced = data.replace(b"MA1B", b"tmap", 1)
+    assert notes.read(announced, decoded).lost == ("the gain map (HDR)",)
+    assert notes.read(data, decoded).lost == ()
+
+
 def test_extended_xmp_is_said_to_be_lost(tmp_path: Path) -> None:
     """Further segments of a JPEG; Pillow passes on the first alone."""
     more = b"http://ns.adobe.com/xmp/extension/\0" + b"A" * 32 + bytes(8) + b"<x/>"
@@ -367,6 +406,17 @@ def test_resolutions_turn_with_the_picture(tmp_path: Path, kind: str) -> None:
     first = read(tmp_path, buffer.getvalue())
     assert first.colour.shape == (8, 6, 3)
     assert first.metadata.dpi == pytest.approx((100, 200), rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF", "JXL", "HEIF"])
+def test_resolutions_without_exif_are_said_to_be_lost(
+    tmp_path: Path, kind: str
+) -> None:
+    first = read(tmp_path, saved("PNG", dpi=(300, 300)))
+    assert photographs.left_out(first, kind) == ["the resolution"]
+    stated = Entry(282, 5, 1, struct.pack("<II", 300, 1))
+    data = saved("JPEG", dpi=(300, 300), exif=block(main=(stated,)))
+    assert photographs.left_out(read(tmp_path, data), kind) == []
 
 
 def test_square_pixels_lose_no_aspect(tmp_path: Path) -> None:

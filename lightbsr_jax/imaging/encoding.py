@@ -61,7 +61,7 @@ def encode(
     if kind == "AVIF":
         subsampling = "4:4:4" if quality >= _FULL_CHROMA else "4:2:0"
         options |= {"quality": quality, "subsampling": subsampling}
-        if samples.shape[-1] == 1:
+        if samples.shape[-1] < 3:
             options["subsampling"] = "4:0:0"
     given = {name: value for name, value in options.items() if value is not None}
     if kind == "HEIF":

@@ -14,10 +14,13 @@ from lightbsr_jax.imaging.ifd import Directory, Entry
 
 PREFIX = b"Exif\0\0"
 MAKER_NOTE = 37500
+RESOLUTION = 282
 _ASCII = 2  # a type
 XMP, IPTC, PHOTOSHOP, LAYERS, PROFILE = 700, 33723, 34377, 37724, 34675
 _ORIENTATION, _EXIF, _GPS, _INTEROP, _SUB = 274, 34665, 34853, 40965, 330
-_SIZES = {40962, 40963}  # of the pixels, in the EXIF directory
+# What counts in pixels in the EXIF directory: sides, the place of the subject, and
+# resolutions of the focal plane with their unit.
+_IN_PIXELS = {40962, 40963, 37396, 41492, 41486, 41487, 41488}
 # Tags of how TIFF stores its pixels, and tags that are written separately.
 LAYOUT = {
     *(254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 277, 278, 279, 280),
@@ -41,7 +44,7 @@ class Parts(NamedTuple):
 
 
 def tidied(block: bytes) -> bytes | None:
-    """Removes orientation, pixel sizes and preview from a block.
+    """Removes orientation, numbers of pixels and preview from a block.
 
     Returns None if the block is broken, and b"" if nothing is left in it.
     """
@@ -57,7 +60,7 @@ def tidied(block: bytes) -> bytes | None:
     _remove(data, begin, LAYOUT - keep, unlink=True)
     if exif is not None:
         try:
-            _remove(data, exif, _SIZES)
+            _remove(data, exif, _IN_PIXELS)
         except (ValueError, struct.error):
             pass  # a broken directory behind a good one stays as it is
     return PREFIX + bytes(data) if ifd.read(data, begin).entries else b""
@@ -97,7 +100,7 @@ def parts_at(data: bytes, main: Directory) -> Parts:
             continue
         if name == "exif":
             interop = directory.number(_INTEROP)
-            directory = _without(directory, {_INTEROP} | _SIZES)
+            directory = _without(directory, {_INTEROP} | _IN_PIXELS)
             found["interop"] = None if interop is None else _read(data, interop)
         found[name] = directory
     return Parts(**found)

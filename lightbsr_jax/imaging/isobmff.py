@@ -16,14 +16,23 @@ _UNSPECIFIED = 2
 
 def format_of(start: bytes) -> str | None:
     """AVIF or HEIF, from the brands at the beginning of a file; None for others."""
-    if start[4:8] != b"ftyp":
-        return None
-    (length,) = struct.unpack(">I", start[:4])
-    names = start[8:12] + start[16 : min(length, 256)]
-    brands = {names[i : i + 4] for i in range(0, len(names) - 3, 4)}
+    brands = _brands(start)
     if brands & _AVIF:
         return "AVIF"
     return "HEIF" if brands & _HEIF else None
+
+
+def has_gain_map(start: bytes) -> bool:
+    """Returns whether the brands of a file announce a gain map (ISO 21496-1)."""
+    return b"tmap" in _brands(start)
+
+
+def _brands(start: bytes) -> set[bytes]:
+    if start[4:8] != b"ftyp":
+        return set()
+    (length,) = struct.unpack(">I", start[:4])
+    names = start[8:12] + start[16 : min(length, 256)]
+    return {names[i : i + 4] for i in range(0, len(names) - 3, 4)}
 
 
 def boxes(data: bytes) -> Iterator[Box]:

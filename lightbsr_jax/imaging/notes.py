@@ -3,9 +3,9 @@
 import io
 import re
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from lightbsr_jax.imaging import exif, ifd, photoshop, png, tiff, xmp
+from lightbsr_jax.imaging import exif, ifd, isobmff, photoshop, png, tiff, xmp
 from lightbsr_jax.imaging.decoding import Decoded
 from lightbsr_jax.imaging.ifd import Directory, Entry
 
@@ -15,6 +15,9 @@ _PER_INCH, _PER_CENTIMETRE = 2, 3
 _DESCRIPTION, _EXTRA_SAMPLES = 270, 338
 _PIXEL_SCALE, _TIE_POINTS, _TRANSFORMATION = 33550, 33922, 34264  # of GeoTIFF
 _OME_SIZES = {b"SizeY": 0, b"SizeX": 1}
+# Names in a gain map behind a JPEG, which its own XMP need not announce.
+_GAIN_MAPS = (b"HDRGainMap", b"hdrgainmap", b"urn:iso:std:iso:ts:21496:-1")
+_CREDENTIALS = b"jumdc2pa"  # begin of a manifest (JUMBF), in any format
 
 
 class Metadata(NamedTuple):
@@ -47,7 +50,7 @@ def read(data: bytes, decoded: Decoded) -> Metadata:
 def _of_info(data: bytes, decoded: Decoded) -> Metadata:
     image, info = decoded.image, decoded.info
     block, packet, texts = info.get("exif"), info.get("xmp"), info.get("texts", ())
-    lost = list(info.get("lost", ()))
+    lost = [*info.get("lost", ()), *_beside(data, info)]
     colour = ((b"cICP", info["cicp"]),) if "cicp" in info else info.get("colour", ())
     if decoded.format == "PNG":
         found = list(png.chunks(io.BytesIO(data)))
@@ -79,8 +82,15 @@ def _of_info(data: bytes, decoded: Decoded) -> Metadata:
         comment=info.get("comment") if decoded.format == "JPEG" else None,
         lossless=(decoded.format == "WEBP" and _is_lossless(data))
         or (decoded.format == "JXL" and info.get("lossless", False)),
-        lost=tuple(lost),
+        lost=tuple(dict.fromkeys(lost)),
     )
+
+
+def _beside(data: bytes, info: dict[str, Any]) -> list[str]:
+    """Names of what a file holds beside its picture and no other part announces."""
+    further = "mp" in info and any(name in data for name in _GAIN_MAPS)
+    found = ["the gain map (HDR)"] * (further or isobmff.has_gain_map(data))
+    return found + ["content credentials (C2PA)"] * (_CREDENTIALS in data)
 
 
 def scaled(metadata: Metadata, old: Size, new: Size) -> Metadata:

@@ -112,6 +112,8 @@ def left_out(photograph: Photograph, kind: str) -> list[str]:
             lost.append("the maker note")
     if _is_too_fine(metadata, kind):
         lost.append(f"the resolution: too high for {kind}")
+    elif "dpi" not in form.held and _states_resolution_alone(metadata):
+        lost.append("the resolution")
     if len(set(metadata.aspect or ())) > 1 and "aspect" not in form.held:
         lost.append("the pixel aspect ratio")
     if photograph.profile != _held_profile(photograph, kind):
@@ -212,6 +214,13 @@ def _held_profile(photograph: Photograph, kind: str) -> bytes | None:
 
 def _is_too_fine(metadata: Metadata, kind: str) -> bool:
     return max(metadata.dpi or (0,)) > formats.FORMATS[kind].highest_dpi
+
+
+def _states_resolution_alone(metadata: Metadata) -> bool:
+    """Returns whether there is a resolution that the EXIF does not repeat."""
+    if metadata.dpi is None or metadata.exif is None:
+        return metadata.dpi is not None
+    return exif.parts(metadata.exif).main.value(exif.RESOLUTION) is None
 
 
 def _too_long(metadata: Metadata, kind: str) -> list[str]:

@@ -118,12 +118,14 @@ def samples(data: bytes, index: int) -> tuple[np.ndarray, int]:
     array = _scaled(array, page.bitspersample)
     if page.photometric == PHOTOMETRIC.MINISWHITE and array.dtype != np.float32:
         array[..., :1] = np.iinfo(array.dtype).max - array[..., :1]
-    alphas = [i for i, kind in enumerate(page.extrasamples) if kind in (1, 2)]
+    # OpenCV does not state that the fourth sample is alpha; Pillow takes it as such.
+    spare = page.extrasamples or (2,) * ((array.shape[-1], colours) == (4, 3))
+    alphas = [i for i, kind in enumerate(spare) if kind in (1, 2)]
     if not alphas or colours == 4:
         return array[..., :colours], colours
     alpha = array[..., colours + alphas[0], None]
     colour = array[..., :colours]
-    if page.extrasamples[alphas[0]] == 1:
+    if spare[alphas[0]] == 1:
         colour = depths.divided(colour, alpha)
     return np.concatenate([colour, alpha], -1), colours
 
