@@ -1,6 +1,7 @@
 """Signals to stop, locks of workdirs, what processes share, and what is written."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -108,6 +109,21 @@ def test_lines_that_are_no_records_are_set_aside(tmp_path: Path) -> None:
     Log(tmp_path, start=1, total=10).close()
     assert records.read_bytes() == good[0] + b"\n"
     assert Path(f"{records}.damaged").read_bytes().splitlines() == bad
+
+
+def test_a_full_disk_ends_the_log(tmp_path: Path) -> None:
+    """TensorBoard's events, the longer file, cannot be written: no endless wait."""
+    log = Log(tmp_path, start=0, total=1000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="log cannot be written .*: free space"):
+            for step in range(1, 1000):
+                log.metrics(step, {"loss": 1.0, "skipped": 0.0}, stage=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    log.close()
+    assert (tmp_path / RECORDS).stat().st_size < 20_000
 
 
 def test_a_damaged_config_is_named(tmp_path: Path) -> None:

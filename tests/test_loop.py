@@ -478,6 +478,17 @@ def test_workdir_that_cannot_be_written_to(images, tmp_path, monkeypatch) -> Non
         train(teacher_config(images), tmp_path / "workdir")
 
 
+@pytest.mark.parametrize("field", ["data", "validation"])
+def test_pictures_of_a_run_do_not_become_its_images(field, images, tmp_path) -> None:
+    """The validation's pictures in WORKDIR would be found when the run is resumed."""
+    folder = shutil.copytree(images, tmp_path / "images")
+    config = teacher_config(images)
+    config.validation.hr = str(images)
+    config[field].hr = f"{images},{folder}"
+    with pytest.raises(UserError, match=f"run lies in config.{field}.hr={folder}, "):
+        train(config, folder / "run")
+
+
 def test_full_disk_in_mid_run(images, tmp_path, monkeypatch) -> None:
     """The second checkpoint cannot be written: an error, and the first one stays."""
     monkeypatch.setattr(loop, "stop_if_lost", lambda *_: limit_files(tmp_path))

@@ -137,7 +137,7 @@ def test_images_that_do_not_fit(images, monkeypatch) -> None:
     with pytest.raises(
         UserError,
         match="config.data.resident: 7 images as 77 lines of 16 pixels need 0.0 GB, "
-        "and a device has 0.0 GB free: do not set",
+        "and a device has 0.0 GB free: set it to False ",
     ):
         ResidentBatches(images, sampler_of(images), threads=0)
     monkeypatch.setattr(resident, "_free_memory", lambda: 3 * 77 * 16)

@@ -137,7 +137,7 @@ def _check_memory(images: int, lines: int, width: int, size: int) -> None:
         raise UserError(
             f"config.data.resident: {images} images as {lines} lines of {width} pixels "
             f"need {needed / 1e9:.1f} GB, and a device has {free / 1e9:.1f} GB free: "
-            "do not set it, and prepare the data with lightbsr prepare instead"
+            "set it to False (lightbsr prepare makes reading quick)"
         )
 
 

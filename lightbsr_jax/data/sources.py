@@ -288,6 +288,15 @@ def first_images(text: str, count: int) -> list[tuple[str, np.ndarray]]:
     return images
 
 
+def searched_folder(place: Path, text: str) -> str | None:
+    """The folder of images named in `text` that `place` lies in, if there is one."""
+    for name in files.split_folders(text):
+        inside = place.resolve().is_relative_to(Path(name).resolve())
+        if inside and not _find_prepared(name):
+            return name
+    return None
+
+
 def find_all(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
     """Names and paths of the HR images in all the folders, each file once.
 

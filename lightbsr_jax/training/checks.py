@@ -10,6 +10,7 @@ import jax
 from flax.traverse_util import flatten_dict
 
 from lightbsr_jax import atomic
+from lightbsr_jax.data import sources
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation
 from lightbsr_jax.networks.discriminator import REDUCTION
@@ -260,6 +261,20 @@ def _stages(config: TrainingConfig) -> Iterator[str]:
             yield (
                 f"schedule.cooldown_epochs {schedule.cooldown_epochs} must be from 1 "
                 f"to {most}, the epochs of stage 2 after its warm-up"
+            )
+
+
+def check_pictures(config: TrainingConfig, workdir: Path) -> None:
+    """Raises UserError if a later start would take the run's pictures for images."""
+    wanted = config.validation
+    if not wanted.hr or not (wanted.pictures or wanted.sr):
+        return
+    for field, text in {"data": config.data.hr, "validation": wanted.hr}.items():
+        if folder := sources.searched_folder(workdir, text):
+            raise UserError(
+                f"--workdir={workdir} lies in config.{field}.hr={folder}, where the "
+                "pictures of its validation would be found as images: name (or move "
+                "it to) a folder outside, or set config.validation.pictures to 0"
             )
 
 

@@ -1,8 +1,10 @@
 """The log of a run: a progress bar or lines, metrics.jsonl, TensorBoard, pictures."""
 
+import contextlib
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from rich.progress import (
 from rich.table import Column
 
 from lightbsr_jax import atomic
+from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files
 
 RECORDS = "metrics.jsonl"
@@ -61,12 +64,7 @@ class Log:
         if self._records.exists() and not quiet:
             self._keep_until(start)
         if not quiet:
-            # The import takes seconds, and only this process needs it.
-            from tensorboardX import SummaryWriter
-
-            self._tensorboard = SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=start + 1
-            )
+            self._events = _Events(workdir / "tensorboard", start=start)
 
     def _keep_until(self, start: int) -> None:
         """Drops later records, and moves damaged lines to a separate file."""
@@ -131,7 +129,8 @@ class Log:
         folder = self._workdir / "validation"
         folder.mkdir(exist_ok=True)
         files.write_png(folder / f"{name}_{step:07d}.png", image)
-        self._tensorboard.add_image(name, image, step, dataformats="HWC")
+        with self._writing():
+            self._events.picture(step, name, image)
 
     def sr(self, step: int, name: str, image: np.ndarray) -> None:
         """Saves a uint8 [H, W, 3] SR image to validation/sr/."""
@@ -154,16 +153,68 @@ class Log:
     def close(self) -> None:
         self._bar.stop()
         if not self._quiet:
-            self._tensorboard.close()
+            self._events.close()
 
     def _record(self, step: int, values: dict[str, float]) -> None:
         if self._quiet:
             return
         finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        with self._records.open("a") as file:
-            file.write(json.dumps({"step": step, **finite}) + "\n")
+        with self._writing():
+            with self._records.open("a") as file:
+                file.write(json.dumps({"step": step, **finite}) + "\n")
+            self._events.numbers(step, values)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._workdir}: the log cannot be written ({error.strerror}): free "
+                "space, and repeat the same command"
+            ) from error
+
+
+class _Events:
+    """TensorBoard's file of events in `folder`, for a run that goes on at `start`.
+
+    tensorboardX's SummaryWriter writes in a thread, which a full disk ends, and then
+    waits for it without end. This class raises OSError instead.
+    """
+
+    def __init__(self, folder: Path, *, start: int) -> None:
+        # The imports take seconds, and only one process needs them.
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        kinds: Any = event_pb2
+        self._summary, self._event = summary, kinds.Event
+        folder.mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        # TensorBoard hides what an interrupted run wrote of later steps.
+        started = kinds.SessionLog(status=kinds.SessionLog.START)
+        self._writer.write_event(kinds.Event(step=start + 1, session_log=started))
+
+    def numbers(self, step: int, values: dict[str, float]) -> None:
+        """Writes numbers by name."""
         for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+            self._write(step, self._summary.scalar(name, value))
+        self._writer.flush()
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Writes a uint8 [H, W, 3] picture."""
+        self._write(step, self._summary.image(name, image, dataformats="HWC"))
+        self._writer.flush()
+
+    def close(self) -> None:
+        # All is written, unless that failed and has been raised.
+        with contextlib.suppress(OSError):
+            self._writer.close()
+
+    def _write(self, step: int, summary: Any) -> None:
+        event = self._event(wall_time=time.time(), step=step, summary=summary)
+        self._writer.write_event(event)
 
 
 def records(workdir: str | Path) -> list[dict[str, Any]]:

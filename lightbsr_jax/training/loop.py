@@ -28,6 +28,7 @@ from lightbsr_jax.training import adversary, initial, pack, parallel, schedules
 from lightbsr_jax.training.checks import (
     IMAGES,
     check,
+    check_pictures,
     check_resumable,
     check_room,
     check_workdir,
@@ -98,6 +99,7 @@ def train(flags: ConfigDict, workdir: str | Path) -> None:
     """
     config, workdir = TrainingConfig.from_flags(flags), Path(workdir)
     check(config)
+    check_pictures(config, workdir)
     with contextlib.ExitStack() as stack:
         _train(config, workdir, stack)
 
