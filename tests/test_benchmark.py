@@ -463,7 +463,9 @@ def test_few_images_are_in_memory(tmp_path: Path, monkeypatch) -> None:
         reader.read(planned[0])
 
 
-@pytest.mark.parametrize(("channels", "border"), [("rgb", 7), ("y", 3), ("y", None)])
+@pytest.mark.parametrize(
+    ("channels", "border"), [("rgb", 7), ("y", 3), ("y", 4), ("y", None)]
+)
 def test_scores_by_other_conventions(channels: str, border: int | None) -> None:
     """As `lightbsr psnr` has them; by default the paper's."""
     hr, sr = picture(1, 48, 52), picture(2, 48, 52)
@@ -473,6 +475,7 @@ def test_scores_by_other_conventions(channels: str, border: int | None) -> None:
     score = partial(benchmark._score, scale=SCALE, beside=benchmark.Beside())
     _, restored = score(job, hr[::4, ::4], {"x": sr}, measures=measures)
     cut = SCALE if border is None else border
+    assert measures.are_the_papers(SCALE) == (channels == "y" and cut == SCALE)
     colour = "RGB" if channels == "rgb" else conventions._PAPER
     expected = conventions.psnr(sr, hr, conventions.COLOURS[colour], border=cut)
     assert restored.scores["x"].psnr == pytest.approx(expected, abs=1e-9)

@@ -24,7 +24,8 @@ from configs.benchmark import get_config
 from lightbsr_jax.commands import flags
 from lightbsr_jax.evaluation import cost, html, images, report, restorers, run
 from lightbsr_jax.evaluation.config import Measurement
-from lightbsr_jax.evaluation.findings import Findings
+from lightbsr_jax.evaluation.findings import Findings, Network, separation_lines
+from lightbsr_jax.evaluation.idr import Numbers, Separation
 from lightbsr_jax.evaluation.niqe import niqe
 from lightbsr_jax.evaluation.pictures import Example
 from lightbsr_jax.methods.lightbsr.network import LightBSR
@@ -326,6 +327,9 @@ def test_names_in_reports_are_short_and_escaped() -> None:
     path = report.panel_path(0, "Set5", f"{'猫' * 85}.png", "sigma 1.2")
     assert len(path.removeprefix("panels/").encode()) <= 255
     assert report.panel_path(1, "Set5", "a/b.png") == "panels/2-Set5-a-b.png"
+    plots = [report._plot(f"t-SNE, LightBSR ({'猫' * 150}/{run})") for run in "ab"]
+    names = {plot.removeprefix("plots/") for plot in plots}
+    assert len(names) == 2 and all(len(name.encode()) <= 255 for name in names)
     pixels = np.zeros((4, 4, 3), np.uint8)
     name = 'LightBSR (a"b<c)'
     page = Page(html.views("x", pixels, (0, 0, 1, 1), {name: pixels}, {}))
@@ -344,6 +348,24 @@ def test_the_page_says_if_pictures_are_of_a_share(processes: int) -> None:
         html._pictures(found)
     )
     assert told == (processes == 2)
+
+
+def test_networks_of_two_settings_have_probes_of_their_own() -> None:
+    """Kernels of setting 1 have no direction, and its images no noise."""
+
+    def network(**probes: float) -> Network:
+        numbers = Numbers(0.5, 1.0, probes)
+        found = Separation((), np.empty(0), np.empty(0), 20, 3, numbers, numbers)
+        return Network(cost.Cost(1, 1, 1.0, "cpu"), found)
+
+    first = restorers.Contender("one", "lightbsr")
+    networks = {"one": network(width=0.1), "two": network(width=0.2, noise=0.3)}
+    lines = separation_lines(Findings(first, "", [], [], [], networks, {}))
+    assert [line[3:] for line in lines] == [
+        ["R² of width", "R² of noise"],
+        *[["0.100", ""]] * 2,
+        *[["0.200", "0.300"]] * 2,
+    ]
 
 
 def test_a_self_ensemble_costs_eight_passes() -> None:
@@ -443,6 +465,8 @@ def test_command_line(tmp_path) -> None:
     done = python(str(ROOT / "eval.py"), "--benchmarks=data/Set5", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: no network to measure: give --workdir=")
+    done = python(str(ROOT / "eval.py"), "--method=bicubic", "--report=", cwd=tmp_path)
+    assert done.stderr == "error: --report: an empty name: is a variable unset?\n"
 
 
 SMALL_PROGRAM = """

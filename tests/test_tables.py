@@ -5,8 +5,9 @@ import math
 import pytest
 
 from lightbsr_jax.errors import UserError
-from lightbsr_jax.evaluation import cases, published, run, tables
+from lightbsr_jax.evaluation import cases, html, published, run, tables
 from lightbsr_jax.evaluation.benchmark import Score
+from lightbsr_jax.evaluation.findings import Findings
 from lightbsr_jax.evaluation.restorers import Contender
 from lightbsr_jax.methods.registry import METHODS
 
@@ -101,6 +102,10 @@ def test_figures_beside_psnr_have_names_and_means() -> None:
     assert table.figures == ("PSNR (dB)", "SSIM", "NIQE")
     text = tables.markdown(table)
     assert "PSNR (dB) / SSIM / NIQE" in text and "20.00 / 0.5000 / 5.0000" in text
+    small = [s._replace(benchmark="small") for s in scores if s.image == "small"]
+    both = tables.make(small + scores, known, scale=4, contenders=contenders)
+    page = html._tables(Findings(contenders[0], "", [], both, [], {}, {}))
+    assert "PSNR (dB), and below it SSIM, NIQE, measured here" in page
 
 
 def test_means_of_all_methods_are_over_the_same_images() -> None:

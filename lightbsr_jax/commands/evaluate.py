@@ -50,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags.define_processes()
 
     def evaluate() -> None:
+        dumps = given.dump_lr, given.dump_sr
+        for path in (given.report, *dumps, given.lr_dir, given.lpips):
+            if path.value == "":
+                raise UserError(f"--{path.name}: an empty name: is a variable unset?")
         flags.join_processes()
         from lightbsr_jax import compilation
         from lightbsr_jax.evaluation.run import run

@@ -59,9 +59,9 @@ class Measures(NamedTuple):
     channels: str = "y"  # luma, or "rgb": all three together
     border: int | None = None  # pixels cut on each side; None: the scale
 
-    @property
-    def are_the_papers(self) -> bool:
-        return self == Measures()
+    def are_the_papers(self, scale: int) -> bool:
+        """Returns whether the figures can stand beside the paper's."""
+        return self.channels == "y" and self.cut(scale) == scale
 
     def cut(self, scale: int) -> int:
         """The border in pixels."""

@@ -132,18 +132,20 @@ def separation_lines(found: Findings) -> Lines:
     """Silhouette, neighbours and probes of trained and of untrained networks."""
     if found.separation is None:
         return []
-    probes = found.separation.trained.probes
-    lines = [["IDR", "silhouette", f"{NEIGHBOURS} neighbours"]]
-    lines[0] += [f"R² of {trait}" for trait in probes]
     rows = []
     for name, (_, separation) in found.networks.items():
         if separation is None:
             continue
         untrained = "untrained" if name == found.method else f"{name}, untrained"
         rows += [(name, separation.trained), (untrained, separation.untrained)]
+    # Degradations of one setting may have traits that those of another one lack.
+    traits = dict.fromkeys(trait for _, numbers in rows for trait in numbers.probes)
+    lines = [["IDR", "silhouette", f"{NEIGHBOURS} neighbours"]]
+    lines[0] += [f"R² of {trait}" for trait in traits]
     for name, numbers in rows:
         line = [name, f"{numbers.silhouette:.3f}", f"{numbers.neighbours:.1%}"]
-        lines.append(line + [f"{numbers.probes[trait]:.3f}" for trait in probes])
+        probes = map(numbers.probes.get, traits)
+        lines.append(line + ["" if r2 is None else f"{r2:.3f}" for r2 in probes])
     return lines
 
 

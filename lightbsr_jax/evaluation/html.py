@@ -64,7 +64,8 @@ def _headlines(found: Findings) -> str:
 
 
 def _tables(found: Findings) -> str:
-    first, *below = found.tables[0].figures
+    figures = (figure for table in found.tables for figure in table.figures)
+    first, *below = dict.fromkeys(figures)
     text = (
         f"{first}, and below it {', '.join(below)}, measured here; other rows are from "
         "the paper."

@@ -21,6 +21,7 @@ from lightbsr_jax.imaging import files, layouts, metrics
 # HR pixels: published pairs are cropped to multiples of up to 12.
 _MOST_CROPPED = 12
 _SINGLES = "images"  # the benchmark of single images
+_LONGEST = 200  # bytes of a slug: a file's name, with more around it, has up to 255
 
 
 class TestImage(NamedTuple):
@@ -240,6 +241,9 @@ def check_outside(target: Path, image: TestImage) -> None:
 
 
 def slug(text: str) -> str:
-    """Makes a file name of a text: letters, digits, dots and dashes only."""
+    """Makes a file name of a text: letters, digits, dots and dashes only.
+
+    Of a long text it keeps the end, in which the workdirs of networks differ.
+    """
     kept = "".join(c if c.isalnum() or c == "." else " " for c in text)
-    return "-".join(kept.split())
+    return "-".join(kept.split()).encode()[-_LONGEST:].decode(errors="ignore")

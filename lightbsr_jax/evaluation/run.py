@@ -168,7 +168,7 @@ def _report(
         measured.cases,
         scale=measured.scale,
         contenders=measured.contenders,
-        paper=wanted.measures.are_the_papers,
+        paper=wanted.measures.are_the_papers(measured.scale),
     )
     for table in tabled:
         say(tables.markdown(table))
