@@ -6,13 +6,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from lightbsr_jax.imaging import depths
+from lightbsr_jax.imaging import depths, isobmff
 from lightbsr_jax.imaging.errors import check_pixels
 from lightbsr_jax.imaging.formats import FORMATS
 
 _FULL_CHROMA = 90  # least quality with colours at full resolution
 # Names of auxiliary pictures, by a part of their type.
-_AUXILIARY = {"hdrgainmap": "the gain map (HDR)", "depth": "the depth map"}
+_AUXILIARY = {"hdrgainmap": isobmff.GAIN_MAP, "depth": "the depth map"}
 
 
 def size(file: BinaryIO) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 
 Box = tuple[bytes, bytes]  # kind and body
+GAIN_MAP = "the gain map (HDR)"  # its name in messages, for every format
 
 _AVIF = {b"avif", b"avis", b"avio"}
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}

@@ -198,7 +198,7 @@ def _parts(data: bytes) -> tuple[bytes, dict[str, Any]]:
         elif kind == b"jbrd":  # the picture was a JPEG
             notes["lossless"] = False
         elif kind == b"jhgm":
-            notes["lost"] = ["the gain map (HDR)"]
+            notes["lost"] = [isobmff.GAIN_MAP]
     return stream, notes
 
 

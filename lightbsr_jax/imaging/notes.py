@@ -89,7 +89,7 @@ def _of_info(data: bytes, decoded: Decoded) -> Metadata:
 def _beside(data: bytes, info: dict[str, Any]) -> list[str]:
     """Names of what a file holds beside its picture and no other part announces."""
     further = "mp" in info and any(name in data for name in _GAIN_MAPS)
-    found = ["the gain map (HDR)"] * (further or isobmff.has_gain_map(data))
+    found = [isobmff.GAIN_MAP] * (further or isobmff.has_gain_map(data))
     return found + ["content credentials (C2PA)"] * (_CREDENTIALS in data)
 
 

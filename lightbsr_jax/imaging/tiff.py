@@ -119,7 +119,9 @@ def samples(data: bytes, index: int) -> tuple[np.ndarray, int]:
     if page.photometric == PHOTOMETRIC.MINISWHITE and array.dtype != np.float32:
         array[..., :1] = np.iinfo(array.dtype).max - array[..., :1]
     # OpenCV does not state that the fourth sample is alpha; Pillow takes it as such.
-    spare = page.extrasamples or (2,) * ((array.shape[-1], colours) == (4, 3))
+    spare = page.extrasamples
+    if not spare and colours == 3 and array.shape[-1] == 4:
+        spare = (2,)
     alphas = [i for i, kind in enumerate(spare) if kind in (1, 2)]
     if not alphas or colours == 4:
         return array[..., :colours], colours

@@ -6,6 +6,8 @@ Packets are edited as text, so that everything else in them stays unchanged.
 import re
 from collections.abc import Callable
 
+from lightbsr_jax.imaging import isobmff
+
 _LENGTHS = {  # lengths in pixels, and their axis: 0 for rows
     **dict.fromkeys(
         (
@@ -51,7 +53,7 @@ def cleaned(packet: bytes) -> tuple[bytes, list[str]]:
     """Removes announcements of lost parts; also returns the names of these parts."""
     lost = []
     if re.search(rb"(?:" + _GAIN_MAP + rb"):\w+", packet):
-        lost.append("the gain map (HDR)")
+        lost.append(isobmff.GAIN_MAP)
         packet = _removed(packet, rb"(?:" + _GAIN_MAP + rb"):\w+")
     if re.search(_VIDEO, packet):
         lost.append("the video (motion photo)")

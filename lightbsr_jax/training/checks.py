@@ -274,7 +274,8 @@ def check_pictures(config: TrainingConfig, workdir: Path) -> None:
             raise UserError(
                 f"--workdir={workdir} lies in config.{field}.hr={folder}, where the "
                 "pictures of its validation would be found as images: name (or move "
-                "it to) a folder outside, or set config.validation.pictures to 0"
+                "it to) a folder outside, or set config.validation.pictures to 0 and "
+                "config.validation.sr to False"
             )
 
 

@@ -198,23 +198,22 @@ class _Events:
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
         """Writes numbers by name."""
-        for name, value in values.items():
-            self._write(step, self._summary.scalar(name, value))
-        self._writer.flush()
+        self._write(step, *map(self._summary.scalar, values, values.values()))
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """Writes a uint8 [H, W, 3] picture."""
         self._write(step, self._summary.image(name, image, dataformats="HWC"))
-        self._writer.flush()
 
     def close(self) -> None:
         # All is written, unless that failed and has been raised.
         with contextlib.suppress(OSError):
             self._writer.close()
 
-    def _write(self, step: int, summary: Any) -> None:
-        event = self._event(wall_time=time.time(), step=step, summary=summary)
-        self._writer.write_event(event)
+    def _write(self, step: int, *summaries: Any) -> None:
+        for summary in summaries:
+            event = self._event(wall_time=time.time(), step=step, summary=summary)
+            self._writer.write_event(event)
+        self._writer.flush()
 
 
 def records(workdir: str | Path) -> list[dict[str, Any]]:
