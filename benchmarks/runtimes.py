@@ -34,8 +34,10 @@ def ours(precision: str, weights: str, _: str) -> Run:
 
     from lightbsr_jax import target
     from lightbsr_jax.compilation import inference_jit
+    from lightbsr_jax.inference import memory
     from lightbsr_jax.models.load import load_for_pictures
 
+    memory.keep_freed()  # as the commands do
     jax.config.update("jax_enable_compilation_cache", False)
     model = load_for_pictures(weights)
     program = inference_jit(lambda variables, lr: model.network.apply(variables, lr).sr)

@@ -44,11 +44,16 @@ def on_host() -> Iterator[None]:
 
 
 def narrow_products() -> AbstractContextManager[None]:
-    """Context that traces the products of dense layers in bfloat16, on a CPU.
+    """Context that traces products and convolutions in bfloat16, on a CPU.
 
-    Their sums, and everything else, stay in float32.
+    Their sums, maps and everything else stay in float32.
     """
     return _narrow(True)
+
+
+def wide_products() -> AbstractContextManager[None]:
+    """Context in which `narrow_products` has no effect."""
+    return _narrow(False)
 
 
 def has_narrow_products() -> bool:

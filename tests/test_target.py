@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from lightbsr_jax import target
 from lightbsr_jax.methods.network import Restorer
-from lightbsr_jax.networks import operators
+from lightbsr_jax.networks import cpu, operators, plain
 from lightbsr_jax.training import parallel
 
 
@@ -130,3 +131,67 @@ def test_narrow_products_round_their_factors_and_not_their_sums() -> None:
     np.testing.assert_allclose(narrow, wide[0] @ wide[1] + 1, atol=1e-5)
     assert abs(narrow - exact).max() > 1e-3
     np.testing.assert_array_equal(of_vectors, operators.dense(x[0, 0], kernel, bias))
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("channels", [(16, 16), (8, 16), (24, 16), (64, 64), (10, 48)])
+@pytest.mark.parametrize("columns", [1, 2, 4, 13])
+def test_narrow_convolutions_round_their_factors(
+    size: int, channels: tuple[int, int], columns: int
+) -> None:
+    """Also where the columns are no multiple of those computed together."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2, 3, columns, channels[0])).astype(np.float32)
+    kernel = random.normal(size=(size, size, *channels)).astype(np.float32) / size
+    with target.narrow_products():
+        narrow = cpu.conv(x, kernel)
+    exact = plain.conv(x, kernel)
+    # Ties away from zero, of which there are some among so many.
+    bits = (((y.view(np.uint32) + (1 << 15)) >> 16) << 16 for y in (x, kernel))
+    rounded = plain.conv(*(y.astype(np.uint32).view(np.float32) for y in bits))
+    assert narrow.dtype == jnp.float32
+    np.testing.assert_allclose(narrow, rounded, atol=5e-5)
+    assert abs(rounded - exact).max() > 1e-3
+
+
+def test_narrow_convolutions_are_for_maps_of_features() -> None:
+    """Pixels keep their precision, and an odd number of channels has no pairs."""
+    random = np.random.default_rng(0)
+    for inputs, outputs in ((3, 64), (64, 3), (9, 16)):
+        x = random.normal(size=(1, 8, 8, inputs)).astype(np.float32)
+        kernel = random.normal(size=(3, 3, inputs, outputs)).astype(np.float32)
+        exact = cpu.conv(x, kernel)
+        with target.narrow_products():
+            np.testing.assert_array_equal(cpu.conv(x, kernel), exact)
+
+
+def test_the_last_convolutions_stay_wide() -> None:
+    restorer = Restorer(2, lambda x, *_: x, features=64)
+    x = jax.random.normal(jax.random.key(1), (1, 40, 40, 64))
+    variables = restorer.init(jax.random.key(0), x, method="reconstruct_stepwise")
+    exact = restorer.apply(variables, x, method="reconstruct")
+    with target.narrow_products():
+        same = restorer.apply(variables, x, method="reconstruct")
+    np.testing.assert_array_equal(same, exact)
+
+
+def test_narrow_gelu() -> None:
+    x = np.linspace(-30, 30, 100_001).astype(np.float32)
+    exact = x * special.ndtr(x.astype(np.float64))
+    with target.narrow_products():
+        found = operators.gelu(jnp.asarray(x))
+    assert 1e-4 < abs(found - exact).max() < 2e-4
+    large = abs(x) >= 4
+    assert (abs(found - x.clip(0)) <= 1e-6 * abs(x))[large].all()
+
+
+def test_narrow_depthwise_convolutions_add_in_another_order() -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2, 9, 11, 8)).astype(np.float32)
+    kernel = random.normal(size=(7, 7, 1, 8)).astype(np.float32)
+    bias = random.normal(size=8).astype(np.float32)
+    exact = plain.depthwise_conv(x, kernel, bias)
+    with target.narrow_products():
+        found = cpu.depthwise_conv(x, kernel, bias)
+    np.testing.assert_allclose(found, exact, atol=2e-5)
+    assert abs(found - cpu.depthwise_conv(x, kernel, bias)).max() > 0

@@ -133,8 +133,8 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
-        help="precision of the network's arithmetic (default: bfloat16 for some "
-        "products if the processor is made for them, else float32)",
+        help="precision of the network's arithmetic (default: products in "
+        "bfloat16 if the processor is made for them, else float32)",
     )
 
 
@@ -305,7 +305,7 @@ def make_upscaler(
         ) from error
     upscaler = Upscaler(model, memory=memory, precision=precision, devices=devices)
     if precision == "auto" and upscaler.precision == "bfloat16":
-        say("some products are in bfloat16 (--precision=float32: none)")
+        say("products are in bfloat16 (--precision=float32: none)")
     if (precision, upscaler.precision) == ("bfloat16", "float32"):
         say("--precision=bfloat16: this processor is not made for it; using float32")
     return upscaler

@@ -81,9 +81,9 @@ class Upscaler:
 
         memory: bytes for the maps on each device (default: most of the free memory).
         precision: of the network's arithmetic. On a CPU bfloat16 is only for the
-            products of dense layers, and only where the processor has a unit for
-            them (AMX); elsewhere it is float32. "auto" is bfloat16 on such a
-            processor, and float32 on all other devices.
+            factors of products and convolutions, and only where the processor has a
+            unit for them (AMX); elsewhere it is float32. "auto" is bfloat16 on such
+            a processor, and float32 on all other devices.
         devices: devices that share the rows of a picture (default: the first device).
         border: pixels by which a picture is mirrored beyond its edges before it is
             restored, because networks pad with black; 0 restores as evaluation does.
