@@ -73,14 +73,15 @@ class ModelSpec:
             "setting": settings.SETTINGS,
             "scale": UPSCALER_STEPS,
         }
-        if self.method in METHODS:
+        if isinstance(self.method, str) and self.method in METHODS:
             known["role"] = self.entry.roles
         for field, values in known.items():
-            if getattr(self, field) not in values:
+            given = getattr(self, field)
+            # By type too: True and 2.0 equal whole numbers.
+            if not any(type(given) is type(x) and given == x for x in values):
                 names = ", ".join(map(str, values))
                 raise UserError(
-                    f"{field} {getattr(self, field)!r} is unknown to this version: "
-                    f"use one of {names}"
+                    f"{field} {given!r} is unknown to this version: use one of {names}"
                 )
         sizes = _sizes(self.entry.network)
         unknown = self.network.keys() - sizes.keys()
@@ -89,6 +90,13 @@ class ModelSpec:
                 f"network.{min(unknown)}: {self.entry.title} has no such size: use "
                 f"one of {', '.join(sizes)}"
             )
+        for name, size in self.network.items():
+            if type(size) is not type(sizes[name]):
+                switch = isinstance(sizes[name], bool)
+                kind = "neither true nor false" if switch else "not a whole number"
+                raise UserError(f"network.{name} {size!r} is {kind}")
+        if not isinstance(self.prior, bool):
+            raise UserError(f"prior {self.prior!r} is neither true nor false")
         object.__setattr__(self, "network", FrozenDict({**sizes, **self.network}))
 
     @classmethod
@@ -102,7 +110,9 @@ class ModelSpec:
         missing = [x for x in ("role", "setting", "scale") if x not in config]
         if missing:
             raise UserError(f"{source} lacks {', '.join(missing)}: add the fields")
-        network = config["network"] if "network" in config else {}
+        network = _get(config, "network", {})
+        if not hasattr(network, "keys"):  # ConfigDict is not a Mapping
+            raise UserError(f"{source}: network {network!r} is not a group of sizes")
         try:
             return cls(
                 method=_get(config, "method", DEFAULT_METHOD),

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from configs.benchmark import get_config
+from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation import cases, published
+from lightbsr_jax.evaluation.config import Measurement
 from lightbsr_jax.imaging import settings
 
 
@@ -14,6 +16,34 @@ def labels(config) -> list[str]:
     tested = settings.of(config.setting).tested if config.setting else {}
     made = cases.make(config.setting, **{name: config[name] for name in tested})
     return [case.label for case in made]
+
+
+def test_settings_may_be_given_as_text() -> None:
+    """As flags give them where the preset's setting has a name."""
+    config = get_config("photo")
+    config.setting = "2"
+    wanted = Measurement.from_flags(config)
+    assert wanted.setting == wanted.as_given["setting"] == 2
+    assert len(wanted.cases()) == 18
+    config.setting = "two"
+    with pytest.raises(UserError, match="config.setting: setting two does not exist"):
+        Measurement.from_flags(config)
+
+
+def test_kernels_of_a_validation_are_as_wide_in_lr_pixels() -> None:
+    """So that they are among those that a network of that scale is trained on."""
+
+    def labels(setting: settings.Name, scale: int) -> list[str]:
+        return [case.label for case in cases.of_scale(setting, scale)]
+
+    assert labels(1, 2) == ["sigma 0.6", "sigma 1.2", "sigma 1.8"]
+    assert labels(1, 3) == ["sigma 0.9", "sigma 1.8", "sigma 2.7"]
+    assert labels("jpeg", 2)[:2] == ["sigma 0.3 quality 30", "sigma 0.45 quality 30"]
+    assert labels(2, 2)[:2] == ["(1, 0.25, 0) noise 5", "(1, 0.5, 10) noise 5"]
+    assert len(labels(2, 2)) == len(cases.make(2))
+    for setting in settings.SETTINGS:
+        assert labels(setting, 4) == [case.label for case in cases.make(setting)]
+    assert labels("photo", 2) == labels("photo", 4)
 
 
 def test_presets_are_the_papers() -> None:

@@ -21,7 +21,6 @@ from lightbsr_jax.training import checks, loop, pack, parallel
 from lightbsr_jax.training.config import TrainingConfig
 from lightbsr_jax.training.interruption import Interruption
 from lightbsr_jax.training.log import RECORDS, Log
-from lightbsr_jax.training.validation import picture_names
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT"])
@@ -93,11 +92,6 @@ def test_names_that_are_not_utf_8_are_printed(
     log.say("not used: \udce9.png")
     log.close()
     assert capsys.readouterr().out == "not used: \\xe9.png\n"
-
-
-def test_pictures_of_equal_names_have_files_of_their_own() -> None:
-    names = picture_names(["a/x.png", "b/x.png", "y z.png"])
-    assert names == ["0-x", "1-x", "y-z"]
 
 
 def test_lines_that_are_no_records_are_set_aside(tmp_path: Path) -> None:

@@ -212,6 +212,25 @@ def test_training_takes_hr_alone(tmp_path: Path) -> None:
     assert [name for name, _ in sources.find_all([tmp_path])] == ["0001.png"]
 
 
+def test_images_that_are_left_out_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By training, its validation and evaluation, which take the one called HR."""
+    make(tmp_path, "a.png", "b.png", "car_gt.png")
+    message = (
+        f"{tmp_path}: only 1 of 3 images are used, which are HR by their names or "
+        "folders, such as car_gt.png"
+    )
+    for find in (
+        lambda: sources.find_all([tmp_path]),
+        lambda: sources.first_images(str(tmp_path), 3),
+        lambda: images.find([tmp_path]),
+    ):
+        caplog.clear()
+        assert len(find()) == 1
+        assert caplog.messages == [message]
+
+
 def test_the_command_says_what_it_sees(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

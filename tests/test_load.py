@@ -198,6 +198,43 @@ def test_weights_that_are_not_finite_are_refused(
             door(source)
 
 
+WRONG = [
+    ({"config": None}, "its config is None"),
+    ({"config": [1]}, r"its config is \[1\]"),
+    ({"step": "10"}, "its step is '10'"),
+    ({"step": None}, "its step is None"),
+    ({"step": 1.5}, "its step is 1.5"),
+    ({"step": -1}, "its step is -1"),
+    ({"method": ["dasr"]}, r"method \['dasr'\] is unknown"),
+    ({"role": {}}, "role {} is unknown"),
+    ({"setting": [2]}, r"setting \[2\] is unknown"),
+    ({"scale": "2"}, "scale '2' is unknown"),
+    ({"scale": 2.0}, "scale 2.0 is unknown"),
+    ({"prior": "yes"}, "prior 'yes' is neither true nor false"),
+    ({"network": None}, "network None is not a group of sizes"),
+    ({"network": [1]}, r"network \[1\] is not a group of sizes"),
+    ({"network": {"groups": "1"}}, "network.groups '1' is not a whole number"),
+    ({"network": {"groups": True}}, "network.groups True is not a whole number"),
+    ({"network": {"groups": -1}}, "network.groups -1 is too small: at least 1"),
+    ({"network": {"converter_blocks": 1}}, "converter_blocks 1 is neither true nor"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG)
+def test_facts_of_a_wrong_type_are_named(
+    wrong: dict[str, Any], message: str, folder: Path, tmp_path: Path
+) -> None:
+    """In files of lightbsr pack that were changed by hand."""
+    about, tree = packed.read(folder / "packed.safetensors")
+    if wrong.keys() <= {"config", "step"}:
+        about |= wrong
+    else:
+        about["config"] |= wrong
+    packed.write(tmp_path / "x.safetensors", about, tree, half=False)
+    with pytest.raises(UserError, match=f"x.safetensors.*{message}"):
+        Model.load(tmp_path / "x.safetensors")
+
+
 def test_a_name_goes_before_a_folder(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

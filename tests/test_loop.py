@@ -380,6 +380,15 @@ def test_unreadable_images_are_skipped_and_named(
         ({"seed": -1}, "seed -1 is too small: at least 0"),
         ({"seed": 2**31}, "seed 2147483648 is too large: at most 2147483647"),
         ({"degradation.width_max": 0.2}, "width_max 0.2 must be above 0.2"),
+        ({"degradation.width_max": float("inf")}, "width_max inf is not finite"),
+        ({"adam.eps": 0.0}, "adam.eps 0.0 must be above 0 and finite"),
+        ({"adam.eps": -1e-8}, "adam.eps -1e-08 must be above 0"),
+        ({"adam.eps": float("nan")}, "adam.eps nan must be above 0"),
+        ({"adam.b1": 1.5}, r"adam.b1 1.5 is not in \[0, 1\)"),
+        ({"adam.b1": -0.1}, r"adam.b1 -0.1 is not in \[0, 1\)"),
+        ({"adam.b2": 1.0}, r"adam.b2 1.0 is not in \[0, 1\)"),
+        ({"contrast.momentum": 1.1}, r"contrast.momentum 1.1 is not in \[0, 1\)"),
+        ({"contrast.temperature": 0.0}, "contrast.temperature 0.0 must be above 0"),
         ({"schedule.warmup_epochs": 2}, "warmup_epochs 2 is not below"),
         ({"schedule.stage2_epochs": 0}, "stage2_epochs 0"),
         ({"data.lr_crop": 2}, "data.lr_crop 2"),
@@ -446,6 +455,30 @@ def test_run_that_is_lost_stops(images, tmp_path, monkeypatch) -> None:
     assert [record["skipped"] for record in printed[:3]] == [0, 0, 0]
     assert printed[-1]["skipped"] > 0
     assert Model.load(tmp_path / "lost").step == 3  # the last one that was made
+
+
+@pytest.mark.parametrize("finite", [0, 1])
+def test_run_without_any_update_is_lost(
+    finite: int, images, tmp_path, monkeypatch
+) -> None:
+    """Though it is shorter than the number of skipped updates that stops a run."""
+
+    def losing_step(update, **_):
+        def step(state, crops, fixed):
+            loss = jnp.where(state.step < finite, 1.0, jnp.nan)
+            return state.replace(step=state.step + 1), {"loss": loss}
+
+        return step
+
+    monkeypatch.setattr(loop, "degrading_step", losing_step)
+    config = teacher_config(images)
+    if finite:
+        train(config, tmp_path / "run")
+        return
+    with pytest.raises(UserError, match="last 4 updates, up to step 4, were not fin"):
+        train(config, tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="no finished checkpoint"):
+        Model.load(tmp_path / "run")
 
 
 def test_validation_that_fails_loses_nothing(images, printed, monkeypatch) -> None:

@@ -200,8 +200,9 @@ def test_a_flipped_bit_is_found(workdir: Path, tmp_path: Path) -> None:
             packed.read(file)
 
     tensors = {"basis": np.ones(3, np.float32)}
-    packed.safetensors.numpy.save_file(tensors, file, {"lightbsr_jax": '{"step": 1}'})
-    assert packed.read(file)[0] == {"step": 1}
+    text = '{"config": {}, "step": 1}'
+    packed.safetensors.numpy.save_file(tensors, file, {"lightbsr_jax": text})
+    assert packed.read(file)[0] == {"config": {}, "step": 1}
 
 
 def test_weights_beyond_float16_are_refused(tmp_path: Path) -> None:

@@ -327,13 +327,41 @@ def test_names_in_reports_are_short_and_escaped() -> None:
     path = report.panel_path(0, "Set5", f"{'猫' * 85}.png", "sigma 1.2")
     assert len(path.removeprefix("panels/").encode()) <= 255
     assert report.panel_path(1, "Set5", "a/b.png") == "panels/2-Set5-a-b.png"
-    plots = [report._plot(f"t-SNE, LightBSR ({'猫' * 150}/{run})") for run in "ab"]
+    titles = [f"t-SNE, LightBSR ({'猫' * 150}/{run})" for run in "ab"]
+    plots = report._plots(dict.fromkeys(titles, "")).values()
     names = {plot.removeprefix("plots/") for plot in plots}
     assert len(names) == 2 and all(len(name.encode()) <= 255 for name in names)
     pixels = np.zeros((4, 4, 3), np.uint8)
     name = 'LightBSR (a"b<c)'
     page = Page(html.views("x", pixels, (0, 0, 1, 1), {name: pixels}, {}))
     assert [a["alt"] for tag, a in page.seen if tag == "img"] == ["x", f"{name} of x"]
+
+
+def test_pictures_of_equal_names_have_files_of_their_own() -> None:
+    assert images.slugs(["x", "y z"]) == ["x", "y-z"]
+    assert images.slugs(["x", "x", "1-x"]) == ["0-x", "1-x", "2-1-x"]
+    assert images.slugs(["x", "X"]) == ["0-x", "1-X"]
+
+
+def test_names_are_cut_in_one_place() -> None:
+    """Panels, plots and default folders of reports keep all of a name that fits."""
+    name = "a" * 150
+    assert name in report.panel_path(0, "Set5", f"{name}.png")
+    assert run._report_name(["Set5", name], None) == f"Set5-{name}"
+
+
+def test_benchmarks_of_similar_names_have_plots_of_their_own(tmp_path: Path) -> None:
+    for benchmark in ("my set", "my-set"):
+        save(tmp_path / benchmark / "a.png", picture(1))
+    measure(
+        get_config("setting1"),
+        folders=[str(tmp_path / benchmark) for benchmark in ("my set", "my-set")],
+        report_folder=str(tmp_path / "report"),
+    )
+    plots = {path.name for path in (tmp_path / "report" / "plots").iterdir()}
+    assert plots == {"0-my-set.svg", "1-my-set.svg"}
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert all(f"(plots/{name})" in text for name in plots)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -88,6 +88,17 @@ def test_fields_that_are_missing_or_unknown() -> None:
         TrainingConfig.from_flags(config)
 
 
+def test_settings_may_be_given_as_text() -> None:
+    """As flags give them where the preset's setting has a name."""
+    config = student.get_config("photo-plain")
+    config.setting = "2"
+    read = TrainingConfig.from_flags(config)
+    assert read.model.setting == read.as_given["setting"] == 2
+    config.setting = "two"
+    with pytest.raises(UserError, match="config.setting: setting two does not exist"):
+        TrainingConfig.from_flags(config)
+
+
 @pytest.mark.parametrize(
     ("module", "preset", "stages"),
     [

@@ -99,10 +99,6 @@ def test_what_takes_hr_images_is_refused(folder: Path) -> None:
     config.niqe = False
     with pytest.raises(UserError, match=r"benchmark\.py:unpaired, without"):
         measure(folder, config=config)
-    save(folder.parent / "twice" / "a.png", picture(0))
-    save(folder.parent / "twice" / "a.jpg", picture(0))
-    with pytest.raises(UserError, match="twice has two pictures a: rename one"):
-        measure(folder.parent / "twice")
     for given in (
         {"dump_sr": str(folder.parent)},
         {"dump_sr": str(folder / "sr")},
@@ -111,6 +107,26 @@ def test_what_takes_hr_images_is_refused(folder: Path) -> None:
         with pytest.raises(UserError, match="which is measured: name another folder"):
             measure(folder, **given)
     assert not (folder / "report").exists()
+
+
+def test_pictures_of_one_name_in_two_formats_are_measured(tmp_path: Path) -> None:
+    """But their SR images would have one file."""
+    for name in ("a.png", "a.jpg"):
+        save(tmp_path / "twice" / name, picture(0, 30, 54))
+    report = tmp_path / "report"
+    measure(tmp_path / "twice", report_folder=str(report))
+    with (report / "images.csv").open(newline="") as file:
+        found = [row["image"] for row in csv.DictReader(file)]
+    assert found == 2 * ["a.jpg", "a.png"]
+    assert len(list((report / "panels").iterdir())) == 2
+    with pytest.raises(
+        UserError, match=r"a\.jpg and a\.png of twice would have the sam"
+    ):
+        measure(tmp_path / "twice", dump_sr=str(tmp_path / "sr"))
+    assert not (tmp_path / "sr").exists()
+    (tmp_path / "some.txt").write_text("twice/a.png\ntwice/a.png")
+    with pytest.raises(UserError, match=r"some\.txt names twice/a\.png twice: remove"):
+        measure(tmp_path / "some.txt")
 
 
 def test_a_damaged_picture_is_named_first(tmp_path: Path) -> None:

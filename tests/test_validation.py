@@ -51,6 +51,26 @@ def evaluated(
     return scores
 
 
+def test_its_kernels_are_those_of_its_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At scale 2 a network is trained on widths up to 2, not up to 4."""
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        validation.benchmark,
+        "evaluate",
+        lambda _, __, tested, **___: seen.extend(tested),
+    )
+    save(tmp_path / "hr" / "a.png", picture(0))
+    config = student.get_config("setting1-plain")
+    config.scale = 2
+    config.validation.hr = str(tmp_path / "hr")
+    validation.validation(
+        TrainingConfig.from_flags(config), np.ones((441, 15), np.float32)
+    )
+    assert [case.label for case in seen] == ["sigma 0.6", "sigma 1.2", "sigma 1.8"]
+
+
 @pytest.mark.parametrize("wanted", [False, True])
 def test_sr_images_are_saved(
     wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

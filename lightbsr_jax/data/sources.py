@@ -283,7 +283,7 @@ def first_images(text: str, count: int) -> list[tuple[str, np.ndarray]]:
             indices = range(min(count - len(images), len(source)))
             images += [(source.names[index], source[index]) for index in indices]
         else:
-            found = layouts.hr_images(name).images[: count - len(images)]
+            found = layouts.used_images(name)[: count - len(images)]
             images += [(name, files.read_rgb(path)) for name, path in found]
     return images
 
@@ -300,22 +300,14 @@ def searched_folder(place: Path, text: str) -> str | None:
 def find_all(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
     """Names and paths of the HR images in all the folders, each file once.
 
-    Within a folder they are those of `layouts.hr_images`; a warning counts the others.
+    Within a folder they are those of `layouts.used_images`, which warns of the others.
     Names are `files.escaped`. If a folder lies in another one, that one names its
     images.
     """
     found: dict[Path, str] = {}
     for folder in folders:
-        layout = layouts.hr_images(folder)
-        for name, path in layout.images:
+        for name, path in layouts.used_images(folder):
             found[path] = max(files.escaped(name), found.get(path, ""), key=len)
-        if others := sum(layout.others.values()):
-            count = len(layout.images)
-            logging.warning(
-                "%s: only %d of %d images are used, which are HR by their names or "
-                "folders, such as %s",
-                *(folder, count, count + others, layout.images[0][0]),
-            )
     # Sorted, so that neither the order of the folders nor their place matters: images
     # of one name by the names of their folders, the innermost first.
     paths = sorted(found, key=lambda path: (found[path], path.parts[::-1]))

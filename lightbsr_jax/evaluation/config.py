@@ -39,6 +39,7 @@ class Measurement:
     @classmethod
     def from_flags(cls, config: ConfigDict) -> "Measurement":
         values: dict[str, Any] = config.to_dict()
+        values["setting"] = settings.of_config(values["setting"])
         names = {
             name for setting in settings.SETTINGS.values() for name in setting.tested
         }

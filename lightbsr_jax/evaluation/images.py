@@ -49,9 +49,9 @@ def find(
     A folder is one benchmark with the folder's name, or the parent's name if the folder
     is called HR. If a folder has a folder HR inside, that one is used. If it holds HR
     and LR images in a published layout (`layouts`), the HR images are used, those for
-    `scale` if each scale has its own. A list of files (.txt) is one benchmark with its
-    name. Other files and pairs belong to the benchmark "images". TestImages are those
-    of an earlier call. Files are not read yet.
+    `scale` if each scale has its own, and a warning counts the others. A list of files
+    (.txt) is one benchmark with its name. Other files and pairs belong to the benchmark
+    "images". TestImages are those of an earlier call. Files are not read yet.
 
     Raises FileNotFoundError or UserError if a folder is missing, holds no image or
     mixes HR and LR images in an unknown layout, if two folders or single images have
@@ -85,11 +85,8 @@ def find(
             continue
         folder = Path(item, "HR") if Path(item, "HR").is_dir() else Path(item)
         benchmark = name_folder(folder, folders)
-        found = layouts.hr_images(folder, scale).images
-        names = Counter(name for name, _ in found)
-        if len(names) < len(found):
-            twice = next(name for name, count in names.items() if count > 1)
-            raise UserError(f"{folder} names {twice} twice: remove one of its lines")
+        found = layouts.used_images(folder, scale)
+        check_once(folder, found)
         for position, (name, path) in enumerate(found):
             images.append(TestImage(benchmark, name, position, path))
     if singles and _SINGLES in folders:
@@ -117,6 +114,14 @@ def name_folder(folder: Path, named: dict[str, Path]) -> str:
         )
     named[name] = folder
     return name
+
+
+def check_once(folder: Path, found: Sequence[tuple[str, Path]]) -> None:
+    """Raises UserError if a list, `folder`, names one of the images `found` twice."""
+    names = Counter(name for name, _ in found)
+    if len(names) < len(found):
+        twice = next(name for name, count in names.items() if count > 1)
+        raise UserError(f"{folder} names {twice} twice: remove one of its lines")
 
 
 def read_hr(
@@ -247,3 +252,11 @@ def slug(text: str) -> str:
     """
     kept = "".join(c if c.isalnum() or c == "." else " " for c in text)
     return "-".join(kept.split()).encode()[-_LONGEST:].decode(errors="ignore")
+
+
+def slugs(texts: Sequence[str]) -> list[str]:
+    """The slugs of texts, numbered if a file system may take two for one."""
+    made = [slug(text) for text in texts]
+    if len({name.casefold() for name in made}) == len(made):
+        return made
+    return [f"{number}-{name}" for number, name in enumerate(made)]

@@ -16,12 +16,10 @@ from lightbsr_jax import atomic
 from lightbsr_jax.evaluation import findings, html, pictures, plots, tables
 from lightbsr_jax.evaluation.benchmark import Score
 from lightbsr_jax.evaluation.findings import Findings
-from lightbsr_jax.evaluation.images import slug
+from lightbsr_jax.evaluation.images import slug, slugs
 from lightbsr_jax.evaluation.pictures import Example
 from lightbsr_jax.evaluation.plots import Plots
 from lightbsr_jax.imaging import files
-
-_LONGEST = 60  # characters of a panel's name, each of up to 4 bytes
 
 
 def write(folder: str | Path, found: Findings) -> None:
@@ -31,8 +29,9 @@ def write(folder: str | Path, found: Findings) -> None:
     for name in ("panels", "plots"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     drawn = plots.draw(found)
-    for name, svg in drawn.items():
-        atomic.write_text(folder / _plot(name), svg.replace("currentColor", "#555"))
+    for name, path in _plots(drawn).items():
+        svg = drawn[name].replace("currentColor", "#555")
+        atomic.write_text(folder / path, svg)
     for number, example in enumerate(found.examples):
         panel = pictures.panel(example.crops, example.scores)
         files.write_png(folder / _panel(number, example), panel)
@@ -56,16 +55,17 @@ def remove_pictures(folder: Path) -> None:
 def panel_path(number: int, benchmark: str, image: str, case: str = "") -> str:
     """The path in the report's folder; its name fits into 255 bytes."""
     name = slug(f"{benchmark} {Path(image).with_suffix('')} {case}")
-    return f"panels/{number + 1}-{name[:_LONGEST]}.png"
+    return f"panels/{number + 1}-{name}.png"
 
 
 def markdown(found: Findings, drawn: Plots) -> str:
     """The text of report.md, which shows the plots and panels next to it."""
+    paths = _plots(drawn)
     parts = [f"# {found.title}"]
     parts += [tables.markdown(table) for table in found.tables]
     parts += ["## Every image"]
     parts += [
-        _figure(tables.escaped(table.title), _plot(table.title))
+        _figure(tables.escaped(table.title), paths[table.title])
         for table in found.tables
     ]
     parts += ["## Pictures"]
@@ -77,12 +77,12 @@ def markdown(found: Findings, drawn: Plots) -> str:
         lines = tables.grid(findings.separation_lines(found))
         parts += ["## Degradations in the IDR", lines, findings.separation_note(found)]
         tsne = [name for name in drawn if name.startswith(plots.TSNE)]
-        parts += [_figure(name, _plot(name)) for name in tsne]
+        parts += [_figure(name, paths[name]) for name in tsne]
     if found.cost is not None:
         lines = tables.grid(findings.cost_lines(found))
         parts += ["## Complexity", lines, findings.cost_note(found)]
         if "complexity" in drawn:
-            parts.append(_figure("complexity", _plot("complexity")))
+            parts.append(_figure("complexity", paths["complexity"]))
     parts += ["## How it was measured"]
     parts += [f"{term}: {text}" for term, text in findings.notes(found)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -92,8 +92,10 @@ def _figure(name: str, path: str) -> str:
     return f"![{name}]({path})"
 
 
-def _plot(name: str) -> str:
-    return f"plots/{slug(name)}.svg"
+def _plots(drawn: Plots) -> dict[str, str]:
+    """The paths of plots in the report's folder, by the plots' names."""
+    files = slugs(list(drawn))
+    return {name: f"plots/{file}.svg" for name, file in zip(drawn, files, strict=True)}
 
 
 def _panel(number: int, example: Example) -> str:

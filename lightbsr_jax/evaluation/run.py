@@ -127,6 +127,8 @@ def run(
         _check_slugs([BICUBIC, LANCZOS, *measured.networks])
     if wanted.unpaired:
         _refuse_what_takes_hr(dump_lr=dump_lr, lr_dir=lr_folder, lpips=lpips)
+        if dump_sr is not None:
+            _check_names(measured.images)
     else:
         _check_lr_folders(measured, dump_lr, lr_folder, dump_sr)
     if report_folder is None:
@@ -571,7 +573,7 @@ def _make_folder(folder: Path) -> None:
 def _report_name(benchmarks: Sequence[str], model: Model | None) -> str:
     """A name such as "Set5-Set14-step-679000"."""
     step = f"-step-{model.step}" if model and model.step else ""
-    return images.slug("-".join(benchmarks))[:100] + step
+    return images.slug("-".join(benchmarks)) + step
 
 
 def _title(wanted: Measurement, measured: Measured) -> str:
@@ -584,14 +586,14 @@ def _title(wanted: Measurement, measured: Measured) -> str:
 
 
 def _check_names(found: Sequence[images.TestImage]) -> None:
-    """Raises UserError if two images would have the same low-resolution file."""
+    """Raises UserError if two images would have the same file of LR or SR pixels."""
     seen = {}
     for image in found:
         stem = (image.benchmark, Path(image.name).with_suffix(""))
         if stem in seen:
             raise UserError(
                 f"{seen[stem]} and {image.name} of {image.benchmark} would have the "
-                "same low-resolution file: rename one"
+                "same file of LR or SR pixels: rename one"
             )
         seen[stem] = image.name
 

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation import pictures, tables
 from lightbsr_jax.evaluation.cases import GIVEN
 from lightbsr_jax.evaluation.images import (
     TestImage,
+    check_once,
     check_outside,
     name_folder,
     sr_path,
@@ -138,18 +138,16 @@ def _methods(networks: Mapping[str, Model], scale: int) -> dict[str, Restore]:
 def find(folders: Sequence[str]) -> list[TestImage]:
     """The pictures of folders.
 
-    Raises FileNotFoundError or UserError for a folder without pictures, and for two
-    folders or pictures of one name.
+    Raises FileNotFoundError or UserError for a folder without pictures, for two folders
+    of one name, and for a list that names a picture twice.
     """
-    found, stems = [], set()
+    found = []
     named: dict[str, Path] = {}
     for folder in folders:
         benchmark = name_folder(Path(folder), named)
-        for position, (name, path) in enumerate(files.find_images(folder)):
-            stem = (benchmark, str(Path(name).with_suffix("")))
-            if stem in stems:
-                raise UserError(f"{benchmark} has two pictures {stem[1]}: rename one")
-            stems.add(stem)
+        own = files.find_images(folder)
+        check_once(Path(folder), own)
+        for position, (name, path) in enumerate(own):
             found.append(TestImage(benchmark, name, position, path))
     return found
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from absl import logging
+
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files
 from lightbsr_jax.imaging.errors import ImageError
@@ -79,6 +81,19 @@ def hr_images(folder: str | Path, scale: int | None = None) -> Layout:
     return Layout(_shortened(hr), dict(others))
 
 
+def used_images(folder: str | Path, scale: int | None = None) -> list[Found]:
+    """The images of `hr_images`; a warning counts the others of the folder."""
+    layout = hr_images(folder, scale)
+    if others := sum(layout.others.values()):
+        count = len(layout.images)
+        logging.warning(
+            "%s: only %d of %d images are used, which are HR by their names or "
+            "folders, such as %s",
+            *(folder, count, count + others, layout.images[0][0]),
+        )
+    return layout.images
+
+
 def kind_of(name: str) -> str:
     """Kind of image by a name such as "LR_bicubic/X4/a.png": "HR", "LR", or ""."""
     *folders, file = PurePosixPath(name).parts
@@ -118,7 +133,8 @@ def lr_image(folder: str | Path, benchmark: str, name: str, scale: int) -> Path 
 def survey(folder: str | Path) -> Survey:
     """Lists the sets of images in a folder, and chooses the HR images.
 
-    Raises UserError and OSError as `files.find_images` does.
+    Raises UserError and OSError as `files.find_images` does, and ImageError if the
+    first or last image of a set cannot be read.
     """
     by_folder: dict[tuple[str, str], list[Path]] = {}
     for name, path in files.find_images(folder):

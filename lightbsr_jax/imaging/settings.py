@@ -124,6 +124,19 @@ def parse(text: str) -> Name:
     return of(next((name for name in SETTINGS if str(name) == text), text)).name
 
 
+def of_config(given: Name | None) -> Name | None:
+    """The name in the field config.setting, where a flag may have left it as text.
+
+    Raises UserError for a text that names no setting.
+    """
+    if not isinstance(given, str):
+        return given
+    try:
+        return parse(given)
+    except UserError as error:
+        raise UserError(f"config.setting: {error}") from error
+
+
 def listed() -> str:
     """All settings in words: "1 (isotropic blur), 2 (...)"."""
     return ", ".join(f"{s.name} ({s.description})" for s in SETTINGS.values())

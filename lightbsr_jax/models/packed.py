@@ -134,6 +134,7 @@ def read(path: str | Path) -> tuple[Tree, Tree]:
         tensors = safetensors.numpy.load_file(path)
         if expected is not None and _checksum(about, tensors) != expected:
             raise ValueError("its content is not what was written")
+        _check_facts(about)
         tree = unflatten_dict(tensors, sep="/")
         return about, jax.tree.map(lambda x: x.astype(np.float32), tree)
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
@@ -157,6 +158,15 @@ def write(path: str | Path, about: Tree, model: Tree, *, half: bool) -> None:
     # safetensors itself writes files that nobody else may read.
     content = safetensors.numpy.save(tensors, {_ABOUT: json.dumps(about)})
     Path(path).write_bytes(content)
+
+
+def _check_facts(about: Tree) -> None:
+    """Raises ValueError unless there are a config and a step, as `write` gets them."""
+    config, step = about.get("config"), about.get("step")
+    if not isinstance(config, dict):
+        raise ValueError(f"its config is {config!r}: expected an object")
+    if type(step) is not int or step < 0:
+        raise ValueError(f"its step is {step!r}: expected a whole number")
 
 
 def _halved(name: str, tensor: np.ndarray) -> np.ndarray:

@@ -90,6 +90,9 @@ LEAST = {
     "schedule.final_learning_rate": 0,
     "schedule.stage1_decay_epochs": 1,
     "schedule.decay_epochs": 1,
+    "schedule.stage1_decay": 0,
+    "schedule.decay": 0,
+    "distillation.l1_weight": 0,
     "validation.every_steps": 1,
     "validation.images": 1,
     "validation.pictures": 0,
@@ -98,6 +101,9 @@ LEAST = {
     "checkpoint.keep": 1,
     "checkpoint.keep_every_steps": 0,
 }
+
+FRACTIONS = ("ema_decay", "adam.b1", "adam.b2", "contrast.momentum")  # in [0, 1)
+POSITIVE = ("adam.eps", "contrast.temperature", "distillation.temperature")
 
 IMAGES = "the images of config.data.hr"  # in messages
 
@@ -111,7 +117,7 @@ def check(config: TrainingConfig) -> None:
 
 
 def _too_small(config: TrainingConfig) -> Iterator[str]:
-    values: dict[str, Any] = flatten_dict(dict(config.as_given), sep=".")
+    values = _flat(config)
     sizes = [
         name
         for name, value in values.items()
@@ -122,6 +128,11 @@ def _too_small(config: TrainingConfig) -> Iterator[str]:
             yield f"{name} {values[name]} is too small: at least {least}"
         elif values.get(name) == math.inf:
             yield f"{name} {values[name]} is not finite"
+
+
+def _flat(config: TrainingConfig) -> dict[str, Any]:
+    """All fields by their names, such as "adam.eps"."""
+    return flatten_dict(dict(config.as_given), sep=".")
 
 
 def _numbers(config: TrainingConfig) -> Iterator[str]:
@@ -139,9 +150,16 @@ def _numbers(config: TrainingConfig) -> Iterator[str]:
             yield f"{field} {value!r} is not {' or '.join(known)}"
     if config.seed > _LARGEST_SEED:
         yield f"seed {config.seed} is too large: at most {_LARGEST_SEED}"
-    if not 0 <= config.ema_decay < 1:
-        yield f"ema_decay {config.ema_decay} is not in [0, 1)"
-    if not width > degradation.WIDTH_MIN:
+    values = _flat(config)
+    for name in FRACTIONS:
+        if name in values and not 0 <= values[name] < 1:
+            yield f"{name} {values[name]} is not in [0, 1)"
+    for name in POSITIVE:
+        if name in values and not 0 < values[name] < math.inf:
+            yield f"{name} {values[name]} must be above 0 and finite"
+    if width == math.inf:
+        yield f"degradation.width_max {width} is not finite"
+    elif not width > degradation.WIDTH_MIN:
         yield (
             f"degradation.width_max {width} must be above {degradation.WIDTH_MIN}, the "
             "smallest width"

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from ml_collections import ConfigDict
 
 from lightbsr_jax.errors import UserError
+from lightbsr_jax.imaging import settings
 from lightbsr_jax.methods import recipe
 from lightbsr_jax.models.checkpoint import plain
 from lightbsr_jax.spec import ModelSpec
@@ -159,6 +160,8 @@ class TrainingConfig:
         Raises UserError if a field is missing or unknown, or if there is no such model.
         """
         values = plain(config)
+        if "setting" in values:
+            values["setting"] = settings.of_config(values["setting"])
         own = {f.name for f in dataclasses.fields(cls)}
         of_model = {f.name for f in dataclasses.fields(ModelSpec)}
         groups = {k: v for k, v in values.items() if k in own or k not in of_model}

@@ -335,6 +335,8 @@ def run_steps(job: Job, start: Start) -> None:
                 stop_if_lost(int(under_way.popleft()), step - 2, config, job.workdir)
 
             ends = step == total
+            if ends:
+                stop_if_lost(int(under_way[-1]), step, config, job.workdir)
             interrupted = interruption.noted(step) and not ends
             if step % config.log.every_steps == 0 or step in milestones(config):
                 log_metrics(job, unlogged, step, stage)
@@ -551,8 +553,8 @@ def averages(metrics: Unlogged) -> dict[str, float]:
 def stop_if_lost(
     skipped_in_a_row: int, step: int, config: TrainingConfig, workdir: Path
 ) -> None:
-    """Raises UserError if too many updates in a row were not finite."""
-    if skipped_in_a_row >= config.skipped_in_a_row:
+    """Raises UserError if too many updates in a row, or all, were not finite."""
+    if skipped_in_a_row >= min(config.skipped_in_a_row, config.schedule.total):
         narrow = config.compute.dtype != "float32"
         wider = ", or in float32 (config.compute.dtype)" if narrow else ""
         raise UserError(

@@ -1,6 +1,5 @@
 """Validation of a run's network during training."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -9,7 +8,7 @@ import numpy as np
 
 from lightbsr_jax.data.sources import first_images
 from lightbsr_jax.evaluation import benchmark, cases, pictures
-from lightbsr_jax.evaluation.images import slug
+from lightbsr_jax.evaluation.images import slugs
 from lightbsr_jax.evaluation.restorers import BICUBIC, Bicubic, Restorer
 from lightbsr_jax.models.model import Model
 from lightbsr_jax.spec import ModelSpec
@@ -17,13 +16,6 @@ from lightbsr_jax.training import parallel
 from lightbsr_jax.training.config import TrainingConfig
 from lightbsr_jax.training.log import Log
 from lightbsr_jax.training.state import Run
-
-
-def picture_names(images: Sequence[str]) -> list[str]:
-    """Names for pictures of images: their stems, numbered if they are not unique."""
-    stems = [slug(Path(image).stem) for image in images]
-    counts = Counter(stems)
-    return [s if counts[s] == 1 else f"{i}-{s}" for i, s in enumerate(stems)]
 
 
 def validation(
@@ -37,8 +29,8 @@ def validation(
         return lambda step, run, log: None
     spec, wanted = config.model, config.validation
     images = first_images(wanted.hr, wanted.images)
-    names = picture_names([name for name, _ in images])
-    tested = cases.make(None if wanted.lr else spec.setting)
+    names = slugs([Path(name).stem for name, _ in images])  # of pictures
+    tested = [cases.GIVEN] if wanted.lr else cases.of_scale(spec.setting, spec.scale)
     pictured = tested[len(tested) // 2].label
 
     def measure(
