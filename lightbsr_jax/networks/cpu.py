@@ -26,7 +26,7 @@ _TOGETHER = 64  # channels of the columns that a product in bfloat16 takes toget
 def _rounded(x: Array) -> Array:
     """x in bfloat16, with ties rounded away from zero.
 
-    (XLA's own conversion takes three times as long, because it also looks for NaN.)
+    (XLA's own conversion takes twice as long, because it also looks for NaN.)
     """
     if x.dtype != jnp.float32:
         return x.astype(jnp.bfloat16)
