@@ -35,13 +35,26 @@ def _rounded(x: Array) -> Array:
 
 
 def _narrow_product(x: Array, kernel: Array) -> Array:
-    """x @ kernel, of factors rounded to bfloat16, with sums in x's own type."""
+    """x @ kernel, of factors rounded to bfloat16, with sums in the kernel's type."""
     return jnp.matmul(
         _rounded(x),
         _rounded(kernel),
         precision=lax.Precision.DEFAULT,
-        preferred_element_type=x.dtype,
+        preferred_element_type=kernel.dtype,
     )
+
+
+def _for_columns(kernel: Array, together: int, columns: int) -> Array:
+    """Kernels that give `together` columns of a result from `columns` of x.
+
+    They are one kernel, [k, columns, I, together O].
+    """
+    missing = columns - kernel.shape[1]
+    shifted = [
+        jnp.pad(kernel, ((0, 0), (i, missing - i), (0, 0), (0, 0)))
+        for i in range(together)
+    ]
+    return jnp.concatenate(shifted, -1)
 
 
 def _is_for_narrow_conv(kernel: Array) -> bool:
@@ -61,13 +74,8 @@ def _narrow_conv(x: Array, kernel: Array) -> Array:
     together = max(1, _TOGETHER // max(inputs, outputs)) if width > 1 else 1
     results = -(-w // together)
     needed = 1 + -(-(width - 1) // together)  # groups of columns, for one of results
-    shifted = [
-        jnp.pad(kernel, ((0, 0), (i, needed * together - width - i), (0, 0), (0, 0)))
-        for i in range(together)
-    ]
-    kernels = jnp.stack(shifted, 3).reshape(
-        height, needed * together * inputs, together * outputs
-    )
+    kernels = _for_columns(kernel, together, needed * together)
+    kernels = kernels.reshape(height, needed * together * inputs, together * outputs)
     rows, (left, _) = padding(kernel)
     right = (results + needed - 1) * together - w - left
     # In pairs, because XLA converts bfloat16 to float32 and back to move it.
@@ -77,12 +85,9 @@ def _narrow_conv(x: Array, kernel: Array) -> Array:
     pairs = pairs.reshape(batch, h + height - 1, -1, together * inputs // 2)
     pairs = jnp.concatenate([pairs[:, :, i : i + results] for i in range(needed)], -1)
     seen = lax.bitcast_convert_type(pairs, jnp.bfloat16)
-    y = lax.dot_general(
+    y = _narrow_product(
         seen.reshape(-1, kernels.shape[1]),
-        _rounded(kernels.transpose(1, 0, 2).reshape(kernels.shape[1], -1)),
-        (((1,), (0,)), ((), ())),
-        precision=lax.Precision.DEFAULT,
-        preferred_element_type=x.dtype,
+        kernels.transpose(1, 0, 2).reshape(kernels.shape[1], -1),
     )
     y = y.reshape(batch, h + height - 1, results, height, together * outputs)
     y = total(y[:, i : i + h, :, i] for i in range(height))
@@ -97,13 +102,9 @@ def _thin_conv(x: Array, kernel: Array) -> Array:
     inputs, outputs = kernel.shape[2:]
     together = 2 if max(inputs, outputs) <= _THIN else 4 if outputs <= 4 else 1
     rows, (left, right) = padding(kernel)
-    shifted = [
-        jnp.pad(kernel, ((0, 0), (i, together - 1 - i), (0, 0), (0, 0)))
-        for i in range(together)
-    ]
     y = lax.conv_general_dilated(
         x,
-        jnp.concatenate(shifted, -1),
+        _for_columns(kernel, together, kernel.shape[1] + together - 1),
         (1, together),
         (rows, (left, right + -x.shape[2] % together)),
         dimension_numbers=NHWC,
