@@ -259,7 +259,8 @@ def light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
     )
     basis = np.ones((441, 15), np.float32)
     teacher = setup.Teacher(
-        TEACHER, {"params": {"a": np.ones(1)}}, 1, 50, 244, {"step": 50}, basis
+        *(TEACHER, {"params": {"a": np.ones(1)}}, 1, 50, 244),
+        *({"config": {}, "step": 50}, basis),
     )
     prepared = setup.Setup(state, {1: None, 2: None}, basis, teacher)  # type: ignore
 
