@@ -7,9 +7,10 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -75,14 +76,21 @@ def scene(index: int) -> np.ndarray:
 
 
 def write_clip(
-    path: Path, times: list[int], *, time_base: Fraction, subtitles: bool = False
+    path: Path,
+    times: list[int],
+    *,
+    time_base: Fraction,
+    subtitles: bool = False,
+    tags: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
-    """A clip of `scene` with a tone, at these time stamps."""
+    """A clip of `scene` with a tone, at these time stamps; both streams have `tags`."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=25, options={"crf": "5"})
         stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
         stream.time_base = stream.codec_context.time_base = time_base
         sound = out.add_stream("aac", rate=48000, layout="mono")
+        stream.metadata.update(tags)
+        sound.metadata.update(tags)
         text: Any = None
         if subtitles:
             text = out.add_mux_stream("subrip")
@@ -171,6 +179,20 @@ def test_frames_and_other_streams_are_those_of_the_source(
         assert packets(target, kind) == packets(source, kind)
     with av.open(str(target)) as out, av.open(str(source)) as opened:
         assert abs(out.duration - opened.duration) <= 1000  # microseconds
+
+
+def test_tags_of_packets_stay_with_packets_that_are_copied(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.mkv", tmp_path / "b.mkv"
+    wrong = {"BPS-eng": "800", "_STATISTICS_TAGS": "BPS", "ENCODER": "another"}
+    tags = {"title": "A walk", **wrong}
+    times = [40 * i for i in range(FRAMES)]
+    write_clip(source, times, time_base=Fraction(1, 1000), tags=tags)
+    video.upscale(StandIn(), source, target)
+    with av.open(str(target)) as opened:
+        shown = opened.streams.video[0].metadata
+        assert shown["title"] == "A walk"
+        assert not wrong.items() & shown.items()
+        assert tags.items() <= opened.streams.audio[0].metadata.items()
 
 
 def tagged(path: Path, codec: str, form: str, curve: int) -> Path:

@@ -44,6 +44,8 @@ _UNSPECIFIED, _BT709, _BT601, _SMPTE170, _BT2020 = 2, 1, 5, 6, 9  # matrices (H.
 # Flags of swscale: bicubic, exact rounding, and chroma computed for each pixel. Without
 # them a frame gets darker by one level.
 _EXACT = 0x4 | 0x40000 | 0x2000 | 0x4000
+# Tags with the encoder and, by mkvmerge, the statistics of a stream's packets.
+_OF_PACKETS = ("ENCODER", "BPS", "NUMBER_OF_", "DURATION", "_STATISTICS_")
 _SHORT = 1  # seconds without packets before the stated end: the source is cut off
 _CLEARER = 2  # times the contrast of the IDR's frame, from which another is better
 _HD = 720  # rows from which players take BT.709 for an unspecified matrix
@@ -553,6 +555,9 @@ def _join(av: Any, source: Path, target: Path, parts: _Parts) -> None:
             if made.codec_context.name == CODECS["hevc"]:
                 made.codec_context.codec_tag = "hvc1"  # Apple's players ask for it
             _describe(made, video)
+            for tag in list(made.metadata):
+                if tag.upper().startswith(_OF_PACKETS):
+                    del made.metadata[tag]
             streams = {s.index: out.add_stream_from_template(s) for s in copied}
             for stream in copied:
                 _describe(streams[stream.index], stream)
