@@ -17,7 +17,7 @@ from lightbsr_jax import cli, target
 from lightbsr_jax.commands import source, upscale
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import photographs, png
-from lightbsr_jax.inference import folder, stages, upscaler
+from lightbsr_jax.inference import folder, stages, tiles, upscaler
 from lightbsr_jax.inference.explain import Known
 from lightbsr_jax.inference.folder import Target
 from lightbsr_jax.inference.tiles import LARGEST, SIDES, tile_sides
@@ -98,8 +98,8 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "devices, memory, storage",
-    [(1, 10**10, "host"), (2, 10**10, "host"), (2, 1, "file")],
+    "devices, memory, storage, few",
+    [(1, 10**10, "host", 64), (2, 10**10, "host", 1), (2, 1, "file", 64)],
 )
 def test_tiles_give_what_the_whole_image_gives(
     model: Model,
@@ -108,7 +108,10 @@ def test_tiles_give_what_the_whole_image_gives(
     devices: int,
     memory: int,
     storage: str,
+    few: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tiles, "_FEW", few)
     devices = jax.devices()[:devices]
     upscale = Upscaler(model, memory=memory, devices=devices, border=0)
     assert upscale._plan((45, 70)) == (32, storage)
@@ -134,6 +137,19 @@ def test_tiles_meet_the_border_anywhere(scale: int, small_tiles: None) -> None:
     for size in ((64, 33), (1, 66), (34, 32)):
         image = picture(*size)
         np.testing.assert_allclose(upscale(image), stepwise(image), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "rows, storage, expected",
+    [(8, "host", "devices"), (9, "host", "host"), (8, "file", "file")],
+)
+def test_maps_of_few_tiles_are_not_copied(
+    rows: int, storage: tiles.Storage, expected: str
+) -> None:
+    grid = tiles.Grid((32 * rows, 256), (32, 32), jax.devices()[:1], storage=storage)
+    assert grid.storage == expected
+    image = np.zeros((*grid.size, 3), np.float32)
+    assert (grid.cut(image)._array is None) == (expected == "devices")
 
 
 def test_maps_on_devices(

@@ -29,6 +29,7 @@ from lightbsr_jax.typed import Device
 SIDES = (32, 64, 128, 160, 192, 224, 272)
 SMALLEST, LARGEST = SIDES[0], SIDES[-1]
 _HALO = 12  # pixels of halo at both ends of a side, for the most frequent stage
+_FEW = 64  # tiles that are not copied into an array on the host, which takes time
 _IN_FLIGHT = 2  # tiles that are queued on a device ahead of the finished ones
 
 Storage = Literal["devices", "host", "file"]
@@ -77,15 +78,18 @@ class Grid:
         *,
         storage: Storage = "devices",
     ) -> None:
-        """`tile`: sides of a tile; `storage`: place of maps."""
+        """`tile`: sides of a tile; `storage`: place of maps.
+
+        ("host" is for many tiles, which would fragment memory.)
+        """
         self.size = size
         self.tile = tile
         self.rows, self.columns = (
             -(-n // t) for n, t in zip(size, self.tile, strict=True)
         )
         self._devices = devices
-        # A single tile need not be copied.
-        self.storage = "devices" if self.is_one and storage == "host" else storage
+        few = self.rows * self.columns <= _FEW
+        self.storage = "devices" if few and storage == "host" else storage
 
     @property
     def is_one(self) -> bool:
