@@ -44,10 +44,11 @@ for (const {name} of weights) {
   files.models[name] = {file, size, expected};
 }
 for (const [kind, stem] of Object.entries(GLUE)) {
-  copyFileSync(join(RUNTIME, `${stem}.mjs`), join(out, `${stem}.mjs`));
+  // As .js, because not every web server knows what .mjs is.
+  copyFileSync(join(RUNTIME, `${stem}.mjs`), join(out, `${stem}.js`));
   const binary = `${stem}.wasm.gz`;
   const size = packed(binary, join(RUNTIME, `${stem}.wasm`));
-  files.runtimes[kind] = {glue: `${stem}.mjs`, binary, size};
+  files.runtimes[kind] = {glue: `${stem}.js`, binary, size};
 }
 for (const name of ["page.css", "icon.svg", "example.png"])
   copyFileSync(join(STATIC, name), join(out, name));
@@ -68,12 +69,13 @@ await build({...common, entryPoints: [join(STATIC, "page.js")], plugins: [engine
 await build({...common, entryPoints: [join(HERE, "src/worker.js")], splitting: true,
   outdir: out, chunkNames: "[name]-[hash]"});
 const hash = createHash("sha256");
-for (const name of readdirSync(out).sort()) hash.update(readFileSync(join(out, name)));
-const shell = ["./", "index.html", "page.css", "page.js", "worker.js", "icon.svg",
-  "example.png"];
+const names = readdirSync(out).sort();
+for (const name of names) hash.update(readFileSync(join(out, name)));
+const isLarge = name => name.endsWith(".gz");
+const shell = ["./", ...names.filter(name => !isLarge(name))];
 await build({...common, entryPoints: [join(HERE, "src/sw.js")], format: "iife",
   define: {VERSION: JSON.stringify(hash.digest("hex").slice(0, 12)),
-    SHELL: JSON.stringify(shell)},
+    SHELL: JSON.stringify(shell), LARGE: JSON.stringify(names.filter(isLarge))},
   outfile: join(out, "sw.js")});
 
 const sizes = readdirSync(out).map(name => statSync(join(out, name)).size);

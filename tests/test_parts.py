@@ -209,6 +209,13 @@ def test_page_in_a_browser(written: Path, model: Model, tmp_path: Path) -> None:
     found = json.loads(printed)
     assert found["foreign"] == [] and found["told"] == []
     assert found["isolated"] and found["offline"].startswith("Ready")
+    state, *caches = found["renewed"]
+    assert state.startswith("Ready") and [one[-4:] for one in caches] == ["-new"]
+    assert found["asks"] == [True, False]  # as long as results are not saved
+    assert found["kept"] == ["done", False]
+    assert found["empty"] == "There are no pictures in the folder."
+    whole = "Pixels: give a whole number from 1 to 65000."
+    assert found["hint"] == found["refused"] == whole
     assert "ends too early" in found["pictures"]["bad.png"]["text"]
     assert "exceed the 16 megapixels" in found["pictures"]["huge.png"]["text"]
     expected = Upscaler(model)(pixels)

@@ -1,6 +1,7 @@
 // What the first bytes of a picture say: its kind, size, colour profile and EXIF, and
 // why it cannot be upscaled here, if so.
 
+// An error in words for the visitor: of a picture, or of a file of the page.
 export class Unusable extends Error {}
 
 const text = (bytes, at, count) =>

@@ -1,6 +1,7 @@
 // A network in parts, as lightbsr_jax/interop/parts.py writes it: exact for pictures of
 // any size, tile by tile, because each stage is computed for all tiles before the next
 // one begins and takes means over the whole picture.
+import {Unusable} from "./headers.js";
 import {MemoryMap} from "./maps.js";
 
 const FORMAT = 1;
@@ -42,7 +43,8 @@ export class Network {
     const text = new TextDecoder().decode(new Uint8Array(file, 4, size));
     this.plan = JSON.parse(text);
     if (this.plan.format !== FORMAT)
-      throw new Error("the network is of another version than this page: reload it");
+      throw new Unusable("the network is of another version than this page: close all " +
+        "tabs of this page, then open it again");
     Object.assign(this, {ort, options, tile, yielding});
     this.data = file.slice(4 + size);
     this.sessions = new Map();

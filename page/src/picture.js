@@ -8,6 +8,7 @@ export const FORMATS = ["png", "jpg"];
 const TEXTURE = 2048;  // pixels along a side
 const MOST_PROFILE = 65519;  // bytes of a segment of a JPEG
 const MOST_EXIF = 65527;  // the same
+const MOST_HEAD = 2 ** 17;  // bytes of what a browser states before a JPEG's picture
 
 // {kind, width, height, grey, colour [h, w, 3], alpha [h, w] or null, profile, exif}.
 // Upright, unless `asStored` (see headers.js): browsers follow the orientation of EXIF,
@@ -187,8 +188,8 @@ export function holdsExif(format, exif) {
   return format !== "jpg" || exif.length <= MOST_EXIF;
 }
 
-// A JPEG with a colour profile and EXIF after its first two bytes.
-function withNotes(blob, profile, exif) {
+// A JPEG of a canvas with a colour profile and EXIF after its first two bytes.
+async function withNotes(blob, profile, exif) {
   const parts = [blob.slice(0, 2)];
   const segment = (marker, name, body) => {
     const start = new TextEncoder().encode(name), size = 2 + start.length + body.length;
@@ -201,5 +202,20 @@ function withNotes(blob, profile, exif) {
     const part = profile.subarray(n * MOST_PROFILE, (n + 1) * MOST_PROFILE);
     segment(0xe2, "ICC_PROFILE\0", joined([new Uint8Array([n + 1, count]), part]));
   }
-  return new Blob([...parts, blob.slice(2)], {type: "image/jpeg"});
+  parts.push(...await withoutProfile(blob));
+  return new Blob(parts, {type: "image/jpeg"});
+}
+
+// The parts of a JPEG after its first two bytes, without the profile that some browsers
+// add: two profiles in one file count as none.
+async function withoutProfile(blob) {
+  const head = new Uint8Array(await blob.slice(0, MOST_HEAD).arrayBuffer());
+  const parts = [];
+  let at = 2;
+  while ((head[at + 1] & 0xf0) === 0xe0) {  // segments of programs, which come first
+    const next = at + 2 + 256 * head[at + 2] + head[at + 3];
+    if (head[at + 1] !== 0xe2) parts.push(blob.slice(at, next));
+    at = next;
+  }
+  return [...parts, blob.slice(at)];
 }

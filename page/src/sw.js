@@ -1,11 +1,19 @@
 // The service worker: keeps the page's files, so that it works offline, and adds the
-// headers by which browsers allow threads. VERSION and SHELL are set by build.mjs.
+// headers by which browsers allow threads. VERSION, SHELL (the files that are kept at
+// once) and LARGE (those that are kept when they are first used) are set by build.mjs.
 
 const KEPT = `lightbsr-${VERSION}`;
 
-oninstall = event => event.waitUntil(
-  caches.open(KEPT).then(cache => cache.addAll(
-    SHELL.map(name => new Request(name, {cache: "reload"})))));
+// The large files that an older version has kept are kept again: this one, too, works
+// offline.
+async function install() {
+  const cache = await caches.open(KEPT);
+  await cache.addAll(SHELL.map(name => new Request(name, {cache: "reload"})));
+  for (const name of LARGE)
+    if (await caches.match(name)) await cache.add(new Request(name, {cache: "no-cache"}));
+}
+
+oninstall = event => event.waitUntil(install());
 
 onactivate = event => event.waitUntil((async () => {
   for (const name of await caches.keys())

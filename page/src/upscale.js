@@ -5,15 +5,6 @@ import {Bicubic, mirrored} from "./resample.js";
 
 const MOST_SCALE = 4;  // of a result, beside the network's, for the largest picture
 
-// Raises Unusable for numbers of the settings that cannot be.
-export function check({size, quality}) {
-  if (size && !/^([1-9]\d*x|x[1-9]\d*)$/.test(size))
-    throw new Unusable(`${size.replace("x", "") || "no number"} as a side in pixels: ` +
-      "give a whole number above 0");
-  if (quality && !(Number(quality) >= 1 && Number(quality) <= 100))
-    throw new Unusable(`a quality of ${quality}: give 1 to 100`);
-}
-
 // The (height, width) wished for.
 export function target({scale, size}, {height, width}, networkScale) {
   const [wide, high] = (size ?? "").split("x").map(Number);

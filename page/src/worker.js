@@ -5,7 +5,7 @@ import {Maps, NoSpace, privateFiles} from "./maps.js";
 import {Cancelled, Network} from "./network.js";
 import {encoded, FORMATS, holdsExif, read} from "./picture.js";
 import {gunzipped} from "./png.js";
-import {check, resultName, upscaled} from "./upscale.js";
+import {resultName, upscaled} from "./upscale.js";
 
 const {models, runtimes} = FILES;  // sizes in bytes by file; see build.mjs
 const GIGABYTE = 2 ** 30;
@@ -27,16 +27,22 @@ const yielding = () => new Promise(resolve => {
 
 function say(said, ready = false) { postMessage({said, ready}); }
 
-// The bytes of a compressed file of the page.
+// The bytes of a compressed file of the page. Raises Unusable.
 async function load(name, size, what) {
-  const answer = await fetch(name);
-  if (!answer.ok) throw new Error(`${name} is missing from this page (${answer.status})`);
-  const parts = [], reader = answer.body.getReader();
-  let done = 0;
-  for (let part; !(part = await reader.read()).done;) {
-    parts.push(part.value);
-    done += part.value.length;
-    say(`loading ${what}: ${Math.min(100, Math.round(100 * done / size))} %`);
+  const parts = [];
+  try {
+    const answer = await fetch(name);
+    if (!answer.ok) throw new Error(answer.status);
+    const reader = answer.body.getReader();
+    let done = 0;
+    for (let part; !(part = await reader.read()).done;) {
+      parts.push(part.value);
+      done += part.value.length;
+      say(`loading ${what}: ${Math.min(100, Math.round(100 * done / size))} %`);
+    }
+  } catch (error) {
+    throw new Unusable(`${name} cannot be loaded (${error.message}): try again online, ` +
+      "or close all tabs of this page, then open it again");
   }
   const bytes = new Uint8Array(await new Blob(parts).arrayBuffer());
   // Some servers unpack what they send.
@@ -116,7 +122,6 @@ function budget() { return MAPS * (navigator.deviceMemory ?? 4) * GIGABYTE; }
 async function one({id, file, wish}) {
   const begin = performance.now();
   const {megapixels} = FILES;
-  check(wish);
   const picture = await read(file, megapixels);
   let percent = 0;
   const onProgress = (done, total) => {
@@ -173,15 +178,16 @@ onmessage = async ({data}) => {
   if (data.cancel) return cancelled.add(data.cancel);
   if (data.prepare) {
     return prepare(data.prepare).catch(error =>
-      postMessage({lost: `the network cannot be loaded (${error?.message ?? error}): ` +
-        "reload the page"}));
+      postMessage({lost: error instanceof Unusable ? error.message :
+        `the network cannot be loaded (${error?.message ?? error}): reload the page`}));
   }
   const {id} = data;
   const beat = setInterval(() => postMessage({id}), 1000 * BEAT);
   try {
     postMessage({id, result: await one(data)});
   } catch (error) {
-    if (!(error instanceof Unusable)) console.error(error);
+    const meant = error instanceof Cancelled || error instanceof Unusable;
+    if (!meant) console.error(error);
     postMessage({id, error: error instanceof Cancelled ? "cancelled" : words(error)});
   } finally {
     clearInterval(beat);

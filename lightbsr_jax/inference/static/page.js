@@ -58,6 +58,14 @@ function settle() {
   draw();
 }
 
+// Which number of the settings cannot be, and what it may be; "" if all can.
+function mistake() {
+  const wrong = [at("pixels"), at("quality")].find(field =>
+    !field.parentElement.hidden && !(field.value && field.checkValidity()));
+  return wrong ? `${wrong.labels[0].textContent}: give a whole number from ` +
+    `${wrong.min} to ${wrong.max}.` : "";
+}
+
 // Names the size that the chosen network makes, if its scale is known.
 function nameSizes() {
   const {scale} = offer.weights.find(({name}) => name === at("weights").value) ?? {};
@@ -91,8 +99,8 @@ function fill() {
   for (const id of ["file", "more"])
     at(id).accept = ["image/*", ...offer.suffixes].join(",");
   restore();
-  items.filter(({state}) => state === "waiting").forEach(admit);
   settle();
+  items.filter(({state}) => state === "waiting").forEach(admit);
   next();
 }
 
@@ -136,6 +144,7 @@ function add(files) {
 // Gives a picture the settings, which count once the engine has said what it offers.
 function admit(item) {
   item.wish = wish();
+  if (mistake()) Object.assign(item, {state: "failed", error: mistake()});
   if (item.file.size > offer.mostBytes)
     Object.assign(item, {state: "failed",
       error: `larger than the ${offer.mostBytes / 1e6} MB that are taken here`});
@@ -151,13 +160,19 @@ function prepare(item) {
   find(".retry").onclick = () => again(item);
   find(".retry").ariaLabel = find(".retry").title = `Try ${item.file.name} again`;
   find(".stop").onclick = () => stop(item);
+  find(".save").onclick = () => { item.saved = true; };
 }
 
 function stop(item) {
   if (item.state === "working") return item.leave.abort();
-  if (item.state === "waiting") item.state = "cancelled";
+  if (item.state === "waiting") giveUp(item);
   else remove(item);
   draw();
+}
+
+// A picture that is cancelled keeps the result of an earlier attempt.
+function giveUp(item) {
+  item.state = item.result ? "done" : "cancelled";
 }
 
 function remove(item) {
@@ -193,8 +208,8 @@ async function next() {
     finish(item, await upscale(item.file, item.wish, options));
   } catch (error) {
     const gone = item.leave.signal.aborted;
-    item.state = gone ? "cancelled" : "failed";
-    item.error = gone ? null : error.message;
+    if (gone) giveUp(item);
+    else Object.assign(item, {state: "failed", error: error.message});
     news(`${item.file.name}: ${gone ? "cancelled" : error.message}`);
   }
   working = null;
@@ -208,6 +223,8 @@ function finish(item, result) {
   item.urls = Object.fromEntries(
     kinds.map(kind => [kind, URL.createObjectURL(result[kind])]));
   item.result = result;
+  item.made = item.wish;
+  item.saved = false;
   item.state = "done";
   item.node.querySelector(".pick img").src = item.urls.before;
   item.node.querySelector(".pick img").style.visibility = "";
@@ -292,7 +309,7 @@ function drawResult(result, urls) {
   at("download").href = urls.after;
   at("download").download = result.name;
   at("download").title = result.name;
-  at("again").hidden = JSON.stringify(wish()) === JSON.stringify(chosen.wish);
+  at("again").hidden = JSON.stringify(wish()) === JSON.stringify(chosen.made);
   at("nearest").textContent = result.nearest?.length ?
     `Nearest known: ${result.nearest.join("; ")}. A distance of 1 is usual between ` +
     "photographs of one degradation." : "";
@@ -323,7 +340,7 @@ function draw() {
   at("download-all").hidden = done < 2;
   at("cancel-all").hidden = ahead.length === 0;
   at("clear").hidden = items.length === ahead.length;
-  at("hint").textContent = complaint
+  at("hint").textContent = mistake() || complaint
     || (ahead.length ? "Changes count for pictures added from now on." : "");
   document.title = working ? `${working.percent} % · LightBSR`
     : "LightBSR: enlarge photographs";
@@ -345,12 +362,13 @@ function save(url, name) {
 }
 
 async function saveAll() {
-  const files = items.filter(item => item.state === "done")
-    .map(({result}) => ({name: result.name, blob: result.after}));
+  const ready = items.filter(item => item.state === "done");
+  const files = ready.map(({result}) => ({name: result.name, blob: result.after}));
   try {
     const url = URL.createObjectURL(await zip(files));
     save(url, "lightbsr.zip");
     setTimeout(() => URL.revokeObjectURL(url), 60000);
+    for (const item of ready) item.saved = true;
     news(`${files.length} pictures in lightbsr.zip`);
     complaint = "";
     draw();
@@ -391,6 +409,7 @@ for (const id of SETTINGS) at(id).oninput = settle;
 at("settings").onsubmit = event => event.preventDefault();
 for (const id of ["again", "again-wrong"]) at(id).onclick = () => again(chosen);
 at("cover-cancel").onclick = () => stop(chosen);
+at("download").onclick = () => { chosen.saved = true; };
 at("download-all").onclick = saveAll;
 at("cancel-all").onclick = () => items.forEach(item => {
   if (item.state === "waiting" || item.state === "working") stop(item);
@@ -416,13 +435,16 @@ document.addEventListener("drop", async event => {
   const [files, missed] = await dropped(event.dataTransfer);
   add(files);
   if (missed.length) complain(`Your browser cannot read ${missed.join(", ")}.`);
+  else if (!files.length) complain("There are no pictures in the folder.");
 });
 document.addEventListener("paste", event => {
   const files = [...event.clipboardData?.files ?? []];
   if (files.length) { event.preventDefault(); add(files); }
 });
+// Pictures at work, and results that nobody has saved, would be lost.
 window.addEventListener("beforeunload", event => {
-  if (working) event.preventDefault();
+  if (working || items.some(({result, saved}) => result && !saved))
+    event.preventDefault();
 });
 
 watch();
