@@ -55,8 +55,7 @@ def get_config(preset: str = "setting1") -> ConfigDict:
 
     # 1: isotropic blur; 2: anisotropic blur and noise; jpeg, real, photo: see
     # lightbsr_jax/imaging/settings.py; None: unknown.
-    named = isinstance(PRESETS[preset]["setting"], str)
-    config.setting = config_dict.placeholder(str if named else int)
+    config.setting = config_dict.placeholder(object)  # a number or a name
     config.scale = config_dict.placeholder(int)  # unset: the model's; 4 for bicubic
 
     # Folders of HR images: `root`/name for each name; --benchmarks replaces them.

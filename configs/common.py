@@ -7,7 +7,7 @@ temperatures and weights of losses) are in the methods' recipes
 
 from dataclasses import asdict
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from lightbsr_jax.methods.lightbsr.recipe import RECIPE
 from lightbsr_jax.methods.recipe import Adversarial, Recipe
@@ -43,14 +43,15 @@ def base(role: str, setting: int | str, recipe: Recipe = RECIPE) -> ConfigDict:
     config.role = role
     # 1: isotropic blur, no noise. 2: anisotropic blur and noise up to 25. jpeg, real,
     # photo: see lightbsr_jax/imaging/settings.py. It determines the prior's length.
-    config.setting = setting
+    config.setting = FieldReference(setting, field_type=object)  # a number or a name
     config.scale = 4  # 2, 3 or 4
     config.seed = 1  # of initial weights, crops, degradations, prior basis
     # Weights to start from, as far as they fit: the name of weights that come with the
     # program, a file (packed, or of the reference), or a workdir. `start` initialises
     # the rest.
     config.init = ""
-    # Initial weights: random, or bicubic (the network interpolates bicubically).
+    # Initial weights: random, or bicubic (the network interpolates bicubically). A
+    # student that has a teacher begins with its teacher's restorer in any case.
     config.start = "random"
 
     config.network = ConfigDict()

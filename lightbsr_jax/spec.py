@@ -95,6 +95,8 @@ class ModelSpec:
                 switch = isinstance(sizes[name], bool)
                 kind = "neither true nor false" if switch else "not a whole number"
                 raise UserError(f"network.{name} {size!r} is {kind}")
+            if type(size) is int and size < 1:
+                raise UserError(f"network.{name} {size} is too small: at least 1")
         if not isinstance(self.prior, bool):
             raise UserError(f"prior {self.prior!r} is neither true nor false")
         object.__setattr__(self, "network", FrozenDict({**sizes, **self.network}))

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from helpers.machine import unused_port
 
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.models import checkpoint
@@ -262,6 +263,20 @@ def test_full_disk(checkpoints, workdir) -> None:
         assert newest(again) == 3
 
 
+def test_closing_does_not_hide_another_error(checkpoints, workdir, caplog) -> None:
+    """A full disk ends the log first, while a checkpoint is being written."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
+    try:
+        checkpoints.save(run_at(4, size=10**6), BASIS, {})
+        checkpoints.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "a checkpoint could not be written" in caplog.text
+    with opened(workdir) as again:
+        assert newest(again) == 3
+
+
 def test_process_ends_where_checkpoints_cannot_be_written(tmp_path: Path) -> None:
     """Threads that wait for a folder that is not made would hold it for 300 s."""
     program = textwrap.dedent(
@@ -290,3 +305,48 @@ def test_process_ends_where_checkpoints_cannot_be_written(tmp_path: Path) -> Non
         timeout=120,
     )
     assert b"a checkpoint could not be written" in ended.stderr
+
+
+@pytest.mark.multiprocess
+def test_processes_do_not_wait_long_for_one_with_a_full_disk(tmp_path: Path) -> None:
+    """The first process cannot write; the second one meets it only when it gives up."""
+    program = textwrap.dedent(
+        f"""
+        import os, resource, sys
+        import jax
+        sys.path.append({str(Path(__file__).parent)!r})
+        from test_checkpoint import BASIS, run_at
+        from lightbsr_jax.errors import UserError
+        from lightbsr_jax.models import checkpoint
+
+        process = int(sys.argv[1])
+        jax.distributed.initialize("localhost:{unused_port()}", 2, process)
+        checkpoint._LONGEST = 5
+        checkpoints = checkpoint.Checkpoints({str(tmp_path)!r})
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if process == 0:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
+        try:
+            checkpoints.save(run_at(1, size=10**6), BASIS, {{}})
+            checkpoints.wait()
+        except UserError as error:
+            print(error, flush=True)
+            os._exit(2)
+        """
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(process)],
+            cwd=Path(__file__).parents[1],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    try:
+        first, _ = (process.communicate(timeout=120)[0] for process in processes)
+    finally:
+        for process in processes:
+            process.kill()
+    assert processes[0].returncode == 2 and processes[1].returncode != 0
+    assert "a checkpoint could not be written" in first and "OUT_OF_RANGE" in first

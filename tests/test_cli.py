@@ -2,6 +2,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -117,6 +118,11 @@ def test_prepare(tmp_path, capsys, caplog, monkeypatch) -> None:
         ("convert {file} {new}.pth --pca=a.mat", "--pca is for networks, and"),
         ("degrade a -o {new} --seed=4294967296", "--seed=4294967296: expected 0 to"),
         ("degrade a -o=", "argument -o/--output: an empty name: is a variable unset?"),
+        ("convert '' {new}.pt", "argument source: an empty name"),
+        ("convert {file} '' --setting=1", "argument out: an empty name"),
+        ("export '' {new}.onnx", "argument workdir: an empty name"),
+        ("psnr '' {file}", "argument A: an empty name"),
+        ("compare --reference=", "argument --reference: an empty name"),
         ("prepare --input= --output={new}", "argument --input: an empty name"),
         ("prepare --input=a --output=", "argument --output: an empty name"),
         ("prepare --input=a --output={new} --validation=", "--validation: an empty"),
@@ -137,7 +143,7 @@ def test_mistakes_read_as_one_line(
     new = tmp_path / "new"
     line = arguments.format(file=student, workdir=workdir, new=new)
     with pytest.raises(SystemExit) as caught:
-        main(line.split())
+        main(shlex.split(line))
     assert caught.value.code == 2
     printed = capsys.readouterr().err
     assert printed.startswith("error: ") and printed.count("\n") == 1

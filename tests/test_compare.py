@@ -432,6 +432,8 @@ def test_weights_of_a_file(tmp_path) -> None:
         ("--replay {recording} --scale 2", "--scale works only with --reference"),
         ("--reference {tmp} --record {tmp}/no/r.npz", "r.npz: its folder does not"),
         ("--reference {tmp} --record {tmp}/r.npz --json j", "--json and --precision"),
+        ("--reference {tmp} --record {tmp}", "{tmp} is a folder: give the name of"),
+        ("--replay {recording} --json {tmp}", "{tmp} is a folder: give the name of"),
         (
             "--reference {tmp}",
             "is not a checkout of a reference: missing model/",
@@ -447,7 +449,7 @@ def test_mistakes_read_as_one_line(arguments, message, tmp_path, capsys) -> None
     assert caught.value.code == 2
     printed = capsys.readouterr().err
     assert printed.startswith("error: ") and printed.count("\n") == 1
-    assert message in printed
+    assert message.format(tmp=tmp_path) in printed
     assert left_behind(tmp_path) == ["other"]
 
 

@@ -350,6 +350,18 @@ def test_mistakes(folder, tmp_path, changes, message) -> None:
     assert not (tmp_path / "out" / VERSION).exists()
 
 
+def test_folders_are_listed_once(folder, tmp_path, monkeypatch) -> None:
+    listed = []
+
+    def find_all(folders):
+        listed.append(folders)
+        return sources.find_all(folders)
+
+    monkeypatch.setattr(df2k, "find_all", find_all)
+    prepare(folder, tmp_path / "out")
+    assert listed == [[folder]]
+
+
 # Reading
 
 
@@ -372,6 +384,17 @@ def test_same_batches_as_from_the_folders(folder, prepared) -> None:
             take(batches_of(source, **options), 9),
             take(batches_of(folders, **options), 9),
         )
+
+
+def test_images_below_a_crop_are_told(prepared, caplog) -> None:
+    source = open_source(str(prepared), minimum=20)
+    (message,) = caplog.messages
+    left_out = COUNT - len(source)
+    assert message.startswith(f"left out {left_out} of {COUNT} images: ")
+    assert "pixels, a side is below 20" in message
+    caplog.clear()
+    open_source(str(prepared), minimum=1)
+    assert not caplog.messages
 
 
 def test_validation_images(folder, tmp_path) -> None:

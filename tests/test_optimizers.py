@@ -69,6 +69,19 @@ def test_muon_makes_matrices_orthogonal_each_by_itself(params: dict) -> None:
     np.testing.assert_allclose(head, head.mean(), rtol=1e-3)  # Adam's first update
 
 
+def test_eps_is_that_of_both_parts_of_muon() -> None:
+    """A gradient as small as eps halves Adam's first update."""
+    module = {"tail": {"kernel": jnp.ones((3, 3, 64, 3))}}
+    gradients = jax.tree.map(lambda x: 1e-3 * x, module)
+
+    def first_update(eps: float) -> np.ndarray:
+        optimizer = optimizers.make("muon", eps=eps)
+        updates, _ = optimizer.update(gradients, optimizer.init(module), module)
+        return updates["tail"]["kernel"]
+
+    np.testing.assert_allclose(first_update(1e-3), first_update(0) / 2, rtol=1e-5)
+
+
 def test_adam_is_what_it_was(params: dict) -> None:
     given = {"b1": 0.8, "b2": 0.9, "eps": 1e-3}
     gradients = jax.tree.map(jnp.ones_like, params["converter"])

@@ -605,12 +605,12 @@ def test_presets_can_be_trained(module: Any) -> None:
             config.distillation.teacher = "somewhere"
         checks.check(TrainingConfig.from_flags(config))
         assert config.network.blocks in (53, 42, 28, 8, 5, 2)
-        config.schedule.decay_epochs = config.network.blocks = 0
+        config.schedule.decay_epochs = 0
         config.schedule.stage1_epochs = 1
         with pytest.raises(UserError) as caught:
             checks.check(TrainingConfig.from_flags(config))
-        for field in ("schedule.decay_epochs 0", "network.blocks 0"):
-            assert f"config.{field} is too small: at least 1" in str(caught.value)
+        too_small = "config.schedule.decay_epochs 0 is too small: at least 1"
+        assert too_small in str(caught.value)
         without = module is kdsr_teacher or "adversarial" in config
         assert ("there is no stage 1" in str(caught.value)) == without
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -348,3 +349,21 @@ def test_a_whole_run_and_its_extension(
     light.schedule.stage2_epochs = 8
     with pytest.raises(UserError, match="stage2_epochs: was 12, is 8"):
         loop.train(light, run)
+
+
+def test_a_lack_of_memory_that_shows_late(
+    light, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device may report it where the results of a step are awaited."""
+
+    class Lost:
+        def __int__(self) -> int:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    steps = dict.fromkeys((1, 2), lambda run, *_: (run, {"skipped_in_a_row": Lost()}))
+    monkeypatch.setattr(loop, "make_steps", lambda *_: steps)
+    light.schedule.stage1_epochs = 0
+    light.log.every_steps = light.checkpoint.every_steps = 100
+    light.validation.every_steps = 100
+    with pytest.raises(UserError, match="does not fit into their memory"):
+        loop.train(light, tmp_path / "run")

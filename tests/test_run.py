@@ -21,7 +21,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs.benchmark import get_config
+from configs.student import get_config as student_config
 from lightbsr_jax.commands import flags
+from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation import cost, html, images, report, restorers, run
 from lightbsr_jax.evaluation.config import Measurement
 from lightbsr_jax.evaluation.findings import Findings, Network, separation_lines
@@ -446,6 +448,27 @@ def test_config_and_model_fit(monkeypatch) -> None:
     config.benchmarks = ("Set5",)
     with pytest.raises(ValueError, match="bicubic has no IDR"):
         fit(config)
+    with pytest.raises(UserError, match=r"config\.root is missing: .*benchmark\.py"):
+        fit(student_config("setting1"), "w")
+
+
+@pytest.mark.parametrize("preset", ["given", "unpaired"])
+def test_networks_of_two_settings_restore_given_images(
+    preset: str, monkeypatch
+) -> None:
+    """A state dict does not even store its setting."""
+
+    def loaded(source: str, **options: object) -> Model:
+        spec = dataclasses.replace(student().spec, setting=int(source[-1]))
+        return dataclasses.replace(student(), spec=spec)
+
+    monkeypatch.setattr(run, "load", loaded)
+    wanted = Measurement.from_flags(get_config(preset))
+    networks = run._load(wanted, ["run1", "run2"])
+    assert {name: model.setting for name, model in networks.items()} == {
+        "LightBSR (run1)": 1,
+        "LightBSR (run2)": 2,
+    }
 
 
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -493,8 +516,9 @@ def test_command_line(tmp_path) -> None:
     done = python(str(ROOT / "eval.py"), "--benchmarks=data/Set5", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: no network to measure: give --workdir=")
-    done = python(str(ROOT / "eval.py"), "--method=bicubic", "--report=", cwd=tmp_path)
-    assert done.stderr == "error: --report: an empty name: is a variable unset?\n"
+    given = "--workdir=a", "--weights=", "--benchmarks=data/Set5"
+    done = python(str(ROOT / "eval.py"), *given, cwd=tmp_path)
+    assert done.stderr == "error: --weights: an empty name: is a variable unset?\n"
 
 
 SMALL_PROGRAM = """

@@ -37,7 +37,7 @@ OUT = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 15.78G of
     ],
 )
 def test_the_field_to_change_is_named(compute: dict[str, Any], remedy: str) -> None:
-    step = within_memory(failing(OUT), config_of(**compute))
+    step = within_memory(config_of(**compute))(failing(OUT))
     with pytest.raises(UserError, match=remedy) as raised:
         step(1, 2, 3)
     assert "of 6 images on each of" in str(raised.value)
@@ -45,7 +45,7 @@ def test_the_field_to_change_is_named(compute: dict[str, Any], remedy: str) -> N
 
 
 def test_other_errors_are_left_alone() -> None:
-    step = within_memory(failing("INTERNAL: a fault"), config_of())
+    step = within_memory(config_of())(failing("INTERNAL: a fault"))
     with pytest.raises(jax.errors.JaxRuntimeError, match="a fault"):
         step(1, 2, 3)
 
@@ -55,5 +55,5 @@ def test_what_fits_is_called_and_lowered() -> None:
         return x + y
 
     step.lower = str  # type: ignore[attr-defined]
-    guarded: Any = within_memory(step, config_of())
+    guarded: Any = within_memory(config_of())(step)
     assert guarded(1, 2) == 3 and guarded.lower is str

@@ -65,7 +65,10 @@ def test_a_table_is_a_benchmark_at_a_noise_level() -> None:
     titles = ["B100, noise 5", "B100, noise 15", "mine, noise 5", "mine, noise 15"]
     assert [table.title for table in made] == titles
     rows = {row.label: row for row in made[0].rows}
-    assert made[0].columns == ("(2, 0.5, 0)", "(2, 0.2, 0)", "mean")
+    kernels = ("(2, 0.5, 0)", "(2, 0.2, 0)")
+    assert made[0].columns == (*kernels, "mean of the paper's")
+    assert made[1].columns == (*kernels, "mean")
+    assert made[0].kernels == made[1].kernels == kernels
     assert rows["LightBSR (paper)"].psnr == (26.82, None, 26.82)
     assert rows["bicubic"].psnr == (20, 21, 20)  # the mean is over the paper's kernel
     assert [row.psnr for row in made[1].rows] == [(22, 23, 22.5)]

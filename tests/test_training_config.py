@@ -1,10 +1,13 @@
 """Configs of runs, typed: every preset, and fields that are missing or unknown."""
 
+import sys
 from dataclasses import asdict
 from types import ModuleType
 from typing import Any
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from configs import dasr, kdsr_student, kdsr_teacher, student, teacher
 from lightbsr_jax.errors import UserError
@@ -88,8 +91,22 @@ def test_fields_that_are_missing_or_unknown() -> None:
         TrainingConfig.from_flags(config)
 
 
+@pytest.mark.parametrize("preset", ["setting1-plain", "photo-plain"])
+@pytest.mark.parametrize(("text", "name"), [("2", 2), ("jpeg", "jpeg")])
+def test_a_flag_sets_a_setting_of_any_kind(
+    preset: str, text: str, name: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train", f"--config.setting={text}"])
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_dict(
+        "config", student.get_config(preset), flag_values=values
+    )
+    values(sys.argv)
+    assert TrainingConfig.from_flags(config.value).model.setting == name
+
+
 def test_settings_may_be_given_as_text() -> None:
-    """As flags give them where the preset's setting has a name."""
+    """As a flag gives them where a config of the user's has a name."""
     config = student.get_config("photo-plain")
     config.setting = "2"
     read = TrainingConfig.from_flags(config)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightbsr_jax import atomic
 from lightbsr_jax.commands.printing import say, say_lines
 from lightbsr_jax.errors import UserError
 
@@ -79,7 +80,6 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Compares, or records the reference's outputs; exits with 1 if they differ."""
-    from lightbsr_jax import atomic
     from lightbsr_jax.parity import case as cases
     from lightbsr_jax.parity import compare, report
 
@@ -149,6 +149,7 @@ def _check(arguments: argparse.Namespace) -> None:
             "give them to --replay"
         )
     for path in filter(None, (arguments.record, arguments.json)):
+        atomic.check_free(path, overwrite=True)
         if not Path(path).resolve().parent.is_dir():
             raise UserError(f"{path}: its folder does not exist: create it first")
     if arguments.replay is not None:

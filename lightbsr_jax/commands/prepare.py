@@ -90,10 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.progress import MofNCompleteColumn, Progress
 
     from lightbsr_jax.data.df2k import Df2k  # slow to import
-    from lightbsr_jax.data.sources import find_all
 
-    find_all([*arguments.input, *arguments.validation])  # warns of unused images, once
-    logging.set_verbosity(logging.ERROR)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     console = Console(stderr=True)
     bar = Progress(
@@ -103,7 +100,6 @@ def run(arguments: argparse.Namespace) -> None:
         redirect_stdout=False,
         disable=not console.file.isatty(),
     )
-    task = bar.add_task("images", total=None)
     builder = Df2k(
         data_dir=arguments.output,
         inputs=arguments.input,
@@ -114,6 +110,9 @@ def run(arguments: argparse.Namespace) -> None:
         workers=arguments.workers,
         on_progress=lambda done, total: bar.update(task, completed=done, total=total),
     )
+    # Finding the images warns of unused ones, which TFDS's own warnings would hide.
+    task = bar.add_task("images", total=sum(map(len, builder.images.values())))
+    logging.set_verbosity(logging.ERROR)
     try:
         with bar, contextlib.redirect_stdout(io.StringIO()):  # TFDS chats
             builder.download_and_prepare()

@@ -18,6 +18,7 @@ can therefore compute where each part of each image is stored.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -100,7 +101,7 @@ class Df2k(FileReaderBuilder):
         """
         exists = self.data_path.exists()
         if self._inputs or not exists:
-            made_of = self._made_of(self._images())
+            made_of = self._made_of()
             if exists and made_of != self._metadata["made_of"]:
                 raise UserError(
                     f"{self.data_dir} was prepared from other images or with other "
@@ -152,11 +153,10 @@ class Df2k(FileReaderBuilder):
         TFDS calls this with `data_path` at a temporary folder, which it discards after
         an interruption and renames after success: only complete datasets are visible.
         """
-        images = self._images()
-        made_of = self._made_of(images)
+        made_of = self._made_of()
         shards = [
             _Shard(split, number, own[first : first + IMAGES_A_SHARD])
-            for split, own in images.items()
+            for split, own in self.images.items()
             for number, first in enumerate(range(0, len(own), IMAGES_A_SHARD))
         ]
         folder = Path(self.data_path.parent, ".unfinished")
@@ -170,8 +170,12 @@ class Df2k(FileReaderBuilder):
             self._metadata.update(tile=self._tile, stride=self._stride, made_of=made_of)
             shutil.rmtree(folder)
 
-    def _images(self) -> dict[str, list[tuple[str, Path]]]:
-        """Name and path of every image by split."""
+    @functools.cached_property
+    def images(self) -> dict[str, list[tuple[str, Path]]]:
+        """Name and path of every image by split; finding them warns of unused ones.
+
+        Raises UserError if the arguments do not go together, and as `find_all` does.
+        """
         if not self._inputs:
             raise UserError("no folder to prepare: inputs names none")
         if not 0 < self._stride <= self._tile:
@@ -193,11 +197,11 @@ class Df2k(FileReaderBuilder):
             return {"train": train}
         return {"train": train, "validation": [images[i] for i in sorted(held_out)]}
 
-    def _made_of(self, images: dict[str, list[tuple[str, Path]]]) -> str:
+    def _made_of(self) -> str:
         """A digest of everything that determines the dataset."""
         digest = hashlib.sha256()
         digest.update(f"{self._tile} {self._stride} {IMAGES_A_SHARD}\n".encode())
-        for split, own in images.items():
+        for split, own in self.images.items():
             for name, path in own:
                 size = path.stat().st_size if path.exists() else None  # a broken link
                 digest.update(f"{split} {name} {size}\n".encode())

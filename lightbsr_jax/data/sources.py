@@ -68,13 +68,7 @@ class ImageFolders:
 
         if not self._readable:
             raise UserError(self._nothing_left())
-        if self.skipped:
-            logging.warning(
-                "left out %d of %d images: %s",
-                len(self.skipped),
-                len(found),
-                self._some_reasons(),
-            )
+        _warn_of(self.skipped, len(found))
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -132,13 +126,8 @@ class ImageFolders:
     def _nothing_left(self) -> str:
         return (
             f"no image of at least {self._minimum} x {self._minimum} pixels can be "
-            f"read in {self._folders}: {self._some_reasons()}"
+            f"read in {self._folders}: {_some_reasons(self.skipped)}"
         )
-
-    def _some_reasons(self) -> str:
-        reasons = list(self.skipped.values())
-        more = len(reasons) - _NAMED
-        return "; ".join(reasons[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
 
 
 class PreparedImages:
@@ -203,6 +192,7 @@ class PreparedImages:
             )
         self.sizes = np.array(sizes)
         self.fingerprint = _fingerprint(self.names, self.sizes)
+        _warn_of(self.skipped, len(about["images"][split]))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -328,6 +318,21 @@ def _find_prepared(name: str) -> tuple[Path, str] | None:
             "it"
         )
     return None
+
+
+def _warn_of(skipped: dict[str, str], count: int) -> None:
+    """Warns of the images left out of `count` from the start, if there are any."""
+    if skipped:
+        logging.warning(
+            "left out %d of %d images: %s",
+            *(len(skipped), count, _some_reasons(skipped)),
+        )
+
+
+def _some_reasons(skipped: dict[str, str]) -> str:
+    reasons = list(skipped.values())
+    more = len(reasons) - _NAMED
+    return "; ".join(reasons[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _fingerprint(names: Sequence[str], sizes: np.ndarray) -> str:

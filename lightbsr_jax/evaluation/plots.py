@@ -71,10 +71,9 @@ def images(found: Findings, table: Table) -> str:
         if score.benchmark == table.benchmark
     }
     names = list(dict.fromkeys(image for *_, image in psnr))
-    kernels = [column for column in table.columns if column != "mean"]
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(entries=len(kernels))
-        for index, kernel in enumerate(kernels):
+        figure, axes = _figure(entries=len(table.kernels))
+        for index, kernel in enumerate(table.kernels):
             case = f"{kernel} {table.noise}".strip()
             x = np.array([psnr[BICUBIC, case, name] for name in names])
             if found.method == BICUBIC:

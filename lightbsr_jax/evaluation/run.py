@@ -521,8 +521,6 @@ def _load(wanted: Measurement, sources: Sequence[Source]) -> dict[str, Model]:
         raise UserError(f"{every}: a network is named twice: name it once")
     if len({model.scale for model in models}) > 1:
         raise UserError(f"{every}: networks of different scales: measure them apart")
-    if wanted.setting is None and len({model.setting for model in models}) > 1:
-        raise UserError(f"{every}: networks of different settings: measure them apart")
     return named
 
 

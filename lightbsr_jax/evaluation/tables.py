@@ -16,6 +16,7 @@ from lightbsr_jax.evaluation.cases import Case
 from lightbsr_jax.evaluation.restorers import Contender
 
 _Figure = TypeVar("_Figure", float, float | None)
+_MEAN_OF_PAPERS = "mean of the paper's"  # if there are kernels that it does not print
 
 
 class Row(NamedTuple):
@@ -47,9 +48,14 @@ class Table(NamedTuple):
 
     benchmark: str
     noise: str  # such as "noise 5"; empty without noise
-    columns: tuple[str, ...]  # names of kernels; "mean" after several
+    columns: tuple[str, ...]  # names of kernels, and that of a mean after several
     rows: list[Row]
     images: int = 0  # number of images that the measured rows average
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The columns without the mean."""
+        return self.columns[:-1] or self.columns
 
     @property
     def heading(self) -> str:
@@ -98,7 +104,8 @@ def make(
                 size = contender.parameters and contender.parameters / 1e6
                 row = Row(contender.name, size, psnr, ssim, _beside(figures, averaged))
                 rows.insert(_place(rows, contender, contenders), row)
-            columns = (*kernels, "mean") if len(kernels) > 1 else tuple(kernels)
+            mean = "mean" if len(averaged) == len(kernels) else _MEAN_OF_PAPERS
+            columns = (*kernels, mean) if len(kernels) > 1 else tuple(kernels)
             tables.append(Table(benchmark, noise, columns, rows, images))
     return tables
 

@@ -32,6 +32,7 @@ Tree = dict[str, Any]
 Result = TypeVar("Result")
 
 _STORAGE_ERRORS = (OSError, ValueError, RuntimeError)  # Orbax's errors on a full disk
+_LONGEST = 300  # seconds that processes wait for one that cannot write
 
 
 class Checkpoints:
@@ -59,6 +60,7 @@ class Checkpoints:
             # Else a folder that cannot be made is waited for, by the wall clock.
             async_options=ocp.AsyncOptions(
                 create_directories_asynchronously=False,
+                timeout_secs=_LONGEST,
                 post_finalization_callback=self._sync,
             ),
         )
@@ -139,7 +141,14 @@ class Checkpoints:
             raise self._unwritable(error) from error
 
     def close(self) -> None:
-        self._manager.close()
+        """Ends the writing; a checkpoint that cannot be written is only a warning.
+
+        `wait` raises that error. Without it, another error is on its way to the user.
+        """
+        try:
+            self._manager.close()
+        except _STORAGE_ERRORS as error:
+            logging.warning("%s", self._unwritable(error))
 
     def _set_aside(self, steps: Sequence[int]) -> None:
         """Moves checkpoints out of the way; all processes wait for the first."""
@@ -229,8 +238,12 @@ class Checkpoints:
         return items
 
     def _unwritable(self, error: Exception) -> UserError:
+        reason: BaseException = error
+        # An error of one of several processes is followed by that of their meeting.
+        if isinstance(error, jax.errors.JaxRuntimeError) and error.__context__:
+            reason = error.__context__
         return UserError(
-            f"a checkpoint could not be written to {self._folder}: {error}. Earlier "
+            f"a checkpoint could not be written to {self._folder}: {reason}. Earlier "
             f"ones are kept (steps {sorted(self._manager.all_steps())}): free space, "
             "and repeat the same command"
         )

@@ -148,9 +148,6 @@ def _read_workdir(workdir: Source, step: int | None = None) -> Weights:
 def _read_packed(file: Path) -> Weights:
     about, restored = packed.read(file)
     spec = ModelSpec.from_config(about["config"], file)
-    for name, size in spec.network.items():
-        if type(size) is int and size < 1:
-            raise UserError(f"{file}: network.{name} {size} is too small: at least 1")
     _check_shapes(file, restored, spec.shapes())
     return _divided(spec, restored, about["step"])._replace(about=about)
 

@@ -68,7 +68,7 @@ EPOCHS = "config.schedule.stage2_epochs"
 SMALLEST_CROP = 8  # in LR pixels
 DTYPES = ("float32", "bfloat16")
 _LARGEST_SEED = 2**31 - 1  # devices get it as int32
-# The smallest values of fields; for those of the network it is 1.
+# The smallest values of fields; a ModelSpec checks those of the network.
 LEAST = {
     "seed": 0,
     "minutes": 0,
@@ -118,12 +118,7 @@ def check(config: TrainingConfig) -> None:
 
 def _too_small(config: TrainingConfig) -> Iterator[str]:
     values = _flat(config)
-    sizes = [
-        name
-        for name, value in values.items()
-        if name.startswith("network.") and not isinstance(value, bool)
-    ]
-    for name, least in {**dict.fromkeys(sizes, 1), **LEAST}.items():
+    for name, least in LEAST.items():
         if name in values and not values[name] >= least:  # NaN is not
             yield f"{name} {values[name]} is too small: at least {least}"
         elif values.get(name) == math.inf:

@@ -1,12 +1,11 @@
 """The training loop: from HR images to checkpoints of a trained network."""
 
 import contextlib
-import functools
 import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median
@@ -332,7 +331,9 @@ def run_steps(job: Job, start: Start) -> None:
             # their batches do not accumulate in memory.
             under_way.append(metrics["skipped_in_a_row"])
             if len(under_way) > 2:
-                stop_if_lost(int(under_way.popleft()), step - 2, config, job.workdir)
+                with within_memory(config):
+                    skipped = int(under_way.popleft())
+                stop_if_lost(skipped, step - 2, config, job.workdir)
 
             ends = step == total
             if ends:
@@ -431,26 +432,25 @@ def make_steps(
         if config.data.resident:
             step = cropping_step(step, size=config.hr_crop)
         mapped = parallel.over_devices(step, devices)
-        steps[stage] = within_memory(mapped, config, devices)
+        steps[stage] = within_memory(config, devices)(mapped)
     return steps
 
 
+@contextlib.contextmanager
 def within_memory(
-    step: Step, config: TrainingConfig, devices: Sequence[Device] | None = None
-) -> Step:
-    """Makes `step` raise UserError if a device lacks the memory for it."""
+    config: TrainingConfig, devices: Sequence[Device] | None = None
+) -> Iterator[None]:
+    """Raises UserError if a device lacks the memory for a step.
 
-    @functools.wraps(step)
-    def call(*arguments: Any) -> Any:
-        try:
-            return step(*arguments)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            message = remedy(config, jax.devices() if devices is None else devices)
-            raise UserError(message) from error
-
-    return call
+    Devices say so when a step is compiled or queued, or when its results are awaited.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        message = remedy(config, jax.devices() if devices is None else devices)
+        raise UserError(message) from error
 
 
 def remedy(config: TrainingConfig, devices: Sequence[Device]) -> str:
@@ -501,7 +501,8 @@ def fitting_steps_per_epoch(
         if not config.schedule.epochs(stage):
             continue
         run = fresh_run(setup.state, averaged=config.ema_decay > 0)
-        taken = seconds_per_step(step, parallel.replicate(run), batches, constants)
+        with within_memory(config):
+            taken = seconds_per_step(step, parallel.replicate(run), batches, constants)
         seconds += config.schedule.epochs(stage) * taken
     batches.set_state(start)
     return parallel.broadcast_from_main(max(1, int(60 * config.minutes / seconds)))

@@ -22,12 +22,16 @@ _ENDS = ("head", "tail")  # the restorer's first and last layer, trained by Adam
 def make(
     name: str, *, b1: float = 0.9, b2: float = 0.99, eps: float = 1e-8
 ) -> optax.GradientTransformation:
-    """Makes the optimiser of that name, without its rate; b1, b2, eps are Adam's."""
+    """Makes the optimiser of that name, without its rate; b1, b2, eps are Adam's.
+
+    Muon adds the same eps to the norms of matrices.
+    """
     if name == "adam":
         return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
     return muon(
         -1.0,  # optax's updates already have the sign of a descent
         beta=_MUON_BETA,
+        eps=eps,
         consistent_rms=_MUON_RMS,
         adam_b1=b1,
         adam_b2=b2,
