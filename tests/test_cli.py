@@ -123,6 +123,7 @@ def test_prepare(tmp_path, capsys, caplog, monkeypatch) -> None:
         ("export '' {new}.onnx", "argument workdir: an empty name"),
         ("psnr '' {file}", "argument A: an empty name"),
         ("compare --reference=", "argument --reference: an empty name"),
+        ("compare --reference={new} --record=", "argument --record: an empty name"),
         ("prepare --input= --output={new}", "argument --input: an empty name"),
         ("prepare --input=a --output=", "argument --output: an empty name"),
         ("prepare --input=a --output={new} --validation=", "--validation: an empty"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightbsr_jax import atomic
+from lightbsr_jax.commands import paths
 from lightbsr_jax.commands.printing import say, say_lines
 from lightbsr_jax.errors import UserError
 
@@ -30,22 +31,28 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     source.add_argument(
         "--reference",
         metavar="DIR",
+        type=paths.named,
         help="your checkout of github.com/MJ-NCEPU/LightBSR, of KDSR "
         "(github.com/Zj-BinXia/KDSR, or its folder KDSR-GAN) or of DASR (github.com/"
         "The-Learning-And-Vision-Atelier-LAVA/DASR). It is not modified, and it runs "
         "with or without CUDA (requires PyTorch, and OpenCV for SSIM)",
     )
     source.add_argument(
-        "--replay", metavar="FILE", help="compare with a recording, without PyTorch"
+        "--replay",
+        metavar="FILE",
+        type=paths.named,
+        help="compare with a recording, without PyTorch",
     )
     parser.add_argument(
         "--record",
         metavar="FILE.npz",
+        type=paths.named,
         help="only run the reference, and save its outputs and the inputs (300 MB)",
     )
     parser.add_argument(
         "--weights",
         metavar="FILE",
+        type=paths.named,
         help="a state dict of the reference; default: seeded random weights in which "
         "every block matters",
     )
@@ -64,10 +71,14 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--images",
         metavar="FOLDER",
+        type=paths.named,
         help="photographs to degrade, restore and score with both programs",
     )
     parser.add_argument(
-        "--json", metavar="FILE", help="write every array's difference to this file"
+        "--json",
+        metavar="FILE",
+        type=paths.named,
+        help="write every array's difference to this file",
     )
     parser.add_argument(
         "--precision",

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lightbsr_jax.commands import source
+from lightbsr_jax.commands import paths, source
 from lightbsr_jax.commands.printing import say
 from lightbsr_jax.errors import UserError
 
@@ -23,13 +23,17 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "source",
+        type=paths.named,
         help="state dict, working directory (or WORKDIR@STEP, WORKDIR@best), file of "
         "lightbsr pack, or name of weights (setting2)",
     )
-    parser.add_argument("out", help="working directory, or state dict")
+    parser.add_argument(
+        "out", type=paths.named, help="working directory, or state dict"
+    )
     parser.add_argument(
         "--pca",
         metavar="FILE.mat",
+        type=paths.named,
         help="the prior's basis, in the reference's PCA_matrix.mat: required to read a "
         "teacher's state dict; written beside a state dict",
     )

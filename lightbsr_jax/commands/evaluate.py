@@ -50,10 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags.define_processes()
 
     def evaluate() -> None:
-        dumps = given.dump_lr, given.dump_sr
-        for path in (given.report, *dumps, given.lr_dir, given.lpips):
-            if path.value == "":
-                raise UserError(f"--{path.name}: an empty name: is a variable unset?")
+        for flag in given:
+            if flag.value == "":
+                raise UserError(f"--{flag.name}: an empty name: is a variable unset?")
         flags.join_processes()
         from lightbsr_jax import compilation
         from lightbsr_jax.evaluation.run import run
@@ -107,7 +106,7 @@ def _define() -> _Flags:
         ),
         benchmarks=flags.DEFINE_string(
             "benchmarks",
-            "",
+            None,
             "Folders of HR images, separated by commas (default: the config's).",
         ),
         report=flags.DEFINE_string(

@@ -3,6 +3,7 @@
 import argparse
 import re
 
+from lightbsr_jax.commands import paths
 from lightbsr_jax.commands.printing import say
 from lightbsr_jax.errors import UserError
 
@@ -22,6 +23,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "workdir",
+        type=paths.named,
         help="folder of a trained student (or WORKDIR@STEP, WORKDIR@best), its state "
         "dict, a file of lightbsr pack, or the name of weights that come with this "
         "program",
@@ -42,7 +44,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         action="store_true",
         help="write NAME-estimator.onnx, from an image to its idr, and "
         "NAME-restorer.onnx, which restores by a given idr: one for all tiles of an "
-        "image or all frames of a shot",
+        "image or all frames of a shot; they are not compared",
     )
     parser.add_argument(
         "--half",

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lightbsr_jax.commands import paths
 from lightbsr_jax.commands.printing import say_lines
 
 if TYPE_CHECKING:
@@ -22,8 +23,12 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         "report different figures. If A is smaller than B by a whole factor: find the "
         "bicubic method that made it.",
     )
-    parser.add_argument("a", metavar="A", help="restored image, or folder")
-    parser.add_argument("b", metavar="B", help="original image, or folder")
+    parser.add_argument(
+        "a", metavar="A", type=paths.named, help="restored image, or folder"
+    )
+    parser.add_argument(
+        "b", metavar="B", type=paths.named, help="original image, or folder"
+    )
     parser.add_argument(
         "--scale",
         type=int,

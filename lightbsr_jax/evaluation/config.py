@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from lightbsr_jax.errors import UserError
 from lightbsr_jax.evaluation import cases
 from lightbsr_jax.evaluation.benchmark import Measures
 from lightbsr_jax.imaging import settings
@@ -38,7 +39,20 @@ class Measurement:
 
     @classmethod
     def from_flags(cls, config: ConfigDict) -> "Measurement":
-        values: dict[str, Any] = config.to_dict()
+        """Converts the config of a preset and its flags.
+
+        Raises UserError if a field is missing, as those of other configs are.
+        """
+        try:
+            return cls._of(config.to_dict())
+        except KeyError as error:
+            raise UserError(
+                f"config.{error.args[0]} is missing: evaluation takes "
+                "--config=configs/benchmark.py, or a copy of it"
+            ) from error
+
+    @classmethod
+    def _of(cls, values: dict[str, Any]) -> "Measurement":
         values["setting"] = settings.of_config(values["setting"])
         names = {
             name for setting in settings.SETTINGS.values() for name in setting.tested
