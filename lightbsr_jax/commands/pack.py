@@ -2,6 +2,7 @@
 
 import argparse
 
+from lightbsr_jax.commands import paths
 from lightbsr_jax.commands.printing import say_lines
 
 
@@ -16,10 +17,13 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "workdir",
+        type=paths.named,
         help="folder of a training run; WORKDIR@STEP for the checkpoint of a step, "
         "WORKDIR@best for the weights whose validation was best",
     )
-    parser.add_argument("out", help="file to write; ends in .safetensors")
+    parser.add_argument(
+        "out", type=paths.named, help="file to write; ends in .safetensors"
+    )
     parser.add_argument(
         "--half", action="store_true", help="parameters in float16: half the size"
     )
