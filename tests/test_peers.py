@@ -613,6 +613,11 @@ def test_presets_can_be_trained(module: Any) -> None:
         assert too_small in str(caught.value)
         without = module is kdsr_teacher or "adversarial" in config
         assert ("there is no stage 1" in str(caught.value)) == without
+        config.network.blocks = 0
+        with pytest.raises(
+            UserError, match=r"network\.blocks 0 is too small: at least 1"
+        ):
+            TrainingConfig.from_flags(config)
 
 
 def test_student_of_another_methods_teacher_is_refused() -> None:

@@ -516,6 +516,8 @@ def test_command_line(tmp_path) -> None:
     done = python(str(ROOT / "eval.py"), "--benchmarks=data/Set5", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: no network to measure: give --workdir=")
+    done = python(str(ROOT / "eval.py"), "--method=bicubic", "--report=", cwd=tmp_path)
+    assert done.stderr == "error: --report: an empty name: is a variable unset?\n"
     given = "--workdir=a", "--weights=", "--benchmarks=data/Set5"
     done = python(str(ROOT / "eval.py"), *given, cwd=tmp_path)
     assert done.stderr == "error: --weights: an empty name: is a variable unset?\n"

@@ -114,7 +114,10 @@ def test_a_network_at_hand() -> None:
         ({"setting": 3}, "setting 3 is unknown to this version: use one of 1, 2"),
         ({"scale": 5}, "scale 5 is unknown to this version: use one of 2, 3, 4"),
         ({"network": {"depth": 1}}, "network.depth: LightBSR has no such size"),
-        ({"network": {"groups": 0}}, "x.json: network.groups 0 is too small"),
+        (
+            {"network": {"groups": 0}},
+            "x.json: network.groups 0 is too small: at least 1",
+        ),
     ],
 )
 def test_what_no_network_is(changes: dict[str, Any], message: str) -> None:
