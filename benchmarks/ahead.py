@@ -192,6 +192,8 @@ def _config(
             ) from error
         new = value == "True" if isinstance(old, bool) else type(old)(value)
         config.update_from_flattened_dict({field: new})
+    if config.compute.dtype == "auto":  # all targets multiply bfloat16
+        config.compute.dtype = "bfloat16"
     # The number of images is unknown; resident:WIDTH has the crops of some.
     config.data.resident = False
     return TrainingConfig.from_flags(config)

@@ -107,7 +107,7 @@ def base(role: str, setting: int | str, recipe: Recipe = RECIPE) -> ConfigDict:
     config.skipped_in_a_row = 10
 
     config.compute = ConfigDict()
-    config.compute.dtype = "float32"  # or bfloat16, with float32 parameters
+    config.compute.dtype = "float32"  # or bfloat16, with float32 parameters, or auto
 
     # The fields below do not change the result; a resumed run may have other values.
     # To save memory: recompute the insides of blocks for gradients, and restore a

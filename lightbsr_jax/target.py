@@ -12,6 +12,8 @@ from pathlib import Path
 
 import jax
 
+from lightbsr_jax.typed import Device
+
 # Parts of the key of JAX's caches, so functions are traced anew inside a context.
 _platform = jax.make_user_context(None)
 _narrow = jax.make_user_context(False)
@@ -78,3 +80,14 @@ def processor_features() -> frozenset[str]:
 def multiplies_bfloat16() -> bool:
     """Returns whether the processor has a unit for bfloat16 products (AMX)."""
     return "amx_bf16" in processor_features()
+
+
+def trains_faster_in_bfloat16(device: Device) -> bool:
+    """Returns whether training takes less time in bfloat16 than in float32 there.
+
+    TPUs and NVIDIA's GPUs since Ampere (compute capability 8.0) multiply bfloat16; of
+    other GPUs it is not known. On CPUs training gains nothing (docs/speed.md).
+    """
+    capability = str(getattr(device, "compute_capability", ""))
+    major = capability.partition(".")[0]
+    return device.platform == "tpu" or (major.isdecimal() and int(major) >= 8)

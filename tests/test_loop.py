@@ -319,7 +319,10 @@ def test_images_may_be_prepared_and_on_the_device(images, printed, tmp_path) -> 
 
 
 def test_schedule_of_so_many_minutes(images, printed, tmp_path, monkeypatch) -> None:
-    """Timed once, before the start; of the steps that were timed nothing stays."""
+    """Timed once, before the start; of the steps that were timed nothing stays.
+
+    The type of `auto` is chosen before.
+    """
     seconds = iter([1.0, 3.0])  # a step of stage 1, of stage 2
     timed = loop.seconds_per_step
     monkeypatch.setattr(
@@ -327,10 +330,13 @@ def test_schedule_of_so_many_minutes(images, printed, tmp_path, monkeypatch) -> 
     )
     config = teacher_config(images)
     config.minutes = 0.5  # 2 epochs in each stage: 3 steps an epoch take 24 seconds
+    config.compute.dtype = "auto"
     train(config, tmp_path / "run")
     whole = losses(tmp_path / "run")
     assert [record["step"] for record in whole] == list(range(1, 13))
     assert crops_told(tmp_path / "run")[:4] == crops_told(printed)
+    stored = json.loads((tmp_path / "run/config.json").read_bytes())
+    assert stored["compute"]["dtype"] == "float32"
     cut_back(tmp_path / "run", 10)
     train(config, tmp_path / "run")
     assert losses(tmp_path / "run") == whole
@@ -396,7 +402,7 @@ def test_unreadable_images_are_skipped_and_named(
         ({"log.every_steps": 0}, "log.every_steps 0 is too small: at least 1"),
         ({"compute.parts": 3}, "parts 3 does not divide a device's share .* 1 images"),
         ({"compute.parts": 0}, "compute.parts 0 is too small: at least 1"),
-        ({"compute.dtype": "half"}, "dtype 'half' is not float32 or bfloat16"),
+        ({"compute.dtype": "half"}, "'half' is not one of float32, bfloat16, auto"),
         ({"minutes": -1.0}, "minutes -1.0 is too small: at least 0"),
         ({"minutes": float("nan")}, "minutes nan is too small: at least 0"),
         ({"minutes": float("inf")}, "minutes inf is not finite"),

@@ -13,6 +13,7 @@ from helpers.pictures import picture, save
 from ml_collections import ConfigDict
 
 from configs import kdsr_student, student
+from lightbsr_jax import target
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.models import packed
 from lightbsr_jax.models.checkpoint import opened
@@ -47,6 +48,15 @@ def test_more_epochs_may_be_asked_for_and_fewer_not(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="stage2_epochs: was 20, is 10") as error:
         check_resumable(longer, shorter, tmp_path)
     assert f"--config.init={tmp_path}" in str(error.value)
+
+
+def test_a_resumed_run_keeps_the_type_that_auto_chose(tmp_path, monkeypatch) -> None:
+    config = config_of(10)
+    monkeypatch.setattr(target, "trains_faster_in_bfloat16", lambda device: True)
+    assert loop.chosen_dtype(None, config) == "bfloat16"
+    stored = config.with_value("compute", "dtype", "float32").as_given
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert loop.chosen_dtype(tmp_path, config) == "float32"
 
 
 def test_what_happens_to_the_rate_is_told() -> None:

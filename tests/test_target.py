@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -195,3 +196,21 @@ def test_narrow_depthwise_convolutions_add_in_another_order() -> None:
         found = cpu.depthwise_conv(x, kernel, bias)
     np.testing.assert_allclose(found, exact, atol=2e-5)
     assert abs(found - cpu.depthwise_conv(x, kernel, bias)).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "faster"),
+    [
+        ("tpu", None, True),
+        ("gpu", "9.0", True),
+        ("gpu", "8.0", True),
+        ("gpu", "10.0", True),
+        ("gpu", "7.5", False),
+        ("gpu", "gfx90a", False),  # ROCm's
+        ("cpu", None, False),
+    ],
+)
+def test_devices_that_train_faster_in_bfloat16(platform, capability, faster) -> None:
+    device = SimpleNamespace(platform=platform, compute_capability=capability)
+    assert target.trains_faster_in_bfloat16(device) == faster
+    assert not target.trains_faster_in_bfloat16(jax.devices("cpu")[0])

@@ -67,7 +67,7 @@ def test_steps_of_a_schedule() -> None:
     read = TrainingConfig.from_flags(teacher.get_config("demo"))
     assert isinstance(read.schedule, CosineSchedule)
     assert (read.schedule.boundary, read.schedule.total) == (100, 500)
-    longer = read.with_steps_per_epoch(7)
+    longer = read.with_value("schedule", "steps_per_epoch", 7)
     assert (longer.schedule.boundary, longer.schedule.total) == (14, 70)
     assert longer.as_given["schedule"]["steps_per_epoch"] == 7
     assert read.as_given["schedule"]["steps_per_epoch"] == 50

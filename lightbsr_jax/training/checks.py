@@ -66,7 +66,8 @@ SINCE = {
 EPOCHS = "config.schedule.stage2_epochs"
 
 SMALLEST_CROP = 8  # in LR pixels
-DTYPES = ("float32", "bfloat16")
+AUTO = "auto"  # a start of training replaces it
+DTYPES = ("float32", "bfloat16", AUTO)
 _LARGEST_SEED = 2**31 - 1  # devices get it as int32
 # The smallest values of fields; a ModelSpec checks those of the network.
 LEAST = {
@@ -133,7 +134,7 @@ def _flat(config: TrainingConfig) -> dict[str, Any]:
 def _numbers(config: TrainingConfig) -> Iterator[str]:
     dtype, width = config.compute.dtype, config.degradation.width_max
     if dtype not in DTYPES:
-        yield f"compute.dtype {dtype!r} is not {' or '.join(DTYPES)}"
+        yield f"compute.dtype {dtype!r} is not one of {', '.join(DTYPES)}"
     choices = {
         "start": STARTS,
         "optimizer": OPTIMIZERS,

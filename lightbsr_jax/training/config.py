@@ -184,11 +184,11 @@ class TrainingConfig:
         """True for contrastive training, unless an ablation switches it off."""
         return self.contrast is not None and self.contrast.enabled
 
-    def with_steps_per_epoch(self, steps: int) -> "TrainingConfig":
-        given = dict(self.as_given)
-        given["schedule"] = {**given["schedule"], "steps_per_epoch": steps}
-        schedule = dataclasses.replace(self.schedule, steps_per_epoch=steps)
-        return dataclasses.replace(self, schedule=schedule, as_given=given)
+    def with_value(self, group: str, field: str, value: Any) -> "TrainingConfig":
+        """A copy with another value of a group's field, also in `as_given`."""
+        given = {**self.as_given, group: {**self.as_given[group], field: value}}
+        changed = dataclasses.replace(getattr(self, group), **{field: value})
+        return dataclasses.replace(self, **{group: changed, "as_given": given})
 
 
 def init_of(values: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lightbsr_jax import atomic, locks
+from lightbsr_jax import atomic, locks, target
 from lightbsr_jax.data.pairs import PairedBatches, Pairs
 from lightbsr_jax.data.pipeline import CropBatches, Sampler
 from lightbsr_jax.data.resident import ResidentBatches
@@ -25,6 +25,7 @@ from lightbsr_jax.methods.network import BlindNetwork
 from lightbsr_jax.models.checkpoint import Checkpoints, checksum
 from lightbsr_jax.training import adversary, initial, pack, parallel, schedules
 from lightbsr_jax.training.checks import (
+    AUTO,
     IMAGES,
     check,
     check_pictures,
@@ -107,7 +108,6 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
     source = open_source(config.data.hr, minimum=config.hr_crop)
     pairs = open_pairs(config, source)
     batches = open_batches(config, source, pairs)
-    network = make_network(config)
     check_workdir(workdir)
     if parallel.is_main_process():
         stack.enter_context(locks.held(workdir / ".lock", workdir))
@@ -118,6 +118,8 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
     )
     newest = checkpoints.latest_step()
     begun = workdir if newest is not None else None
+    if config.compute.dtype == AUTO:
+        config = config.with_value("compute", "dtype", chosen_dtype(begun, config))
     identity = {
         "config": config.as_given,
         "images": source.fingerprint + (f"+{pairs.fingerprint}" if pairs else ""),
@@ -131,12 +133,12 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
             f"the newest checkpoint's step in {workdir}": newest,
         }
     )
+    network = make_network(config)
     # A resumed run already contains them.
     given = initial.load(config.init) if config.init and not begun else None
     if config.minutes:
-        config = config.with_steps_per_epoch(
-            fitting_steps_per_epoch(config, begun, network, batches)
-        )
+        fitting = fitting_steps_per_epoch(config, begun, network, batches)
+        config = config.with_value("schedule", "steps_per_epoch", fitting)
 
     # On the host: the devices hold the state only once, that of the steps.
     setup = jax.device_get(prepare(config, network, given, begun=begun))
@@ -289,8 +291,8 @@ def announce(job: Job, start: int) -> None:
         f"{config.model.kind}, setting {config.model.setting}, x{config.model.scale}: "
         f"steps {start} to {schedule.total} (stage 2 from {schedule.boundary}) on "
         f"{jax.device_count()} {jax.devices()[0].device_kind} device(s) of "
-        f"{jax.process_count()} process(es), {len(job.source)} images from "
-        f"{config.data.hr}, into {job.workdir}"
+        f"{jax.process_count()} process(es), in {config.compute.dtype}, "
+        f"{len(job.source)} images from {config.data.hr}, into {job.workdir}"
     )
     if job.pairs is not None:
         job.log.say(
@@ -491,7 +493,7 @@ def fitting_steps_per_epoch(
     the workdir `begun` keeps its schedule. The timed steps are discarded.
     """
     if begun is not None and (begun / "config.json").exists():
-        return _kept_steps_per_epoch(begun / "config.json", config)
+        return _kept(begun / "config.json", config, "schedule", "steps_per_epoch")
     setup = prepare(config, network)
     steps = make_steps(config, setup)
     constants = constants_on_devices(config, setup, batches)
@@ -508,16 +510,27 @@ def fitting_steps_per_epoch(
     return parallel.broadcast_from_main(max(1, int(60 * config.minutes / seconds)))
 
 
-def _kept_steps_per_epoch(file: Path, config: TrainingConfig) -> int:
-    """Reads the value in a run's config.json. Raises UserError if it is damaged."""
+def chosen_dtype(begun: Path | None, config: TrainingConfig) -> str:
+    """What `compute.dtype=auto` stands for: the faster type on this process's devices.
+
+    It is stored in config.json, and a run that is resumed in the workdir `begun` keeps
+    it.
+    """
+    if begun is not None and (begun / "config.json").exists():
+        return _kept(begun / "config.json", config, "compute", "dtype")
+    fast = target.trains_faster_in_bfloat16(jax.local_devices()[0])
+    return "bfloat16" if fast else "float32"
+
+
+def _kept(file: Path, config: TrainingConfig, group: str, field: str) -> Any:
+    """Reads a value in a run's config.json. Raises UserError if it is damaged."""
     try:
-        # Converted weights have no schedule; a later check refuses to resume them.
-        kept = json.loads(file.read_bytes())
-        return kept.get("schedule", config.as_given["schedule"])["steps_per_epoch"]
+        # Converted weights have no such groups; a later check refuses to resume them.
+        return json.loads(file.read_bytes()).get(group, config.as_given[group])[field]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{file} is damaged ({error}): restore it from a copy, because it stores "
-            "the schedule of a run with config.minutes"
+            f"the {group}.{field} of this run"
         ) from error
 
 
