@@ -435,6 +435,13 @@ def test_student_without_a_teacher(images) -> None:
         check(TrainingConfig.from_flags(config))
 
 
+def test_a_student_with_a_teacher_does_not_start_bicubic(images) -> None:
+    config = student_config(images, Path("teacher"))
+    config.start = "bicubic"
+    with pytest.raises(UserError, match="config.start 'bicubic' has no effect, .*leave"):
+        check(TrainingConfig.from_flags(config))
+
+
 def test_folder_without_images(tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty holds no image: expected files ending"):
