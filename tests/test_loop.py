@@ -448,6 +448,22 @@ def test_folder_without_images(tmp_path) -> None:
         train(teacher_config(tmp_path / "empty"), tmp_path / "workdir")
 
 
+@pytest.mark.parametrize(
+    ("folder", "message"), [("empty", "empty holds no image"), ("gone", "gone")]
+)
+def test_validation_images_are_found_before_steps_are_timed(
+    folder, message, images, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(loop, "fitting_steps_per_epoch", lambda *_: pytest.fail("late"))
+    config = teacher_config(images)
+    config.minutes = 0.5
+    config.validation.hr = str(tmp_path / folder)
+    with pytest.raises((UserError, FileNotFoundError), match=message):
+        train(config, tmp_path / "workdir")
+    assert not (tmp_path / "workdir" / "config.json").exists()
+
+
 def test_run_that_is_lost_stops(images, tmp_path, monkeypatch) -> None:
     """From step 4 on the loss is not a number."""
 

@@ -86,7 +86,7 @@ class Job(NamedTuple):
     steps: Steps
     constants: Constants
     checkpoints: Checkpoints
-    validate: Callable[[int, Run, Log], float | None]  # to PSNR in dB
+    validate: Callable[[int, Run, np.ndarray, Log], float | None]  # to PSNR in dB
     log: Log
 
 
@@ -133,6 +133,7 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
             f"the newest checkpoint's step in {workdir}": newest,
         }
     )
+    validate = validation(config)
     network = make_network(config)
     # A resumed run already contains them.
     given = initial.load(config.init) if config.init and not begun else None
@@ -164,7 +165,7 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
         steps=make_steps(config, setup),
         constants=constants_on_devices(config, setup, batches),
         checkpoints=checkpoints,
-        validate=validation(config, setup.basis),
+        validate=validate,
         log=Log(workdir, start=start.step, total=total, quiet=quiet),
     )
     announce(job, start.step)
@@ -385,7 +386,7 @@ def validate_where_due(job: Job, run: Run, step: int) -> None:
     ends = step == job.config.schedule.total
     if step % job.config.validation.every_steps == 0 or ends:
         began = time.monotonic()
-        psnr = job.validate(step, run, job.log)
+        psnr = job.validate(step, run, job.setup.basis, job.log)
         if job.config.checkpoint.best and psnr is not None:
             keep_best(job, run, step, psnr)
         job.log.pause(time.monotonic() - began)
