@@ -438,7 +438,9 @@ def test_student_without_a_teacher(images) -> None:
 def test_a_student_with_a_teacher_does_not_start_bicubic(images) -> None:
     config = student_config(images, Path("teacher"))
     config.start = "bicubic"
-    with pytest.raises(UserError, match="config.start 'bicubic' has no effect, .*leave"):
+    with pytest.raises(
+        UserError, match="config.start 'bicubic' has no effect, .*leave"
+    ):
         check(TrainingConfig.from_flags(config))
 
 

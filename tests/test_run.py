@@ -448,6 +448,11 @@ def test_config_and_model_fit(monkeypatch) -> None:
     config.benchmarks = ("Set5",)
     with pytest.raises(ValueError, match="bicubic has no IDR"):
         fit(config)
+    config = get_config("setting1")
+    config.benchmarks = ("Set5",)
+    config.idr.sigmas = ("a",)
+    with pytest.raises(UserError, match=r"config\.idr\.sigmas \('a',\): 'a' is not"):
+        fit(config, "w")
     with pytest.raises(UserError, match=r"config\.root is missing: .*benchmark\.py"):
         fit(student_config("setting1"), "w")
 
