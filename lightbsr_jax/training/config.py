@@ -238,10 +238,10 @@ def _read(kind: type[_T], values: Mapping[str, Any], path: str) -> _T:
 def _value(hint: Any, value: Any, path: str) -> Any:
     """The value of a field of that type. Raises UserError if it has another one."""
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    group = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
-    if group is not None and isinstance(value, Mapping):
-        return _read(group, value, path)
-    if group is not None and not isinstance(value, kinds):
+    groups: list[Any] = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+    if groups and isinstance(value, Mapping):
+        return _read(groups[0], value, path)
+    if groups and not isinstance(value, kinds):
         raise UserError(f"{path} {value!r} is not a group of fields")
     named = [kind for kind in kinds if kind in KINDS]
     if named and not any(is_of(value, kind) for kind in kinds):

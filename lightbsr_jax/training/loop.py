@@ -512,13 +512,15 @@ def fitting_steps_per_epoch(
 
 
 def chosen_dtype(begun: Path | None, config: TrainingConfig) -> str:
-    """What `compute.dtype=auto` stands for: the faster type on this process's devices.
+    """The type for `compute.dtype=auto`: the faster one on this process's devices.
 
     It is stored in config.json, and a run that is resumed in the workdir `begun` keeps
     it.
     """
     if begun is not None and (begun / "config.json").exists():
-        return _kept(begun / "config.json", config, "compute", "dtype")
+        kept = _kept(begun / "config.json", config, "compute", "dtype")
+        if kept != AUTO:  # as for converted weights
+            return kept
     fast = target.trains_faster_in_bfloat16(jax.local_devices()[0])
     return "bfloat16" if fast else "float32"
 
