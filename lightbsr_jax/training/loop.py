@@ -494,6 +494,8 @@ def fitting_steps_per_epoch(
     """
     if begun is not None and (begun / "config.json").exists():
         return _kept(begun / "config.json", config, "schedule", "steps_per_epoch")
+    if parallel.is_main_process():  # compiling takes minutes on a busy machine
+        print("compiling and timing steps, for config.minutes", flush=True)
     setup = prepare(config, network)
     steps = make_steps(config, setup)
     constants = constants_on_devices(config, setup, batches)
@@ -511,7 +513,7 @@ def fitting_steps_per_epoch(
 
 
 def chosen_dtype(begun: Path | None, config: TrainingConfig) -> str:
-    """What `compute.dtype=auto` stands for: the faster type on this process's devices.
+    """The type of `compute.dtype=auto`: the faster one on this process's devices.
 
     It is stored in config.json, and a run that is resumed in the workdir `begun` keeps
     it.
