@@ -318,7 +318,9 @@ def test_images_may_be_prepared_and_on_the_device(images, printed, tmp_path) -> 
     assert losses(broken) == losses(printed)
 
 
-def test_schedule_of_so_many_minutes(images, printed, tmp_path, monkeypatch) -> None:
+def test_schedule_of_so_many_minutes(
+    images, printed, tmp_path, monkeypatch, capsys
+) -> None:
     """Timed once, before the start; of the steps that were timed nothing stays.
 
     The type of `auto` is chosen before.
@@ -332,6 +334,9 @@ def test_schedule_of_so_many_minutes(images, printed, tmp_path, monkeypatch) -> 
     config.minutes = 0.5  # 2 epochs in each stage: 3 steps an epoch take 24 seconds
     config.compute.dtype = "auto"
     train(config, tmp_path / "run")
+    # It takes minutes on a busy machine, before the run's first line.
+    said = capsys.readouterr().out
+    assert said.startswith("compiling and timing steps, for config.minutes\n")
     whole = losses(tmp_path / "run")
     assert [record["step"] for record in whole] == list(range(1, 13))
     assert crops_told(tmp_path / "run")[:4] == crops_told(printed)
@@ -339,6 +344,7 @@ def test_schedule_of_so_many_minutes(images, printed, tmp_path, monkeypatch) -> 
     assert stored["compute"]["dtype"] == "float32"
     cut_back(tmp_path / "run", 10)
     train(config, tmp_path / "run")
+    assert "timing" not in capsys.readouterr().out
     assert losses(tmp_path / "run") == whole
 
 

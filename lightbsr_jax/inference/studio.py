@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -30,11 +30,14 @@ from lightbsr_jax.models.model import Model
 
 MEDIA_TYPES = {name: kind.media_type for name, kind in formats.FORMATS.items()}
 _QUALITY = 95
+_SETTINGS = ("weights", "scale", "size", "format", "quality", "strength")  # of a query
 # Of pictures that programs are compiled with: a small one and a large one of a single
 # tile before the page is ready, then a picture of several tiles.
 _FIRST_SIDES = (64, LARGEST)
 _NEXT_SIDES = (2 * LARGEST,)
 
+T = TypeVar("T")
+D = TypeVar("D")
 Answer = dict[str, Any]  # sent as JSON
 Keep = Callable[[str, bytes], str]  # a media type and a file to where it is kept
 
@@ -88,15 +91,15 @@ class Studio:
 
     def wish(self, query: Mapping[str, str]) -> Wish:
         """Parses the settings in a query; others are the defaults. Raises UserError."""
+        unknown = set(query) - {"name", *_SETTINGS}
+        if unknown:
+            raise UserError(f"no setting {min(unknown)!r}: {', '.join(_SETTINGS)}")
         name = query.get("weights") or self.names[0]
         if name not in self.names:
             raise UserError(f"no weights {name!r} here: {', '.join(self.names)}")
-        try:
-            scale = float(query["scale"]) if query.get("scale") else None
-            quality = int(query.get("quality") or _QUALITY)
-            strength = float(query.get("strength") or 1)
-        except ValueError as error:
-            raise UserError(f"expected a number: {error}") from error
+        scale = _number(query, "scale", float, None)
+        quality = _number(query, "quality", int, _QUALITY)
+        strength = _number(query, "strength", float, 1.0)
         if not 1 <= quality <= 100:
             raise UserError(f"a quality of {quality}: expected 1 to 100")
         target = parse_target(scale, query.get("size") or None)
@@ -235,6 +238,19 @@ class Studio:
                 if self._to_explain is not None:
                     self._to_explain.put(name)
             return self._upscalers[name][0]
+
+
+def _number(
+    query: Mapping[str, str], name: str, kind: Callable[[str], T], default: D
+) -> T | D:
+    text = query.get(name)
+    if not text:
+        return default
+    try:
+        return kind(text)
+    except ValueError as error:
+        whole = "whole " if kind is int else ""
+        raise UserError(f"{name}={text}: expected a {whole}number") from error
 
 
 def _picture(photograph: Photograph) -> bytes:

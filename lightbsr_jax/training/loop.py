@@ -495,6 +495,8 @@ def fitting_steps_per_epoch(
     """
     if begun is not None and (begun / "config.json").exists():
         return _kept(begun / "config.json", config, "schedule", "steps_per_epoch")
+    if parallel.is_main_process():  # compiling takes minutes on a busy machine
+        print("compiling and timing steps, for config.minutes", flush=True)
     setup = prepare(config, network)
     steps = make_steps(config, setup)
     constants = constants_on_devices(config, setup, batches)
