@@ -22,6 +22,7 @@ VALIDATION_CROP = 256
 DRAWS = 3  # degradations of each image
 EPOCHS = 40
 MEASURED = 5  # times, besides the start
+DETAIL = "detail"  # not a field: crops are the most detailed of so many
 
 CANDIDATES: dict[str, dict[str, Any]] = {
     "muon": {},
@@ -37,6 +38,9 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "2-blocks": {"network.blocks": 2},
     "1-block": {"network.blocks": 1},
     "averaged": {"ema_decay": 0.98},
+    "averaged-longer": {"ema_decay": 0.995},
+    "detail": {DETAIL: 2, "data.resident": False},
+    "more-detail": {DETAIL: 4, "data.resident": False},
     "rmse": {"pixel_loss": "rmse"},
 }
 
@@ -48,6 +52,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="validation images")
     parser.add_argument("--setting", default="1", help="1, 2, real or photo")
     parser.add_argument("--minutes", type=float, default=5.0, help="per candidate")
+    parser.add_argument("--steps", type=int, help="per candidate, instead of minutes")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--init", default="", help="initial weights of all candidates")
     parser.add_argument("--only", nargs="*", choices=CANDIDATES, default=[*CANDIDATES])
@@ -87,7 +92,7 @@ def configured(
         warmup_epochs=1,
         cooldown_epochs=EPOCHS - 1,
     )
-    config.update_from_flattened_dict(fields)
+    config.update_from_flattened_dict({n: x for n, x in fields.items() if n != DETAIL})
     return TrainingConfig.from_flags(config)
 
 
@@ -102,6 +107,8 @@ def trial(arguments: argparse.Namespace, fields: dict[str, Any]) -> dict[str, An
 
     config = configured(arguments, fields)
     source = open_source(config.data.hr, minimum=config.hr_crop)
+    if DETAIL in fields:
+        source = Detailed(source, fields[DETAIL])
     batches = loop.open_batches(config, source)
     given = initial.load(arguments.init) if arguments.init else None
 
@@ -112,8 +119,11 @@ def trial(arguments: argparse.Namespace, fields: dict[str, Any]) -> dict[str, An
         return loop.make_steps(config, setup)[2], run, constants
 
     step, run, constants = prepared(config)
-    taken = loop.seconds_per_step(step, run, batches, constants)
-    config = configured(arguments, fields, int(60 * arguments.minutes / taken))
+    steps = arguments.steps
+    if steps is None:
+        taken = loop.seconds_per_step(step, run, batches, constants)
+        steps = int(60 * arguments.minutes / taken)
+    config = configured(arguments, fields, steps)
     step, run, constants = prepared(config)
     measure = measurement(arguments, config)
 
@@ -136,6 +146,41 @@ def trial(arguments: argparse.Namespace, fields: dict[str, Any]) -> dict[str, An
         psnr[round(seconds / 60, 2)] = measure(run)
     batches.close()
     return {"steps": total, "psnr": psnr, "losses": losses}
+
+
+class Detailed:
+    """A source whose crops have the most detail of some random ones of an image.
+
+    The first of these is the one that was asked for. Detail is the mean difference of
+    neighbouring pixels.
+    """
+
+    def __init__(self, source: Any, choices: int) -> None:
+        self._source, self._choices = source, choices
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def crops(self, image: int, tops: Any, lefts: Any, size: int) -> Any:
+        """The crops [D, size, size, 3]; None if the image cannot be read."""
+        import numpy as np
+
+        rng = np.random.default_rng([image, *map(int, tops), *map(int, lefts)])
+        room = self._source.sizes[image] - size + 1
+        places = [np.stack([tops, lefts], 1)]
+        places += [
+            rng.integers(room, size=(len(tops), 2)) for _ in range(self._choices - 1)
+        ]
+        read = [self._source.crops(image, *place.T, size) for place in places]
+        if any(crops is None for crops in read):
+            return None
+        found = np.stack(read).astype(np.float32)  # [choices, D, size, size, 3]
+        steps = (np.abs(np.diff(found, axis=axis)) for axis in (2, 3))
+        detail = sum(step.mean((2, 3, 4)) for step in steps)
+        return np.stack(read)[detail.argmax(0), np.arange(len(tops))]
 
 
 def measurement(arguments: argparse.Namespace, config: Any) -> Any:

@@ -8,6 +8,7 @@ import pytest
 
 import lightbsr_jax
 from lightbsr_jax.imaging import degradation
+from lightbsr_jax.inference import folder
 from lightbsr_jax.inference.upscaler import Upscaler
 from lightbsr_jax.models.model import Model
 
@@ -44,5 +45,7 @@ def test_public_names() -> None:
     assert lightbsr_jax.Model is Model
     assert lightbsr_jax.degradation is degradation
     assert lightbsr_jax.load("setting2").scale == 4
+    assert lightbsr_jax.upscale_file is folder.upscale_file
+    assert repr(Upscaler.load()).startswith("<Upscaler: LightBSR, x4, float32 on ")
     with pytest.raises(AttributeError, match="has no attribute 'Upscaller'"):
         lightbsr_jax.Upscaller  # noqa: B018

@@ -22,6 +22,7 @@ from helpers.documents import (
     load_config,
     shell_commands,
 )
+from helpers.pictures import picture, save
 from ml_collections import ConfigDict
 
 from lightbsr_jax import cli
@@ -151,8 +152,10 @@ def test_the_readme_is_short() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["README.md", "docs/upscaling.md"])
-def test_python_in_the_documentation_runs(file: str) -> None:
+def test_python_in_the_documentation_runs(file, tmp_path, monkeypatch) -> None:
     """A file's blocks run one after the other, given an `image` and a batch `hr`."""
+    save(tmp_path / "photo.jpg", picture(1))
+    monkeypatch.chdir(tmp_path)
     hr = np.random.default_rng(0).integers(256, size=(2, 96, 80, 3)).astype(np.float32)
     names = {"image": np.zeros((24, 20, 3), np.uint8), "hr": hr}
     found = blocks((ROOT / file).read_text(), "python")

@@ -4,6 +4,7 @@ import io
 import os
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -229,6 +230,54 @@ def test_content_counts_where_a_file_is_named(tmp_path: Path) -> None:
     save(tmp_path / "y.gif", "GIF")
     with pytest.raises(ImageError, match="y.gif: is a GIF"):
         plan(tmp_path / "y.gif", out=tmp_path / "out")
+
+
+def test_a_new_folder_does_not_end_like_a_file(tmp_path: Path) -> None:
+    """A typing error of a format would make a folder."""
+    save(tmp_path / "a.png")
+    for name in ("large.jpgg", "large.gif"):
+        with pytest.raises(UserError, match="large.*: expected a name ending in"):
+            plan(tmp_path / "a.png", out=tmp_path / name)
+    for name in ("v1.2", "made.dir"):
+        if name == "made.dir":
+            (tmp_path / name).mkdir()
+        (job,) = plan(tmp_path / "a.png", out=tmp_path / name)
+        assert job.target == tmp_path / name / "a.png"
+    (job,) = plan(tmp_path, out=tmp_path / "of.folder")
+    assert job.target == tmp_path / "of.folder" / "a.png"
+
+
+class Doubler:
+    """Stands for an upscaler."""
+
+    scale = 2
+
+    def __call__(self, image: np.ndarray, **options: Any) -> np.ndarray:
+        assert options["strength"] == 0.5
+        return image.repeat(2, 0).repeat(2, 1)
+
+
+def test_a_file_is_upscaled_from_python(tmp_path: Path) -> None:
+    """Like the command: with EXIF, at a size, and never over an existing file."""
+    source, target = tmp_path / "a.jpg", tmp_path / "b" / "a.png"
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    Image.fromarray(PIXELS).save(source, exif=exif)
+    upscaler: Any = Doubler()
+    act = partial(folder.upscale_file, upscaler, strength=0.5)
+    done = act(source, target)
+    assert (done.path, done.format) == (target, "PNG")
+    assert done.sizes == ((2, 3), (4, 6))
+    with Image.open(target) as written:
+        assert written.size == (6, 4) and written.getexif()[0x010F] == "maker"
+    with pytest.raises(folder.ResultExists, match="a.png exists: overwrite=True"):
+        act(source, str(target))
+    assert act(source, target, size="9x", overwrite=True).sizes.after == (6, 9)
+    assert act(str(source), tmp_path / "b").path == tmp_path / "b" / "a.jpg"
+    with pytest.raises(UserError, match="quality=0: expected 1 to 100"):
+        act(source, target, quality=0)
+    with pytest.raises(UserError, match="is a folder: name a picture"):
+        act(tmp_path, target)
 
 
 def test_what_is_no_picture_does_not_stop_the_others(tmp_path: Path) -> None:

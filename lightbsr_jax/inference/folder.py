@@ -143,6 +143,11 @@ def _kind(
     if not to_file:
         if os.path.lexists(out) and not out.is_dir():  # a link to nowhere, too
             raise UserError(f"{out} is no folder: name a folder for the results")
+        if len(inputs) == 1 and Path(inputs[0]).is_file() and _may_be_a_format(out):
+            raise UserError(
+                f"{out}: expected a name ending in .{' .'.join(photographs.FORMATS)}; "
+                "if it is to be a folder, make it first"
+            )
         return kind
     if len(inputs) > 1 or Path(inputs[0]).is_dir():
         raise UserError(f"{out}: a file cannot hold several pictures: name a folder")
@@ -151,6 +156,11 @@ def _kind(
         ends = [format] if format else photographs.FORMATS
         raise UserError(f"{out}: expected a name ending in .{' .'.join(ends)}")
     return named
+
+
+def _may_be_a_format(out: Path) -> bool:
+    """Returns whether a new name ends as names of files do, such as large.jpgg."""
+    return not out.exists() and re.fullmatch(r"\.[A-Za-z]{2,5}", out.suffix) is not None
 
 
 def _without_results(planned: Sequence[Job]) -> list[Job]:
@@ -267,6 +277,57 @@ def upscale(
 
 class ResultExists(UserError):
     """The result exists and must not be replaced."""
+
+
+def upscale_file(
+    upscaler: Upscaler,
+    source: str | Path,
+    target: str | Path,
+    *,
+    scale: float | None = None,
+    size: str | None = None,
+    quality: int = 95,
+    idr: np.ndarray | None = None,
+    self_ensemble: bool = False,
+    strength: float = 1.0,
+    overwrite: bool = False,
+    on_progress: Progress | None = None,
+) -> Upscaled:
+    """Upscales one picture file as `lightbsr upscale` does, into the file `target`.
+
+    The result keeps the depth, the colour profile, transparency, EXIF and XMP as far as
+    its format can hold them; the returned `dropped` names everything else that the
+    source has. The ending of `target` selects the format; if `target` is a folder, the
+    result gets the source's name and format.
+
+    scale: the result's size as a multiple of the source's, above 0 and up to 64
+        (default: the network's, 4).
+    size: or in pixels: "WIDTHxHEIGHT", "WIDTHx" or "xHEIGHT".
+    quality: 1 to 100, of lossy formats.
+    idr, self_ensemble, strength, on_progress: those of `Upscaler.__call__`.
+
+    Raises UserError, or OSError of the files, which names the file or argument;
+    `target` is complete or untouched. An existing `target` is only replaced with
+    `overwrite`.
+    """
+    if not 1 <= quality <= 100:
+        raise UserError(f"quality={quality}: expected 1 to 100")
+    if Path(source).is_dir():
+        raise UserError(f"{source} is a folder: name a picture")
+    wanted = parse_target(scale, size)
+    (job,) = jobs([source], target, suffix="", format=None)
+    if not overwrite and os.path.lexists(job.target):
+        raise ResultExists(f"{job.target} exists: overwrite=True replaces it")
+    return upscale(
+        upscaler,
+        job,
+        wanted,
+        quality=quality,
+        idr=idr,
+        self_ensemble=self_ensemble,
+        strength=strength,
+        on_progress=on_progress,
+    )
 
 
 class Done(NamedTuple, Generic[Result]):

@@ -157,6 +157,11 @@ class Upscaler:
         file = hub.fetch(repository, filename=filename, revision=revision)
         return cls(load_for_pictures(file), **options)
 
+    def __repr__(self) -> str:
+        kind = type(self._network).__name__
+        device = self._devices[0].device_kind
+        return f"<Upscaler: {kind}, x{self.scale}, {self.precision} on {device}>"
+
     def __call__(
         self,
         image: np.ndarray,
