@@ -179,6 +179,24 @@ def test_a_broken_block_is_said_to_be_lost(tmp_path: Path) -> None:
     assert photographs.left_out(first, "JPEG") == ["EXIF (broken)"]
 
 
+def test_tags_inside_of_the_preview_are_said_to_be_lost(tmp_path: Path) -> None:
+    """The preview, which begins like a JPEG, ends after the first directory."""
+    artist = ifd.written(Directory("<", [Entry(315, 2, 4, b"abc\0")], 8), 40)
+    place, length = struct.pack("<I", 38), struct.pack("<I", 2 + len(artist))
+    places = Directory("<", [Entry(513, 4, 1, place), Entry(514, 4, 1, length)], 0)
+    head = struct.pack("<2sHI", b"II", 42, 40) + ifd.written(places, 8)
+    whole = exif.PREFIX + head + b"\xff\xd8" + artist
+    first = read(tmp_path, saved("JPEG", exif=whole))
+    assert photographs.left_out(first, "JPEG") == ["EXIF (broken)"]
+
+
+def test_exif_of_64_bits_is_said_to_be_lost(tmp_path: Path) -> None:
+    rows = struct.pack("<QHHQQQ", 1, 274, 3, 1, 3, 0)
+    whole = exif.PREFIX + struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) + rows
+    first = read(tmp_path, saved("JPEG", exif=whole))
+    assert photographs.left_out(first, "JPEG") == ["EXIF (broken)"]
+
+
 @pytest.mark.parametrize("bigtiff", [False, True])
 @pytest.mark.parametrize("byteorder", ["<", ">"])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
