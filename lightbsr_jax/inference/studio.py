@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -36,6 +36,8 @@ _FIRST_SIDES = (64, LARGEST)
 _NEXT_SIDES = (2 * LARGEST,)
 
 Answer = dict[str, Any]  # sent as JSON
+Number = TypeVar("Number")
+Default = TypeVar("Default")
 Keep = Callable[[str, bytes], str]  # a media type and a file to where it is kept
 
 
@@ -91,12 +93,9 @@ class Studio:
         name = query.get("weights") or self.names[0]
         if name not in self.names:
             raise UserError(f"no weights {name!r} here: {', '.join(self.names)}")
-        try:
-            scale = float(query["scale"]) if query.get("scale") else None
-            quality = int(query.get("quality") or _QUALITY)
-            strength = float(query.get("strength") or 1)
-        except ValueError as error:
-            raise UserError(f"expected a number: {error}") from error
+        scale = _number(query, "scale", float, None)
+        quality = _number(query, "quality", int, _QUALITY)
+        strength = _number(query, "strength", float, 1.0)
         if not 1 <= quality <= 100:
             raise UserError(f"a quality of {quality}: expected 1 to 100")
         target = parse_target(scale, query.get("size") or None)
@@ -235,6 +234,20 @@ class Studio:
                 if self._to_explain is not None:
                     self._to_explain.put(name)
             return self._upscalers[name][0]
+
+
+def _number(
+    query: Mapping[str, str], name: str, kind: Callable[[str], Number], default: Default
+) -> Number | Default:
+    """A number of a query, or the default. Raises UserError."""
+    text = query.get(name)
+    if not text:
+        return default
+    try:
+        return kind(text)
+    except ValueError as error:
+        expected = "a whole number" if kind is int else "a number"
+        raise UserError(f"{name}={text[:40]}: expected {expected}") from error
 
 
 def _picture(photograph: Photograph) -> bytes:
