@@ -79,8 +79,7 @@ def decode(data: bytes) -> Decoded:
         return _decode_heif(data)
     if jxl.is_jxl(data):
         samples, found, count = jxl.samples(data)
-        colours = 1 if samples.shape[-1] < 3 else 3
-        return Decoded("JXL", samples, colours, None, count, found)
+        return Decoded("JXL", samples, _colours(samples), None, count, found)
     if bmp.has_own_masks(data):
         return Decoded("BMP", bmp.samples(data), 3, None)
     found = {}
@@ -116,7 +115,7 @@ def decode(data: bytes) -> Decoded:
         )
     if samples.dtype == np.uint16:
         samples = _with_key_as_alpha(samples, image.info.get("transparency"))
-    colours = 4 if image.mode == "CMYK" else (1 if samples.shape[-1] < 3 else 3)
+    colours = _colours(samples, image.mode)
     samples = upright(samples, orientation)
     return Decoded(kind, samples, colours, image, count, found, orientation)
 
@@ -185,6 +184,13 @@ def eight_bit_samples(image: Image.Image, depth: int = 8) -> np.ndarray:
     return samples[..., None] if grey else samples
 
 
+def _colours(samples: np.ndarray, mode: str = "RGB") -> int:
+    """Number of colours of samples [H, W, C] that had one of Pillow's modes."""
+    if mode == "CMYK":
+        return 4
+    return 1 if samples.shape[-1] < 3 else 3
+
+
 def _decode_tiff(data: bytes) -> Decoded:
     found = tiff.first_picture(io.BytesIO(data))
     image = _open_tiff(data, found.index)
@@ -193,8 +199,7 @@ def _decode_tiff(data: bytes) -> Decoded:
         with contextlib.suppress(OSError):  # tifffile may decode what Pillow cannot
             image.load()  # which also turns it upright, for TIFF only
             samples = eight_bit_samples(image)
-            colours = 4 if image.mode == "CMYK" else (1 if samples.shape[-1] < 3 else 3)
-            read = samples, colours
+            read = samples, _colours(samples, image.mode)
     if read is None:
         samples, colours = tiff.samples(data, found.index)
         read = upright(samples, found.orientation), colours
@@ -211,8 +216,7 @@ def _decode_tiff(data: bytes) -> Decoded:
 def _decode_heif(data: bytes) -> Decoded:
     samples, found, count = heif.samples(data)
     _state_colours(found, data)
-    colours = 1 if samples.shape[-1] < 3 else 3
-    return Decoded("HEIF", samples, colours, None, count, found)
+    return Decoded("HEIF", samples, _colours(samples), None, count, found)
 
 
 def _avif_samples(data: bytes, image: Image.Image) -> np.ndarray:

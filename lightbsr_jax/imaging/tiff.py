@@ -5,6 +5,7 @@ compressions of imagecodecs.
 """
 
 import io
+import logging
 import re
 from typing import BinaryIO, NamedTuple
 
@@ -14,6 +15,9 @@ from tifffile import PHOTOMETRIC, TiffPage
 
 from lightbsr_jax.imaging import depths, ifd
 from lightbsr_jax.imaging.errors import ImageError, check_pixels
+
+# It logs broken tags, which errors and lists of losses name.
+tifffile.logger().setLevel(logging.CRITICAL)
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST_PAGES = 64  # limit of pages to search
@@ -143,7 +147,9 @@ def _checked(page: TiffPage, data: bytes) -> int:
             raise ValueError(f"the value of tag {entry.tag} is missing")
     check_pixels(page.imagelength * page.imagewidth)
     ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=False))
-    if max(ends, default=0) > len(data) or 0 in page.databytecounts:
+    bits = 0 if page.compression > 1 else page.size * page.bitspersample
+    end = max(*ends, bits // 8, 0)
+    if end > len(data) or 0 in page.databytecounts:
         raise ValueError("the file ends before its pixels do")
     if page.photometric == PHOTOMETRIC.PALETTE and page.colormap is not None:
         return 1
