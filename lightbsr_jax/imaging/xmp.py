@@ -153,7 +153,8 @@ def cleaned(packet: bytes) -> tuple[bytes, list[str]]:
 
 
 def _removed(packet: bytes, name: bytes) -> bytes:
-    attribute = rb"\s+" + name + rb"\s*=\s*(?:\"[^\"]*\"|'[^']*')"
+    # From the beginning of white space on: packets end with kilobytes of it.
+    attribute = rb"(?<!\s)\s+" + name + rb"\s*=\s*(?:\"[^\"]*\"|'[^']*')"
     return re.sub(attribute, b"", _edited(packet, name, lambda element: b""))
 
 
