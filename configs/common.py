@@ -50,8 +50,8 @@ def base(role: str, setting: int | str, recipe: Recipe = RECIPE) -> ConfigDict:
     # program, a file (packed, or of the reference), or a workdir. `start` initialises
     # the rest.
     config.init = ""
-    # Initial weights: random, or bicubic (the network interpolates bicubically). A
-    # student that has a teacher begins with its teacher's restorer in any case.
+    # Initial weights: random, or bicubic (the network interpolates bicubically), which
+    # is not for students with a teacher: they begin with its restorer.
     config.start = "random"
 
     config.network = ConfigDict()

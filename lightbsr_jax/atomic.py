@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from lightbsr_jax.errors import UserError
+from lightbsr_jax.errors import FULL, UserError
 
 _UNFINISHED = re.compile(r"\.new-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}(\..*)?")
 _cleaned: set[str] = set()  # folders
@@ -46,6 +46,7 @@ def replace(
     The temporary path has `path`'s suffix and a short name. The parent folder
     is created if it is missing. The contents are synced to disk before the rename, so
     that a power cut leaves the old file or the new one. `mode`: the file's permissions.
+    The OSError of a full disk gets the name of `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,11 +62,13 @@ def replace(
         sync_all(new)
         os.replace(new, path)
         sync(path.parent)
-    except BaseException:
+    except BaseException as error:
         if new.is_dir():
             shutil.rmtree(new)
         else:
             new.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in FULL:
+            error.filename = str(path)
         raise
 
 

@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="version",
         version=f"lightbsr_jax {lightbsr_jax.__version__}",
     )
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(subparsers)
     return parser
@@ -61,9 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line (default: the arguments of the program)."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        parsed = make_parser().parse_args(paths.expanded(given))
+        parsed, unknown = make_parser().parse_known_args(paths.expanded(given))
     except UserError as error:
         fail(error)
+    if unknown:
+        shows = f"lightbsr {parsed.command} --help shows how"
+        fail(f"unrecognized arguments: {' '.join(unknown)} ({shows})")
     # Pillow warns of files (many pixels, broken metadata) that are refused or harmless.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:

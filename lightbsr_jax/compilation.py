@@ -62,7 +62,7 @@ def check_devices() -> None:
         wanted = _platforms()
         if not wanted:
             raise
-        reason = str(error) or "another build of jax may be needed"
+        reason = str(error) or "install JAX for it as README.md shows"
         raise UserError(
             f"JAX_PLATFORMS={wanted}: JAX finds no such device ({reason})"
         ) from error

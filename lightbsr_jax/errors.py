@@ -3,10 +3,14 @@
 An optional package that is missing is such an exception, with its remedy.
 """
 
+import errno
 import importlib
 import importlib.util
 from types import ModuleType
 from typing import NamedTuple
+
+# Of an OSError: there is no space for what is written.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(ValueError):

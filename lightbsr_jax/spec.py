@@ -9,6 +9,7 @@ import dataclasses
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,12 @@ Tree = dict[str, Any]
 
 DEFAULT_METHOD = "lightbsr"
 CONTRASTED = ("estimator", "projector")  # modules copied in a momentum branch
+KINDS = {  # types of fields, and what is said of a value of another one
+    bool: "neither true nor false",
+    float: "not a number",
+    int: "not a whole number",
+    str: "not a text",
+}
 # Fields of a network that affect how it computes, but not its results.
 _OPTIONS = ("scale", "axis_name", "remat", "dtype", "parent", "name")
 
@@ -92,13 +99,12 @@ class ModelSpec:
             )
         for name, size in self.network.items():
             if type(size) is not type(sizes[name]):
-                switch = isinstance(sizes[name], bool)
-                kind = "neither true nor false" if switch else "not a whole number"
+                kind = KINDS[type(sizes[name])]
                 raise UserError(f"network.{name} {size!r} is {kind}")
             if type(size) is int and size < 1:
                 raise UserError(f"network.{name} {size} is too small: at least 1")
         if not isinstance(self.prior, bool):
-            raise UserError(f"prior {self.prior!r} is neither true nor false")
+            raise UserError(f"prior {self.prior!r} is {KINDS[bool]}")
         object.__setattr__(self, "network", FrozenDict({**sizes, **self.network}))
 
     @classmethod
@@ -251,17 +257,21 @@ class RunSpec:
         """The spec of a run's config; raises as `ModelSpec.from_config` does."""
         contrast = None
         if "contrast" in config:
-            group = config["contrast"]
+            field = partial(_field, config["contrast"], source=source, group="contrast")
             contrast = Contrast(
-                queue_size=group["queue_size"],
-                crops=_get(group, "crops", None),
-                enabled=_get(group, "enabled", True),
+                queue_size=field("queue_size", int),
+                crops=field("crops", int, None),
+                enabled=field("enabled", bool, True),
             )
-        averaged = _get(config, "ema_decay", 0) > 0  # converted weights lack it
-        optimizer = _get(config, "optimizer", cls.optimizer)
+        # Converted weights lack it.
+        averaged = _field(config, "ema_decay", float, 0, source=source) > 0
+        optimizer = _field(config, "optimizer", str, cls.optimizer, source=source)
         discriminator = None
         if "adversarial" in config:
-            discriminator = config["adversarial"]["features"]
+            group = config["adversarial"]
+            discriminator = _field(
+                group, "features", int, source=source, group="adversarial"
+            )
         model = ModelSpec.from_config(config, source)
         return cls(model, contrast, averaged, optimizer, discriminator)
 
@@ -288,6 +298,35 @@ def _sizes(network: type[BlindNetwork]) -> dict[str, int]:
         for name, default in defaults.items()
         if name not in _OPTIONS and isinstance(default, int)
     }
+
+
+def _field(
+    config: Any,
+    name: str,
+    kind: type,
+    default: Any = dataclasses.MISSING,
+    *,
+    source: str | Path,
+    group: str = "",
+) -> Any:
+    """A field of a config, or of its `group`, with a value of that type.
+
+    Raises UserError, which names `source`.
+    """
+    if not hasattr(config, "keys"):
+        raise UserError(f"{source}: {group} {config!r} is not a group of fields")
+    path = f"{group}.{name}" if group else name
+    if name not in config and default is dataclasses.MISSING:
+        raise UserError(f"{source} lacks {path}: add the field")
+    value = _get(config, name, default)
+    if value is not default and not is_of(value, kind):
+        raise UserError(f"{source}: {path} {value!r} is {KINDS[kind]}")
+    return value
+
+
+def is_of(value: Any, kind: type) -> bool:
+    """Returns whether a value of a config has that type, one of KINDS."""
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def _get(config: Config, field: str, default: Any) -> Any:

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lightbsr_jax import atomic
+from lightbsr_jax.commands import mistakes
 
 
 def test_contents_are_on_the_disk_before_the_name_is(
@@ -116,3 +118,20 @@ def test_names_that_are_not_utf_8_are_escaped(tmp_path: Path) -> None:
     """A report names its images; a name in Latin-1 ended a measurement at its end."""
     atomic.write_text(tmp_path / "a.csv", os.fsdecode(b"caf\xe9.png,1\n"))
     assert (tmp_path / "a.csv").read_bytes() == b"caf\\udce9.png,1\n"
+
+
+def test_a_full_disk_is_told_with_the_file_and_the_remedy(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            atomic.write_text(file, 2000 * "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert mistakes.one_line(caught.value) == (
+        f"{file} cannot be written (File too large): free space, or name another folder"
+    )
+    assert not list(tmp_path.iterdir())
+    other = FileNotFoundError(2, "No such file or directory", "x")
+    assert mistakes.one_line(other) == str(other)

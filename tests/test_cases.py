@@ -96,7 +96,7 @@ def test_kernel_of_a_case_is_in_degrees() -> None:
     ("options", "message"),
     [
         ({"setting": 1, "sigmas": [0.0]}, "above 0"),
-        ({"setting": 2, "kernels": (2, 1, 10)}, "kernel 2: expected"),
+        ({"setting": 2, "kernels": (2, 1, 10)}, "kernels 2: expected"),
         ({"setting": 2, "kernels": [(2, 0, 1)]}, "above 0"),
         ({"setting": 2, "noise_levels": [-1.0]}, "negative"),
         ({"setting": 3}, "setting 3"),
@@ -105,3 +105,33 @@ def test_kernel_of_a_case_is_in_degrees() -> None:
 def test_wrong_cases(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         cases.make(**options)
+
+
+@pytest.mark.parametrize(
+    ("preset", "field", "value", "message"),
+    [
+        ("setting1", "sigmas", ("a",), r"\('a',\): 'a' is not a finite number"),
+        ("setting1", "sigmas", ((1, 2),), r"\(1, 2\) is not a finite number"),
+        ("setting1", "sigmas", (math.nan,), "nan is not a finite number"),
+        ("setting2", "kernels", (("a", 1, 2),), r"\('a', 1, 2\): expected"),
+        ("setting2", "kernels", ((2, 1, math.inf),), r"\(2, 1, inf\)"),
+        ("setting2", "kernels", ((1, (2, 3), 4),), r"\(1, \(2, 3\), 4\)"),
+        ("setting2", "kernels", ("abc",), "'abc': expected"),
+        ("setting2", "noise_levels", ("a",), "'a' is not a finite"),
+        ("jpeg", "sigmas", (None,), "None is not a finite number"),
+        ("jpeg", "qualities", ("a",), "'a' is not in 1..100"),
+        ("real", "draws", ("a",), "'a' is not a finite number"),
+    ],
+)
+def test_values_that_are_no_numbers(preset, field, value, message) -> None:
+    config = get_config(preset)
+    config.update({field: value})
+    with pytest.raises(UserError, match=f"config.{field} .*{message}"):
+        Measurement.from_flags(config).cases()
+
+
+def test_degradations_whose_idrs_are_compared_are_named() -> None:
+    config = get_config("setting2")
+    config.idr.sigmas = ("a",)
+    with pytest.raises(UserError, match=r"config.idr.sigmas \('a',\): 'a' is not"):
+        Measurement.from_flags(config).separated_cases(1)

@@ -24,6 +24,7 @@ from lightbsr_jax.evaluation import conventions
 from lightbsr_jax.imaging import files
 from lightbsr_jax.inference.server import Server
 from lightbsr_jax.interop import convert
+from lightbsr_jax.models import packed
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,10 @@ def test_prepare(tmp_path, capsys, caplog, monkeypatch) -> None:
     [
         ("", "required: COMMAND (lightbsr --help shows how)"),
         ("convrt", "invalid choice: 'convrt'"),
+        (
+            "upscale a -o {new} --denoise=1",
+            "unrecognized arguments: --denoise=1 (lightbsr upscale --help shows how)",
+        ),
         ("prepare --input={new}", "arguments are required: --output"),
         ("prepare --input={new} --output={new}", "no such folder or image: "),
         ("prepare --input={new}\x1b[2J --output={new}", r"{new}\x1b[2J"),
@@ -316,6 +321,13 @@ def test_help_describes_every_option() -> None:
             if (action.help or "default").startswith("default")
         ]
         assert not silent, name
+
+
+def test_help_names_the_weights(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["upscale", "--help"])
+    printed = capsys.readouterr().out
+    assert [name for name in packed.shipped() if name not in printed] == []
 
 
 def test_module_is_the_command() -> None:

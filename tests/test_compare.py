@@ -461,10 +461,6 @@ def test_network_that_the_reference_cannot_have(recording, tmp_path) -> None:
         compare.run_reference(tmp_path, recording[0])
 
 
-if __name__ == "__main__":
-    record()
-
-
 def test_recordings_without_numbers_were_made_with_these(recording) -> None:
     """Both programs stepped with them before recordings had the recipe in them."""
     case, _ = recording
@@ -474,3 +470,7 @@ def test_recordings_without_numbers_were_made_with_these(recording) -> None:
     before = cases._recipe_before(kept)
     assert before["adam"]["b2"] == 0.99 and before["learning_rates"] == [2e-4, 2e-4]
     assert before["distillation"] == {"temperature": 0.15, "l1_weight": 0.0}
+
+
+if __name__ == "__main__":
+    record()

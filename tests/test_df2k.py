@@ -415,7 +415,7 @@ def test_names_that_cannot_be_trained_on(folder, prepared, tmp_path) -> None:
         open_source(f"{prepared},{folder}", minimum=1)
     with pytest.raises(UserError, match=r"has no split test: use one of \['train'\]"):
         open_source(f"{prepared}:test", minimum=1)
-    with pytest.raises(UserError, match="no image in .* has 64 x 64 pixels"):
+    with pytest.raises(UserError, match="no image in .* has 64 x 64 pixels. Name"):
         open_source(str(prepared), minimum=64)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         open_source(str(tmp_path / "nowhere"), minimum=1)

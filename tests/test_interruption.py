@@ -121,10 +121,11 @@ def test_a_full_disk_ends_the_log(tmp_path: Path) -> None:
 
 
 def test_a_damaged_config_is_named(tmp_path: Path) -> None:
-    for text in ("", "[]", '{"compute": 3}', "\0"):
+    config: Any = SimpleNamespace(as_given={"compute": {"dtype": "auto"}})
+    for text in ("", "[]", '{"compute": 3}', '{"compute": {}}', "\0"):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(UserError, match="config.json is damaged"):
-            loop.chosen_dtype(tmp_path, SimpleNamespace())
+            loop.chosen_dtype(tmp_path, config)
 
 
 def test_changed_images_are_told_by_count_and_name(tmp_path: Path) -> None:

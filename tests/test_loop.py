@@ -318,7 +318,9 @@ def test_images_may_be_prepared_and_on_the_device(images, printed, tmp_path) -> 
     assert losses(broken) == losses(printed)
 
 
-def test_schedule_of_so_many_minutes(images, printed, tmp_path, monkeypatch) -> None:
+def test_schedule_of_so_many_minutes(
+    images, printed, tmp_path, monkeypatch, capsys
+) -> None:
     """Timed once, before the start; of the steps that were timed nothing stays.
 
     The type of `auto` is chosen before.
@@ -332,6 +334,9 @@ def test_schedule_of_so_many_minutes(images, printed, tmp_path, monkeypatch) -> 
     config.minutes = 0.5  # 2 epochs in each stage: 3 steps an epoch take 24 seconds
     config.compute.dtype = "auto"
     train(config, tmp_path / "run")
+    # It takes minutes on a busy machine, before the run's first line.
+    said = capsys.readouterr().out
+    assert said.startswith("compiling and timing steps, for config.minutes\n")
     whole = losses(tmp_path / "run")
     assert [record["step"] for record in whole] == list(range(1, 13))
     assert crops_told(tmp_path / "run")[:4] == crops_told(printed)
@@ -339,6 +344,7 @@ def test_schedule_of_so_many_minutes(images, printed, tmp_path, monkeypatch) -> 
     assert stored["compute"]["dtype"] == "float32"
     cut_back(tmp_path / "run", 10)
     train(config, tmp_path / "run")
+    assert "timing" not in capsys.readouterr().out
     assert losses(tmp_path / "run") == whole
 
 
@@ -435,10 +441,35 @@ def test_student_without_a_teacher(images) -> None:
         check(TrainingConfig.from_flags(config))
 
 
+def test_a_student_with_a_teacher_does_not_start_bicubic(images) -> None:
+    config = student_config(images, Path("teacher"))
+    config.start = "bicubic"
+    with pytest.raises(
+        UserError, match="config.start 'bicubic' has no effect, .*leave"
+    ):
+        check(TrainingConfig.from_flags(config))
+
+
 def test_folder_without_images(tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty holds no image: expected files ending"):
         train(teacher_config(tmp_path / "empty"), tmp_path / "workdir")
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"), [("empty", "empty holds no image"), ("gone", "gone")]
+)
+def test_validation_images_are_found_before_steps_are_timed(
+    folder, message, images, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(loop, "fitting_steps_per_epoch", lambda *_: pytest.fail("late"))
+    config = teacher_config(images)
+    config.minutes = 0.5
+    config.validation.hr = str(tmp_path / folder)
+    with pytest.raises((UserError, FileNotFoundError), match=message):
+        train(config, tmp_path / "workdir")
+    assert not (tmp_path / "workdir" / "config.json").exists()
 
 
 def test_run_that_is_lost_stops(images, tmp_path, monkeypatch) -> None:

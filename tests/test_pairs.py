@@ -284,6 +284,8 @@ def test_who_cannot_learn_from_pairs_is_told() -> None:
     with pytest.raises(UserError, match=r"data.paired_share 1.5 is not in \[0, 1\]"):
         fields = {"data__resident": False, "data__paired_share": 1.5}
         check(config_of(student, "photo-plain", **fields))
+    with pytest.raises(UserError, match="paired_share 0.5 has no .*config.data.lr=FOL"):
+        check(config_of(student, "photo-plain", data__lr="", data__paired_share=0.5))
     check(config_of(student, "photo-plain", data__resident=False))
 
 

@@ -1,5 +1,7 @@
 """Panels, examples and plots."""
 
+import resource
+
 import numpy as np
 import pytest
 
@@ -149,3 +151,21 @@ def test_a_shelf_gives_back_what_is_chosen(tmp_path, monkeypatch, in_memory) -> 
     assert (best.image, worst.image) == ("1", "2")
     np.testing.assert_array_equal(best.crops["HR"], noise(1, 24, 24))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_with_the_shelfs_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(pictures, "_IN_MEMORY", 1)
+    hr = noise(0, 24, 24)
+    example = pictures.example(restored(hr, hr), crop=24)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with (
+            pytest.raises(OSError, match="File too large") as caught,
+            pictures.Shelf(str(tmp_path)) as shelf,
+        ):
+            for _ in range(99):
+                shelf.add(example)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(tmp_path)

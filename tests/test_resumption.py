@@ -59,6 +59,22 @@ def test_a_resumed_run_keeps_the_type_that_auto_chose(tmp_path, monkeypatch) -> 
     assert loop.chosen_dtype(tmp_path, config) == "float32"
 
 
+def test_converted_weights_have_no_type_to_keep(tmp_path, monkeypatch) -> None:
+    """A later check refuses to resume them."""
+    (tmp_path / "config.json").write_text('{"role": "student"}')
+    monkeypatch.setattr(target, "trains_faster_in_bfloat16", lambda device: True)
+    auto = config_of(10).with_value("compute", "dtype", "auto")
+    assert loop.chosen_dtype(tmp_path, auto) == "bfloat16"
+
+
+def test_values_without_effect_that_are_no_longer_taken(tmp_path: Path) -> None:
+    """Runs of earlier versions with such values are resumed without them."""
+    before = identity(config_of(10))
+    before["config"] |= {"start": "bicubic"}
+    before["config"]["data"] |= {"paired_share": 0.5}
+    check_resumable(before, identity(config_of(10)), tmp_path)
+
+
 def test_what_happens_to_the_rate_is_told() -> None:
     """Half a cosine from 2e-4 to 1e-6, over 5 epochs after 5 of warm-up, then 15."""
     before = dict(config_of(10).as_given)

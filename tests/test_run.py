@@ -398,6 +398,23 @@ def test_networks_of_two_settings_have_probes_of_their_own() -> None:
     ]
 
 
+def test_results_have_the_separation_of_every_network() -> None:
+    def network(neighbours: float) -> Network:
+        numbers = Numbers(0.5, neighbours, {"width": 0.1})
+        found = Separation((), np.empty(0), np.empty(0), 20, 3, numbers, numbers)
+        return Network(cost.Cost(1, 1, 1.0, "cpu"), found)
+
+    first = restorers.Contender("one", "lightbsr")
+    networks = {"one": network(0.9), "two": network(0.8)}
+    networks["three"] = networks["two"]._replace(separation=None)
+    results = report._results(Findings(first, "", [], [], [], networks, {}))
+    by_name = {name: of["idr"] for name, of in results["networks"].items()}
+    assert by_name["one"] == results["idr"] and by_name["three"] is None
+    assert by_name["two"]["trained"]["neighbours"] == 0.8
+    assert results["networks"]["two"]["parameters"] == 1
+    assert json.loads(json.dumps(results))["networks"]["one"]["idr"]["cases"] == []
+
+
 def test_a_self_ensemble_costs_eight_passes() -> None:
     one, eight = cost.measure(student()), cost.measure(student(), passes=8)
     assert eight.multiply_accumulates == 8 * one.multiply_accumulates
@@ -448,6 +465,11 @@ def test_config_and_model_fit(monkeypatch) -> None:
     config.benchmarks = ("Set5",)
     with pytest.raises(ValueError, match="bicubic has no IDR"):
         fit(config)
+    config = get_config("setting1")
+    config.benchmarks = ("Set5",)
+    config.idr.sigmas = ("a",)
+    with pytest.raises(UserError, match=r"config\.idr\.sigmas \('a',\): 'a' is not"):
+        fit(config, "w")
     with pytest.raises(UserError, match=r"config\.root is missing: .*benchmark\.py"):
         fit(student_config("setting1"), "w")
 

@@ -224,7 +224,8 @@ def test_weights_and_strength_are_chosen(server: Server) -> None:
         ("scale=-2", 400, "scale=-2.0: expected a number above 0, up to 64"),
         ("scale=nan", 400, "scale=nan: expected a number above 0, up to 64"),
         ("scale=x", 400, "scale=x: expected a number"),
-        ("quality=95.5", 400, "quality=95.5: expected a whole number"),
+        ("quality=best", 400, "quality=best: expected a whole number"),
+        ("stregth=0.5", 400, "no setting 'stregth': weights, scale, size, format,"),
         ("size=20", 400, "size=20: expected WIDTHxHEIGHT"),
         ("format=gif", 400, "no format 'gif': png, jpg"),
         ("strength=1.5", 400, "strength 1.5: expected a number from 0 to 1"),
@@ -238,6 +239,13 @@ def test_settings_that_cannot_be(
     found, text = ask(server, f"/upscale?name=a.png&{query}", png(9, 12))
     error = json.loads(text)["error"]
     assert (found, message in error, "--" in error) == (status, True, False)
+
+
+def test_a_form_is_refused_with_the_remedy(server: Server) -> None:
+    """As `curl -F` sends a file."""
+    kind = "multipart/form-data; boundary=x"
+    status, text = ask(server, "/upscale?name=a.png", b"--x", **{"Content-Type": kind})
+    assert status == 415 and "curl --data-binary @FILE" in json.loads(text)["error"]
 
 
 def test_float_pictures_are_shown_whatever_their_range(server: Server) -> None:

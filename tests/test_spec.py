@@ -152,3 +152,25 @@ def test_of_an_ablation_there_is_a_teacher_without_prior_alone() -> None:
     for role, ablated in {"teacher": True, "student": False}.items():
         assert ModelSpec("lightbsr", role, 1, 4, prior=False).ablated is ablated
         assert not ModelSpec("lightbsr", role, 1, 4).ablated
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"contrast": 3}, "f: contrast 3 is not a group of fields"),
+        ({"contrast": {}}, "f lacks contrast.queue_size: add the field"),
+        ({"contrast": {"queue_size": "a"}}, "contrast.queue_size 'a' is not a whole"),
+        ({"contrast": {"queue_size": 4, "crops": "a"}}, "contrast.crops 'a' is not"),
+        ({"contrast": {"queue_size": 4, "enabled": 1}}, "enabled 1 is neither true"),
+        ({"ema_decay": "a"}, "f: ema_decay 'a' is not a number"),
+        ({"optimizer": 3}, "f: optimizer 3 is not a text"),
+        ({"adversarial": None}, "f: adversarial None is not a group of fields"),
+        ({"adversarial": {"features": 1.5}}, "features 1.5 is not a whole number"),
+        ({"network": {"blocks": "a"}}, "f: network.blocks 'a' is not a whole number"),
+    ],
+)
+def test_values_of_a_wrong_type_are_named(fields, message) -> None:
+    """In the config of a file that was made by hand."""
+    config = {"role": "student", "setting": 1, "scale": 4, **fields}
+    with pytest.raises(UserError, match=message):
+        RunSpec.from_config(config, "f")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from configs import dasr, kdsr_student, kdsr_teacher, student, teacher
 from lightbsr_jax.errors import UserError
@@ -154,3 +154,32 @@ def test_what_is_compared_is_what_is_trained(
         if trained is not None:
             assert own is not None
             assert asdict(own).items() <= asdict(trained).items()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("data", 3, "config.data 3 is not a group of fields"),
+        ("schedule", None, "config.schedule None is not a group of fields"),
+        ("validation", None, "config.validation None is not a group of fields"),
+        ("contrast", "a", "config.contrast 'a' is not a group of fields"),
+        ("data.batch_size", "a", "config.data.batch_size 'a' is not a whole number"),
+        ("data.batch_size", 2.5, "config.data.batch_size 2.5 is not a whole number"),
+        ("data.hr", 3, "config.data.hr 3 is not a text"),
+        ("schedule.stage2_epochs", None, "stage2_epochs None is not a whole number"),
+        ("schedule.cooldown_epochs", "a", "cooldown_epochs 'a' is not a whole number"),
+        ("adam.eps", "a", "config.adam.eps 'a' is not a number"),
+        ("minutes", True, "config.minutes True is not a number"),
+        ("contrast.enabled", 1, "config.contrast.enabled 1 is neither true nor false"),
+    ],
+)
+def test_values_of_a_wrong_type_are_named(field, value, message) -> None:
+    """As in a config file of one's own; flags have the types of its values."""
+    values = teacher.get_config("setting1").to_dict()
+    *groups, name = field.split(".")
+    group = values
+    for part in groups:
+        group = group[part]
+    group[name] = value
+    with pytest.raises(UserError, match=message):
+        TrainingConfig.from_flags(ConfigDict(values))

@@ -65,9 +65,7 @@ def test_its_kernels_are_those_of_its_scale(
     config = student.get_config("setting1-plain")
     config.scale = 2
     config.validation.hr = str(tmp_path / "hr")
-    validation.validation(
-        TrainingConfig.from_flags(config), np.ones((441, 15), np.float32)
-    )
+    validation.validation(TrainingConfig.from_flags(config))
     assert [case.label for case in seen] == ["sigma 0.6", "sigma 1.2", "sigma 1.8"]
 
 
@@ -82,14 +80,12 @@ def test_sr_images_are_saved(
     config.data.hr = str(tmp_path / "hr")
     config.distillation.teacher = "runs/teacher"
     config.validation.update(hr=str(tmp_path / "hr"), images=3, pictures=1, sr=wanted)
-    validate = validation.validation(
-        TrainingConfig.from_flags(config), np.ones((441, 15), np.float32)
-    )
+    validate = validation.validation(TrainingConfig.from_flags(config))
     run: Any = SimpleNamespace(
         evaluated={"a": jnp.ones(1)}, state=SimpleNamespace(batch_stats={})
     )
     log = Log(tmp_path, start=0, total=10)
-    assert validate(7, run, log) == 21.0
+    assert validate(7, run, np.ones((441, 15), np.float32), log) == 21.0
     log.close()
     folder = tmp_path / "validation"
     assert [path.name for path in folder.glob("*.png")] == ["0_0000007.png"]

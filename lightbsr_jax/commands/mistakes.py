@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from lightbsr_jax.commands.printing import printable
-from lightbsr_jax.errors import UserError
+from lightbsr_jax.errors import FULL, UserError
 
 EXTRAS = {  # the extras of pyproject.toml, and the modules that they install
     "train": (
@@ -44,5 +44,14 @@ def fail(error: Exception | str) -> NoReturn:
 
 
 def one_line(error: Exception | str) -> str:
-    """The message without line breaks, its control characters escaped."""
-    return printable(" ".join(str(error).split()))
+    """The message without line breaks, its control characters escaped.
+
+    That of a full disk gets its remedy.
+    """
+    text = str(error)
+    if isinstance(error, OSError) and error.errno in FULL:
+        text = (
+            f"{error.filename or 'a file'} cannot be written ({error.strerror}): free "
+            "space, or name another folder"
+        )
+    return printable(" ".join(text.split()))

@@ -20,8 +20,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="NAME",
         type=paths.named,
-        help="name of weights that come with this program (default: photo), or a "
-        "file of lightbsr pack or of the PyTorch reference (.safetensors, .pt, .pth)",
+        help="name of weights that come with this program: photo (the default), "
+        "setting1 (blur) or setting2 (blur and noise); or a file of lightbsr pack or "
+        "of the PyTorch reference (.safetensors, .pt, .pth)",
     )
     source.add_argument(
         "--workdir",

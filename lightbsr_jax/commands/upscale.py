@@ -300,12 +300,12 @@ def make_upscaler(
         devices = jax.local_devices(backend=device)
     except RuntimeError as error:
         raise UserError(
-            f"--device={device}: JAX finds only {target.platform()} (another build "
-            "of jax may be needed)"
+            f"--device={device}: JAX finds only {target.platform()}: install JAX for "
+            "your device as README.md shows, or leave --device out"
         ) from error
     upscaler = Upscaler(model, memory=memory, precision=precision, devices=devices)
     if precision == "auto" and upscaler.precision == "bfloat16":
-        say("products are in bfloat16 (--precision=float32: none)")
+        say("computing in bfloat16, faster here (--precision=float32 turns it off)")
     if (precision, upscaler.precision) == ("bfloat16", "float32"):
         say("--precision=bfloat16: this processor is not made for it; using float32")
     return upscaler

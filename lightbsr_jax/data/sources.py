@@ -21,6 +21,7 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import files, layouts
 
 _NAMED = 3  # images named in a message about many
+_REMEDY = "Name other images in config.data.hr, or set a smaller config.data.lr_crop"
 
 
 class ImageFolders:
@@ -126,7 +127,7 @@ class ImageFolders:
     def _nothing_left(self) -> str:
         return (
             f"no image of at least {self._minimum} x {self._minimum} pixels can be "
-            f"read in {self._folders}: {_some_reasons(self.skipped)}"
+            f"read in {self._folders}: {_some_reasons(self.skipped)}. {_REMEDY}"
         )
 
 
@@ -188,7 +189,7 @@ class PreparedImages:
             )
         if not self.names:
             raise UserError(
-                f"no image in {self._where} has {minimum} x {minimum} pixels"
+                f"no image in {self._where} has {minimum} x {minimum} pixels. {_REMEDY}"
             )
         self.sizes = np.array(sizes)
         self.fingerprint = _fingerprint(self.names, self.sizes)

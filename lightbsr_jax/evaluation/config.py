@@ -61,7 +61,7 @@ class Measurement:
             setting=values["setting"],
             scale=values["scale"],
             root=values["root"],
-            benchmarks=tuple(values["benchmarks"]),
+            benchmarks=tuple(map(str, values["benchmarks"])),
             tested={name: values[name] for name in names & values.keys()},
             separated={
                 name: values["idr"][name] for name in names & values["idr"].keys()
@@ -80,16 +80,20 @@ class Measurement:
         )
 
     def cases(self) -> list[Case]:
-        """The degradations to measure."""
-        return _cases(self.setting, self.tested)
+        """The degradations to measure. Raises UserError, which names the field."""
+        return _cases(self.setting, self.tested, "config")
 
     def separated_cases(self, setting: settings.Name) -> list[Case]:
-        """The degradations of a setting whose IDRs are compared."""
-        return _cases(setting, self.separated)
+        """The degradations of a setting whose IDRs are compared; raises as `cases`."""
+        return _cases(setting, self.separated, "config.idr")
 
 
-def _cases(setting: settings.Name | None, parameters: Parameters) -> list[Case]:
+def _cases(
+    setting: settings.Name | None, parameters: Parameters, group: str
+) -> list[Case]:
     own = settings.of(setting).tested if setting is not None else {}
-    return cases.make(
-        setting, **{name: parameters[name] for name in own if name in parameters}
-    )
+    chosen = {name: parameters[name] for name in own if name in parameters}
+    try:
+        return cases.make(setting, **chosen)
+    except UserError as error:
+        raise UserError(f"{group}.{error}") from error

@@ -3,6 +3,7 @@
 Images are uint8 [H, W, 3].
 """
 
+import contextlib
 import pickle
 import tempfile
 from collections.abc import Sequence
@@ -85,18 +86,24 @@ class Shelf:
     def __init__(self, folder: str | None) -> None:
         """Uses a temporary file in `folder` if the examples need much memory."""
         self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=folder)
+        self._folder = folder or tempfile.gettempdir()
         self._kept: list[_Kept] = []
 
     def __enter__(self) -> "Shelf":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # it writes once more, to a full disk
+            self._file.close()
 
     def add(self, example: Example) -> None:
         place = self._file.tell()
         self._kept.append(_Kept(example.benchmark, example.scores, place))
-        pickle.dump(example, self._file)
+        try:
+            pickle.dump(example, self._file)
+        except OSError as error:  # a full disk
+            error.filename = self._folder
+            raise
 
     def spread(self, method: str, count: int) -> list[Example]:
         """Chooses as the function `spread` does; nothing can be added afterwards."""

@@ -1,4 +1,4 @@
-"""Published figures as plain data, all at x4: Tables 1 to 4 of the paper, and KDSR's.
+"""Published figures as plain data, all at x4: Tables 1 to 4 of the paper.
 
 PSNR is in dB on luma. Parameters are in millions, complexity in what the paper calls
 GFLOPs (multiply-accumulates in 1e9 at a 256x256 low-resolution input).
@@ -54,28 +54,6 @@ class Ablation(NamedTuple):
     set14: float
     b100: float
     urban100: float
-
-
-class Quality(NamedTuple):
-    """LPIPS (VGG; lower is better), PSNR and SSIM on luma, means over a benchmark."""
-
-    lpips: float
-    psnr: float
-    ssim: float
-
-
-class RealWorld(NamedTuple):
-    """A row of KDSR's table of networks with a GAN loss.
-
-    Its benchmarks are the 100 validation pairs each of AIM2019 (track 2) and of
-    NTIRE2020 (track 1).
-    """
-
-    method: str
-    parameters: float
-    gflops: float
-    aim2019: Quality
-    ntire2020: Quality
 
 
 # fmt: off
@@ -165,17 +143,6 @@ TABLE_4 = (
                 (26.14, 26.06, 25.37, 25.22, 25.20, 25.15, 25.04, 24.78, 24.45)),
     Anisotropic(10, "LightBSR", 3.09,
                 (26.18, 26.10, 25.41, 25.27, 25.24, 25.19, 25.08, 24.83, 24.53)),
-)
-
-KDSR_REAL_WORLD = (
-    RealWorld("BSRGAN", 16.69, 871.25,
-              Quality(0.4048, 24.20, 0.6904), Quality(0.3691, 26.75, 0.7386)),
-    RealWorld("Real-ESRGAN", 16.69, 871.25,
-              Quality(0.3956, 23.89, 0.6892), Quality(0.3471, 26.40, 0.7431)),
-    RealWorld("MM-RealSR", 26.13, 930.54,
-              Quality(0.3948, 23.45, 0.6889), Quality(0.3446, 25.19, 0.7404)),
-    RealWorld("KDSR-GAN", 18.85, 640.84,
-              Quality(0.3758, 24.22, 0.7038), Quality(0.3198, 27.12, 0.7614)),
 )
 # fmt: on
 

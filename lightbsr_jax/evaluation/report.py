@@ -16,6 +16,7 @@ from lightbsr_jax import atomic
 from lightbsr_jax.evaluation import findings, html, pictures, plots, tables
 from lightbsr_jax.evaluation.benchmark import Score
 from lightbsr_jax.evaluation.findings import Findings
+from lightbsr_jax.evaluation.idr import Separation
 from lightbsr_jax.evaluation.images import slug, slugs
 from lightbsr_jax.evaluation.pictures import Example
 from lightbsr_jax.evaluation.plots import Plots
@@ -125,14 +126,19 @@ def _results(found: Findings) -> dict[str, Any]:
         ],
         "cost": found.cost and found.cost._asdict(),
         "networks": {
-            name: cost._asdict() for name, (cost, _) in found.networks.items()
+            name: {**cost._asdict(), "idr": _separated(separation)}
+            for name, (cost, separation) in found.networks.items()
         },
-        "idr": found.separation
-        and {
-            "cases": found.separation.cases,
-            "trained": found.separation.trained._asdict(),
-            "untrained": found.separation.untrained._asdict(),
-        },
+        "idr": _separated(found.separation),
+    }
+
+
+def _separated(separation: Separation | None) -> dict[str, Any] | None:
+    """The figures of a separation, without its points."""
+    return separation and {
+        "cases": separation.cases,
+        "trained": separation.trained._asdict(),
+        "untrained": separation.untrained._asdict(),
     }
 
 

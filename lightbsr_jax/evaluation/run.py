@@ -263,6 +263,8 @@ def _prepare(
             "use --config=configs/benchmark.py:unpaired, without config.spoilt"
         )
     cases = wanted.cases()
+    for model in networks.values():
+        wanted.separated_cases(model.setting)  # measured last
     if not cases:
         raise UserError("the config leaves no degradation to measure")
     labels = [case.label for case in cases]

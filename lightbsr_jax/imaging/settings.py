@@ -6,6 +6,8 @@ test degradations, and the known degradations that explain pictures. Kernel widt
 in HR pixels and angles in degrees, as in the paper.
 """
 
+import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -158,8 +160,22 @@ def noise_name(level: float) -> str:
     return f"noise {level:g}"
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and math.isfinite(value)
+
+
+def _check_numbers(name: str, values: Sequence[Any]) -> None:
+    """Raises UserError unless all values of that parameter are finite numbers."""
+    for value in values:
+        if not _is_number(value):
+            raise UserError(
+                f"{name} {tuple(values)}: {value!r} is not a finite number, such as 2.4"
+            )
+
+
 def isotropic_cases(sigmas: Sequence[float]) -> list[Case]:
     """Round kernels of these widths, without noise. Raises UserError."""
+    _check_numbers("sigmas", sigmas)
     if min(sigmas, default=1) <= 0:
         raise UserError(f"sigmas {tuple(sigmas)}: each must be above 0")
     return [
@@ -177,13 +193,15 @@ def anisotropic_cases(
 ) -> list[Case]:
     """Each kernel (l1, l2, theta) at each noise level. Raises UserError."""
     for kernel in kernels:
-        if np.shape(kernel) != (3,) or min(kernel[:2]) <= 0:
+        triple = isinstance(kernel, Sequence) and len(kernel) == 3
+        if not (triple and all(map(_is_number, kernel)) and min(kernel[:2]) > 0):
             raise UserError(
-                f"kernel {kernel}: expected (l1, l2, theta in degrees) with l1 and "
+                f"kernels {kernel!r}: expected (l1, l2, theta in degrees) with l1 and "
                 "l2 above 0"
             )
+    _check_numbers("noise_levels", noise_levels)
     if min(noise_levels, default=0) < 0:
-        raise UserError(f"noise levels {tuple(noise_levels)}: none may be negative")
+        raise UserError(f"noise_levels {tuple(noise_levels)}: none may be negative")
     return [
         Case(
             anisotropic_name(kernel),
@@ -199,7 +217,7 @@ def compressed_cases(sigmas: Sequence[float], qualities: Sequence[int]) -> list[
     """Round kernels of these widths, each at each quality. Raises UserError."""
     wrong = [q for q in qualities if q not in range(1, 101)]
     if wrong:
-        raise UserError(f"qualities {tuple(qualities)}: {wrong[0]} is not in 1..100")
+        raise UserError(f"qualities {tuple(qualities)}: {wrong[0]!r} is not in 1..100")
     return [
         Case(
             blur.kernel,
@@ -213,7 +231,11 @@ def compressed_cases(sigmas: Sequence[float], qualities: Sequence[int]) -> list[
 
 
 def drawn_cases(draws: Sequence[int], *, preset: str) -> list[Case]:
-    """Real-world parameters, drawn for each image and each of these numbers."""
+    """Real-world parameters, drawn for each image and each of these numbers.
+
+    Raises UserError.
+    """
+    _check_numbers("draws", draws)
     return [Case(f"draw {number}", "", Drawn(preset)) for number in draws]
 
 

@@ -275,6 +275,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Number of bytes of an upload. Raises _Refusal."""
         if path != "/upscale":
             raise _Refusal(HTTPStatus.NOT_FOUND, "there is nothing here")
+        if self.headers.get_content_type() == "multipart/form-data":
+            raise _Refusal(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                "a form: send the bytes of the file alone (curl --data-binary @FILE)",
+            )
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdecimal()):
             message = "the upload states no Content-Length"

@@ -30,14 +30,15 @@ from lightbsr_jax.models.model import Model
 
 MEDIA_TYPES = {name: kind.media_type for name, kind in formats.FORMATS.items()}
 _QUALITY = 95
+_SETTINGS = ("weights", "scale", "size", "format", "quality", "strength")  # of a query
 # Of pictures that programs are compiled with: a small one and a large one of a single
 # tile before the page is ready, then a picture of several tiles.
 _FIRST_SIDES = (64, LARGEST)
 _NEXT_SIDES = (2 * LARGEST,)
 
+T = TypeVar("T")
+D = TypeVar("D")
 Answer = dict[str, Any]  # sent as JSON
-Number = TypeVar("Number")
-Default = TypeVar("Default")
 Keep = Callable[[str, bytes], str]  # a media type and a file to where it is kept
 
 
@@ -90,6 +91,9 @@ class Studio:
 
     def wish(self, query: Mapping[str, str]) -> Wish:
         """Parses the settings in a query; others are the defaults. Raises UserError."""
+        unknown = set(query) - {"name", *_SETTINGS}
+        if unknown:
+            raise UserError(f"no setting {min(unknown)!r}: {', '.join(_SETTINGS)}")
         name = query.get("weights") or self.names[0]
         if name not in self.names:
             raise UserError(f"no weights {name!r} here: {', '.join(self.names)}")
@@ -237,17 +241,16 @@ class Studio:
 
 
 def _number(
-    query: Mapping[str, str], name: str, kind: Callable[[str], Number], default: Default
-) -> Number | Default:
-    """A number of a query, or the default. Raises UserError."""
+    query: Mapping[str, str], name: str, kind: Callable[[str], T], default: D
+) -> T | D:
     text = query.get(name)
     if not text:
         return default
     try:
         return kind(text)
     except ValueError as error:
-        expected = "a whole number" if kind is int else "a number"
-        raise UserError(f"{name}={text[:40]}: expected {expected}") from error
+        whole = "whole " if kind is int else ""
+        raise UserError(f"{name}={text}: expected a {whole}number") from error
 
 
 def _picture(photograph: Photograph) -> bytes:

@@ -66,7 +66,16 @@ class IDR(NamedTuple):
 
 
 class Upscaler:
-    """A trained student, ready for pictures of any size."""
+    """A trained student, ready for pictures of any size.
+
+    With Pillow:
+
+        upscaler = Upscaler.load()
+        image = np.asarray(Image.open("photo.jpg").convert("RGB"))
+        Image.fromarray(upscaler(image)).save("large.png")
+
+    The attribute `scale` is the network's, 4 for the shipped weights.
+    """
 
     def __init__(
         self,
@@ -157,14 +166,16 @@ class Upscaler:
         strength: float = 1.0,
         on_progress: Progress | None = None,
     ) -> np.ndarray:
-        """Upscales an image to [h s, w s, 3], in the image's type; float32 unclipped.
+        """Upscales an RGB image [h, w, 3] to [h s, w s, 3], in the image's type.
 
-        The network uses the degradation that it estimates from the image, or the `idr`
-        of another picture, its mean [C], for the whole image. `self_ensemble` averages
-        the results of all 8 flips and transpositions. `strength` from 0 to 1 is the
-        network's part of the result; the rest is bicubic interpolation. Raises
-        UserError for another strength, for an IDR of another size, and if even the
-        smallest tiles do not fit into memory.
+        The type is uint8, uint16, or float32 for values in [0, 1]; results in float32
+        are not clipped. The network uses the degradation that it estimates from the
+        image, or the `idr` of another picture, its mean [C], for the whole image.
+        `self_ensemble` averages the results of all 8 flips and transpositions.
+        `strength` from 0 to 1 is the network's part of the result; the rest is bicubic
+        interpolation. `on_progress` is called with the number of finished steps of work
+        and the number of all. Raises UserError for another type, shape or strength, for
+        an IDR of another size, and if even the smallest tiles do not fit into memory.
         """
         if idr is not None:
             idr = self._checked_idr(idr)
@@ -226,7 +237,10 @@ class Upscaler:
         return found
 
     def estimate(self, image: np.ndarray) -> IDR:
-        """Estimates the degradation of a picture."""
+        """Estimates the degradation of an image, which is as for `__call__`.
+
+        The `mean` of the result is the `idr` that `__call__` takes.
+        """
         image = _checked(image)
         # In tiles as for upscaling, so that the same programs serve.
         planned = image.shape[0] + 2 * self._border, image.shape[1] + 2 * self._border

@@ -92,7 +92,9 @@ class Model:
         degradation: Known | None = None,
         hr: ArrayLike | None = None,
     ) -> Array:
-        """Restores LR images to SR images, without rounding.
+        """Restores LR images to SR images, without rounding or clipping.
+
+        LR images are [B, h, w, 3] in 0..1, and SR images [B, h s, w s, 3] in 0..255.
 
         A teacher needs the true `degradation` (LightBSR) or the HR images in 0..255
         (KDSR); raises UserError without. A student ignores them. Raises UserError for

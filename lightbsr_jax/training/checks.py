@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from lightbsr_jax.data import sources
 from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import degradation
 from lightbsr_jax.networks.discriminator import REDUCTION
-from lightbsr_jax.spec import Sees
+from lightbsr_jax.spec import Sees, method_of
 from lightbsr_jax.training.config import SteppedSchedule, TrainingConfig
 from lightbsr_jax.training.initial import STARTS
 from lightbsr_jax.training.losses import PIXEL_LOSSES
@@ -61,6 +61,10 @@ SINCE = {
     "adversarial.focal_frequency_weight": 0.0,
     "adversarial.ms_ssim_weight": 0.0,
 }
+
+# Fields that no longer may have other values, which had no effect.
+UNPAIRED = {"data.paired_share": 1.0}  # without data.lr
+DISTILLED = {"start": "random"}  # if a student begins with its teacher's restorer
 
 # A resumed run may have more of them.
 EPOCHS = "config.schedule.stage2_epochs"
@@ -144,6 +148,11 @@ def _numbers(config: TrainingConfig) -> Iterator[str]:
         value = getattr(config, field)
         if value not in known:
             yield f"{field} {value!r} is not {' or '.join(known)}"
+    if config.start == "bicubic" and _inherits_restorer(config.as_given):
+        yield (
+            "start 'bicubic' has no effect, because a student begins with its "
+            "teacher's restorer: leave this field out"
+        )
     if config.seed > _LARGEST_SEED:
         yield f"seed {config.seed} is too large: at most {_LARGEST_SEED}"
     values = _flat(config)
@@ -189,6 +198,11 @@ def _pairs(config: TrainingConfig) -> Iterator[str]:
     data, share = config.data, config.data.paired_share
     if not 0 <= share <= 1:
         yield f"data.paired_share {share} is not in [0, 1]"
+    elif share != UNPAIRED["data.paired_share"] and not data.lr:
+        yield (
+            f"data.paired_share {share} has no pairs: --config.data.lr=FOLDER of LR "
+            "images, or leave this field out"
+        )
     if config.validation.lr and not config.validation.hr:
         yield "validation.lr has no HR images: --config.validation.hr=FOLDER"
     if data.lr and data.resident:
@@ -278,6 +292,11 @@ def _stages(config: TrainingConfig) -> Iterator[str]:
             )
 
 
+def _inherits_restorer(values: Mapping[str, Any]) -> bool:
+    """Returns whether a config.json is of a student with its teacher's restorer."""
+    return "distillation" in values and "restorer" in method_of(values).inherited
+
+
 def check_pictures(config: TrainingConfig, workdir: Path) -> None:
     """Raises UserError if a later start would take the run's pictures for images."""
     wanted = config.validation
@@ -350,7 +369,12 @@ def common_fields(identity: dict[str, Any]) -> dict[str, Any]:
 
 def fixed_fields(identity: dict[str, Any]) -> dict[str, Any]:
     """The parts of a run's identity that must not change, by names known to users."""
-    fields = {**SINCE, **flatten_dict(identity["config"], sep=".")}
+    values = identity["config"]
+    fields = {**SINCE, **flatten_dict(values, sep=".")}
+    if not fields.get("data.lr"):
+        fields |= UNPAIRED
+    if _inherits_restorer(values):
+        fields |= DISTILLED
     return {
         **{f"config.{k}": v for k, v in fields.items() if not _among(k, RESUMABLE)},
         IMAGES: identity["images"],

@@ -16,7 +16,7 @@ from lightbsr_jax.errors import UserError
 from lightbsr_jax.imaging import settings
 from lightbsr_jax.methods import recipe
 from lightbsr_jax.models.checkpoint import plain
-from lightbsr_jax.spec import ModelSpec
+from lightbsr_jax.spec import KINDS, ModelSpec, is_of
 
 _T = TypeVar("_T")
 
@@ -204,7 +204,9 @@ def planned_updates(values: Mapping[str, Any]) -> int | None:
 
 
 def schedule_of(values: Mapping[str, Any]) -> CosineSchedule | SteppedSchedule:
-    """The schedule of a config's group. Raises UserError for unknown fields."""
+    """The schedule of a config's group. Raises UserError as `_read` does."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"config.schedule {values!r} is not a group of fields")
     kind = SteppedSchedule if "decay_epochs" in values else CosineSchedule
     return _read(kind, values, "config.schedule")
 
@@ -212,7 +214,7 @@ def schedule_of(values: Mapping[str, Any]) -> CosineSchedule | SteppedSchedule:
 def _read(kind: type[_T], values: Mapping[str, Any], path: str) -> _T:
     """Makes a dataclass of a mapping, and of its fields that are dataclasses.
 
-    Raises UserError for missing or unknown fields.
+    Raises UserError for missing and unknown fields, and for values of a wrong type.
     """
     hints = get_type_hints(kind)
     fields: Any = kind
@@ -227,15 +229,21 @@ def _read(kind: type[_T], values: Mapping[str, Any], path: str) -> _T:
             raise UserError(f"{path}.{min(names)} {problem}")
     return kind(
         **{
-            name: _read(group, value, f"{path}.{name}")
-            if isinstance(value, Mapping) and (group := _group(hints[name]))
-            else value
+            name: _value(hints[name], value, f"{path}.{name}")
             for name, value in values.items()
         }
     )
 
 
-def _group(hint: Any) -> Any:
-    """The dataclass in a type or a union; None if there is none."""
+def _value(hint: Any, value: Any, path: str) -> Any:
+    """The value of a field of that type. Raises UserError if it has another one."""
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+    groups: list[Any] = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+    if groups and isinstance(value, Mapping):
+        return _read(groups[0], value, path)
+    if groups and not isinstance(value, kinds):
+        raise UserError(f"{path} {value!r} is not a group of fields")
+    named = [kind for kind in kinds if kind in KINDS]
+    if named and not any(is_of(value, kind) for kind in kinds):
+        raise UserError(f"{path} {value!r} is {KINDS[named[0]]}")
+    return value

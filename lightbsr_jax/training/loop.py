@@ -86,7 +86,7 @@ class Job(NamedTuple):
     steps: Steps
     constants: Constants
     checkpoints: Checkpoints
-    validate: Callable[[int, Run, Log], float | None]  # to PSNR in dB
+    validate: Callable[[int, Run, np.ndarray, Log], float | None]  # to PSNR in dB
     log: Log
 
 
@@ -133,6 +133,7 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
             f"the newest checkpoint's step in {workdir}": newest,
         }
     )
+    validate = validation(config)
     network = make_network(config)
     # A resumed run already contains them.
     given = initial.load(config.init) if config.init and not begun else None
@@ -164,7 +165,7 @@ def _train(config: TrainingConfig, workdir: Path, stack: contextlib.ExitStack) -
         steps=make_steps(config, setup),
         constants=constants_on_devices(config, setup, batches),
         checkpoints=checkpoints,
-        validate=validation(config, setup.basis),
+        validate=validate,
         log=Log(workdir, start=start.step, total=total, quiet=quiet),
     )
     announce(job, start.step)
@@ -385,7 +386,7 @@ def validate_where_due(job: Job, run: Run, step: int) -> None:
     ends = step == job.config.schedule.total
     if step % job.config.validation.every_steps == 0 or ends:
         began = time.monotonic()
-        psnr = job.validate(step, run, job.log)
+        psnr = job.validate(step, run, job.setup.basis, job.log)
         if job.config.checkpoint.best and psnr is not None:
             keep_best(job, run, step, psnr)
         job.log.pause(time.monotonic() - began)
@@ -494,6 +495,8 @@ def fitting_steps_per_epoch(
     """
     if begun is not None and (begun / "config.json").exists():
         return _kept(begun / "config.json", config, "schedule", "steps_per_epoch")
+    if parallel.is_main_process():  # compiling takes minutes on a busy machine
+        print("compiling and timing steps, for config.minutes", flush=True)
     setup = prepare(config, network)
     steps = make_steps(config, setup)
     constants = constants_on_devices(config, setup, batches)
@@ -511,13 +514,15 @@ def fitting_steps_per_epoch(
 
 
 def chosen_dtype(begun: Path | None, config: TrainingConfig) -> str:
-    """What `compute.dtype=auto` stands for: the faster type on this process's devices.
+    """The type for `compute.dtype=auto`: the faster one on this process's devices.
 
     It is stored in config.json, and a run that is resumed in the workdir `begun` keeps
     it.
     """
     if begun is not None and (begun / "config.json").exists():
-        return _kept(begun / "config.json", config, "compute", "dtype")
+        kept = _kept(begun / "config.json", config, "compute", "dtype")
+        if kept != AUTO:  # as for converted weights
+            return kept
     fast = target.trains_faster_in_bfloat16(jax.local_devices()[0])
     return "bfloat16" if fast else "float32"
 

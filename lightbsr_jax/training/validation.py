@@ -19,14 +19,14 @@ from lightbsr_jax.training.state import Run
 
 
 def validation(
-    config: TrainingConfig, basis: np.ndarray
-) -> Callable[[int, Run, Log], float | None]:
-    """Makes validate(step, run, log): PSNR and SSIM of a run's network, and pictures.
+    config: TrainingConfig,
+) -> Callable[[int, Run, np.ndarray, Log], float | None]:
+    """Makes validate(step, run, basis, log): PSNR and SSIM of a network, and pictures.
 
     Only the first process measures; it returns the mean PSNR in dB, the others None.
     """
     if not config.validation.hr or not parallel.is_main_process():
-        return lambda step, run, log: None
+        return lambda step, run, basis, log: None
     spec, wanted = config.model, config.validation
     images = first_images(wanted.hr, wanted.images)
     names = slugs([Path(name).stem for name, _ in images])  # of pictures
@@ -47,10 +47,10 @@ def validation(
             on_restored=on_restored,
         )
 
-    # Measure before training, so that images that cannot be scored fail now.
+    # Measure now, so that images that cannot be scored fail before training.
     measure({})
 
-    def validate(step: int, run: Run, log: Log) -> float:
+    def validate(step: int, run: Run, basis: np.ndarray, log: Log) -> float:
         def picture(restored: benchmark.Restored) -> None:
             if restored.case != pictured:
                 return
