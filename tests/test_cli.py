@@ -122,6 +122,7 @@ def test_prepare(tmp_path, capsys, caplog, monkeypatch) -> None:
         ),
         ("convert {file} {new}.pth --pca=a.mat", "--pca is for networks, and"),
         ("degrade a -o {new} --seed=4294967296", "--seed=4294967296: expected 0 to"),
+        ("degrade scikit-image -o {file}", "is no folder: name a folder"),
         ("degrade a -o=", "argument -o/--output: an empty name: is a variable unset?"),
         ("convert '' {new}.pt", "argument source: an empty name"),
         ("convert {file} '' --setting=1", "argument out: an empty name"),
@@ -174,7 +175,7 @@ def test_images_that_cannot_be_degraded_do_not_stop_the_others(
     too_small = "an image of 30x2 pixels is too small for scale 4"
     assert first == f"failed: {hr / 'a.png'}: {too_small}"
     assert second.startswith(f"failed: {hr / 'b.png'}: corrupt or truncated")
-    summary = "1 images, and their degradations in degradations.json; 2 failed"
+    summary = "1 image, and the degradations in degradations.json; 2 failed"
     assert printed.out == f"{out}: {summary}\n"
     drawn = json.loads((out / "degradations.json").read_text())["images"]
     image = files.read_rgb(hr / "c.png")

@@ -191,5 +191,7 @@ def test_sizes_that_do_not_fit(tmp_path) -> None:
     with pytest.raises(UserError, match="a.png is 40x30 pixels, .*b.png 80x70"):
         conventions.compare(a, b)
     tiny = save(tmp_path / "tiny.png", photograph(10, 10))
-    with pytest.raises(UserError, match="too small for SSIM"):
+    with pytest.raises(
+        UserError, match="tiny.png are too small for SSIM: .* 10 pixels"
+    ):
         conventions.compare(tiny, tiny)

@@ -440,6 +440,27 @@ def test_large_profiles_are_no_damage(tmp_path):
     np.testing.assert_array_equal(read(tmp_path, data), array)
 
 
+def test_a_tiff_that_states_more_samples_than_it_has(tmp_path):
+    """It is found before memory is allocated for them."""
+    data = bytearray(tiff(random_array(3, bits=16), photometric="rgb"))
+    at = data.index(struct.pack("<HHI", 277, 3, 1)) + 8
+    data[at : at + 2] = struct.pack("<H", 60_000)
+    for tag in (256, 257):
+        at = data.index(struct.pack("<H", tag), 8) + 2
+        data[at : at + 10] = struct.pack("<HII", 4, 1, 4000)
+    with pytest.raises(ImageError, match="the file ends before its pixels do"):
+        read(tmp_path, bytes(data))
+
+
+def test_broken_tags_of_a_tiff_are_not_logged(tmp_path, caplog):
+    array = random_array(3, bits=16)
+    data = tiff(array, photometric="rgb", software="program " * 9)
+    at = data.index(struct.pack("<HH", 305, 2)) + 8
+    data = data[:at] + struct.pack("<I", 10**9) + data[at + 4 :]
+    np.testing.assert_array_equal(read(tmp_path, data), np.round(array / 257))
+    assert not caplog.records
+
+
 def test_cmyk_of_16_bits(tmp_path):
     ink = np.round(random_array(4, bits=16) / 257)
     data = tiff(random_array(4, bits=16), photometric="separated")

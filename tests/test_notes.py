@@ -1,7 +1,9 @@
 """Notes beside the pixels: kept byte for byte, brought up to date, or said lost."""
 
 import io
+import re
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -178,6 +180,24 @@ def test_a_broken_block_is_said_to_be_lost(tmp_path: Path) -> None:
     assert photographs.left_out(first, "JPEG") == ["EXIF (broken)"]
 
 
+def test_tags_inside_of_the_preview_are_said_to_be_lost(tmp_path: Path) -> None:
+    """The preview, which begins like a JPEG, ends after the first directory."""
+    artist = ifd.written(Directory("<", [Entry(315, 2, 4, b"abc\0")], 8), 40)
+    place, length = struct.pack("<I", 38), struct.pack("<I", 2 + len(artist))
+    places = Directory("<", [Entry(513, 4, 1, place), Entry(514, 4, 1, length)], 0)
+    head = struct.pack("<2sHI", b"II", 42, 40) + ifd.written(places, 8)
+    whole = exif.PREFIX + head + b"\xff\xd8" + artist
+    first = read(tmp_path, saved("JPEG", exif=whole))
+    assert photographs.left_out(first, "JPEG") == ["EXIF (broken)"]
+
+
+def test_exif_of_64_bits_is_said_to_be_lost(tmp_path: Path) -> None:
+    rows = struct.pack("<QHHQQQ", 1, 274, 3, 1, 3, 0)
+    whole = exif.PREFIX + struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) + rows
+    first = read(tmp_path, saved("JPEG", exif=whole))
+    assert photographs.left_out(first, "JPEG") == ["EXIF (broken)"]
+
+
 @pytest.mark.parametrize("bigtiff", [False, True])
 @pytest.mark.parametrize("byteorder", ["<", ">"])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
@@ -258,7 +278,7 @@ def test_xmp_sizes_grow_and_lost_parts_are_not_announced(tmp_path: Path) -> None
     ]
     assert enlarged(first).metadata.xmp == (
         b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description '
-        b'tiff:Orientation="1" exif:PixelXDimension="32" '
+        b'tiff:Orientation="1" exif:PixelYDimension="32" '
         b'GPano:FullPanoHeightPixels="24" dc:x="8">'
         b"<GPano:FullPanoWidthPixels>32</GPano:FullPanoWidthPixels>"
         b"</rdf:Description></x:xmpmeta>"
@@ -319,7 +339,75 @@ def test_elements_without_content_end_where_they_end() -> None:
 def test_xmp_that_announces_nothing_stays() -> None:
     packet = b'<a Container:Directory="x" tiff:Orientation="3" b="3">'
     assert xmp.cleaned(packet) == (packet, [])
-    assert xmp.upright(packet) == packet.replace(b'Orientation="3"', b'Orientation="1"')
+    upright = packet.replace(b'Orientation="3"', b'Orientation="1"')
+    assert xmp.tidied(packet, 2, False) == upright
+
+
+REGIONS = (
+    b'<mwg-rs:Regions rdf:parseType="Resource"><mwg-rs:AppliedToDimensions '
+    b'stDim:w="%d" stDim:h="%d" stDim:unit="pixel"/><mwg-rs:RegionList><rdf:Bag>'
+    b'<rdf:li><mwg-rs:Area stArea:x="%b" stArea:y="%b" stArea:w="%b" stArea:h="%b" '
+    b'stArea:unit="normalized"/></rdf:li><rdf:li><mwg-rs:Area><stArea:x>%b</stArea:x>'
+    b"<stArea:y>%b</stArea:y><stArea:d>0.1</stArea:d></mwg-rs:Area></rdf:li>"
+    b'</rdf:Bag></mwg-rs:RegionList></mwg-rs:Regions><rdf:li MPReg:Rectangle="%b, %b, '
+    b'%b, %b" stArea:x="0.50"/>'
+)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_regions_turn_with_the_picture(tmp_path: Path, orientation: int) -> None:
+    """A face of 2 x 1 pixels in the second row and column of 8 x 5."""
+    stored = np.zeros((5, 8), int)
+    stored[1, 1:3] = 1
+    upright = decoding.upright(stored[..., None], orientation)[..., 0]
+    rows, columns = map(np.unique, np.nonzero(upright))
+
+    def regions(picture, rows, columns, factor: int) -> bytes:
+        down, across = picture.shape
+        sides = len(columns) / across, len(rows) / down
+        centre = [(n.mean() + 0.5) / m for n, m in ((columns, across), (rows, down))]
+        corner = columns[0] / across, rows[0] / down
+        texts = [
+            f"{n:.6f}".rstrip("0").rstrip(".").encode()
+            for n in (*centre, *sides, *centre, *corner, *sides)
+        ]
+        return REGIONS % (factor * across, factor * down, *texts)
+
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = orientation
+    packet = regions(stored, np.array([1]), np.array([1, 2]), 1)
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS[:5]).save(buffer, "JPEG", exif=turned, xmp=packet)
+    first = read(tmp_path, buffer.getvalue())
+    for photograph, factor in ((first, 1), (enlarged(first), 4)):
+        expected = regions(upright, rows, columns, factor)
+        found, expected = (  # attributes may change their order
+            sorted(re.split(rb"[\s</>]+", packet))
+            for packet in (photograph.metadata.xmp, expected)
+        )
+        assert found == expected
+
+
+def test_areas_of_an_upright_picture_stay_byte_for_byte() -> None:
+    packet = b'<mwg-rs:Area stArea:x="0.50" stArea:y=".50" tiff:ImageWidth="8"/>'
+    assert xmp.tidied(packet, 0, False) == packet
+
+
+def test_white_space_behind_a_packet_takes_no_time() -> None:
+    packet = b'<a  xmp:Rating="5" exif:SubjectArea="3"/>' + b" " * 200_000
+    begin = time.process_time()
+    tidied = xmp.tidied(packet, 0, False)
+    assert time.process_time() - begin < 5  # milliseconds, not minutes
+    assert tidied == packet.replace(b' exif:SubjectArea="3"', b"")
+
+
+def test_xmp_loses_what_exif_loses() -> None:
+    packet = (
+        b'<a exif:FocalPlaneXResolution="3/1" xmp:Rating="5"><exif:SubjectArea>'
+        b"<rdf:Seq><rdf:li>3</rdf:li></rdf:Seq></exif:SubjectArea><xmp:Thumbnails><rdf:Alt>"
+        b"<rdf:li/></rdf:Alt></xmp:Thumbnails></a>"
+    )
+    assert xmp.tidied(packet, 0, False) == b'<a xmp:Rating="5"></a>'
 
 
 def test_iptc_photoshop_and_comment_are_kept(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_degrade_writes_images_and_what_was_drawn(tmp_path: Path, capsys) -> Non
     write_png(folder / "sub" / "b.png", second[:62])
     main(["degrade", str(folder), "-o", str(out), "--setting=jpeg", "--seed=3"])
     assert capsys.readouterr().out == (
-        f"{out}: 2 images, and their degradations in degradations.json\n"
+        f"{out}: 2 images, and the degradations in degradations.json\n"
     )
     drawn = json.loads((out / "degradations.json").read_text())
     assert (drawn["setting"], drawn["scale"]) == ("jpeg", 4)

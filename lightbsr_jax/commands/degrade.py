@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -84,6 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
     found = files.find_images(arguments.input)
     targets = [Path(name).with_suffix(".png").as_posix() for name, _ in found]
     _check_targets(targets, arguments.input, output)
+    atomic.make_writable(output)  # fails before the work, not after
     for place, (name, (_, path)) in enumerate(zip(targets, found, strict=True)):
         job = folder.Job(name, path, output / name, None)
         try:
@@ -101,8 +103,9 @@ def run(arguments: argparse.Namespace) -> None:
     text = {"setting": setting, "scale": arguments.scale, "images": drawn}
     atomic.write_text(output / DRAWN, json.dumps(text, indent=1) + "\n")
     failed = len(found) - len(drawn)
+    images = "1 image" if len(drawn) == 1 else f"{len(drawn)} images"
     say(
-        f"{output}: {len(drawn)} images, and their degradations in {DRAWN}"
+        f"{output}: {images}, and the degradations in {DRAWN}"
         + (f"; {failed} failed" if failed else "")
     )
     if failed:
@@ -110,7 +113,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _check_targets(targets: list[str], given: str, output: Path) -> None:
-    """Raises UserError if two results have the same name, or if one exists."""
+    """Raises UserError if two results have the same name, or if one exists.
+
+    Also if `output` is no folder.
+    """
+    if os.path.lexists(output) and not output.is_dir():  # a link to nowhere, too
+        raise UserError(f"{output} is no folder: name a folder for the results")
     twice = [name for name, count in Counter(targets).items() if count > 1]
     if twice:
         raise UserError(

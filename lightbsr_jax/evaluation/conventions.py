@@ -141,13 +141,14 @@ def compare(a: str | Path, b: str | Path, *, scale: int = 4) -> Comparison:
 
 def _measures(pairs: list[Pair], scale: int) -> list[Measure]:
     """All measures of the common areas; one pair at a time is in memory."""
-    smallest = min(min(pair.common) for pair in pairs)
+    least = min(pairs, key=lambda pair: min(pair.common))
+    smallest = min(least.common)
     borders = sorted({0, scale, 10})
     borders = [border for border in borders if smallest - 2 * border >= 11]
     if not borders:
         raise UserError(
-            f"images of {smallest} pixels are too small for SSIM: the smallest side "
-            "must be at least 11 pixels"
+            f"{least.first} and {least.second} are too small for SSIM: a side of "
+            f"their common area has {smallest} pixels, and must have at least 11"
         )
     gaussian, uniform = "SSIM, 11x11 Gaussian window", "SSIM, 7x7 uniform window"
     kinds = [

@@ -27,7 +27,7 @@ _MODES = frozenset(
 )
 # Operations that turn a picture upright, by its EXIF orientation: the number of quarter
 # turns counterclockwise, and whether to mirror it afterwards.
-_TURNS = {
+TURNS = {
     1: (0, False),
     2: (0, True),
     3: (2, False),
@@ -38,7 +38,7 @@ _TURNS = {
     8: (1, False),
 }
 # Orientations that exchange rows and columns.
-_SIDEWAYS = {stated for stated, (turns, _) in _TURNS.items() if turns % 2}
+SIDEWAYS = {stated for stated, (turns, _) in TURNS.items() if turns % 2}
 _HEADER = 138  # bytes of the longest BMP header
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"  # markers of a JPEG: its pixels, its end
 _BLANKS = (bytes(16), 16 * b"\xff")  # what fills up a file of a damaged disk
@@ -55,7 +55,8 @@ class Decoded(NamedTuple):
     pictures: int = 1  # number of frames or pages in the file
     # Metadata, by Pillow's names, that Pillow does not read:
     notes: Mapping[str, Any] = MappingProxyType({})
-    sideways: bool = False  # whether rows and columns of the file were exchanged
+    orientation: int = 1  # of the stored picture, by which the samples were turned
+    directory: int = 0  # offset of the picture's tags in a TIFF
 
     @property
     def info(self) -> dict[str, Any]:
@@ -78,8 +79,7 @@ def decode(data: bytes) -> Decoded:
         return _decode_heif(data)
     if jxl.is_jxl(data):
         samples, found, count = jxl.samples(data)
-        colours = 1 if samples.shape[-1] < 3 else 3
-        return Decoded("JXL", samples, colours, None, count, found)
+        return Decoded("JXL", samples, _colours(samples), None, count, found)
     if bmp.has_own_masks(data):
         return Decoded("BMP", bmp.samples(data), 3, None)
     found = {}
@@ -115,9 +115,9 @@ def decode(data: bytes) -> Decoded:
         )
     if samples.dtype == np.uint16:
         samples = _with_key_as_alpha(samples, image.info.get("transparency"))
-    colours = 4 if image.mode == "CMYK" else (1 if samples.shape[-1] < 3 else 3)
-    samples, sideways = upright(samples, orientation), orientation in _SIDEWAYS
-    return Decoded(kind, samples, colours, image, count, found, sideways)
+    colours = _colours(samples, image.mode)
+    samples = upright(samples, orientation)
+    return Decoded(kind, samples, colours, image, count, found, orientation)
 
 
 def size(file: BinaryIO) -> tuple[int, int]:
@@ -131,17 +131,16 @@ def size(file: BinaryIO) -> tuple[int, int]:
     if jxl.is_jxl(start):
         return jxl.size(file)
     if tiff.is_tiff(start):
-        index, _ = tiff.pages(file)
-        height, width = tiff.size(file, index)
-        orientation = tiff.orientation(file, index)
+        found = tiff.first_picture(file)
+        (height, width), orientation = found.size, found.orientation
     elif bmp.has_own_masks(start):
         return bmp.size(start)
     else:
         image = Image.open(file, formats=BY_PILLOW)
         width, height = image.size
-        found = png.notes(file) if image.format == "PNG" else {}
-        orientation = _orientation(image, found)
-    return (width, height) if orientation in _SIDEWAYS else (height, width)
+        stated = png.notes(file) if image.format == "PNG" else {}
+        orientation = _orientation(image, stated)
+    return (width, height) if orientation in SIDEWAYS else (height, width)
 
 
 def format_of(file: BinaryIO) -> str:
@@ -164,7 +163,7 @@ def format_of(file: BinaryIO) -> str:
 
 def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
     """Turns the samples [H, W, C] of a file as an EXIF orientation requires."""
-    turns, mirrored = _TURNS.get(orientation, (0, False))
+    turns, mirrored = TURNS[orientation]
     turned = np.rot90(samples, turns)
     return turned[:, ::-1] if mirrored else turned
 
@@ -185,27 +184,39 @@ def eight_bit_samples(image: Image.Image, depth: int = 8) -> np.ndarray:
     return samples[..., None] if grey else samples
 
 
+def _colours(samples: np.ndarray, mode: str = "RGB") -> int:
+    """Number of colours of samples [H, W, C] that had one of Pillow's modes."""
+    if mode == "CMYK":
+        return 4
+    return 1 if samples.shape[-1] < 3 else 3
+
+
 def _decode_tiff(data: bytes) -> Decoded:
-    file = io.BytesIO(data)
-    index, count = tiff.pages(file)
-    image = _open_tiff(data, index)
-    orientation = tiff.orientation(file, index)
-    about = {"pictures": count, "sideways": orientation in _SIDEWAYS}
+    found = tiff.first_picture(io.BytesIO(data))
+    image = _open_tiff(data, found.index)
+    read = None
     if image is not None and image.mode in _MODES and _has_eight_bits(image):
         with contextlib.suppress(OSError):  # tifffile may decode what Pillow cannot
             image.load()  # which also turns it upright, for TIFF only
             samples = eight_bit_samples(image)
-            colours = 4 if image.mode == "CMYK" else (1 if samples.shape[-1] < 3 else 3)
-            return Decoded("TIFF", samples, colours, image, **about)
-    samples, colours = tiff.samples(data, index)
-    return Decoded("TIFF", upright(samples, orientation), colours, image, **about)
+            read = samples, _colours(samples, image.mode)
+    if read is None:
+        samples, colours = tiff.samples(data, found.index)
+        read = upright(samples, found.orientation), colours
+    return Decoded(
+        "TIFF",
+        *read,
+        image,
+        found.pictures,
+        orientation=found.orientation,
+        directory=found.offset,
+    )
 
 
 def _decode_heif(data: bytes) -> Decoded:
     samples, found, count = heif.samples(data)
     _state_colours(found, data)
-    colours = 1 if samples.shape[-1] < 3 else 3
-    return Decoded("HEIF", samples, colours, None, count, found)
+    return Decoded("HEIF", samples, _colours(samples), None, count, found)
 
 
 def _avif_samples(data: bytes, image: Image.Image) -> np.ndarray:
@@ -266,7 +277,7 @@ def _orientation(image: Image.Image, found: Mapping[str, Any]) -> int:
         orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
     except Exception:  # broken metadata must not make the picture unreadable
         return 1
-    return orientation if orientation in _TURNS else 1
+    return orientation if orientation in TURNS else 1
 
 
 def _first_scan(data: bytes) -> int:

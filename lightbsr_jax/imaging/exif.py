@@ -5,6 +5,7 @@ encoding, broken tags and maker notes, whose offsets count from the beginning of
 block, are kept. Tags move only from and to TIFF, where the whole file is the block.
 """
 
+import contextlib
 import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -49,20 +50,19 @@ def tidied(block: bytes) -> bytes | None:
     Returns None if the block is broken, and b"" if nothing is left in it.
     """
     data = bytearray(block.removeprefix(PREFIX))
+    keep = {*_POINTERS, 282, 283, 296, 531, 529, 530, 532}  # harmless in EXIF
     try:
         begin = ifd.first(data)
         main = ifd.read(data, begin)
+        _cut_thumbnail(data, main.next)
+        _remove(data, begin, LAYOUT - keep, unlink=True)
     except ValueError:
         return None
-    _cut_thumbnail(data, main.next)
     exif = main.number(_EXIF)
-    keep = {*_POINTERS, 282, 283, 296, 531, 529, 530, 532}  # harmless in EXIF
-    _remove(data, begin, LAYOUT - keep, unlink=True)
     if exif is not None:
-        try:
+        # A broken directory behind a good one stays as it is.
+        with contextlib.suppress(ValueError):
             _remove(data, exif, _IN_PIXELS)
-        except (ValueError, struct.error):
-            pass  # a broken directory behind a good one stays as it is
     return PREFIX + bytes(data) if ifd.read(data, begin).entries else b""
 
 
@@ -190,13 +190,16 @@ def _read(data: bytes, place: int) -> Directory | None:
 def _remove(
     data: bytearray, begin: int, tags: set[int], *, unlink: bool = False
 ) -> None:
-    """Removes tags from a directory in place; `unlink` drops the next directory."""
-    order, _ = ifd.layout(data)
-    (count,) = struct.unpack_from(order + "H", data, begin)
+    """Removes tags from a directory in place; `unlink` drops the next directory.
+
+    Raises ValueError if the directory is broken.
+    """
+    order, big = ifd.layout(data)
+    if big:
+        raise ValueError("a BigTIFF, which EXIF cannot be")
+    count = len(ifd.read(data, begin).entries)
     end = begin + 2 + 12 * count
     rows = [bytes(data[place : place + 12]) for place in range(begin + 2, end, 12)]
-    if any(len(row) < 12 for row in rows):
-        raise ValueError("a directory is cut off")
     kept = [r for r in rows if struct.unpack_from(order + "H", r)[0] not in tags]
     following = bytes(4) if unlink else bytes(data[end : end + 4])
     content = struct.pack(order + "H", len(kept)) + b"".join(kept) + following

@@ -1,11 +1,18 @@
 """Metadata of image files: reading it, updating it to a new size, naming losses."""
 
-import io
 import re
 import struct
 from typing import Any, NamedTuple
 
-from lightbsr_jax.imaging import exif, ifd, isobmff, photoshop, png, tiff, xmp
+from lightbsr_jax.imaging import (
+    decoding,
+    exif,
+    ifd,
+    isobmff,
+    photoshop,
+    png,
+    xmp,
+)
 from lightbsr_jax.imaging.decoding import Decoded
 from lightbsr_jax.imaging.ifd import Directory, Entry
 
@@ -38,10 +45,11 @@ class Metadata(NamedTuple):
 def read(data: bytes, decoded: Decoded) -> Metadata:
     """Reads the metadata of a file's bytes. Broken parts are left out, not fatal.
 
-    Raises ImageError for a PNG in high dynamic range.
+    Raises ImageError for high dynamic range.
     """
-    found = _of_tiff(data) if decoded.format == "TIFF" else _of_info(data, decoded)
-    if not decoded.sideways:
+    of_format = _of_tiff if decoded.format == "TIFF" else _of_info
+    found = of_format(data, decoded)
+    if decoded.orientation not in decoding.SIDEWAYS:
         return found
     dpi, aspect = (pair and (pair[1], pair[0]) for pair in (found.dpi, found.aspect))
     return found._replace(dpi=dpi, aspect=aspect)
@@ -52,11 +60,9 @@ def _of_info(data: bytes, decoded: Decoded) -> Metadata:
     block, packet, texts = info.get("exif"), info.get("xmp"), info.get("texts", ())
     lost = [*info.get("lost", ()), *_beside(data, info)]
     colour = ((b"cICP", info["cicp"]),) if "cicp" in info else info.get("colour", ())
-    if decoded.format == "PNG":
-        found = list(png.chunks(io.BytesIO(data)))
-        png.check_range(found)
-        if not info.get("icc_profile"):
-            colour = tuple(c for c in found if c[0] in png.COLOUR_CHUNKS)
+    png.check_range(colour)
+    if info.get("icc_profile"):
+        colour = ()
     if info.get("icc_profile", b"") is None:  # as Pillow states one that is broken
         lost.append("the colour profile (broken)")
     if block is not None:
@@ -64,9 +70,8 @@ def _of_info(data: bytes, decoded: Decoded) -> Metadata:
         kept = exif.tidied(block)
         lost += ["EXIF (broken)"] * (kept is None)
         block = kept or None
-    if packet is not None:
-        packet, gone = xmp.cleaned(xmp.upright(packet))
-        lost += gone
+    packet, gone = _packet(packet, decoded)
+    lost += gone
     dpi = _usable(info.get("dpi"))
     aspect = info.get("aspect")  # of a PNG
     if info.get("jfif_unit") == 0:
@@ -84,6 +89,14 @@ def _of_info(data: bytes, decoded: Decoded) -> Metadata:
         or (decoded.format == "JXL" and info.get("lossless", False)),
         lost=tuple(dict.fromkeys(lost)),
     )
+
+
+def _packet(packet: bytes | None, decoded: Decoded) -> tuple[bytes | None, list[str]]:
+    """An XMP packet for the upright picture, and names of lost parts."""
+    if packet is None:
+        return None, []
+    turns, mirrored = decoding.TURNS[decoded.orientation]
+    return xmp.cleaned(xmp.tidied(packet, turns, mirrored))
 
 
 def _beside(data: bytes, info: dict[str, Any]) -> list[str]:
@@ -156,10 +169,8 @@ def _ome(description: bytes, factors: tuple[float, float]) -> bytes:
     return description
 
 
-def _of_tiff(data: bytes) -> Metadata:
-    index, _ = tiff.pages(io.BytesIO(data))
-    offset = tiff.offset(io.BytesIO(data), index)
-    block, whole, lost = exif.of_tiff(data, offset)
+def _of_tiff(data: bytes, decoded: Decoded) -> Metadata:
+    block, whole, lost = exif.of_tiff(data, decoded.directory)
     dpi = aspect = None
     resolution = (_rational(whole, 282), _rational(whole, 283))
     if None not in resolution and (resolution := _usable(resolution)) is not None:
@@ -172,10 +183,8 @@ def _of_tiff(data: bytes) -> Metadata:
     spare = ifd.numbers(whole, _EXTRA_SAMPLES, "H") or []
     if sum(kind not in (1, 2) for kind in spare) or len(spare) > 1:
         lost.append("further channels")
-    packet = whole.value(exif.XMP)
-    if packet is not None:
-        packet, gone = xmp.cleaned(xmp.upright(packet))
-        lost += gone
+    packet, gone = _packet(whole.value(exif.XMP), decoded)
+    lost += gone
     resources = photoshop.kept(whole.value(exif.PHOTOSHOP) or b"") or None
     record = whole.value(exif.IPTC)
     if record is not None and photoshop.iptc(resources or b"") is None:

@@ -18,9 +18,9 @@ from lightbsr_jax.imaging import (
     exif,
     files,
     formats,
+    ifd,
     notes,
     png,
-    tiff,
 )
 from lightbsr_jax.imaging.errors import ImageError, errors_named
 from lightbsr_jax.imaging.notes import Metadata
@@ -232,7 +232,7 @@ def _profile(
     data: bytes, decoded: decoding.Decoded, metadata: Metadata
 ) -> bytes | None:
     if decoded.format == "TIFF":
-        return tiff.profile(data)
+        return ifd.read(data, decoded.directory).value(exif.PROFILE)
     if metadata.colour:
-        return png.stated_profile(list(metadata.colour))
+        return png.stated_profile(metadata.colour)
     return decoded.info.get("icc_profile") or None

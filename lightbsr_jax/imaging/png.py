@@ -6,7 +6,7 @@ The specification: PNG, third edition (W3C, 2025).
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import imagecodecs
@@ -72,9 +72,9 @@ def without_texts(data: bytes) -> bytes:
 
 
 def notes(file: BinaryIO) -> dict[str, Any]:
-    """The EXIF and XMP of a file, before or after the pixels, and its other texts.
+    """The EXIF and XMP of a file, before or after the pixels, texts and colours.
 
-    Under the names exif and xmp (bytes or None) and texts (chunks).
+    Under the names exif and xmp (bytes or None), and texts and colour (chunks).
     """
     found = list(chunks(file))
     exif = next((b"Exif\0\0" + body for kind, body in found if kind == b"eXIf"), None)
@@ -91,7 +91,8 @@ def notes(file: BinaryIO) -> dict[str, Any]:
                 exif = exif or body
         else:
             others.append(chunk)
-    return {"exif": exif, "xmp": xmp, "texts": tuple(others)}
+    colour = tuple(chunk for chunk in found if chunk[0] in COLOUR_CHUNKS)
+    return {"exif": exif, "xmp": xmp, "texts": tuple(others), "colour": colour}
 
 
 def _text(chunk: Chunk) -> bytes:
@@ -117,7 +118,7 @@ def _raw_profile(text: bytes) -> bytes:
         return b""
 
 
-def check_range(found: list[Chunk]) -> None:
+def check_range(found: Sequence[Chunk]) -> None:
     """Raises ImageError for high dynamic range, which a profile does not overrule."""
     cicp = dict(found).get(b"cICP", b"")
     if len(cicp) == 4 and (name := _HIGH_DYNAMIC_RANGE.get(cicp[1])) is not None:
@@ -127,13 +128,9 @@ def check_range(found: list[Chunk]) -> None:
         )
 
 
-def stated_profile(found: list[Chunk]) -> bytes | None:
-    """Makes an ICC profile of the chunks cICP, sRGB, gAMA and cHRM; None for sRGB.
-
-    Raises ImageError for high dynamic range.
-    """
-    check_range(found)
-    known = {kind: body for kind, body in found if kind in COLOUR_CHUNKS}
+def stated_profile(found: Sequence[Chunk]) -> bytes | None:
+    """Makes an ICC profile of the chunks cICP, sRGB, gAMA and cHRM; None for sRGB."""
+    known = dict(found)
     if len(cicp := known.get(b"cICP", b"")) == 4:
         primaries, transfer = cicp[0], cicp[1]
         if primaries in _PRIMARIES and transfer in _GAMMAS:

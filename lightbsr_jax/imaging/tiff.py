@@ -5,8 +5,9 @@ compressions of imagecodecs.
 """
 
 import io
+import logging
 import re
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import tifffile
@@ -15,10 +16,13 @@ from tifffile import PHOTOMETRIC, TiffPage
 from lightbsr_jax.imaging import depths, ifd
 from lightbsr_jax.imaging.errors import ImageError, check_pixels
 
+# It logs broken tags, which errors and lists of losses name.
+tifffile.logger().setLevel(logging.CRITICAL)
+
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST_PAGES = 64  # limit of pages to search
 # Tags:
-_OLD_SUBFILE_TYPE, _ORIENTATION, _XMP, _PROFILE = 255, 274, 700, 34675
+_OLD_SUBFILE_TYPE, _ORIENTATION, _XMP = 255, 274, 700
 _XMP_ORIENTATION = rb"tiff:Orientation(?:=\"|>)([0-9])"  # as in Pillow
 # Tags without which a page cannot be read.
 _LAYOUT = {
@@ -35,13 +39,23 @@ _COLOURS: dict[int, int] = {
 _JPEG = (6, 7)  # compressions that decode to RGB
 
 
+class Picture(NamedTuple):
+    """The page of a file's first picture."""
+
+    index: int
+    pictures: int  # in the file, at most 2
+    offset: int  # of its directory in the file
+    size: tuple[int, int]  # height and width before it is turned upright
+    orientation: int  # 1 to 8, as in EXIF
+
+
 def is_tiff(start: bytes) -> bool:
     """Returns whether a file is TIFF or BigTIFF, from its first bytes."""
     return start[:4] in _MAGIC
 
 
-def pages(opened: BinaryIO) -> tuple[int, int]:
-    """Index of the first picture's page, and the number of pictures (at most 2).
+def first_picture(opened: BinaryIO) -> Picture:
+    """Finds the first picture in a file.
 
     Pages with a smaller copy or a mask of another page do not count as pictures. Raises
     ImageError if there are too many pages to search.
@@ -63,38 +77,20 @@ def pages(opened: BinaryIO) -> tuple[int, int]:
                 f"holds more than {_MOST_PAGES} pages, or pages in a circle; "
                 "save one page by itself"
             )
-    return (found or [0])[0], len(found)
+        index = (found or [0])[0]
+        page = _page(file, index)
+        size = page.imagelength, page.imagewidth
+        return Picture(index, len(found), page.offset, size, _orientation(page))
 
 
-def offset(opened: BinaryIO, index: int) -> int:
-    """Offset of a page's directory in the file."""
-    with _opened(opened) as file:
-        return _page(file, index).offset
-
-
-def profile(data: bytes) -> bytes | None:
-    """The colour profile of the picture in a file."""
-    index, _ = pages(io.BytesIO(data))
-    return ifd.read(data, offset(io.BytesIO(data), index)).value(_PROFILE)
-
-
-def size(opened: BinaryIO, index: int) -> tuple[int, int]:
-    """The (height, width) of a page before it is turned upright."""
-    with _opened(opened) as file:
-        return _page(file, index).imagelength, _page(file, index).imagewidth
-
-
-def orientation(opened: BinaryIO, index: int) -> int:
-    """The orientation stated by a page or its XMP; 1 by default."""
-    with _opened(opened) as file:
-        tags = _page(file, index).tags
-        stated = tags.valueof(_ORIENTATION)
-        if stated is None:
-            xmp = tags.valueof(_XMP)
-            xmp = xmp if isinstance(xmp, bytes) else b""
-            found = re.search(_XMP_ORIENTATION, xmp)
-            stated = int(found[1]) if found else 1
-    return stated if isinstance(stated, int) else 1
+def _orientation(page: TiffPage) -> int:
+    """The orientation, 1 to 8, that a page or its XMP states; 1 by default."""
+    stated = page.tags.valueof(_ORIENTATION)
+    if stated is None:
+        xmp = page.tags.valueof(_XMP)
+        found = re.search(_XMP_ORIENTATION, xmp if isinstance(xmp, bytes) else b"")
+        stated = int(found[1]) if found else 1
+    return stated if isinstance(stated, int) and 1 <= stated <= 8 else 1
 
 
 def samples(data: bytes, index: int) -> tuple[np.ndarray, int]:
@@ -151,7 +147,9 @@ def _checked(page: TiffPage, data: bytes) -> int:
             raise ValueError(f"the value of tag {entry.tag} is missing")
     check_pixels(page.imagelength * page.imagewidth)
     ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=False))
-    if max(ends, default=0) > len(data) or 0 in page.databytecounts:
+    bits = 0 if page.compression > 1 else page.size * page.bitspersample
+    end = max(*ends, bits // 8, 0)
+    if end > len(data) or 0 in page.databytecounts:
         raise ValueError("the file ends before its pixels do")
     if page.photometric == PHOTOMETRIC.PALETTE and page.colormap is not None:
         return 1
