@@ -176,7 +176,9 @@ def test_images_that_cannot_be_degraded_do_not_stop_the_others(
     assert first == f"failed: {hr / 'a.png'}: {too_small}"
     assert second.startswith(f"failed: {hr / 'b.png'}: corrupt or truncated")
     summary = "1 image, and the degradations in degradations.json; 2 failed"
-    assert printed.out == f"{out}: {summary}\n"
+    done, last = printed.out.splitlines()
+    assert done == f"done: 30x30 -> 7x7 {out / 'c.png'}"
+    assert last == f"{out}: {summary}"
     drawn = json.loads((out / "degradations.json").read_text())["images"]
     image = files.read_rgb(hr / "c.png")
     known = degrade.degrade(image, 2, scale=4, seed=0, place=2)[1]

@@ -178,9 +178,11 @@ def test_degrade_writes_images_and_what_was_drawn(tmp_path: Path, capsys) -> Non
     write_png(folder / "a.png", first)
     write_png(folder / "sub" / "b.png", second[:62])
     main(["degrade", str(folder), "-o", str(out), "--setting=jpeg", "--seed=3"])
-    assert capsys.readouterr().out == (
-        f"{out}: 2 images, and the degradations in degradations.json\n"
-    )
+    first_line, second_line, last = capsys.readouterr().out.splitlines()
+    side = len(first)
+    assert first_line == f"done: {side}x{side} -> {side // 4}x{side // 4} {out}/a.png"
+    assert second_line == f"done: {side}x62 -> {side // 4}x15 {out}/sub/b.png"
+    assert last == f"{out}: 2 images, and the degradations in degradations.json"
     drawn = json.loads((out / "degradations.json").read_text())
     assert (drawn["setting"], drawn["scale"]) == ("jpeg", 4)
     assert list(drawn["images"]) == ["a.png", "sub/b.png"]

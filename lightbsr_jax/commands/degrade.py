@@ -89,8 +89,9 @@ def run(arguments: argparse.Namespace) -> None:
     for place, (name, (_, path)) in enumerate(zip(targets, found, strict=True)):
         job = folder.Job(name, path, output / name, None)
         try:
+            hr = files.read_rgb(path)
             lr, description = degrade(
-                files.read_rgb(path),
+                hr,
                 setting,
                 scale=arguments.scale,
                 seed=arguments.seed,
@@ -98,6 +99,8 @@ def run(arguments: argparse.Namespace) -> None:
             )
             files.write_png(job.target, lr)
             drawn[name] = description
+            sizes = folder.Sizes(hr.shape[:2], lr.shape[:2])
+            say(f"done: {upscale.describe_sizes(sizes)} {job.target}")
         except Exception as error:
             say(f"failed: {upscale.describe_failure(job, error)}", sys.stderr)
     text = {"setting": setting, "scale": arguments.scale, "images": drawn}

@@ -361,7 +361,7 @@ def report(
 def describe(done: Done[Upscaled]) -> str:
     """A line such as "60x40 -> 240x160 [without XMP] out/a.jpg (1.2 s)"."""
     result = done.result
-    text = _describe_sizes(result.sizes)
+    text = describe_sizes(result.sizes)
     if result.dropped:
         text += f" [without {', '.join(result.dropped)}]"
     if result.nearest is not None:
@@ -371,7 +371,7 @@ def describe(done: Done[Upscaled]) -> str:
 
 def describe_plan(done: Done[Sizes]) -> str:
     """A line such as "60x40 -> 240x160 out/a.jpg"."""
-    return f"{_describe_sizes(done.result)} {done.job.target}"
+    return f"{describe_sizes(done.result)} {done.job.target}"
 
 
 def describe_failure(job: Job, error: Exception) -> str:
@@ -415,7 +415,7 @@ def describe_unsupported(kinds: Counter[str]) -> str:
     return "; ".join([text, *(f"{remedy} reads more" for remedy in remedies)])
 
 
-def _describe_sizes(sizes: Sizes) -> str:
+def describe_sizes(sizes: Sizes) -> str:
     """Text such as "60x40 -> 240x160": width before height, as is usual."""
     (height, width), (new_height, new_width) = sizes
     return f"{width}x{height} -> {new_width}x{new_height}"
