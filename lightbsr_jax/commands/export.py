@@ -22,7 +22,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         "[B, h, w, 3] to [B, H, W, 3] and requires flatbuffers. All is RGB in [0, 1].",
     )
     parser.add_argument(
-        "workdir",
+        "weights",
         type=paths.named,
         help="folder of a trained student (or WORKDIR@STEP, WORKDIR@best), its state "
         "dict, a file of lightbsr pack, or the name of weights that come with this "
@@ -66,9 +66,9 @@ def run(arguments: argparse.Namespace) -> None:
     compilation.check_devices()
     size = _parse_size(arguments.size)
     _check_options(arguments)
-    weights = load.read(arguments.workdir)
-    model = load.model_for_pictures(weights, arguments.workdir)
-    shipped = arguments.workdir in packed.shipped()
+    weights = load.read(arguments.weights)
+    model = load.model_for_pictures(weights, arguments.weights)
+    shipped = arguments.weights in packed.shipped()
     licence = export.LICENCE if shipped else None
     form = export.Form(
         arguments.batch,
@@ -79,19 +79,19 @@ def run(arguments: argparse.Namespace) -> None:
     existing = {"overwrite": arguments.overwrite}
     if arguments.split:
         files = export.write_split(model, arguments.out, size, form=form, **existing)
-        say(f"{arguments.workdir} -> {', '.join(map(str, files))}")
+        say(f"{arguments.weights} -> {', '.join(map(str, files))}")
         return
     export.write(model, arguments.out, size, form=form, **existing)
     try:
         difference = export.difference(model, arguments.out, size)
     except UserError as error:  # a package is missing; the file is good
         say(
-            f"{arguments.workdir} -> {arguments.out}, not compared with the network: "
+            f"{arguments.weights} -> {arguments.out}, not compared with the network: "
             f"{error}"
         )
         return
     say(
-        f"{arguments.workdir} -> {arguments.out}: differs from the network by at most "
+        f"{arguments.weights} -> {arguments.out}: differs from the network by at most "
         f"{difference:.1e} on a photograph"
     )
 

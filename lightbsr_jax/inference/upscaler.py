@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,15 @@ class IDR(NamedTuple):
     mean: np.ndarray  # [C], over the whole map
     channel: np.ndarray  # the modulating vector, such as R_c [48]
     spatial: np.ndarray | None  # the modulating map R_s [h, w, 8], if there is one
+
+
+class Options(TypedDict, total=False):
+    """The options of `Upscaler.__init__`."""
+
+    memory: int | None
+    precision: Precision
+    devices: Sequence[Device] | None
+    border: int
 
 
 class Upscaler:
@@ -126,7 +135,9 @@ class Upscaler:
         self._largest = LARGEST
 
     @classmethod
-    def load(cls, source: str | Path = packed.DEFAULT, **options: Any) -> "Upscaler":
+    def load(
+        cls, source: str | Path = packed.DEFAULT, **options: Unpack[Options]
+    ) -> "Upscaler":
         """Loads a network like `Model.load`, with the options of `__init__`.
 
         Without a source it takes the shipped weights for photographs.
@@ -143,7 +154,7 @@ class Upscaler:
         *,
         filename: str | None = None,
         revision: str | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> "Upscaler":
         """Loads a network from the Hugging Face Hub ("owner/name"), or a local copy.
 
