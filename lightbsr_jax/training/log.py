@@ -27,6 +27,15 @@ from lightbsr_jax.imaging import files
 RECORDS = "metrics.jsonl"
 
 
+def say_first(text: str) -> None:
+    """Prints a line of the first process before it has a Log."""
+    _print(Console(soft_wrap=True), text)
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(files.escaped(text), highlight=False, markup=False)
+
+
 class Log:
     """Metrics of one run, from step `start` to `total`.
 
@@ -148,7 +157,7 @@ class Log:
 
         Bytes of file names that are not UTF-8 are escaped.
         """
-        self._console.print(files.escaped(text), highlight=False, markup=False)
+        _print(self._console, text)
 
     def close(self) -> None:
         self._bar.stop()

@@ -37,7 +37,7 @@ from lightbsr_jax.training.checks import (
 )
 from lightbsr_jax.training.config import TrainingConfig, init_of, schedule_of
 from lightbsr_jax.training.interruption import Interruption
-from lightbsr_jax.training.log import Log, psnr_at
+from lightbsr_jax.training.log import Log, psnr_at, say_first
 from lightbsr_jax.training.setup import Setup, keep_teacher, prepare
 from lightbsr_jax.training.state import Run, fresh_run
 from lightbsr_jax.training.steps import (
@@ -496,7 +496,7 @@ def fitting_steps_per_epoch(
     if begun is not None and (begun / "config.json").exists():
         return _kept(begun / "config.json", config, "schedule", "steps_per_epoch")
     if parallel.is_main_process():  # compiling takes minutes on a busy machine
-        print("compiling and timing steps, for config.minutes", flush=True)
+        say_first("compiling and timing steps, for config.minutes")
     setup = prepare(config, network)
     steps = make_steps(config, setup)
     constants = constants_on_devices(config, setup, batches)
