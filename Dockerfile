@@ -2,7 +2,7 @@
 #
 #   docker build -t lightbsr .
 #   docker run --rm -p 127.0.0.1:7860:7860 lightbsr
-#   docker run --rm -v "$PWD:/pictures" lightbsr upscale photo.jpg -o large.png
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/pictures" lightbsr upscale photo.jpg -o large.png
 #
 # The second command opens the page at http://localhost:7860.
 # What is compiled is kept in /cache: give it a volume (-v lightbsr:/cache).
