@@ -25,13 +25,16 @@ real   The published parameters of Real-ESRGAN and KDSR.
 photo  Milder, for pictures of phones and from the web. It imitates a lens and
        demosaicing (kernels up to 2.4 HR pixels, 0.6 of an LR pixel, mostly round; few
        strong low passes and plateaus); often one earlier resize by a moderate factor,
-       more often averaged than decimated (half of the rules are "area"); little noise,
-       since cameras remove most of it, and none in a third of the pictures; one or two
-       compressions, at qualities 60 to 95 when a picture was saved and 40 to 95 when it
-       was published (libraries default to 75, publishing programs to about 80); and one
-       picture in ten without a last compression. The default options of neosr and
-       traiNNer-redux are milder than the published ones in the same way: noise below 2
-       to 10 grey levels, factors from 0.3 to 1.5, qualities from 35 or 75 to 95.
+       more often averaged than decimated (half of the rules are "area"); little noise
+       in the first round, since cameras remove most of it; in two pictures of five
+       noise of LR pixels, as in the dark, of film and of scans, up to the 25 grey
+       levels of setting 2 (weights trained with up to 5 only weakened the noise of such
+       pictures); one or two compressions, at qualities 60 to 95 when a picture was
+       saved and 40 to 95 when it was published (libraries default to 75, publishing
+       programs to about 80); and one picture in ten without a last compression. The
+       default options of neosr and traiNNer-redux are milder than the published ones in
+       a similar way: noise below 2 to 10 grey levels, factors from 0.3 to 1.5,
+       qualities from 35 or 75 to 95.
 """
 
 import functools
@@ -174,9 +177,9 @@ PRESETS = {
                 width=(0.2, 1.0),
                 resize=(0.2, 0.3, 0.5),
                 factor=(0.7, 1.2),
-                noise=0.3,
-                deviation=(1.0, 5.0),
-                poisson=(0.05, 0.4),
+                noise=0.4,
+                deviation=(1.0, 25.0),
+                poisson=(0.05, 2.0),
                 jpeg=0.9,
                 quality=(40, 95),
             ),
