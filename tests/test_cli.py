@@ -126,7 +126,7 @@ def test_prepare(tmp_path, capsys, caplog, monkeypatch) -> None:
         ("degrade a -o=", "argument -o/--output: an empty name: is a variable unset?"),
         ("convert '' {new}.pt", "argument source: an empty name"),
         ("convert {file} '' --setting=1", "argument out: an empty name"),
-        ("pack '' {new}.safetensors", "argument weights: an empty name"),
+        ("pack '' {new}.safetensors", "argument workdir: an empty name"),
         ("pack {new} ''", "argument out: an empty name"),
         ("export '' {new}.onnx", "argument weights: an empty name"),
         ("psnr '' {file}", "argument A: an empty name"),
