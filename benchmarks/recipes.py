@@ -177,10 +177,11 @@ class Detailed:
         read = [self._source.crops(image, *place.T, size) for place in places]
         if any(crops is None for crops in read):
             return None
-        found = np.stack(read).astype(np.float32)  # [choices, D, size, size, 3]
-        steps = (np.abs(np.diff(found, axis=axis)) for axis in (2, 3))
+        found = np.stack(read)  # [choices, D, size, size, 3]
+        levels = found.astype(np.float32)
+        steps = (np.abs(np.diff(levels, axis=axis)) for axis in (2, 3))
         detail = sum(step.mean((2, 3, 4)) for step in steps)
-        return np.stack(read)[detail.argmax(0), np.arange(len(tops))]
+        return found[detail.argmax(0), np.arange(len(tops))]
 
 
 def measurement(arguments: argparse.Namespace, config: Any) -> Any:

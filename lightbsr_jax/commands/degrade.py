@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -84,6 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
     drawn = {}
     found = files.find_images(arguments.input)
     targets = [Path(name).with_suffix(".png").as_posix() for name, _ in found]
+    folder.check_folder(output)
     _check_targets(targets, arguments.input, output)
     atomic.make_writable(output)  # fails before the work, not after
     for place, (name, (_, path)) in enumerate(zip(targets, found, strict=True)):
@@ -116,12 +116,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _check_targets(targets: list[str], given: str, output: Path) -> None:
-    """Raises UserError if two results have the same name, or if one exists.
-
-    Also if `output` is no folder.
-    """
-    if os.path.lexists(output) and not output.is_dir():  # a link to nowhere, too
-        raise UserError(f"{output} is no folder: name a folder for the results")
+    """Raises UserError if two results have the same name, or if one exists."""
     twice = [name for name, count in Counter(targets).items() if count > 1]
     if twice:
         raise UserError(

@@ -141,8 +141,7 @@ def _kind(
     """The format of the results, None for that of each source. Raises UserError."""
     kind = None if format is None else photographs.FORMATS[format]
     if not to_file:
-        if os.path.lexists(out) and not out.is_dir():  # a link to nowhere, too
-            raise UserError(f"{out} is no folder: name a folder for the results")
+        check_folder(out)
         if len(inputs) == 1 and Path(inputs[0]).is_file() and _may_be_a_format(out):
             raise UserError(
                 f"{out}: expected a name ending in .{' .'.join(photographs.FORMATS)}; "
@@ -156,6 +155,12 @@ def _kind(
         ends = [format] if format else photographs.FORMATS
         raise UserError(f"{out}: expected a name ending in .{' .'.join(ends)}")
     return named
+
+
+def check_folder(out: Path) -> None:
+    """Raises UserError if something else than a folder has this name."""
+    if os.path.lexists(out) and not out.is_dir():  # a link to nowhere, too
+        raise UserError(f"{out} is no folder: name a folder for the results")
 
 
 def _may_be_a_format(out: Path) -> bool:

@@ -493,8 +493,9 @@ def fitting_steps_per_epoch(
     It is measured when a run starts and stored in config.json. A run that is resumed in
     the workdir `begun` keeps its schedule. The timed steps are discarded.
     """
-    if begun is not None and (begun / "config.json").exists():
-        return _kept(begun / "config.json", config, "schedule", "steps_per_epoch")
+    kept = _kept(begun, config, "schedule", "steps_per_epoch")
+    if kept is not None:
+        return kept
     if parallel.is_main_process():  # compiling takes minutes on a busy machine
         say_first("compiling and timing steps, for config.minutes")
     setup = prepare(config, network)
@@ -519,16 +520,21 @@ def chosen_dtype(begun: Path | None, config: TrainingConfig) -> str:
     It is stored in config.json, and a run that is resumed in the workdir `begun` keeps
     it.
     """
-    if begun is not None and (begun / "config.json").exists():
-        kept = _kept(begun / "config.json", config, "compute", "dtype")
-        if kept != AUTO:  # as for converted weights
-            return kept
+    kept = _kept(begun, config, "compute", "dtype")
+    if kept not in (None, AUTO):  # AUTO: of converted weights
+        return kept
     fast = target.trains_faster_in_bfloat16(jax.local_devices()[0])
     return "bfloat16" if fast else "float32"
 
 
-def _kept(file: Path, config: TrainingConfig, group: str, field: str) -> Any:
-    """Reads a value in a run's config.json. Raises UserError if it is damaged."""
+def _kept(begun: Path | None, config: TrainingConfig, group: str, field: str) -> Any:
+    """A value in the config.json of the workdir `begun`; None without this file.
+
+    Raises UserError if it is damaged.
+    """
+    if begun is None or not (begun / "config.json").exists():
+        return None
+    file = begun / "config.json"
     try:
         # Converted weights have no such groups; a later check refuses to resume them.
         return json.loads(file.read_bytes()).get(group, config.as_given[group])[field]
